@@ -1,0 +1,123 @@
+//! From the answers to a fence to the next plan.
+
+use super::Failure;
+use crate::ids::{Digest, Generation, Position, Rank, WorkerId};
+use crate::plan::{Member, Plan, StateAt, assign};
+
+/// A worker that has answered the fence.
+pub(super) struct Candidate {
+    pub(super) id: WorkerId,
+    pub(super) address: String,
+    pub(super) state: Option<StateAt>,
+    /// In which order workers came.
+    pub(super) joined: u64,
+}
+
+impl Candidate {
+    fn holds(&self, start: &StateAt) -> bool {
+        self.state.is_some_and(|state| (state.position, state.digest) == (start.position, start.digest))
+    }
+}
+
+/// Where the plan of `generation` starts: the furthest of the candidates' states by (generation, step, phase), or the
+/// newest checkpoint if that is further. None if nobody has a state and there is no checkpoint.
+///
+/// # Errors
+/// If candidates differ where they should not: states that differ are never summed.
+pub(super) fn start(
+    generation: Generation,
+    candidates: &[Candidate],
+    saved: Option<(Position, Digest)>,
+) -> Result<Option<StateAt>, Failure> {
+    let key = |state: &StateAt| (state.generation, state.position);
+    let leader = candidates.iter().filter_map(|candidate| candidate.state).max_by_key(key);
+    if let Some(leader) = leader {
+        let at_its_side = |state: &StateAt| key(state) == key(&leader);
+        let leading = candidates.iter().filter_map(|c| Some((c.id.name.clone(), c.state.filter(at_its_side)?.digest)));
+        let states: Vec<(String, Digest)> = leading.collect();
+        if states.iter().any(|(_, digest)| *digest != leader.digest) {
+            return Err(Failure::Differ { position: leader.position, states });
+        }
+    }
+    let from_disk = saved.filter(|(position, _)| leader.is_none_or(|leader| leader.position < *position));
+    let start = from_disk.or(leader.map(|leader| (leader.position, leader.digest)));
+    Ok(start.map(|(position, digest)| StateAt { generation, position, digest }))
+}
+
+/// The plan that goes on from `start` with as many candidates as there are shards for, moving as few shards as possible.
+pub(super) fn draw(previous: Option<&Plan>, mut candidates: Vec<Candidate>, start: StateAt, shards: u16) -> Plan {
+    let rank_before = |candidate: &Candidate| previous.and_then(|plan| plan.rank_of(&candidate.id));
+    // Holders of the start state come first: with more workers than shards, they must not end up as spares.
+    candidates.sort_by_key(|c| (!c.holds(&start), rank_before(c).map_or(u16::MAX, |rank| rank.0), c.joined));
+    candidates.truncate(usize::from(shards));
+    let new_rank = |old: Rank| {
+        let place = candidates.iter().position(|candidate| rank_before(candidate) == Some(old))?;
+        Some(Rank(place as u16))
+    };
+    let owners_before: Vec<Option<Rank>> = match previous {
+        Some(plan) => plan.owners.iter().map(|&old| new_rank(old)).collect(),
+        None => vec![None; usize::from(shards)],
+    };
+    Plan {
+        generation: start.generation,
+        owners: assign(&owners_before, candidates.len()),
+        members: candidates
+            .into_iter()
+            .map(|candidate| Member {
+                holds_start: candidate.holds(&start),
+                id: candidate.id,
+                address: candidate.address,
+            })
+            .collect(),
+        start,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(name: &str, generation: u64, step: u64, digest: u64) -> Candidate {
+        Candidate {
+            id: WorkerId { name: name.to_owned(), incarnation: 1 },
+            address: format!("{name}:1"),
+            state: Some(StateAt {
+                generation: Generation(generation),
+                position: Position::after(step),
+                digest: Digest(digest),
+            }),
+            joined: 0,
+        }
+    }
+
+    fn leads(candidates: &[Candidate], saved: Option<u64>) -> u64 {
+        let saved = saved.map(|step| (Position::after(step), Digest(step)));
+        start(Generation(9), candidates, saved).unwrap().unwrap().position.step
+    }
+
+    #[test]
+    fn the_newest_generation_leads_then_the_furthest() {
+        let candidates = [candidate("a", 3, 40, 40), candidate("b", 2, 41, 41), candidate("c", 3, 39, 39)];
+        assert_eq!(leads(&candidates, None), 40);
+        assert_eq!(leads(&candidates, Some(40)), 40);
+        assert_eq!(leads(&candidates, Some(60)), 60, "a checkpoint leads if it is newer");
+        assert_eq!(start(Generation(9), &[], None), Ok(None));
+    }
+
+    #[test]
+    fn states_that_differ_at_the_front_are_named() {
+        let candidates = [candidate("a", 3, 40, 1), candidate("b", 3, 40, 2), candidate("c", 0, 0, 3)];
+        let failure = start(Generation(9), &candidates, None).unwrap_err();
+        let text = "workers differ at step 40 phase 0: a has 0000000000000001 b has 0000000000000002";
+        assert_eq!(failure.to_string(), text);
+    }
+
+    #[test]
+    fn who_holds_the_start_is_no_spare() {
+        let candidates = vec![candidate("a", 0, 0, 0), candidate("b", 3, 40, 40), candidate("c", 0, 0, 0)];
+        let start = candidates[1].state.unwrap();
+        let plan = draw(None, candidates, start, 2);
+        let members: Vec<(&str, bool)> = plan.members.iter().map(|m| (m.id.name.as_str(), m.holds_start)).collect();
+        assert_eq!(members, [("b", true), ("a", false)]);
+    }
+}

@@ -1,0 +1,219 @@
+//! What follows from what is known: from gathering over fences and plans to the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::planning::{self, Candidate};
+use super::roster::Worker;
+use super::{
+    ADOPT_MAX, CLOSED_MAX, COMPLAINT_PAUSE, Command, ConnId, ENDING_MAX, FENCE_MAX, Failure, Loss, Membership, Note,
+    Outcome, SILENCE_MAX, Stage, Stop,
+};
+use crate::ids::{Generation, Position};
+use crate::message::{Finish, ToWorker};
+use crate::plan::{Member, Plan};
+
+impl Membership {
+    /// Goes on as far as possible with what is known.
+    pub(super) fn proceed(&mut self) -> Result<(), Failure> {
+        self.drop_the_gone();
+        self.keep_ledger();
+        loop {
+            let before = self.stage.clone();
+            match self.stage.clone() {
+                Stage::Gathering { since } => self.gather(since),
+                Stage::Training { since, progress, complaint } => self.watch(since, progress, complaint),
+                Stage::Fencing { generation, since } => self.collect(generation, since)?,
+                Stage::Stopping { generation, since } => self.settle(generation, since)?,
+                Stage::Finishing { since, until, outcome, .. } => self.wait_for_leavers(since, until, outcome),
+                Stage::Done => {}
+            }
+            if self.stage == before {
+                return Ok(());
+            }
+        }
+    }
+
+    fn drop_the_gone(&mut self) {
+        let now = self.now;
+        let verdict = |worker: &Worker| match worker.closed_at {
+            Some(_) if worker.data_closed => Some(Loss::Closed),
+            Some(at) if now >= at + CLOSED_MAX => Some(Loss::Closed),
+            None if now >= worker.heard + SILENCE_MAX => Some(Loss::Silent),
+            _ => None,
+        };
+        let gone: Vec<(String, Loss)> =
+            self.roster.workers.iter().filter_map(|(name, worker)| Some((name.clone(), verdict(worker)?))).collect();
+        for (name, why) in gone {
+            self.lose(&name, why);
+        }
+    }
+
+    fn keep_ledger(&mut self) {
+        self.ledger.advance(&mut self.out);
+        let members = match (&self.stage, &self.plan) {
+            // At an early end it is enough that somebody has reached it.
+            (Stage::Stopping { .. }, _) | (_, None) => Vec::new(),
+            (_, Some(plan)) => plan.members.iter().map(|member| member.id.clone()).collect(),
+        };
+        let connected = self.roster.connected().map(|(worker, conn)| (worker.id.clone(), conn)).collect();
+        self.ledger.fetch(self.now, &members, &connected, &mut self.out);
+        let stored = self.ledger.stored();
+        if stored > self.told_stored {
+            self.told_stored = stored;
+            self.ledger.forget();
+            self.tell_all(&ToWorker::Stored(stored));
+        }
+        if self.ledger.is_finished() && matches!(self.stage, Stage::Training { .. } | Stage::Fencing { .. }) {
+            self.end(Outcome::Finished, Finish::Done);
+        }
+    }
+
+    fn gather(&mut self, since: Duration) {
+        let ready = self.roster.ready().count();
+        if self.stop.is_some() {
+            return self.fence();
+        }
+        let Some(plan) = self.plan.clone() else {
+            if ready >= self.workers {
+                self.fence();
+            }
+            return;
+        };
+        let back =
+            |member: &Member| self.roster.get(&member.id.name).filter(|worker| worker.ready && worker.id == member.id);
+        let untouched = |worker: &Worker| worker.plan == plan.generation && worker.promised <= plan.generation;
+        if plan.members.iter().all(|member| back(member).is_some_and(untouched)) {
+            self.note(Note::Adopted(plan.generation));
+            self.stage = Stage::Training { since: self.now, progress: true, complaint: false };
+            return;
+        }
+        let complete = self.members_back() == plan.members.len() || ready >= self.workers;
+        if complete || (self.now >= since + ADOPT_MAX && ready >= self.min_workers) {
+            self.fence();
+        }
+    }
+
+    fn watch(&mut self, since: Duration, progress: bool, complaint: bool) {
+        let Some(plan) = self.plan.clone() else { return };
+        let is_here = |member: &Member| self.roster.get(&member.id.name).is_some_and(|worker| worker.id == member.id);
+        let lost = !plan.members.iter().all(is_here);
+        let room = plan.members.len() < usize::from(self.shards);
+        let newcomer = room && self.roster.ready().any(|worker| plan.rank_of(&worker.id).is_none());
+        let complaint = complaint && (progress || self.now >= since + COMPLAINT_PAUSE);
+        if lost || newcomer || complaint || self.stop.is_some() {
+            self.fence();
+        }
+    }
+
+    /// Asks every living worker to stop applying results of older generations, and where it is.
+    pub(super) fn fence(&mut self) {
+        let generation = self.generation().next();
+        self.stage = Stage::Fencing { generation, since: self.now };
+        let asked: Vec<ConnId> = self.roster.ready().filter_map(|worker| worker.conn).collect();
+        self.out.extend(asked.into_iter().map(|conn| Command::Send(conn, ToWorker::Fence(generation))));
+    }
+
+    fn collect(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
+        let overdue = self.now >= since + FENCE_MAX;
+        let answered = self.roster.ready().filter(|worker| worker.has_answered(generation)).count();
+        let all = answered == self.roster.ready().count();
+        if !(all || overdue) || (answered < self.min_workers && self.stop.is_none()) {
+            return Ok(());
+        }
+        // Who has not answered is not in the plan; its late answer counts as ready.
+        for worker in self.roster.workers.values_mut().filter(|worker| !worker.has_answered(generation)) {
+            worker.ready = false;
+        }
+        if self.stop.is_some() {
+            let answers = self.roster.ready().filter_map(|worker| worker.answer(generation));
+            if let Some(furthest) = answers.max_by_key(|state| state.position) {
+                self.ledger.want_checkpoint(furthest);
+            }
+            self.stage = Stage::Stopping { generation, since: self.now };
+            self.keep_ledger();
+            return Ok(());
+        }
+        self.make_plan(generation)
+    }
+
+    /// Makes the plan that follows from the answers; none while nobody has a state to go on from.
+    fn make_plan(&mut self, generation: Generation) -> Result<(), Failure> {
+        let answered = self.roster.ready().filter(|worker| worker.has_answered(generation));
+        let candidates: Vec<Candidate> = answered
+            .map(|worker| Candidate {
+                id: worker.id.clone(),
+                address: worker.address.clone(),
+                state: worker.answer(generation),
+                joined: worker.joined,
+            })
+            .collect();
+        let saved = self.ledger.checkpoint().map(|saved| (Position::after(saved.step), saved.digest));
+        if let Some(start) = planning::start(generation, &candidates, saved)? {
+            let plan = planning::draw(self.plan.as_deref(), candidates, start, self.shards);
+            self.announce(Arc::new(plan));
+        }
+        Ok(())
+    }
+
+    /// Stores a plan, then tells its members.
+    fn announce(&mut self, plan: Arc<Plan>) {
+        let fingerprint = self.fingerprint.clone().unwrap_or_default();
+        self.out.push(Command::StorePlan(Arc::clone(&plan), fingerprint));
+        for member in &plan.members {
+            let Some(worker) = self.roster.workers.get_mut(&member.id.name) else { continue };
+            worker.data_closed = false;
+            if let Some(conn) = worker.conn {
+                self.out.push(Command::Send(conn, ToWorker::Plan(Arc::clone(&plan))));
+            }
+        }
+        let members = plan.members.iter().map(|member| member.id.name.clone()).collect();
+        self.note(Note::Planned { generation: plan.generation, members, start: plan.start.position });
+        self.plan = Some(plan);
+        self.stage = Stage::Training { since: self.now, progress: false, complaint: false };
+    }
+
+    /// Before an early end: waits until everything due is on disk.
+    fn settle(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
+        let nobody = self.roster.connected().next().is_none();
+        if !(self.ledger.is_settled() || nobody || self.now >= since + ENDING_MAX) {
+            return Ok(());
+        }
+        let outcome = Outcome::Stopped(self.ledger.checkpoint().map_or(0, |saved| saved.step));
+        if self.stop == Some(Stop::HandOver) {
+            if self.roster.ready().filter(|worker| worker.has_answered(generation)).count() >= self.min_workers {
+                self.make_plan(generation)?;
+            }
+            self.exit(outcome);
+        } else {
+            self.end(outcome, Finish::Done);
+        }
+        Ok(())
+    }
+
+    fn wait_for_leavers(&mut self, since: Duration, until: Duration, outcome: Outcome) {
+        let gone = self.roster.workers.is_empty() && self.now >= until;
+        if gone || self.now >= since + ENDING_MAX {
+            self.exit(outcome);
+        }
+    }
+
+    pub(super) fn fail(&mut self, failure: Failure) {
+        if matches!(self.stage, Stage::Finishing { .. } | Stage::Done) {
+            return;
+        }
+        let finish = Finish::Failed(failure.to_string());
+        self.end(Outcome::Failed(failure), finish);
+    }
+
+    /// Tells every worker that the run is over.
+    fn end(&mut self, outcome: Outcome, finish: Finish) {
+        self.tell_all(&ToWorker::Finish(finish.clone()));
+        self.stage = Stage::Finishing { since: self.now, until: self.now, finish, outcome };
+    }
+
+    fn exit(&mut self, outcome: Outcome) {
+        self.out.push(Command::Exit(outcome));
+        self.stage = Stage::Done;
+    }
+}

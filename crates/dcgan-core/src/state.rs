@@ -1,0 +1,167 @@
+//! A training state: named arrays in one flat vector, with their digest.
+//!
+//! Copying a state to a newcomer, hashing it, saving it and updating it are then loops over slices, and no tensor
+//! library's way of keeping parameters matters to anyone but the model.
+
+use std::sync::Arc;
+
+use crate::digest;
+use crate::ids::Digest;
+
+/// The names and shapes of a state's tensors, sorted by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    tensors: Vec<TensorInfo>,
+    len: usize,
+}
+
+/// Where a tensor lies in the flat vector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its name, unique in the layout.
+    pub name: String,
+    /// Its shape, slowest dimension first.
+    pub shape: Vec<usize>,
+    start: usize,
+    len: usize,
+}
+
+impl Layout {
+    /// A layout of these (name, shape) pairs.
+    ///
+    /// # Panics
+    /// If two tensors have the same name.
+    pub fn new(tensors: impl IntoIterator<Item = (String, Vec<usize>)>) -> Self {
+        let mut tensors: Vec<_> = tensors.into_iter().collect();
+        tensors.sort();
+        let mut start = 0;
+        let tensors: Vec<_> = tensors
+            .into_iter()
+            .map(|(name, shape)| {
+                let len = shape.iter().product();
+                let info = TensorInfo { name, shape, start, len };
+                start += len;
+                info
+            })
+            .collect();
+        assert!(tensors.windows(2).all(|pair| pair[0].name != pair[1].name), "tensor names are unique");
+        Self { tensors, len: start }
+    }
+
+    /// The tensors, sorted by name.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// Elements of all tensors together.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The number of the tensor of that name.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name)).ok()
+    }
+}
+
+/// A training state.
+#[derive(Clone, Debug)]
+pub struct State {
+    layout: Arc<Layout>,
+    values: Vec<f32>,
+    /// The digest of each tensor; none where it was written to since it was last hashed.
+    digests: Vec<Option<Digest>>,
+}
+
+impl State {
+    /// A state of zeros.
+    pub fn zeros(layout: Arc<Layout>) -> Self {
+        let (len, tensors) = (layout.len(), layout.tensors().len());
+        Self { layout, values: vec![0.0; len], digests: vec![None; tensors] }
+    }
+
+    /// Names and shapes.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// The values of tensor `index`.
+    pub fn tensor(&self, index: usize) -> &[f32] {
+        let TensorInfo { start, len, .. } = self.layout.tensors[index];
+        &self.values[start..start + len]
+    }
+
+    /// The values of tensor `index`, to be changed.
+    pub fn tensor_mut(&mut self, index: usize) -> &mut [f32] {
+        let TensorInfo { start, len, .. } = self.layout.tensors[index];
+        self.digests[index] = None;
+        &mut self.values[start..start + len]
+    }
+
+    /// The values of several tensors at once, to be changed.
+    ///
+    /// # Panics
+    /// If two of them are the same tensor.
+    pub fn tensors_mut<const N: usize>(&mut self, indices: [usize; N]) -> [&mut [f32]; N] {
+        let ranges = indices.map(|index| {
+            self.digests[index] = None;
+            let TensorInfo { start, len, .. } = self.layout.tensors[index];
+            start..start + len
+        });
+        self.values.get_disjoint_mut(ranges).expect("different tensors do not overlap")
+    }
+
+    /// The digest of every tensor's digest, sorted by name. Only tensors that were changed are hashed again.
+    pub fn digest(&mut self) -> Digest {
+        for index in 0..self.digests.len() {
+            if self.digests[index].is_none() {
+                self.digests[index] = Some(digest::of_values(self.tensor(index)));
+            }
+        }
+        digest::of_digests(self.digests.iter().flatten().copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        State::zeros(Arc::new(Layout::new([("b".to_owned(), vec![2, 3]), ("a".to_owned(), vec![4])])))
+    }
+
+    #[test]
+    fn tensors_are_found_by_name_and_do_not_overlap() {
+        let mut state = state();
+        let [a, b] = ["a", "b"].map(|name| state.layout().find(name).unwrap());
+        assert_eq!(state.layout().find("c"), None);
+        let [in_b, in_a] = state.tensors_mut([b, a]);
+        in_a.fill(1.0);
+        in_b.fill(2.0);
+        assert_eq!((state.tensor(a), state.tensor(b)), (&[1.0; 4][..], &[2.0; 6][..]));
+    }
+
+    #[test]
+    fn a_digest_follows_every_change() {
+        let mut state = state();
+        let zeros = state.digest();
+        state.tensor_mut(1)[5] = -0.0;
+        let negative_zero = state.digest();
+        assert_ne!(zeros, negative_zero, "a digest sees bits, not values");
+        state.tensor_mut(1)[5] = 0.0;
+        assert_eq!(state.digest(), zeros);
+        assert_eq!(state.clone().digest(), zeros);
+    }
+
+    #[test]
+    fn a_digest_is_the_digest_of_the_tensors_digests() {
+        let mut state = state();
+        let tensors = [digest::of_values(&[0.0; 4]), digest::of_values(&[0.0; 6])];
+        assert_eq!(state.digest(), digest::of_digests(tensors));
+    }
+}

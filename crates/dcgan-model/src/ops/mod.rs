@@ -1,0 +1,4 @@
+#![allow(missing_docs)]
+pub mod conv;
+pub mod norm;
+pub mod upsample;
