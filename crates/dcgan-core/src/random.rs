@@ -46,12 +46,12 @@ impl Stream {
     }
 
     /// `n` numbers, uniform in [0, 1), multiples of 2^-24.
-    pub fn uniforms(&self, n: usize) -> impl Iterator<Item = f32> {
+    pub fn uniforms(&self, n: usize) -> impl Iterator<Item = f32> + use<> {
         self.words(n).map(|bits| (bits >> 8) as f32 / (1 << 24) as f32)
     }
 
     /// `n` standard normal deviates, within ±6.4.
-    pub fn normals(&self, n: usize) -> impl Iterator<Item = f32> {
+    pub fn normals(&self, n: usize) -> impl Iterator<Item = f32> + use<> {
         self.words(n).map(|bits| normal_quantile((f64::from(bits) + 0.5) / 4_294_967_296.0) as f32)
     }
 
@@ -67,7 +67,7 @@ impl Stream {
         items
     }
 
-    fn words(&self, n: usize) -> impl Iterator<Item = u32> {
+    fn words(&self, n: usize) -> impl Iterator<Item = u32> + use<> {
         let stream = *self;
         (0..n.div_ceil(4) as u32).flat_map(move |counter| stream.block(counter)).take(n)
     }

@@ -26,6 +26,18 @@ pub struct TensorInfo {
     len: usize,
 }
 
+impl TensorInfo {
+    /// Its number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
 impl Layout {
     /// A layout of these (name, shape) pairs.
     ///

@@ -1,50 +1,90 @@
+//! 3 x 3 convolutions with Keras's 'same' padding: as many rows out as in, divided by the stride and rounded up; where
+//! the padding is odd, the extra row and column come after.
+
 use burn::tensor::{Int, Tensor, TensorData, s};
 
-/// x [C,N,H,W] -> patches [C*9, N*H'*W']
-pub fn patches(x: Tensor<4>, stride: usize) -> (Tensor<2>, [usize; 2]) {
+use super::Maps;
+
+/// Maps `[C, N, H, W]` and weights `[O, C, 3, 3]` to maps `[O, N, H', W']`: one product with a matrix of patches, which
+/// is small for the layers that use it.
+pub(crate) fn conv3x3(x: Maps, weight: Tensor<4>, stride: usize) -> Maps {
     let [c, n, h, w] = x.dims();
-    let dev = x.device();
-    let (ho, wo) = (h.div_ceil(stride), w.div_ceil(stride));
-    let before = |size: usize, out: usize| (((out - 1) * stride + 3) - size) / 2;
-    let (ph, pw) = (before(h, ho), before(w, wo));
-    let mut idx = Vec::with_capacity(9 * ho * wo);
-    for a in 0..3 {
-        for b in 0..3 {
-            for i in 0..ho {
-                for j in 0..wo {
-                    let (y, x) = ((i * stride + a) as isize - ph as isize, (j * stride + b) as isize - pw as isize);
-                    let inside = y >= 0 && x >= 0 && (y as usize) < h && (x as usize) < w;
-                    idx.push(if inside { y as i64 * w as i64 + x as i64 } else { (h * w) as i64 });
-                }
-            }
+    let outputs = weight.dims()[0];
+    let (rows, columns) = (h.div_ceil(stride), w.div_ceil(stride));
+    let sources = patch_sources([h, w], stride);
+    let device = x.device();
+    let sources =
+        Tensor::<1, Int>::from_data(TensorData::new(sources, [9 * rows * columns]), &device.clone().without_autodiff());
+    // One more pixel, which is zero, stands for everything outside.
+    let pixels = Tensor::cat(vec![x.reshape([c * n, h * w]), Tensor::zeros([c * n, 1], &device)], 1);
+    let patches = pixels.select(1, sources).reshape([c, n, 9, rows * columns]).swap_dims(1, 2);
+    let patches = patches.reshape([c * 9, n * rows * columns]);
+    weight.reshape([outputs, c * 9]).matmul(patches).reshape([outputs, n, rows, columns])
+}
+
+/// For each tap and each output pixel, the input pixel; the number of pixels for what is outside.
+fn patch_sources([h, w]: [usize; 2], stride: usize) -> Vec<i64> {
+    let (rows, columns) = (h.div_ceil(stride), w.div_ceil(stride));
+    let before = |size: usize, out: usize| ((out - 1) * stride + 3).saturating_sub(size) / 2;
+    let (top, left) = (before(h, rows), before(w, columns));
+    let mut sources = Vec::with_capacity(9 * rows * columns);
+    for tap in 0..9 {
+        for pixel in 0..rows * columns {
+            let y = (pixel / columns * stride + tap / 3).checked_sub(top).filter(|&y| y < h);
+            let x = (pixel % columns * stride + tap % 3).checked_sub(left).filter(|&x| x < w);
+            sources.push(y.zip(x).map_or(h * w, |(y, x)| y * w + x) as i64);
         }
     }
-    let idx = Tensor::<1, Int>::from_data(TensorData::new(idx, [9 * ho * wo]), &dev.clone().without_autodiff());
-    let x = Tensor::cat(vec![x.reshape([c * n, h * w]), Tensor::zeros([c * n, 1], &dev)], 1);
-    let p = x.select(1, idx).reshape([c, n, 9, ho * wo]).swap_dims(1, 2).reshape([c * 9, n * ho * wo]);
-    (p, [ho, wo])
+    sources
 }
 
-pub fn conv3x3(x: Tensor<4>, w: Tensor<4>, stride: usize) -> Tensor<4> {
-    let [c, n, _, _] = x.dims();
-    let o = w.dims()[0];
-    let (p, [ho, wo]) = patches(x, stride);
-    w.reshape([o, c * 9]).matmul(p).reshape([o, n, ho, wo])
+/// A convolution at stride 1 to a single channel: nine products first, then nine shifted sums of single maps, where a
+/// matrix of patches would be nine times as large as the maps.
+pub(crate) fn conv3x3_to_one(x: Maps, weight: Tensor<4>) -> Maps {
+    let [c, n, h, w] = x.dims();
+    let device = x.device();
+    let taps = weight.reshape([c, 9]).transpose().matmul(x.reshape([c, n * h * w])).reshape([9, n, h, w]);
+    let zeros = |shape: [usize; 4]| Tensor::<4>::zeros(shape, &device);
+    let taps = Tensor::cat(vec![zeros([9, n, h, 1]), taps, zeros([9, n, h, 1])], 3);
+    let taps = Tensor::cat(vec![zeros([9, n, 1, w + 2]), taps, zeros([9, n, 1, w + 2])], 2);
+    let shifted = |tap: usize| {
+        let (top, left) = (tap / 3, tap % 3);
+        taps.clone().slice(s![tap..tap + 1, .., top..top + h, left..left + w])
+    };
+    (1..9).map(shifted).fold(shifted(0), |sum, tap| sum + tap)
 }
 
-/// A convolution to one channel: nine products first, then nine shifted sums of single-channel maps.
-pub fn conv3x3_to_one(x: Tensor<4>, w: Tensor<4>) -> Tensor<4> {
-    let [c, n, h, wd] = x.dims();
-    let dev = x.device();
-    let taps = w.reshape([c, 9]).transpose().matmul(x.reshape([c, n * h * wd])).reshape([9, n, h, wd]);
-    let z = |shape: [usize; 4]| Tensor::<4>::zeros(shape, &dev);
-    let taps = Tensor::cat(vec![z([9, n, h, 1]), taps, z([9, n, h, 1])], 3);
-    let taps = Tensor::cat(vec![z([9, n, 1, wd + 2]), taps, z([9, n, 1, wd + 2])], 2);
-    (0..9)
-        .map(|k| {
-            let (a, b) = (k / 3, k % 3);
-            taps.clone().slice(s![k..k + 1, .., a..a + h, b..b + wd])
-        })
-        .reduce(|a, b| a + b)
-        .unwrap()
+#[cfg(test)]
+mod tests {
+    use super::super::reference::{self, Array};
+    use super::*;
+
+    #[test]
+    fn padding_is_that_of_keras() {
+        // At stride 2 on an even size the extra row comes after; on 7 there is one on either side.
+        for (size, rows, first, last) in [(28, 14, [0, 1, 2], [26, 27, 28]), (7, 4, [7, 0, 1], [5, 6, 7])] {
+            let sources = patch_sources([size, 1], 2);
+            let taps = |row: usize| [0, 1, 2].map(|tap| sources[(3 * tap + 1) * rows + row]);
+            assert_eq!((taps(0), taps(rows - 1)), (first, last));
+        }
+    }
+
+    #[test]
+    fn it_is_a_convolution() {
+        let cases = [([3, 2, 7, 7], 2), ([2, 1, 6, 4], 2), ([1, 3, 5, 5], 1), ([2, 2, 1, 3], 1), ([2, 2, 3, 1], 2)];
+        for (i, (shape, stride)) in cases.into_iter().enumerate() {
+            let x = Array::random(shape, i as u64);
+            let weight = Array::random([4, shape[0], 3, 3], 10 + i as u64);
+            reference::check(&x, &weight, |x, w| reference::conv(x, w, 1, stride), |x, w| conv3x3(x, w, stride));
+        }
+    }
+
+    #[test]
+    fn one_channel_is_a_convolution_too() {
+        for (i, shape) in [[3, 2, 5, 7], [1, 1, 1, 1], [4, 3, 2, 2]].into_iter().enumerate() {
+            let x = Array::random(shape, i as u64);
+            let weight = Array::random([1, shape[0], 3, 3], 10 + i as u64);
+            reference::check(&x, &weight, |x, w| reference::conv(x, w, 1, 1), conv3x3_to_one);
+        }
+    }
 }

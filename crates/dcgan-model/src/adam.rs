@@ -1,0 +1,86 @@
+//! Adam (Kingma and Ba, ICLR 2015, algorithm 1), with epsilon outside the root as in PyTorch.
+
+use dcgan_core::config::Recipe;
+
+const BETA2: f32 = 0.999;
+const EPSILON: f32 = 1e-7;
+
+/// The constants of one update.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Adam {
+    beta1: f32,
+    step_size: f32,
+    root_correction: f32,
+}
+
+impl Adam {
+    /// The update number `time`, counted from 1.
+    pub(crate) fn new(recipe: &Recipe, time: u64) -> Self {
+        let correction = |beta: f64| 1.0 - power(beta, time);
+        Self {
+            beta1: recipe.beta1 as f32,
+            step_size: (recipe.learning_rate / correction(recipe.beta1)) as f32,
+            root_correction: correction(f64::from(BETA2)).sqrt() as f32,
+        }
+    }
+
+    /// Updates weights and moments by a gradient that is the sum of `count` shards' gradients.
+    pub(crate) fn update(self, [weights, m, v]: [&mut [f32]; 3], sum: &[f32], count: f32) {
+        let Self { beta1, step_size, root_correction } = self;
+        for (((w, m), v), sum) in weights.iter_mut().zip(m).zip(v).zip(sum) {
+            let g = sum / count;
+            *m = beta1 * *m + (1.0 - beta1) * g;
+            *v = BETA2 * *v + (1.0 - BETA2) * (g * g);
+            *w -= step_size * *m / (v.sqrt() / root_correction + EPSILON);
+        }
+    }
+}
+
+/// base^exponent by squaring: `powi` may round differently from platform to platform.
+fn power(base: f64, exponent: u64) -> f64 {
+    let (mut result, mut square, mut rest) = (1.0, base, exponent);
+    while rest > 0 {
+        if rest & 1 == 1 {
+            result *= square;
+        }
+        square *= square;
+        rest >>= 1;
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use dcgan_core::config::{DataSet, ObjectiveKind};
+    use dcgan_core::ids::Digest;
+
+    use super::*;
+
+    /// torch.optim.Adam([w], lr=2e-4, betas=(0.5, 0.999), eps=1e-7) in float64, for gradients 0.3, -0.1, 0.0, 1e-6.
+    #[test]
+    fn updates_are_those_of_pytorch() {
+        let data = DataSet { images: 4, rows: 1, columns: 1, digest: Digest(0) };
+        let recipe = Recipe {
+            objective: ObjectiveKind::Dcgan,
+            batch_size: 4,
+            shards: 2,
+            seed: 0,
+            learning_rate: 2e-4,
+            beta1: 0.5,
+            data,
+        };
+        let (mut w, mut m, mut v) = ([0.5], [0.0], [0.0]);
+        let expected = [0.499_800_000_07, 0.499_770_179_87, 0.499_754_523_62, 0.499_746_084_30];
+        for (time, (gradient, expected)) in (1..).zip([0.3, -0.1, 0.0, 1e-6].into_iter().zip(expected)) {
+            Adam::new(&recipe, time).update([&mut w, &mut m, &mut v], &[2.0 * gradient], 2.0);
+            assert!((w[0] - expected).abs() < 1e-7, "update {time}: {} instead of {expected}", w[0]);
+        }
+    }
+
+    #[test]
+    fn powers_are_powers() {
+        assert_eq!(power(0.5, 10), 1.0 / 1024.0);
+        assert!((power(0.999, 4680) - 0.999f64.powf(4680.0)).abs() < 1e-15);
+        assert_eq!(power(0.999, 0), 1.0);
+    }
+}
