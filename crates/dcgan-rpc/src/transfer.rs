@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dcgan_core::digest;
 use dcgan_core::ids::Digest;
-use tonic::{Status, Streaming};
+use tonic::{Response, Status, Streaming};
 
 use crate::pb::Chunk;
 
@@ -37,6 +37,15 @@ pub fn split(bytes: Bytes, digest: Digest) -> impl Iterator<Item = Chunk> + Send
         }
         Some(Chunk { total_bytes, digest: digest.0, data })
     })
+}
+
+/// A server's answer that is made of pieces.
+pub type Pieces<T> = tokio_stream::Iter<Box<dyn Iterator<Item = Result<T, Status>> + Send>>;
+
+/// The answer that consists of `messages`.
+pub fn answer<T: 'static>(messages: impl Iterator<Item = T> + Send + 'static) -> Response<Pieces<T>> {
+    let messages: Box<dyn Iterator<Item = Result<T, Status>> + Send> = Box::new(messages.map(Ok));
+    Response::new(tokio_stream::iter(messages))
 }
 
 /// Pieces that have arrived.

@@ -1,0 +1,243 @@
+//! Members of a plan on real sockets: each a worker's machine, whose frames travel through this crate.
+#![expect(clippy::unwrap_used, reason = "a test that is wrong should stop")]
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use dcgan_collective::{CopyError, EVENTS_MAX, Event, Events, Offer, RunCell, Streams, copy_state, service};
+use dcgan_core::ids::{Digest, Generation, Position, Rank, RunId, WorkerId};
+use dcgan_core::message::{FromWorker, ToWorker, Trouble};
+use dcgan_core::metrics::Metrics;
+use dcgan_core::objective::{Objective, Scratch, Task};
+use dcgan_core::plan::{Member, Plan, StateAt, assign};
+use dcgan_core::random::{Purpose, Stream};
+use dcgan_core::schedule::Schedule;
+use dcgan_core::sharding::Partition;
+use dcgan_core::state::{Layout, State};
+use dcgan_core::step_machine::{self, Command, StepMachine};
+use dcgan_rpc::net;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tonic::service::Routes;
+
+const SHARDS: u16 = 5;
+const STEPS: u64 = 4;
+/// Several parts for every member.
+const LEN: usize = 300_000;
+const RUN: RunId = RunId(7);
+
+/// Adds up noise: every addition rounds, so another order shows.
+struct Noise {
+    layout: Arc<Layout>,
+    first: f32,
+}
+
+impl Noise {
+    fn new(first: f32) -> Self {
+        Self { layout: Arc::new(Layout::new([("w".to_owned(), vec![LEN])])), first }
+    }
+}
+
+impl Objective for Noise {
+    fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+    fn initial(&self) -> State {
+        let mut state = State::zeros(Arc::clone(&self.layout));
+        state.tensor_mut(0)[0] = self.first;
+        state
+    }
+    fn phases(&self) -> u8 {
+        2
+    }
+    fn vector_len(&self, _phase: u8) -> usize {
+        LEN
+    }
+    fn shard(&self, task: &Task<'_>, _scratch: &mut Scratch) -> Vec<f32> {
+        let time = 2 * task.at.step + u64::from(task.at.phase);
+        let noise = Stream::new(1, Purpose::Toy, task.shard.0.into(), time).uniforms(LEN);
+        noise.zip(task.state.tensor(0)).map(|(noise, w)| noise * (1.0 + w)).collect()
+    }
+    fn apply(&self, state: &mut State, _at: Position, sum: &[f32]) {
+        for (w, sum) in state.tensor_mut(0).iter_mut().zip(sum) {
+            *w += 1e-3 * sum;
+        }
+    }
+    fn metrics(&self, _state: &State) -> Metrics {
+        Metrics::default()
+    }
+}
+
+/// A process: its server, its machine, and what its coordinator would hear.
+struct Process {
+    machine: StepMachine,
+    id: WorkerId,
+    address: SocketAddr,
+    objective: Arc<Noise>,
+    events: Events,
+    arriving: mpsc::Receiver<Event>,
+    streams: Option<Streams>,
+    server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+impl Process {
+    fn start(rank: u16, objective: Noise) -> Self {
+        let listener = net::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (events, arriving) = mpsc::channel(EVENTS_MAX);
+        let run: RunCell = Arc::new(OnceLock::from(RUN));
+        let routes = Routes::new(service(run, events.clone()));
+        let server = tokio::spawn(async move { net::serve(listener, routes, &["dcgan.v1.Collective"]).await });
+        let id = WorkerId { name: format!("worker-{rank}"), incarnation: 1 };
+        let objective = Arc::new(objective);
+        let mut machine = StepMachine::new(Duration::ZERO, id.clone(), Arc::clone(&objective) as Arc<dyn Objective>);
+        let schedule = Schedule { last_step: STEPS, log_every: 1, grid_every: 1, checkpoint_every: 1 };
+        machine.handle(Duration::ZERO, step_machine::Event::Welcome(schedule));
+        machine.handle(Duration::ZERO, step_machine::Event::Message(ToWorker::Fence(Generation(1))));
+        Self { machine, id, address, objective, events, arriving, streams: None, server }
+    }
+
+    /// Trains by the plan until the last step or a trouble, and gives the state and the process.
+    async fn train(mut self, plan: Arc<Plan>) -> (Result<Digest, Trouble>, Self) {
+        let partition = Partition::new(1, vec![0]);
+        let mut inbox = VecDeque::from([step_machine::Event::Message(ToWorker::Plan(plan))]);
+        loop {
+            let event = match inbox.pop_front() {
+                Some(event) => event,
+                None => match self.arriving.recv().await.unwrap() {
+                    Event::PeerPlan(plan) => step_machine::Event::PeerPlan(plan),
+                    Event::Frame(from, frame) => step_machine::Event::Frame(from, frame),
+                    Event::StreamBroken(generation, peer) => step_machine::Event::StreamBroken(generation, peer),
+                    Event::CopyAsked(..) => panic!("nobody lacks a state here"),
+                },
+            };
+            for command in self.machine.handle(Duration::ZERO, event) {
+                match command {
+                    Command::Connect(plan, me) => {
+                        self.streams = Some(Streams::open(&Handle::current(), RUN, &plan, me, &self.events));
+                    }
+                    Command::Send(to, frame) => self.streams.as_ref().unwrap().send(to, frame),
+                    Command::Compute(work, state, shards) => inbox.extend(shards.into_iter().map(|shard| {
+                        let task = Task { state: &state, at: work.at, shard, partition: &partition };
+                        let vector = self.objective.shard(&task, &mut Scratch::default());
+                        step_machine::Event::Computed(work, shard, vector)
+                    })),
+                    Command::Report(FromWorker::StepDone(done)) if done.step == STEPS => {
+                        return (Ok(done.digest), self);
+                    }
+                    Command::Report(FromWorker::Trouble { trouble, .. }) => return (Err(trouble), self),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn plan(processes: &[Process]) -> Arc<Plan> {
+    let member =
+        |process: &Process| Member { id: process.id.clone(), address: process.address.to_string(), holds_start: true };
+    let start = StateAt { generation: Generation(1), ..processes[0].machine.at() };
+    Arc::new(Plan {
+        generation: Generation(1),
+        members: processes.iter().map(member).collect(),
+        owners: assign(&[None; SHARDS as usize], processes.len()),
+        start,
+    })
+}
+
+async fn train(processes: Vec<Process>) -> Vec<(Result<Digest, Trouble>, Process)> {
+    let plan = plan(&processes);
+    let mut members = JoinSet::new();
+    for process in processes {
+        members.spawn(process.train(Arc::clone(&plan)));
+    }
+    members.join_all().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_number_of_members_gives_one_members_bits() {
+    let start = |members| (0..members).map(|rank| Process::start(rank, Noise::new(0.0))).collect();
+    let alone = train(start(1)).await.remove(0).0.unwrap();
+    for members in [2, 3, 5] {
+        for (digest, _) in train(start(members)).await {
+            assert_eq!(digest, Ok(alone), "{members} members");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_different_state_is_never_summed() {
+    let processes = vec![Process::start(0, Noise::new(0.0)), Process::start(1, Noise::new(1.0))];
+    let theirs = processes[1].machine.at().digest;
+    let plan = plan(&processes);
+    let mine = plan.start.digest;
+    let mut processes = processes.into_iter();
+    let honest = tokio::spawn(processes.next().unwrap().train(Arc::clone(&plan)));
+    // The other is told that its state is the plan's, as after a flipped bit that nothing noticed.
+    let differing = Arc::new(Plan { start: StateAt { digest: theirs, ..plan.start }, ..(*plan).clone() });
+    let differing = tokio::spawn(processes.next().unwrap().train(differing));
+    let trouble = honest.await.unwrap().0.unwrap_err();
+    assert_eq!(trouble, Trouble::Differs { peer: Rank(1), position: Position::after(0), mine, theirs });
+    assert!(matches!(differing.await.unwrap().0, Err(Trouble::Differs { peer: Rank(0), .. })));
+}
+
+#[tokio::test]
+async fn a_member_that_dies_is_noticed_by_its_streams() {
+    let mut processes: Vec<Process> = (0..3).map(|rank| Process::start(rank, Noise::new(0.0))).collect();
+    let plan = plan(&processes);
+    let dead = processes.pop().unwrap();
+    // Its listener is gone with its server.
+    dead.server.abort();
+    assert!(dead.server.await.unwrap_err().is_cancelled());
+    let mut living = JoinSet::new();
+    for process in processes {
+        living.spawn(process.train(Arc::clone(&plan)));
+    }
+    for (result, _) in living.join_all().await {
+        assert_eq!(result, Err(Trouble::StreamBroken(Rank(2))));
+    }
+}
+
+#[tokio::test]
+async fn a_superseded_stream_is_not_a_broken_one() {
+    let mut processes: Vec<Process> = (0..2).map(|rank| Process::start(rank, Noise::new(0.0))).collect();
+    let plan = plan(&processes);
+    let streams = Streams::open(&Handle::current(), RUN, &plan, Rank(0), &processes[0].events);
+    drop(streams);
+    assert!(matches!(processes[1].arriving.recv().await, Some(Event::PeerPlan(_))));
+    let other = Streams::open(&Handle::current(), RunId(8), &plan, Rank(0), &processes[0].events);
+    let refused = processes[0].arriving.recv().await;
+    assert!(matches!(refused, Some(Event::StreamBroken(Generation(1), Rank(1)))), "another run's: {refused:?}");
+    drop(other);
+    assert!(processes[1].arriving.try_recv().is_err(), "neither is told as broken");
+}
+
+#[tokio::test]
+async fn a_state_is_copied_with_its_reports() {
+    let mut process = Process::start(0, Noise::new(0.0));
+    let address = process.address.to_string();
+    let wanted = process.machine.at();
+    let state: Vec<u8> = (0..1_000_000u32).map(|i| (i / 3) as u8).collect();
+    let asking = tokio::spawn({
+        let address = address.clone();
+        async move { (copy_state(&address, RUN, wanted, 2_000_000).await, copy_state(&address, RUN, wanted, 10).await) }
+    });
+    for _ in 0..2 {
+        let Some(Event::CopyAsked(asked, reply)) = process.arriving.recv().await else { panic!("a copy is asked for") };
+        assert_eq!(asked, wanted);
+        reply.send(Offer { state: state.clone().into(), reports: Vec::new() }).unwrap();
+    }
+    let (copied, too_long) = asking.await.unwrap();
+    assert_eq!(copied.unwrap().0, state);
+    assert_eq!(too_long.unwrap_err().to_string(), "expected at most 10 bytes, found 1000000");
+
+    let asking = tokio::spawn(async move { copy_state(&address, RUN, wanted, 10).await });
+    let Some(Event::CopyAsked(_, reply)) = process.arriving.recv().await else { panic!("a copy is asked for") };
+    drop(reply);
+    let refused = asking.await.unwrap().unwrap_err();
+    assert!(matches!(refused, CopyError::Refused(_)));
+    assert_eq!(refused.to_string(), "the worker does not hold this state");
+}
