@@ -104,6 +104,15 @@ impl fmt::Display for WorkerId {
     }
 }
 
+impl WorkerId {
+    /// Whether a worker may have this name, which ends up on screens and in file names: 1 to 100 of ASCII letters,
+    /// digits, `-`, `_` and `.`.
+    pub fn is_name(name: &str) -> bool {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        (1..=100).contains(&name.len()) && name.chars().all(plain)
+    }
+}
+
 /// Sixteen hexadecimal digits on screens and in files, where 64 bits as a JSON number would lose some.
 macro_rules! hex {
     ($type:ident) => {

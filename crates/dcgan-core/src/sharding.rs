@@ -7,7 +7,7 @@ use crate::ids::{ShardId, Step};
 use crate::random::{Purpose, Stream};
 
 /// The split of a data set, and the walk through it: a function of (seed, images, shards, batch size).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sharding {
     seed: u64,
     images: usize,

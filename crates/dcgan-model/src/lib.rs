@@ -19,6 +19,7 @@ mod step;
 #[cfg(test)]
 mod vectors_test;
 
+pub use arithmetic::fingerprint;
 pub use device::{DeviceChoice, DeviceError};
 pub use sample::{Generator, PIXELS};
-pub use step::Dcgan;
+pub use step::{Dcgan, DcganError};

@@ -17,7 +17,6 @@ use dcgan_core::sharding::{Sharding, ShardingError};
 use dcgan_core::state::{Layout, State};
 
 use crate::adam::Adam;
-use crate::arithmetic;
 use crate::device::{DeviceChoice, DeviceError};
 use crate::discriminator::Discriminator;
 use crate::generator::GeneratorNet;
@@ -43,7 +42,6 @@ pub struct Dcgan {
     layout: Arc<Layout>,
     tensors: StateTensors,
     device: Device,
-    fingerprint: String,
 }
 
 /// Why a DCGAN cannot be trained as asked.
@@ -73,21 +71,9 @@ impl Dcgan {
     /// If the recipe cannot be followed or the device cannot be had.
     pub fn new(recipe: Recipe, device: DeviceChoice) -> Result<Self, DcganError> {
         let sharding = Sharding::new(recipe.seed, recipe.data.images, recipe.shards, recipe.batch_size)?;
-        let opened = device.open()?;
+        let device = device.open()?;
         let layout = layout();
-        Ok(Self {
-            recipe,
-            sharding,
-            tensors: StateTensors::new(&layout),
-            layout: Arc::new(layout),
-            fingerprint: arithmetic::fingerprint(device, &opened),
-            device: opened,
-        })
-    }
-
-    /// What results depend on besides the recipe and the data: workers that differ in it do not mix.
-    pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+        Ok(Self { recipe, sharding, tensors: StateTensors::new(&layout), layout: Arc::new(layout), device })
     }
 
     /// D on real images: gradients, batch statistics, loss and accuracy.
@@ -175,18 +161,18 @@ impl Objective for Dcgan {
     }
 
     fn shard(&self, task: &Task<'_>, scratch: &mut Scratch) -> Vec<f32> {
-        let same = |draft: &Box<Draft>| (draft.step, draft.shard) == (task.at.step + 1, task.shard);
-        let mut reuse = || scratch.0.take().and_then(|any| any.downcast::<Draft>().ok()).filter(same);
+        let same = |draft: &Draft| (draft.step, draft.shard) == (task.at.step + 1, task.shard);
+        let mut reuse = || scratch.0.take().and_then(|any| any.downcast().ok()).map(|draft| *draft).filter(same);
         match task.at.phase {
             REAL => self.real_phase(task.state, self.real_images(task)),
             FAKE => {
-                let draft = reuse().map_or_else(|| self.draft_of(task), |draft| *draft);
+                let draft = reuse().unwrap_or_else(|| self.draft_of(task));
                 let vector = self.fake_phase(task.state, &draft);
                 scratch.0 = Some(Box::new(draft));
                 vector
             }
             _ => {
-                let draft = reuse().map_or_else(|| self.draft_of(task), |draft| *draft);
+                let draft = reuse().unwrap_or_else(|| self.draft_of(task));
                 self.generator_phase(task.state, draft)
             }
         }

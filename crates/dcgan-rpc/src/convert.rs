@@ -76,9 +76,7 @@ impl TryFrom<pb::WorkerId> for WorkerId {
     type Error = Malformed;
 
     fn try_from(pb::WorkerId { name, incarnation }: pb::WorkerId) -> Result<Self, Malformed> {
-        // It ends up on screens and in file names.
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name.is_empty() || name.len() > 100 || !name.chars().all(plain) {
+        if !Self::is_name(&name) {
             return Err(Malformed("a worker's name that is not 1 to 100 of letters, digits, '-', '_' and '.'"));
         }
         Ok(Self { name, incarnation })

@@ -172,8 +172,10 @@ fn read_split(
     Ok(Some((file, images)))
 }
 
+type FileReader = Box<dyn Read>;
+
 /// Opens a file of a source by its usual name, unpacked if need be.
-fn open(source: &Source, name: &str) -> Result<Option<(PathBuf, Box<dyn Read>)>, DataError> {
+fn open(source: &Source, name: &str) -> Result<Option<(PathBuf, FileReader)>, DataError> {
     let packed = format!("{name}.gz");
     match source {
         Source::Synthetic => Ok(None),
@@ -190,7 +192,7 @@ fn open(source: &Source, name: &str) -> Result<Option<(PathBuf, Box<dyn Read>)>,
                     Err(error) => return Err(DataError::File { file, error: error.into() }),
                 };
                 let is_packed = file.extension().is_some_and(|extension| extension == "gz");
-                let reader: Box<dyn Read> =
+                let reader: FileReader =
                     if is_packed { Box::new(MultiGzDecoder::new(opened)) } else { Box::new(opened) };
                 return Ok(Some((file, reader)));
             }

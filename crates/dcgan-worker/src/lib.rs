@@ -1,5 +1,34 @@
-//! x
-/// x
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+//! The worker: computes its shards, all-reduces, applies.
+//!
+//! The decisions are those of [`dcgan_core::step_machine`]. Here are its driver (one thread that turns everything that
+//! happens into events, in order, and executes the machine's commands), the control connection with its heartbeat on a
+//! thread of its own, the threads that compute, and what is fetched and sent in the background.
+
+mod args;
+mod compute;
+mod control;
+mod driver;
+mod partitions;
+mod transfers;
+mod waiting;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The program.
+pub fn main() -> ExitCode {
+    dcgan_process::run(|| {
+        let args = Args::parse();
+        args.log.start(std::io::stderr);
+        if args.exit_with_stdin {
+            dcgan_process::exit_with_stdin();
+        }
+        driver::run(&args)
+    })
 }
+
+pub use args::Args;

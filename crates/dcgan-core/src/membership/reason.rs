@@ -152,8 +152,7 @@ impl fmt::Display for Note {
             Self::Lost { name, why } => write!(f, "lost worker {name}: {why}"),
             Self::Complaint { by, about } => write!(f, "worker {by}: {about}"),
             Self::Planned { generation, members, start } => {
-                let members = members.join(", ");
-                write!(f, "generation {generation} goes on after {} steps on {members}", start.step)
+                write!(f, "generation {generation} trains on {} from step {} on", members.join(", "), start.step + 1)
             }
             Self::Adopted(generation) => write!(f, "all workers of generation {generation} are back, and go on"),
             Self::GivenUp(step) => write!(f, "nobody holds the snapshot of step {step} any more: it is skipped"),

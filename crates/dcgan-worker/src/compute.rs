@@ -1,0 +1,106 @@
+//! The threads that compute. Each takes whole shards: splitting the arithmetic of one over threads would be slower,
+//! and its order would no longer be fixed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use dcgan_core::ids::ShardId;
+use dcgan_core::objective::{Objective, Scratch, Task};
+use dcgan_core::state::State;
+use dcgan_core::step_machine::Work;
+
+use crate::partitions::Partitions;
+
+/// A result for the driver.
+pub(crate) type Computed = (Work, ShardId, Vec<f32>);
+
+/// The threads, and what they have to do.
+pub(crate) struct Compute {
+    jobs: Arc<Jobs>,
+}
+
+struct Jobs {
+    threads: Mutex<Vec<Thread>>,
+    changed: Condvar,
+}
+
+/// What one thread does and will do. A shard stays with its thread from phase to phase, whose scratch it reuses.
+#[derive(Default)]
+struct Thread {
+    queue: VecDeque<Job>,
+    running: Option<(Work, ShardId)>,
+    /// Scratch of other shards is dropped.
+    shards: Vec<ShardId>,
+}
+
+struct Job {
+    work: Work,
+    state: Arc<State>,
+    shard: ShardId,
+}
+
+impl Compute {
+    /// Starts `threads` threads, whose results go to `done`.
+    pub(crate) fn start(
+        threads: usize,
+        objective: &Arc<dyn Objective>,
+        partitions: &Partitions,
+        done: impl Fn(Computed) + Clone + Send + 'static,
+    ) -> Self {
+        let idle = (0..threads).map(|_| Thread::default()).collect();
+        let jobs = Arc::new(Jobs { threads: Mutex::new(idle), changed: Condvar::new() });
+        for thread in 0..threads {
+            let (jobs, objective, partitions, done) =
+                (Arc::clone(&jobs), Arc::clone(objective), partitions.clone(), done.clone());
+            std::thread::Builder::new()
+                .name(format!("compute-{thread}"))
+                .spawn(move || jobs.work(thread, &*objective, &partitions, done))
+                .expect("a thread can be started");
+        }
+        Self { jobs }
+    }
+
+    /// Computes these shards, and nothing that is not begun of what was asked for before.
+    pub(crate) fn replace(&self, work: Work, state: &Arc<State>, shards: &[ShardId]) {
+        let mut threads = self.jobs.lock();
+        let running: Vec<(Work, ShardId)> = threads.iter().filter_map(|thread| thread.running).collect();
+        let count = threads.len();
+        for (index, thread) in threads.iter_mut().enumerate() {
+            thread.shards = shards.iter().copied().skip(index).step_by(count).collect();
+            let missing = thread.shards.iter().filter(|&&shard| !running.contains(&(work, shard)));
+            thread.queue = missing.map(|&shard| Job { work, state: Arc::clone(state), shard }).collect();
+        }
+        self.jobs.changed.notify_all();
+    }
+}
+
+impl Jobs {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Thread>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self, index: usize, objective: &dyn Objective, partitions: &Partitions, done: impl Fn(Computed)) {
+        let mut scratches: BTreeMap<ShardId, Scratch> = BTreeMap::new();
+        loop {
+            let Job { work, state, shard } = self.next(index, &mut scratches);
+            let partition = partitions.wait_for(shard);
+            let task = Task { state: &state, at: work.at, shard, partition: &partition };
+            let vector = objective.shard(&task, scratches.entry(shard).or_default());
+            self.lock()[index].running = None;
+            done((work, shard, vector));
+        }
+    }
+
+    fn next(&self, index: usize, scratches: &mut BTreeMap<ShardId, Scratch>) -> Job {
+        let mut threads = self.lock();
+        loop {
+            let Thread { queue, running, shards } = &mut threads[index];
+            if let Some(job) = queue.pop_front() {
+                scratches.retain(|shard, _| shards.contains(shard));
+                *running = Some((job.work, job.shard));
+                return job;
+            }
+            threads = self.changed.wait(threads).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}

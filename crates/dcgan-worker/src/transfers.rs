@@ -1,0 +1,67 @@
+//! States on their way: copies to and from other members, snapshots to the coordinator. Files are made and read apart
+//! from the network's thread.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use dcgan_collective::{Offer, copy_state};
+use dcgan_core::digest;
+use dcgan_core::ids::{RunId, Step};
+use dcgan_core::metrics::StepDone;
+use dcgan_core::plan::Plan;
+use dcgan_core::state::{Layout, State};
+use dcgan_core::step_machine::{Copy, Donor};
+use dcgan_rpc::net::{self, Address};
+use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
+use dcgan_rpc::{pb, transfer};
+use dcgan_store::state_file;
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+
+/// A state file's header, at most.
+const HEADER_BYTES_MAX: usize = 1024 * 1024;
+
+/// The start state of a plan, from a donor. Whether it is the right one is for the machine to check.
+pub(crate) async fn fetch_start(
+    coordinator: &Address,
+    run: RunId,
+    plan: &Plan,
+    donor: Donor,
+    layout: &Arc<Layout>,
+) -> anyhow::Result<Copy> {
+    let bytes_max = 4 * layout.len() + HEADER_BYTES_MAX;
+    let (bytes, reports) = match donor {
+        Donor::Member(rank) => {
+            let member = plan.member(rank).context("there is no such member")?;
+            copy_state(&member.address, run, plan.start, bytes_max).await?
+        }
+        Donor::Coordinator => {
+            let channel = net::connect(coordinator).await?;
+            let request = pb::GetCheckpointRequest { step: plan.start.position.step };
+            let answer = CoordinatorClient::new(channel).get_checkpoint(request).await?;
+            (transfer::receive(answer.into_inner(), bytes_max).await?, Vec::new())
+        }
+    };
+    let layout = Arc::clone(layout);
+    let state = spawn_blocking(move || state_file::decode(&bytes, &layout)).await??;
+    Ok(Copy { state, reports })
+}
+
+/// Gives a state to whoever asked for it.
+pub(crate) async fn serve(state: Arc<State>, reports: Vec<StepDone>, asked: oneshot::Sender<Offer>) {
+    if let Ok(state) = spawn_blocking(move || state_file::encode(&state)).await {
+        // Who asked may be gone by now.
+        let _ = asked.send(Offer { state: state.into(), reports });
+    }
+}
+
+/// Sends the snapshot of a step to the coordinator.
+pub(crate) async fn upload(coordinator: &Address, step: Step, state: Arc<State>) -> anyhow::Result<()> {
+    let bytes = spawn_blocking(move || state_file::encode(&state)).await?;
+    let digest = digest::of_bytes(&bytes);
+    let requests =
+        transfer::split(bytes.into(), digest).map(move |chunk| pb::PutSnapshotRequest { step, chunk: Some(chunk) });
+    let channel = net::connect(coordinator).await?;
+    CoordinatorClient::new(channel).put_snapshot(tokio_stream::iter(requests)).await?;
+    Ok(())
+}
