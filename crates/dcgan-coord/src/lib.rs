@@ -1,5 +1,39 @@
-//! x
-/// x
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+//! The coordinator: membership, the data set, the run directory, progress.
+//!
+//! The decisions are those of [`dcgan_core::membership`]. Here are its driver (one thread that turns everything that
+//! happens into events, in order, and makes its commands durable before it says them), the service that workers and
+//! samplers talk to, the processes of `--local`, and what people see. It loads no tensor library, and no gradient
+//! passes through it.
+
+mod args;
+mod config;
+mod driver;
+mod followers;
+mod local;
+mod merge;
+mod prepare;
+mod record;
+mod screen;
+mod service;
+mod summary;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+pub use args::Args;
+use args::Verb;
+
+/// The program.
+pub fn main() -> ExitCode {
+    dcgan_process::run(|| {
+        let matches = Args::command().get_matches();
+        let args = Args::from_arg_matches(&matches)?;
+        if let Some(Verb::Summary { format }) = args.verb {
+            print!("{}", summary::render(format));
+            return Ok(dcgan_process::status::FINISHED);
+        }
+        driver::run(&args, &matches)
+    })
 }

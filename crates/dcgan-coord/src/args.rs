@@ -1,0 +1,71 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use dcgan_process::LogArgs;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Given;
+
+/// Trains a DCGAN synchronously across worker processes, with the same bits at any number of them
+#[derive(Debug, Parser)]
+#[command(name = "dcgan-coord", version, subcommand_negates_reqs = true)]
+pub struct Args {
+    #[command(subcommand)]
+    pub(crate) verb: Option<Verb>,
+    #[command(flatten)]
+    pub(crate) given: Given,
+    /// Starts the workers and a sampler on this machine, and ends them
+    #[arg(long, env = "DCGAN_LOCAL")]
+    pub local: bool,
+    /// The run directory [default: runs/dcgan]
+    #[arg(long, value_name = "RUN_DIR", env = "DCGAN_OUT")]
+    pub out: Option<PathBuf>,
+    /// Where workers and samplers connect [default: 127.0.0.1:7420, or a free port with --local]
+    #[arg(long, value_name = "ADDR:PORT", env = "DCGAN_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Goes on with a run directory that belongs to a run, or refuses one
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t, env = "DCGAN_RESUME")]
+    pub resume: Resume,
+    /// Settings by the names of their flags, as in a run directory's config.toml; flags and DCGAN_* variables go before
+    #[arg(long, value_name = "FILE.toml", env = "DCGAN_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Checks everything, says what would be done, and ends
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Allows connections that leave this machine, although they are not encrypted
+    #[arg(long, env = "DCGAN_INSECURE")]
+    pub insecure: bool,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Prints the layers, output shapes and parameters of both networks
+    Summary {
+        /// As text, or as a graph for Graphviz
+        #[arg(long, value_enum, default_value_t)]
+        format: SummaryFormat,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum SummaryFormat {
+    #[default]
+    Text,
+    Dot,
+}
+
+/// Whether a run directory that belongs to a run is gone on with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resume {
+    /// Yes, and an empty one begins a run.
+    #[default]
+    Auto,
+    /// No: the directory must be empty.
+    Never,
+}

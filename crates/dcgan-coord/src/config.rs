@@ -1,0 +1,232 @@
+//! The settings of a run: as given by flags, variables or a file, and as resolved.
+
+use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+
+use anyhow::{Context, ensure};
+use dcgan_core::config::{DataSet, ObjectiveKind, Recipe, steps};
+use dcgan_core::ids::Step;
+use dcgan_core::schedule::Schedule;
+use dcgan_core::sharding::Sharding;
+use dcgan_store::dataset::{Source, default_source};
+use serde::{Deserialize, Serialize};
+
+/// Settings as given: those that are not keep their saved or default value. The keys of a file are the flags' names.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(crate) struct Given {
+    /// Workers that the first step waits for
+    #[arg(long, value_name = "N", env = "DCGAN_WORKERS")]
+    pub(crate) workers: Option<NonZeroU16>,
+    /// Later the run goes on with as many workers, and waits with fewer [default: 1]
+    #[arg(long, value_name = "N", env = "DCGAN_MIN_WORKERS")]
+    pub(crate) min_workers: Option<NonZeroU16>,
+    /// Shards that each worker of --local computes at a time [default: 1]
+    #[arg(long, value_name = "N", env = "DCGAN_THREADS")]
+    pub(crate) threads: Option<NonZeroU16>,
+    /// mnist, which is built in, or a folder with train-images-idx3-ubyte (.gz or not) [default: mnist]
+    #[arg(long, value_name = "mnist|DIR", env = "DCGAN_DATA")]
+    pub(crate) data: Option<PathBuf>,
+    /// Length of the run in epochs [default: 20]
+    #[arg(long, value_name = "N", env = "DCGAN_EPOCHS")]
+    pub(crate) epochs: Option<NonZeroU64>,
+    /// Length of the run in steps, instead of epochs
+    #[arg(long, value_name = "N", env = "DCGAN_STEPS")]
+    pub(crate) steps: Option<NonZeroU64>,
+    /// Images a step, over all workers [default: 256]
+    #[arg(long, value_name = "N", env = "DCGAN_BATCH_SIZE")]
+    pub(crate) batch_size: Option<NonZeroUsize>,
+    /// Logical shards of the batch, whatever the number of workers [default: 8]
+    #[arg(long, value_name = "N", env = "DCGAN_SHARDS")]
+    pub(crate) shards: Option<NonZeroU16>,
+    /// Determines the initial weights, the latents and every order [default: 22]
+    #[arg(long, value_name = "N", env = "DCGAN_SEED")]
+    pub(crate) seed: Option<u64>,
+    /// Adam's step size [default: 0.0002]
+    #[arg(long, value_name = "X", env = "DCGAN_LEARNING_RATE")]
+    pub(crate) learning_rate: Option<f64>,
+    /// Adam's decay of the first moment [default: 0.5]
+    #[arg(long, value_name = "X", env = "DCGAN_BETA1")]
+    pub(crate) beta1: Option<f64>,
+    /// Steps between lines of metrics [default: 20]
+    #[arg(long, value_name = "STEPS", env = "DCGAN_LOG_EVERY")]
+    pub(crate) log_every: Option<NonZeroU64>,
+    /// Steps between grids of samples [default: 20]
+    #[arg(long, value_name = "STEPS", env = "DCGAN_GRID_EVERY")]
+    pub(crate) grid_every: Option<NonZeroU64>,
+    /// Steps between checkpoints [default: an epoch]
+    #[arg(long, value_name = "STEPS", env = "DCGAN_CHECKPOINT_EVERY")]
+    pub(crate) checkpoint_every: Option<NonZeroU64>,
+    /// Checkpoints that are kept, the newest ones [default: 5]
+    #[arg(long, value_name = "N", env = "DCGAN_KEEP_CHECKPOINTS")]
+    pub(crate) keep_checkpoints: Option<NonZeroUsize>,
+    /// What is trained: the DCGAN, or a toy for tests of the protocol
+    #[arg(long, hide = true, value_parser = objective, env = "DCGAN_OBJECTIVE")]
+    pub(crate) objective: Option<ObjectiveKind>,
+    /// Of a saved configuration: what the data set was.
+    #[arg(skip)]
+    pub(crate) data_set: Option<DataSet>,
+}
+
+/// What is trained, as a flag names it.
+fn objective(name: &str) -> Result<ObjectiveKind, String> {
+    let kinds = [ObjectiveKind::Dcgan, ObjectiveKind::Toy];
+    kinds.into_iter().find(|kind| kind.to_string() == name).ok_or_else(|| "expected dcgan or toy".to_owned())
+}
+
+/// How long a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Length {
+    Epochs(NonZeroU64),
+    Steps(NonZeroU64),
+}
+
+/// Settings, each with its value.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Config {
+    pub(crate) workers: usize,
+    pub(crate) min_workers: usize,
+    pub(crate) threads: u16,
+    pub(crate) length: Length,
+    pub(crate) keep_checkpoints: usize,
+    pub(crate) recipe: Recipe,
+    pub(crate) sharding: Sharding,
+    pub(crate) schedule: Schedule,
+}
+
+impl Given {
+    /// Where the images come from.
+    pub(crate) fn source(&self) -> Source {
+        match &self.data {
+            None => default_source(self.objective.unwrap_or_default()),
+            Some(name) if name.as_os_str() == "mnist" => Source::Mnist,
+            Some(folder) => Source::Folder(folder.clone()),
+        }
+    }
+
+    /// What the result is a function of.
+    pub(crate) fn recipe(&self, data: DataSet) -> Recipe {
+        Recipe {
+            objective: self.objective.unwrap_or_default(),
+            batch_size: self.batch_size.map_or(256, NonZeroUsize::get),
+            shards: self.shards.map_or(8, NonZeroU16::get),
+            seed: self.seed.unwrap_or(22),
+            learning_rate: self.learning_rate.unwrap_or(2e-4),
+            beta1: self.beta1.unwrap_or(0.5),
+            data,
+        }
+    }
+
+    /// The settings on a data set.
+    ///
+    /// # Errors
+    /// If they do not go together, or one that has no default is missing.
+    pub(crate) fn resolve(&self, data: DataSet) -> anyhow::Result<Config> {
+        let workers = self.workers.context("--workers is missing: a run begins with a number of workers")?;
+        let min_workers = self.min_workers.unwrap_or(NonZeroU16::MIN);
+        ensure!(min_workers <= workers, "--min-workers {min_workers} is more than --workers {workers}");
+        let recipe = self.recipe(data);
+        let sharding = recipe.check()?;
+        let length = self.length()?;
+        let last_step: Step = match length {
+            Length::Steps(steps) => steps.get(),
+            Length::Epochs(epochs) => steps(&sharding, epochs.get()),
+        };
+        let every = |interval: Option<NonZeroU64>| interval.map_or(20, NonZeroU64::get);
+        let schedule = Schedule {
+            last_step,
+            log_every: every(self.log_every),
+            grid_every: every(self.grid_every),
+            checkpoint_every: self.checkpoint_every.map_or(sharding.steps_per_epoch(), NonZeroU64::get),
+        };
+        Ok(Config {
+            workers: workers.get().into(),
+            min_workers: min_workers.get().into(),
+            threads: self.threads.map_or(1, NonZeroU16::get),
+            length,
+            keep_checkpoints: self.keep_checkpoints.map_or(5, NonZeroUsize::get),
+            recipe,
+            sharding,
+            schedule,
+        })
+    }
+
+    fn length(&self) -> anyhow::Result<Length> {
+        match (self.epochs, self.steps) {
+            (Some(_), Some(_)) => anyhow::bail!("--epochs and --steps both give the length: give one"),
+            (None, Some(steps)) => Ok(Length::Steps(steps)),
+            (epochs, None) => Ok(Length::Epochs(epochs.unwrap_or(const { NonZeroU64::new(20).unwrap() }))),
+        }
+    }
+}
+
+impl Config {
+    /// As settings that are all given, to be saved. `data` is where the images came from.
+    pub(crate) fn to_given(&self, data: Option<PathBuf>) -> Given {
+        let Recipe { objective, batch_size, shards, seed, learning_rate, beta1, data: data_set } = self.recipe.clone();
+        let (epochs, steps) = match self.length {
+            Length::Epochs(epochs) => (Some(epochs), None),
+            Length::Steps(steps) => (None, Some(steps)),
+        };
+        Given {
+            workers: NonZeroU16::new(self.workers as u16),
+            min_workers: NonZeroU16::new(self.min_workers as u16),
+            threads: NonZeroU16::new(self.threads),
+            data,
+            epochs,
+            steps,
+            batch_size: NonZeroUsize::new(batch_size),
+            shards: NonZeroU16::new(shards),
+            seed: Some(seed),
+            learning_rate: Some(learning_rate),
+            beta1: Some(beta1),
+            log_every: NonZeroU64::new(self.schedule.log_every),
+            grid_every: NonZeroU64::new(self.schedule.grid_every),
+            checkpoint_every: NonZeroU64::new(self.schedule.checkpoint_every),
+            keep_checkpoints: NonZeroUsize::new(self.keep_checkpoints),
+            objective: Some(objective),
+            data_set: Some(data_set),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dcgan_core::ids::Digest;
+
+    use super::*;
+
+    const MNIST: DataSet = DataSet { images: 60_000, rows: 28, columns: 28, digest: Digest(1) };
+
+    fn given(toml: &str) -> Given {
+        toml::from_str(toml).unwrap()
+    }
+
+    #[test]
+    fn the_defaults_are_the_tutorials() {
+        let config = given("workers = 4").resolve(MNIST).unwrap();
+        assert_eq!((config.schedule.last_step, config.schedule.checkpoint_every), (4680, 234));
+        let Recipe { batch_size, shards, seed, learning_rate, beta1, .. } = config.recipe;
+        assert_eq!((batch_size, shards, seed, learning_rate, beta1), (256, 8, 22, 2e-4, 0.5));
+    }
+
+    #[test]
+    fn what_is_saved_resolves_to_the_same() {
+        for text in ["workers = 4", "workers = 2\nsteps = 40\nlearning-rate = 0.001\nmin-workers = 2"] {
+            let config = given(text).resolve(MNIST).unwrap();
+            let saved = toml::to_string(&config.to_given(Some("mnist".into()))).unwrap();
+            assert_eq!(given(&saved).resolve(MNIST).unwrap(), config, "{saved}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_said() {
+        let error = |text: &str| given(text).resolve(MNIST).unwrap_err().to_string();
+        assert_eq!(error(""), "--workers is missing: a run begins with a number of workers");
+        assert_eq!(error("workers = 2\nmin-workers = 3"), "--min-workers 3 is more than --workers 2");
+        assert_eq!(error("workers = 2\nsteps = 3\nepochs = 1"), "--epochs and --steps both give the length: give one");
+        assert!(error("workers = 2\nshards = 7").starts_with("batch size 256 cannot be split into 7 shards"));
+        assert!(toml::from_str::<Given>("worker = 2").unwrap_err().to_string().contains("unknown field `worker`"));
+        assert!(toml::from_str::<Given>("log-every = 0").is_err());
+    }
+}

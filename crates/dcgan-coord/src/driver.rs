@@ -1,0 +1,406 @@
+//! The driver: everything that happens becomes an event of the machine, in one order, and the machine's commands are
+//! executed in theirs; those that write are durable before the next is executed. It decides nothing about the run.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bytes::Bytes;
+use clap::ArgMatches;
+use dcgan_core::config::ObjectiveKind;
+use dcgan_core::ids::{RunId, Step};
+use dcgan_core::membership::{
+    Command, ConnId, Event, Failure, Membership, Outcome, Reason, Settings, Stop, TICK, Terms,
+};
+use dcgan_core::message::ToWorker;
+use dcgan_process::{Signal, status, usage};
+use dcgan_rpc::net::{self, Address};
+use dcgan_rpc::{FromCoordinator, Welcome};
+use tokio::runtime::Builder;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+use tonic::service::Routes;
+
+use crate::args::Args;
+use crate::config::Config;
+use crate::followers::{FollowerId, Followers};
+use crate::local::{self, Local};
+use crate::prepare::{Prepared, prepare};
+use crate::record::Record;
+use crate::screen::SCREEN;
+use crate::service::{self, Served, ToConn, ToFollower};
+use crate::watch::Watch;
+
+/// Inputs wait here for the driver; then their senders wait.
+const INPUTS_MAX: usize = 1024;
+/// Workers hear that the coordinator lives.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// At the end, the local sampler may take so long for the grids that are pending.
+const LAST_GRIDS_MAX: Duration = Duration::from_secs(60);
+const DEFAULT_PORT: u16 = 7420;
+
+/// What happens.
+pub(crate) enum Input {
+    /// A control stream opened; its hello follows.
+    Connected(ConnId, ToConn),
+    Machine(Event),
+    /// A sampler follows; its page is there.
+    Follows(FollowerId, String, ToFollower),
+    Unfollows(FollowerId),
+    /// A grid was drawn.
+    Drawn(Step, Bytes),
+    ChildEnded(usize, ExitStatus),
+    Signal(Signal),
+}
+
+/// Runs a training to its end; gives the exit status.
+pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
+    args.log.start(|| &SCREEN);
+
+    let port = if args.local { 0 } else { DEFAULT_PORT };
+    let listen = args.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    Address::from(listen).check(args.insecure).context("--listen").map_err(usage)?;
+    let Prepared { root, config, given, dataset } = prepare(args, matches)?;
+    let config_text = toml::to_string(&given)?;
+    if args.dry_run {
+        println!("# {}", root.display());
+        print!("{config_text}");
+        println!("# {}", describe(&config));
+        return Ok(status::FINISHED);
+    }
+
+    let network = Builder::new_multi_thread().worker_threads(1).thread_name("network").enable_all().build()?;
+    let _inside = network.enter();
+    let listener = net::listen(listen)?;
+    let address = Address::from(listener.local_addr()?);
+    let (record, recorded) = Record::open(&root, &config, &config_text)?;
+    let reached = recorded.checkpoint.as_ref().map_or(0, |saved| saved.step);
+
+    let (inputs_in, inputs) = mpsc::channel(INPUTS_MAX);
+    let served = Served {
+        partitions: service::partitions(&dataset, &config.sharding),
+        checkpoints: record.checkpoints().clone(),
+    };
+    drop(dataset);
+    let routes = Routes::new(service::service(served, inputs_in.clone()));
+    network.spawn(async move { net::serve(listener, routes, &["dcgan.v1.Coordinator"]).await });
+    let signals_in = inputs_in.clone();
+    network.block_on(async {
+        // A driver that is behind hears the next one.
+        dcgan_process::on_signal(move |signal| drop(signals_in.try_send(Input::Signal(signal))))
+    })?;
+
+    let settings = Settings {
+        run: record.run().run,
+        workers: config.workers,
+        min_workers: config.min_workers,
+        terms: Terms {
+            schedule: config.schedule,
+            sharding: config.sharding,
+            batch_size: config.recipe.batch_size,
+            learning_rate: config.recipe.learning_rate,
+        },
+        fingerprint: record.run().fingerprint.clone(),
+        plan: record.run().plan.clone(),
+        recorded,
+    };
+    let start = Instant::now();
+    let machine = Membership::new(start.elapsed(), settings);
+    tracing::info!("run {} in {}: {}", record.run().run, root.display(), describe(&config));
+    let is_finished = machine.reason() == Reason::Finishing;
+    if is_finished {
+        tracing::info!("this run has finished: {reached} steps are done; give a greater length to go on");
+    } else {
+        if reached > 0 {
+            tracing::info!("going on after the checkpoint of step {reached}");
+        }
+        let others = if args.local { "" } else { "; start workers with: dcgan-worker --coordinator " };
+        let there = if args.local { String::new() } else { address.to_string() };
+        tracing::info!("listening on {address}{others}{there}");
+    }
+    let plan = local::Plan {
+        coordinator: address,
+        workers: config.workers,
+        threads: config.threads,
+        // The toy has nothing to draw.
+        sampler: config.recipe.objective == ObjectiveKind::Dcgan,
+        logs: record.logs(),
+    };
+    let local = (args.local && !is_finished).then(|| Local::start(&plan, inputs_in)).transpose()?;
+    SCREEN.start_bar(reached, config.schedule.last_step, config.recipe.batch_size);
+    let driver = Driver {
+        followers: Followers::new(config.recipe.seed),
+        config,
+        record,
+        machine,
+        start,
+        conns: BTreeMap::new(),
+        local,
+        is_local: args.local,
+        signal: None,
+        watch: Watch::default(),
+        hopeless: false,
+        heartbeat_at: Duration::ZERO,
+    };
+    let outcome = network.block_on(driver.run(inputs));
+    SCREEN.end_bar();
+    network.shutdown_background();
+    outcome
+}
+
+/// A run in one line.
+fn describe(config: &Config) -> String {
+    let Config { recipe, sharding, schedule, workers, .. } = config;
+    let s = if *workers == 1 { "" } else { "s" };
+    format!(
+        "{} on {} images, {} steps of {} images ({} an epoch), {} shards on {workers} worker{s}",
+        recipe.objective,
+        recipe.data.images,
+        schedule.last_step,
+        recipe.batch_size,
+        sharding.steps_per_epoch(),
+        recipe.shards,
+    )
+}
+
+struct Driver {
+    config: Config,
+    record: Record,
+    machine: Membership,
+    start: Instant,
+    conns: BTreeMap<ConnId, ToConn>,
+    followers: Followers,
+    local: Option<Local>,
+    is_local: bool,
+    signal: Option<Signal>,
+    watch: Watch,
+    /// Too few local workers are left, and none is started again.
+    hopeless: bool,
+    heartbeat_at: Duration,
+}
+
+impl Driver {
+    async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> anyhow::Result<u8> {
+        if self.local.as_ref().is_some_and(Local::has_sampler) {
+            self.handle(Event::DrawGrids(true))?;
+        }
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let outcome = loop {
+            let outcome = tokio::select! {
+                Some(input) = inputs.recv() => self.input(input)?,
+                _ = ticks.tick() => self.tick()?,
+            };
+            if let Some(outcome) = outcome {
+                break outcome;
+            }
+        };
+        self.wait_for_grids(&mut inputs).await?;
+        SCREEN.end_bar();
+        let status = self.conclude(outcome);
+        if let Some(local) = self.local.take() {
+            local.end();
+        }
+        Ok(status)
+    }
+
+    fn input(&mut self, input: Input) -> anyhow::Result<Option<Outcome>> {
+        match input {
+            Input::Connected(conn, to_conn) => drop(self.conns.insert(conn, to_conn)),
+            Input::Machine(event) => return self.handle(event),
+            Input::Follows(follower, page, stream) => {
+                tracing::info!("watch the digits at {page}");
+                let newest = self.machine.checkpoint().map(|saved| saved.step);
+                let newest = newest.map(|step| anyhow::Ok((step, self.record.newest_generator(step)?))).transpose()?;
+                self.followers.insert(follower, stream, newest);
+                return self.handle(Event::DrawGrids(true));
+            }
+            Input::Unfollows(follower) => {
+                self.followers.remove(follower);
+                let draw = !self.followers.is_empty() || self.local.as_ref().is_some_and(Local::has_sampler);
+                return self.handle(Event::DrawGrids(draw));
+            }
+            Input::Drawn(step, png) => self.record.save_grid(step, &png)?,
+            Input::ChildEnded(index, status) => return self.child_ended(index, status),
+            Input::Signal(signal) => {
+                if self.signal.replace(signal).is_some() {
+                    // The second: at once. Local processes see their standard input close.
+                    std::process::exit(signal.status().into());
+                }
+                tracing::info!("stopping after the step that is being finished; once more to stop at once");
+                let stop = match signal {
+                    Signal::Terminate if !self.is_local => Stop::HandOver,
+                    _ => Stop::Finish,
+                };
+                return self.handle(Event::Stop(stop));
+            }
+        }
+        Ok(None)
+    }
+
+    fn child_ended(&mut self, index: usize, status: ExitStatus) -> anyhow::Result<Option<Outcome>> {
+        // Workers that were told that the run is over end, as they should.
+        if self.machine.reason() == Reason::Finishing {
+            return Ok(None);
+        }
+        let Some(local) = &mut self.local else { return Ok(None) };
+        local.ended(index, status);
+        let needed = if self.machine.plan().is_none() { self.config.workers } else { self.config.min_workers };
+        if local.workers() < needed && !self.hopeless {
+            self.hopeless = true;
+            return self.handle(Event::Stop(Stop::Finish));
+        }
+        Ok(None)
+    }
+
+    fn tick(&mut self) -> anyhow::Result<Option<Outcome>> {
+        let now = self.start.elapsed();
+        if now >= self.heartbeat_at {
+            self.heartbeat_at = now + HEARTBEAT_INTERVAL;
+            let conns: Vec<ConnId> = self.conns.keys().copied().collect();
+            conns.into_iter().for_each(|conn| self.send(conn, FromCoordinator::Heartbeat));
+        }
+        let waits = self.watch.look(&self.machine.reason());
+        SCREEN.waits(waits.as_deref().unwrap_or_default());
+        SCREEN.reached(self.machine.reached());
+        self.ask_for_grids()?;
+        self.handle(Event::Tick)
+    }
+
+    fn ask_for_grids(&mut self) -> anyhow::Result<()> {
+        self.followers.ask(self.record.pending_grids(), |step| self.record.pending_generator(step))
+    }
+
+    fn handle(&mut self, event: Event) -> anyhow::Result<Option<Outcome>> {
+        if let Event::Closed(conn) = &event {
+            self.conns.remove(conn);
+        }
+        let mut outcome = None;
+        for command in self.machine.handle(self.start.elapsed(), event) {
+            if let Command::Exit(how) = command {
+                outcome = Some(how);
+            } else {
+                self.execute(command)?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn execute(&mut self, command: Command) -> anyhow::Result<()> {
+        match command {
+            Command::Welcome(conn, likely_shards) => {
+                let run: RunId = self.record.run().run;
+                let (recipe, schedule) = (self.config.recipe.clone(), self.config.schedule);
+                self.send(conn, FromCoordinator::Welcome(Welcome { run, recipe, schedule, likely_shards }));
+            }
+            Command::Refuse(conn, refusal) => {
+                tracing::warn!("refused: {refusal}");
+                self.send(conn, FromCoordinator::Refused(refusal.to_string()));
+                self.conns.remove(&conn);
+            }
+            Command::Send(conn, message) => {
+                if let ToWorker::Plan(plan) = &message {
+                    tracing::debug!("{plan}");
+                }
+                self.send(conn, FromCoordinator::Message(message));
+            }
+            Command::Close(conn) => drop(self.conns.remove(&conn)),
+            Command::StorePlan(plan, fingerprint) => self.record.store_plan((*plan).clone(), fingerprint)?,
+            Command::AppendLine(line) => {
+                self.record.append_line(&line)?;
+                let last_step = self.config.schedule.last_step;
+                SCREEN.line(&line, self.config.sharding.epoch(last_step), last_step);
+            }
+            Command::SaveCheckpoint { saved, bytes } => {
+                let (step, digest) = (saved.step, saved.digest);
+                self.record.save_checkpoint(saved, &bytes)?;
+                tracing::info!("checkpoint of step {step}, digest {digest}");
+            }
+            Command::SaveGrid { step, bytes } => {
+                self.record.save_pending_grid(step, &bytes)?;
+                self.ask_for_grids()?;
+            }
+            Command::Note(note) => tracing::info!("{note}"),
+            Command::Exit(_) => {}
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, conn: ConnId, message: FromCoordinator) {
+        // Who does not read is gone, and hears it by the end of its stream.
+        if self.conns.get(&conn).is_some_and(|to_conn| to_conn.try_send(Ok(message.into())).is_err()) {
+            self.conns.remove(&conn);
+        }
+    }
+
+    /// The local sampler draws the grids that are pending.
+    async fn wait_for_grids(&mut self, inputs: &mut mpsc::Receiver<Input>) -> anyhow::Result<()> {
+        let since = Instant::now();
+        while self.local.as_ref().is_some_and(Local::has_sampler) && !self.record.pending_grids().is_empty() {
+            SCREEN.waits("waiting for the last grid");
+            self.ask_for_grids()?;
+            match tokio::time::timeout(TICK, inputs.recv()).await {
+                Ok(Some(input @ (Input::Drawn(..) | Input::Follows(..) | Input::Unfollows(_) | Input::Signal(_)))) => {
+                    drop(self.input(input)?);
+                }
+                _ if since.elapsed() >= LAST_GRIDS_MAX => {
+                    let count = self.record.pending_grids().len();
+                    tracing::warn!("{count} grids are not drawn: the sampler did not answer in time");
+                    break;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Says how it ended; gives the exit status.
+    fn conclude(&self, outcome: Outcome) -> u8 {
+        let root = self.record.root().display();
+        match outcome {
+            Outcome::Failed(failure) => {
+                self.say_failure(&failure);
+                status::FAILED
+            }
+            _ if self.hopeless => {
+                self.say_block("too few workers are left, and none is started again");
+                status::FAILED
+            }
+            Outcome::Finished => {
+                tracing::info!("finished: {} steps; everything is in {root}", self.machine.reached());
+                status::FINISHED
+            }
+            Outcome::Stopped(step) => {
+                tracing::info!("stopped after step {step}; go on with: {}", self.resume());
+                self.signal.map_or(status::FINISHED, Signal::status)
+            }
+        }
+    }
+
+    fn say_failure(&self, failure: &Failure) {
+        self.say_block(&failure.to_string());
+    }
+
+    /// One block, the last thing on the screen.
+    fn say_block(&self, what: &str) {
+        eprintln!("\nthe run has failed: {what}");
+        if let Some(death) = self.local.as_ref().and_then(Local::first_death) {
+            eprintln!("  first:   {} ended with {}", death.name, death.status);
+            eprintln!("  log:     {}", death.log.display());
+        } else if self.is_local {
+            eprintln!("  logs:    {}", self.record.logs().display());
+        }
+        match self.machine.checkpoint() {
+            Some(saved) => eprintln!("  saved:   checkpoint of step {}", saved.step),
+            None => eprintln!("  saved:   no checkpoint"),
+        }
+        eprintln!("  resume:  {}", self.resume());
+    }
+
+    fn resume(&self) -> String {
+        let local = if self.is_local { " --local" } else { "" };
+        format!("dcgan-coord --out {}{local}", self.record.root().display())
+    }
+}

@@ -1,0 +1,162 @@
+//! The run directory, as the machine's commands change it. Everything is durable when a function returns.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
+
+use anyhow::Context;
+use dcgan_core::config::Recipe;
+use dcgan_core::digest;
+use dcgan_core::ids::{RunId, Step};
+use dcgan_core::membership::{Recorded, Saved};
+use dcgan_core::metrics::Line;
+use dcgan_core::plan::Plan;
+use dcgan_store::checkpoint::{Checkpoints, Manifest};
+use dcgan_store::metrics_log::MetricsLog;
+use dcgan_store::run_dir::{FORMAT, RunDir, RunFile};
+use dcgan_store::state_file;
+
+use crate::config::Config;
+
+/// What a generator's tensors' names begin with.
+const GENERATOR_PREFIX: &str = "generator.";
+
+/// An open run directory.
+pub(crate) struct Record {
+    dir: RunDir,
+    run: RunFile,
+    metrics: MetricsLog,
+    checkpoints: Checkpoints,
+    recipe: Recipe,
+    keep_checkpoints: usize,
+    /// Grids whose generators are kept until they are drawn.
+    pending_grids: BTreeSet<Step>,
+}
+
+impl Record {
+    /// Opens the run directory of `config`, or makes it; gives what it holds of earlier times.
+    ///
+    /// # Errors
+    /// If it cannot be written, is another's, or is damaged.
+    pub(crate) fn open(root: &Path, config: &Config, config_text: &str) -> anyhow::Result<(Self, Recorded)> {
+        let (dir, run) = RunDir::open(root)?;
+        // The text first: a run that is known has its configuration beside it.
+        dir.save_config(config_text)?;
+        let run = match run {
+            Some(run) => run,
+            None => {
+                // Unpredictable is enough; it only tells runs apart.
+                let id = RunId(RandomState::new().hash_one(root));
+                let run = RunFile { format: FORMAT, run: id, fingerprint: None, plan: None };
+                dir.save_run(&run)?;
+                run
+            }
+        };
+        let (metrics, lines) = MetricsLog::open(&dir.paths().metrics())?;
+        let checkpoints = Checkpoints::new(dir.paths());
+        let (newest, damaged) = checkpoints.newest().context(dir.paths().checkpoints().display().to_string())?;
+        for damaged in damaged {
+            tracing::warn!("skipping a damaged checkpoint: {damaged}");
+        }
+        let (drawn, pending) = dir.grids()?;
+        let recorded = Recorded {
+            lines: lines.into_iter().map(|line| (line.step, line.state_digest)).collect(),
+            checkpoint: newest.map(|checkpoint| {
+                let Manifest { step, state_digest: digest, window, .. } = checkpoint.manifest().clone();
+                Saved { step, digest, window }
+            }),
+            grids: drawn.into_iter().chain(pending.iter().copied()).collect(),
+        };
+        let record = Self {
+            dir,
+            run,
+            metrics,
+            checkpoints,
+            recipe: config.recipe.clone(),
+            keep_checkpoints: config.keep_checkpoints,
+            pending_grids: pending.into_iter().collect(),
+        };
+        Ok((record, recorded))
+    }
+
+    /// The directory.
+    pub(crate) fn root(&self) -> &Path {
+        self.dir.paths().root()
+    }
+
+    /// Where local processes log.
+    pub(crate) fn logs(&self) -> std::path::PathBuf {
+        self.dir.paths().logs()
+    }
+
+    /// What run this is.
+    pub(crate) fn run(&self) -> &RunFile {
+        &self.run
+    }
+
+    /// The folder of checkpoints, for readers.
+    pub(crate) fn checkpoints(&self) -> &Checkpoints {
+        &self.checkpoints
+    }
+
+    /// Grids that are to be drawn.
+    pub(crate) fn pending_grids(&self) -> &BTreeSet<Step> {
+        &self.pending_grids
+    }
+
+    pub(crate) fn store_plan(&mut self, plan: Plan, fingerprint: String) -> anyhow::Result<()> {
+        self.run.plan = Some(plan);
+        self.run.fingerprint = Some(fingerprint);
+        Ok(self.dir.save_run(&self.run)?)
+    }
+
+    pub(crate) fn append_line(&mut self, line: &Line) -> anyhow::Result<()> {
+        Ok(self.metrics.append(line)?)
+    }
+
+    pub(crate) fn save_checkpoint(&mut self, saved: Saved, bytes: &[u8]) -> anyhow::Result<()> {
+        let Saved { step, digest: state_digest, window } = saved;
+        let manifest = Manifest {
+            format: FORMAT,
+            run: self.run.run,
+            step,
+            state_digest,
+            file_digest: digest::of_bytes(bytes),
+            file_bytes: bytes.len() as u64,
+            config: self.recipe.clone(),
+            fingerprint: self.run.fingerprint.clone().unwrap_or_default(),
+            window,
+        };
+        let failed = || format!("cannot save the checkpoint of step {step}");
+        self.checkpoints.save(&manifest, bytes).with_context(failed)?;
+        self.checkpoints.prune(self.keep_checkpoints).with_context(failed)
+    }
+
+    /// Keeps the generator of a state until its grid is drawn; gives it.
+    pub(crate) fn save_pending_grid(&mut self, step: Step, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+        let generator = state_file::subset(bytes, GENERATOR_PREFIX)?;
+        self.dir.save_pending_grid(step, &generator)?;
+        self.pending_grids.insert(step);
+        Ok(generator)
+    }
+
+    /// Keeps a grid, if it is the first of its step.
+    pub(crate) fn save_grid(&mut self, step: Step, png: &[u8]) -> anyhow::Result<()> {
+        if self.pending_grids.contains(&step) {
+            self.dir.save_grid(step, png)?;
+            self.pending_grids.remove(&step);
+        }
+        Ok(())
+    }
+
+    /// The generator whose grid is to be drawn.
+    pub(crate) fn pending_generator(&self, step: Step) -> anyhow::Result<Vec<u8>> {
+        Ok(self.dir.pending_grid(step)?)
+    }
+
+    /// The generator of the newest checkpoint.
+    pub(crate) fn newest_generator(&self, step: Step) -> anyhow::Result<Vec<u8>> {
+        let checkpoint = self.checkpoints.load(step)?;
+        Ok(state_file::subset(checkpoint.state(), GENERATOR_PREFIX)?)
+    }
+}

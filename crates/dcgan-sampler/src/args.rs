@@ -1,0 +1,113 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use dcgan_core::ids::Step;
+use dcgan_process::LogArgs;
+use dcgan_rpc::net::Address;
+
+use crate::picture::SIDE_MAX;
+
+/// Draws digits with the generator of a run
+#[derive(Debug, Parser)]
+#[command(name = "dcgan-sampler", version)]
+pub struct Args {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Follows a run: draws its grids, answers requests for samples and shows the newest grid on a page
+    Serve(ServeArgs),
+    /// Draws one grid with a checkpoint's generator
+    Grid(GridArgs),
+    /// Writes images in IDX format, as MNIST's
+    Export(ExportArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServeArgs {
+    /// The coordinator of the run to follow, as http://HOST:PORT
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DCGAN_COORDINATOR",
+        required_unless_present = "run",
+        conflicts_with = "run"
+    )]
+    pub(crate) coordinator: Option<Address>,
+    /// The run directory whose checkpoints to follow, instead of a coordinator
+    #[arg(long, value_name = "RUN_DIR")]
+    pub(crate) run: Option<PathBuf>,
+    /// Where the page is
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7421", env = "DCGAN_HTTP")]
+    pub(crate) http: SocketAddr,
+    /// Where samples are asked for over gRPC
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7422", env = "DCGAN_GRPC")]
+    pub(crate) grpc: SocketAddr,
+    /// Allows connections that leave this machine, although they are not encrypted
+    #[arg(long, env = "DCGAN_INSECURE")]
+    pub(crate) insecure: bool,
+    /// Ends when standard input closes
+    #[arg(long, hide = true)]
+    pub(crate) exit_with_stdin: bool,
+}
+
+/// Which generator.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Which {
+    /// The run directory
+    #[arg(long, value_name = "RUN_DIR")]
+    pub(crate) run: PathBuf,
+    /// The checkpoint of this step [default: the newest]
+    #[arg(long, value_name = "STEP")]
+    pub(crate) checkpoint: Option<Step>,
+    /// The weights as trained, or their moving average
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) weights: Weights,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Weights {
+    #[default]
+    Raw,
+    Ema,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct GridArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Images down
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=i64::from(SIDE_MAX)))]
+    pub(crate) rows: u32,
+    /// Images across
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=i64::from(SIDE_MAX)))]
+    pub(crate) columns: u32,
+    /// Determines the latents [default: those of the run's own grids]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Where the picture goes
+    #[arg(long, value_name = "FILE.png")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// How many images
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) count: u32,
+    /// Determines the latents [default: those of the run's own grids]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Where the images go; packed if the name ends in .gz
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
