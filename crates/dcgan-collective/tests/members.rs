@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that is wrong should stop")]
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -90,7 +91,8 @@ impl Process {
         let (events, arriving) = mpsc::channel(EVENTS_MAX);
         let run: RunCell = Arc::new(OnceLock::from(RUN));
         let routes = Routes::new(service(run, events.clone()));
-        let server = tokio::spawn(async move { net::serve(listener, routes, &["dcgan.v1.Collective"]).await });
+        let server =
+            tokio::spawn(async move { net::serve(listener, routes, &["dcgan.v1.Collective"], pending()).await });
         let id = WorkerId { name: format!("worker-{rank}"), incarnation: 1 };
         let objective = Arc::new(objective);
         let mut machine = StepMachine::new(Duration::ZERO, id.clone(), Arc::clone(&objective) as Arc<dyn Objective>);

@@ -43,10 +43,10 @@ pub(crate) struct Given {
     #[arg(long, value_name = "N", env = "DCGAN_SEED")]
     pub(crate) seed: Option<u64>,
     /// Adam's step size [default: 0.0002]
-    #[arg(long, value_name = "X", env = "DCGAN_LEARNING_RATE")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, env = "DCGAN_LEARNING_RATE")]
     pub(crate) learning_rate: Option<f64>,
     /// Adam's decay of the first moment [default: 0.5]
-    #[arg(long, value_name = "X", env = "DCGAN_BETA1")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, env = "DCGAN_BETA1")]
     pub(crate) beta1: Option<f64>,
     /// Steps between lines of metrics [default: 20]
     #[arg(long, value_name = "STEPS", env = "DCGAN_LOG_EVERY")]

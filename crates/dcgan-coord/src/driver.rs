@@ -14,12 +14,12 @@ use dcgan_core::ids::{RunId, Step};
 use dcgan_core::membership::{
     Command, ConnId, Event, Failure, Membership, Outcome, Reason, Settings, Stop, TICK, Terms,
 };
-use dcgan_core::message::ToWorker;
+use dcgan_core::message::{Hello, ToWorker};
 use dcgan_process::{Signal, status, usage};
 use dcgan_rpc::net::{self, Address};
 use dcgan_rpc::{FromCoordinator, Welcome};
 use tokio::runtime::Builder;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::service::Routes;
 
@@ -39,12 +39,14 @@ const INPUTS_MAX: usize = 1024;
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// At the end, the local sampler may take so long for the grids that are pending.
 const LAST_GRIDS_MAX: Duration = Duration::from_secs(60);
+/// At the very end, messages on their way may take so long.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
 const DEFAULT_PORT: u16 = 7420;
 
 /// What happens.
 pub(crate) enum Input {
-    /// A control stream opened; its hello follows.
-    Connected(ConnId, ToConn),
+    /// A control stream opened with a hello.
+    Connected(ConnId, ToConn, Hello),
     Machine(Event),
     /// A sampler follows; its page is there.
     Follows(FollowerId, String, ToFollower),
@@ -85,7 +87,9 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     };
     drop(dataset);
     let routes = Routes::new(service::service(served, inputs_in.clone()));
-    network.spawn(async move { net::serve(listener, routes, &["dcgan.v1.Coordinator"]).await });
+    let (shut_down, ending) = oneshot::channel::<()>();
+    let ending = async { drop(ending.await) };
+    let server = network.spawn(net::serve(listener, routes, &["dcgan.v1.Coordinator"], ending));
     let signals_in = inputs_in.clone();
     network.block_on(async {
         // A driver that is behind hears the next one.
@@ -144,7 +148,13 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
         hopeless: false,
         heartbeat_at: Duration::ZERO,
     };
-    let outcome = network.block_on(driver.run(inputs));
+    let outcome = network.block_on(async {
+        let outcome = driver.run(inputs).await;
+        // What was said last, such as a plan, still reaches its workers.
+        let _ = shut_down.send(());
+        let _ = tokio::time::timeout(FAREWELL_MAX, server).await;
+        outcome
+    });
     SCREEN.end_bar();
     network.shutdown_background();
     outcome
@@ -208,7 +218,10 @@ impl Driver {
 
     fn input(&mut self, input: Input) -> anyhow::Result<Option<Outcome>> {
         match input {
-            Input::Connected(conn, to_conn) => drop(self.conns.insert(conn, to_conn)),
+            Input::Connected(conn, to_conn, hello) => {
+                self.conns.insert(conn, to_conn);
+                return self.handle(Event::Hello(conn, hello));
+            }
             Input::Machine(event) => return self.handle(event),
             Input::Follows(follower, page, stream) => {
                 tracing::info!("watch the digits at {page}");

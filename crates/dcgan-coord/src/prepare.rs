@@ -63,7 +63,7 @@ fn read(path: &Path) -> anyhow::Result<Given> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     toml::from_str(&text).map_err(|error| {
         // One line: the message, and where.
-        let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         anyhow::anyhow!("{}: line {line}: {}", path.display(), error.message())
     })
 }

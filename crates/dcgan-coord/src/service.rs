@@ -82,8 +82,7 @@ impl Coordinator for Service {
         };
         let conn = ConnId(self.number());
         let (to_conn, outgoing) = mpsc::channel(OUTGOING_MAX);
-        tell(&self.driver, Input::Connected(conn, to_conn)).await?;
-        tell(&self.driver, Input::Machine(Event::Hello(conn, hello))).await?;
+        tell(&self.driver, Input::Connected(conn, to_conn, hello)).await?;
         let driver = self.driver.clone();
         tokio::spawn(async move {
             let why = hear(conn, stream, &driver).await.err();

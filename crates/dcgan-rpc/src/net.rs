@@ -157,11 +157,17 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
     bind().map_err(|error| ListenError { address, error })
 }
 
-/// Serves `routes`, with health and reflection (v1 and v1alpha) of the services `names`, until it is dropped.
+/// Serves `routes`, with health and reflection (v1 and v1alpha) of the services `names`, until `shutdown` and then to
+/// the end of the streams that are open.
 ///
 /// # Errors
 /// If the listener fails.
-pub async fn serve(listener: TcpListener, routes: Routes, names: &[&str]) -> Result<(), tonic::transport::Error> {
+pub async fn serve(
+    listener: TcpListener,
+    routes: Routes,
+    names: &[&str],
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
     for name in names {
         reporter.set_service_status(name, ServingStatus::Serving).await;
@@ -186,7 +192,7 @@ pub async fn serve(listener: TcpListener, routes: Routes, names: &[&str]) -> Res
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_MAX))
         .add_routes(routes)
-        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown)
         .await
 }
 

@@ -20,9 +20,6 @@ use clap::Parser;
 pub use args::Args;
 use args::Verb;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// The program.
 pub fn main() -> ExitCode {
     dcgan_process::run(|| {

@@ -42,7 +42,7 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
     tracing::info!("the page is {page}; samples over gRPC at {}", Address::from(grpc.local_addr()?));
     let newest = Newest::new();
     let routes = Routes::new(service::service(newest.clone()));
-    let answers = net::serve(grpc, routes, &["dcgan.v1.Sampler"]);
+    let answers = net::serve(grpc, routes, &["dcgan.v1.Sampler"], std::future::pending());
     let shows = axum::serve(http, page::router(newest.clone()));
     let follows = async {
         match (&args.coordinator, &args.run) {

@@ -2,6 +2,7 @@
 //! executed in theirs. It decides nothing.
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -61,7 +62,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 
     let (listener, address) = network.block_on(listen(args))?;
     let routes = Routes::new(dcgan_collective::service(Arc::clone(&run), events_in.clone()));
-    network.spawn(async move { net::serve(listener, routes, &["dcgan.v1.Collective"]).await });
+    network.spawn(async move { net::serve(listener, routes, &["dcgan.v1.Collective"], pending()).await });
     let signals_in = inputs_in.clone();
     network.block_on(async {
         dcgan_process::on_signal(move |signal| {

@@ -16,9 +16,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// The program.
 pub fn main() -> ExitCode {
     dcgan_process::run(|| {

@@ -71,7 +71,8 @@ impl Membership {
 
     fn gather(&mut self, since: Duration) {
         let ready = self.roster.ready().count();
-        if self.stop.is_some() {
+        let expected = self.may_still_adopt() && self.members_back() < self.member_names().len();
+        if self.stop.is_some() && !expected {
             return self.fence();
         }
         let Some(plan) = self.plan.clone() else {

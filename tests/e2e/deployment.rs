@@ -1,0 +1,52 @@
+//! The manifests in `deploy/`: the programs understand their arguments, and they render.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::Parser;
+
+fn base() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base")
+}
+
+/// The items of the list below `key:` in a manifest with one container; what Kubernetes fills in is filled in.
+fn list(manifest: &str, key: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(base().join(manifest)).unwrap();
+    let below = text.lines().skip_while(|line| line.trim() != format!("{key}:")).skip(1);
+    let items = below.map_while(|line| line.trim().strip_prefix("- "));
+    items.map(|item| item.replace("$(JOB_COMPLETION_INDEX)", "3").replace("$(POD_IP)", "10.0.0.7")).collect()
+}
+
+fn command_line(manifest: &str) -> Vec<String> {
+    [list(manifest, "command"), list(manifest, "args")].concat()
+}
+
+#[test]
+fn the_programs_understand_the_arguments_of_their_containers() {
+    let coordinator = dcgan_coord::Args::try_parse_from(command_line("coordinator.yaml")).unwrap();
+    assert!(coordinator.insecure && !coordinator.local);
+    let worker = dcgan_worker::Args::try_parse_from(command_line("workers.yaml")).unwrap();
+    assert_eq!(worker.name.as_deref(), Some("worker-3"));
+    assert_eq!(worker.advertise.unwrap().authority(), "10.0.0.7:7423");
+    assert_eq!(worker.coordinator.to_string(), "http://dcgan-coord:7420");
+    let sampler = command_line("sampler.yaml");
+    dcgan_sampler::Args::try_parse_from(&sampler).unwrap_or_else(|error| panic!("{sampler:?}: {error}"));
+    for manifest in ["coordinator.yaml", "workers.yaml", "sampler.yaml"] {
+        assert!(list(manifest, "args").len() > 3, "the arguments of {manifest} are found");
+    }
+}
+
+#[test]
+fn the_manifests_render() {
+    let rendered = Command::new("kubectl").arg("kustomize").arg(base()).output();
+    let Ok(rendered) = rendered else {
+        println!("skipped: there is no kubectl here");
+        return;
+    };
+    assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
+    let text = String::from_utf8(rendered.stdout).unwrap();
+    for kind in ["Namespace", "PersistentVolumeClaim", "Service", "Job", "Deployment"] {
+        assert!(text.contains(&format!("kind: {kind}\n")), "{kind}");
+    }
+    assert_eq!(text.matches("image: dcgan:0.1.0").count(), 3);
+}

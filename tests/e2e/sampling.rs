@@ -1,0 +1,121 @@
+//! Pictures: over gRPC, over HTTP, and as files.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+
+use dcgan_rpc::pb;
+use dcgan_rpc::pb::sampler_client::SamplerClient;
+use tempfile::tempdir;
+use tokio_stream::StreamExt;
+use tonic::Code;
+use tonic::transport::Channel;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+
+use crate::process::{Process, SAMPLER, run};
+use crate::run::local;
+use crate::training::all_cores;
+
+/// Width and height of a PNG, once all of it is decoded.
+fn decode(bytes: &[u8]) -> (u32, u32) {
+    let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    assert!(pixels.iter().any(|&pixel| pixel > 0), "it is not black");
+    (info.width, info.height)
+}
+
+/// The body of a page.
+fn get(address: &str, path: &str) -> Vec<u8> {
+    let authority = address.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(authority).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    let body = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+    answer.split_off(body)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sampler_draws_answers_and_shows() {
+    let folder = tempdir().unwrap();
+    {
+        let _cores = all_cores();
+        local(folder.path(), "--workers 2 --steps 2 --batch-size 32 --shards 2 --grid-every 1");
+    }
+    let serve = "serve --run run --http 127.0.0.1:0 --grpc 127.0.0.1:0";
+    let sampler = Process::start(SAMPLER, folder.path(), serve);
+    let page = sampler.wait_for_word_after("the page is ");
+    let address = sampler.wait_for_word_after("samples over gRPC at ");
+    sampler.wait_for("showing the checkpoint of step 2");
+
+    let newest = std::fs::read(folder.path().join("run/grids/step-00000002.png")).unwrap();
+    assert_eq!(get(&page, "/grid.png"), newest, "the page shows what the run directory holds");
+    assert_eq!(get(&page, "/step"), b"2");
+    assert!(String::from_utf8(get(&page, "/")).unwrap().contains("<img"));
+
+    let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
+    let mut samples = SamplerClient::new(channel.clone());
+    let mut ask = async |seed, rows, columns| {
+        samples.sample(pb::SampleRequest { seed, rows, columns }).await.map(tonic::Response::into_inner)
+    };
+    let own = ask(None, None, None).await.unwrap();
+    assert_eq!((own.step, &*own.png), (2, &*newest), "without a seed, the run's own grid");
+    let few = ask(Some(7), Some(2), Some(3)).await.unwrap();
+    assert_eq!(decode(&few.png), (92, 62));
+    assert_eq!(ask(Some(7), Some(2), Some(3)).await.unwrap().png, few.png, "the same seed, the same picture");
+    assert_ne!(ask(Some(8), Some(2), Some(3)).await.unwrap().png, few.png);
+    let refused = ask(None, Some(33), None).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "rows: expected 1 to 32, found 33"));
+
+    let request = HealthCheckRequest { service: "dcgan.v1.Sampler".to_owned() };
+    let health = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
+    assert_eq!(health.status(), ServingStatus::Serving);
+    for services in [services_v1(channel.clone()).await, services_v1alpha(channel).await] {
+        assert_eq!(services, ["dcgan.v1.Sampler", "grpc.health.v1.Health"]);
+    }
+    sampler.signal("TERM");
+    sampler.expect(143);
+    check_files(folder.path(), &newest);
+}
+
+/// `grid` and `export` draw the same as the sampler does.
+fn check_files(folder: &Path, newest: &[u8]) {
+    run(SAMPLER, folder, "grid --run run --out again.png", 0);
+    assert_eq!(std::fs::read(folder.join("again.png")).unwrap(), newest);
+    run(SAMPLER, folder, "grid --run run --rows 1 --columns 2 --seed 3 --out two.png", 0);
+    assert_eq!(decode(&std::fs::read(folder.join("two.png")).unwrap()), (62, 32));
+    std::fs::create_dir(folder.join("drawn")).unwrap();
+    run(SAMPLER, folder, "export --run run --count 40 --out drawn/train-images-idx3-ubyte.gz", 0);
+    let source = dcgan_store::dataset::Source::Folder(folder.join("drawn"));
+    let drawn = dcgan_store::dataset::Dataset::load(&source).unwrap().described();
+    assert_eq!((drawn.images, drawn.rows, drawn.columns), (40, 28, 28));
+}
+
+macro_rules! services {
+    ($name:ident, $version:ident) => {
+        /// The services that reflection lists.
+        async fn $name(channel: Channel) -> Vec<String> {
+            use tonic_reflection::pb::$version::ServerReflectionRequest;
+            use tonic_reflection::pb::$version::server_reflection_client::ServerReflectionClient;
+            use tonic_reflection::pb::$version::server_reflection_request::MessageRequest;
+            use tonic_reflection::pb::$version::server_reflection_response::MessageResponse;
+            let message_request = Some(MessageRequest::ListServices(String::new()));
+            let request = ServerReflectionRequest { host: String::new(), message_request };
+            let mut client = ServerReflectionClient::new(channel);
+            let answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap();
+            let answer = answers.into_inner().next().await.unwrap().unwrap();
+            let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+                panic!("expected a list, found {answer:?}");
+            };
+            let mut names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
+            names.sort();
+            names
+        }
+    };
+}
+
+services!(services_v1, v1);
+services!(services_v1alpha, v1alpha);
