@@ -15,6 +15,7 @@ mod prepare;
 mod record;
 mod screen;
 mod service;
+mod start;
 mod summary;
 mod watch;
 
@@ -34,6 +35,6 @@ pub fn main() -> ExitCode {
             print!("{}", summary::render(format));
             return Ok(dcgan_process::status::FINISHED);
         }
-        driver::run(&args, &matches)
+        start::run(&args, &matches)
     })
 }

@@ -1,0 +1,132 @@
+//! From the command line to a running coordinator, and to its end.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::ArgMatches;
+use dcgan_core::config::ObjectiveKind;
+use dcgan_core::membership::{Membership, Reason, Settings, Terms};
+use dcgan_process::{status, usage};
+use dcgan_rpc::net::{self, Address};
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, oneshot};
+use tonic::service::Routes;
+
+use crate::args::Args;
+use crate::config::Config;
+use crate::driver::{Driver, INPUTS_MAX, Input};
+use crate::local::{self, Local};
+use crate::prepare::{Prepared, prepare};
+use crate::record::Record;
+use crate::screen::SCREEN;
+use crate::service::{self, Served};
+
+const DEFAULT_PORT: u16 = 7420;
+/// At the very end, messages on their way may take so long.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+
+/// Runs a training to its end; gives the exit status.
+pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
+    args.log.start(|| &SCREEN);
+
+    let port = if args.local { 0 } else { DEFAULT_PORT };
+    let listen = args.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    Address::from(listen).check(args.insecure).context("--listen").map_err(usage)?;
+    let Prepared { root, config, given, dataset } = prepare(args, matches)?;
+    let config_text = toml::to_string(&given)?;
+    if args.dry_run {
+        println!("# {}", root.display());
+        print!("{config_text}");
+        println!("# {}", describe(&config));
+        return Ok(status::FINISHED);
+    }
+
+    let network = Builder::new_multi_thread().worker_threads(1).thread_name("network").enable_all().build()?;
+    let _inside = network.enter();
+    let listener = net::listen(listen)?;
+    let address = Address::from(listener.local_addr()?);
+    let (record, recorded) = Record::open(&root, &config, &config_text)?;
+    let reached = recorded.checkpoint.as_ref().map_or(0, |saved| saved.step);
+
+    let (inputs_in, inputs) = mpsc::channel(INPUTS_MAX);
+    let served = Served {
+        partitions: service::partitions(&dataset, &config.sharding),
+        checkpoints: record.checkpoints().clone(),
+    };
+    drop(dataset);
+    let routes = Routes::new(service::service(served, inputs_in.clone()));
+    let (shut_down, ending) = oneshot::channel::<()>();
+    let ending = async { drop(ending.await) };
+    let server = network.spawn(net::serve(listener, routes, &["dcgan.v1.Coordinator"], ending));
+    let signals_in = inputs_in.clone();
+    network.block_on(async {
+        // A driver that is behind hears the next one.
+        dcgan_process::on_signal(move |signal| drop(signals_in.try_send(Input::Signal(signal))))
+    })?;
+
+    let settings = Settings {
+        run: record.run().run,
+        workers: config.workers,
+        min_workers: config.min_workers,
+        terms: Terms {
+            schedule: config.schedule,
+            sharding: config.sharding,
+            batch_size: config.recipe.batch_size,
+            learning_rate: config.recipe.learning_rate,
+        },
+        fingerprint: record.run().fingerprint.clone(),
+        plan: record.run().plan.clone(),
+        recorded,
+    };
+    let start = Instant::now();
+    let machine = Membership::new(start.elapsed(), settings);
+    tracing::info!("run {} in {}: {}", record.run().run, root.display(), describe(&config));
+    let is_finished = machine.reason() == Reason::Finishing;
+    if is_finished {
+        tracing::info!("this run has finished: {reached} steps are done; give a greater length to go on");
+    } else {
+        if reached > 0 {
+            tracing::info!("going on after the checkpoint of step {reached}");
+        }
+        let others = if args.local { "" } else { "; start workers with: dcgan-worker --coordinator " };
+        let there = if args.local { String::new() } else { address.to_string() };
+        tracing::info!("listening on {address}{others}{there}");
+    }
+    let plan = local::Plan {
+        coordinator: address,
+        workers: config.workers,
+        threads: config.threads,
+        // The toy has nothing to draw.
+        sampler: config.recipe.objective == ObjectiveKind::Dcgan,
+        logs: record.logs(),
+    };
+    let local = (args.local && !is_finished).then(|| Local::start(&plan, inputs_in)).transpose()?;
+    SCREEN.start_bar(reached, config.schedule.last_step, config.recipe.batch_size);
+    let driver = Driver::new(start, machine, config, record, local, args.local);
+    let outcome = network.block_on(async {
+        let outcome = driver.run(inputs).await;
+        // What was said last, such as a plan, still reaches its workers.
+        let _ = shut_down.send(());
+        let _ = tokio::time::timeout(FAREWELL_MAX, server).await;
+        outcome
+    });
+    SCREEN.end_bar();
+    network.shutdown_background();
+    outcome
+}
+
+/// A run in one line.
+fn describe(config: &Config) -> String {
+    let Config { recipe, sharding, schedule, workers, .. } = config;
+    let s = if *workers == 1 { "" } else { "s" };
+    format!(
+        "{} on {} images, {} steps of {} images ({} an epoch), {} shards on {workers} worker{s}",
+        recipe.objective,
+        recipe.data.images,
+        schedule.last_step,
+        recipe.batch_size,
+        sharding.steps_per_epoch(),
+        recipe.shards,
+    )
+}

@@ -1,0 +1,321 @@
+//! The processes and what is between them.
+
+mod cuts;
+mod processes;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcgan_core::ids::{Generation, Position, ShardId, Step, WorkerId};
+use dcgan_core::membership::{self, ConnId, Membership, Outcome, Stop, TICK};
+use dcgan_core::message::{FromWorker, Hello, ToWorker};
+use dcgan_core::objective::{Objective, Scratch, Task};
+use dcgan_core::plan::Plan;
+use dcgan_core::schedule::Schedule;
+use dcgan_core::state::State;
+use dcgan_core::step_machine::{self, Frame, StepMachine, Work};
+
+use crate::disk::{Disk, decode};
+use crate::faults::{Faults, Pick};
+use crate::reference::Reference;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Setup {
+    pub(crate) shards: u16,
+    pub(crate) workers: usize,
+    pub(crate) min_workers: usize,
+    pub(crate) last_step: Step,
+}
+
+struct Coordinator {
+    machine: Membership,
+    commands: VecDeque<membership::Command>,
+}
+
+struct Worker {
+    id: WorkerId,
+    machine: StepMachine,
+    conn: Option<ConnId>,
+    /// Whether the hello is answered; reports are sent only then.
+    welcomed: bool,
+    commands: VecDeque<step_machine::Command>,
+    jobs: Vec<(Work, Arc<State>, ShardId)>,
+    plan: Option<Arc<Plan>>,
+    copies: BTreeMap<u64, (WorkerId, Generation)>,
+}
+
+/// A control stream: what is on its way in each direction.
+#[derive(Default)]
+struct Control {
+    worker: String,
+    up: VecDeque<Up>,
+    down: VecDeque<Down>,
+}
+
+#[derive(Clone)]
+enum Up {
+    Hello(Hello),
+    Message(FromWorker),
+    Snapshot(Step, Arc<State>),
+    Closed,
+}
+
+#[derive(Clone)]
+enum Down {
+    Welcome,
+    Message(ToWorker),
+    Closed,
+}
+
+/// What is on its way from one worker to another, in a generation.
+enum Data {
+    Plan(Arc<Plan>),
+    Frame(Frame),
+    Broken,
+}
+
+type Link = (WorkerId, WorkerId, Generation);
+
+enum Action {
+    CoordinatorCommand,
+    WorkerCommand(String),
+    Up(ConnId),
+    Down(ConnId),
+    Data(Link),
+    Compute(String, usize),
+    Connect(String),
+    Time,
+}
+
+pub(crate) struct World {
+    setup: Setup,
+    reference: Reference,
+    schedule: Schedule,
+    pick: Pick,
+    now: Duration,
+    pub(crate) disk: Disk,
+    coordinator: Option<Coordinator>,
+    workers: BTreeMap<String, Worker>,
+    control: BTreeMap<ConnId, Control>,
+    data: BTreeMap<Link, VecDeque<Data>>,
+    next_id: u64,
+    names: usize,
+    outcome: Option<Outcome>,
+    faults_done: usize,
+    flip_at: Option<Step>,
+    actions: usize,
+}
+
+/// More actions than any run needs: reaching it means that nobody makes progress.
+const ACTIONS_MAX: usize = 200_000;
+
+impl World {
+    pub(crate) fn new(setup: Setup, reference: Reference, seed: u64) -> Self {
+        let schedule = Schedule { last_step: setup.last_step, log_every: 4, grid_every: 6, checkpoint_every: 5 };
+        let mut world = Self {
+            setup,
+            reference,
+            schedule,
+            pick: Pick::new(seed ^ 0xD1CE),
+            now: Duration::from_secs(1),
+            disk: Disk::default(),
+            coordinator: None,
+            workers: BTreeMap::new(),
+            control: BTreeMap::new(),
+            data: BTreeMap::new(),
+            next_id: 0,
+            names: 0,
+            outcome: None,
+            faults_done: 0,
+            flip_at: None,
+            actions: 0,
+        };
+        world.start_coordinator();
+        for _ in 0..setup.workers {
+            world.start_new_worker();
+        }
+        world
+    }
+
+    // Whole runs.
+
+    /// Runs to an outcome under faults.
+    pub(crate) fn run(&mut self, mut faults: Faults) -> Outcome {
+        while self.outcome.is_none() {
+            if faults.left() > 0 && self.pick.one_in(60) {
+                self.fault(&mut faults);
+            }
+            self.act();
+        }
+        // The coordinator is done; workers that were told go as well.
+        while self.workers.values().any(|worker| !worker.commands.is_empty())
+            || self.control.values().any(|c| !c.down.is_empty())
+        {
+            self.act();
+        }
+        self.outcome.clone().unwrap()
+    }
+
+    /// Runs for some actions, then asks for an early end; gives the step that the coordinator says is on disk.
+    pub(crate) fn run_and_stop(&mut self, stop: Stop, actions: usize) -> Step {
+        for _ in 0..actions {
+            self.act();
+        }
+        self.coordinator_event(membership::Event::Stop(stop));
+        match self.run(Faults::default()) {
+            Outcome::Stopped(step) => {
+                let newest = self.disk.checkpoints.keys().next_back().copied().unwrap_or(0);
+                assert_eq!(step, newest);
+                if stop == Stop::HandOver {
+                    self.start_coordinator();
+                }
+                step
+            }
+            outcome => panic!("{outcome:?}"),
+        }
+    }
+
+    /// Starts a new coordinator and `workers` new workers on the old disk.
+    pub(crate) fn restart_all(&mut self, workers: usize) {
+        // Who was just starting when the others were told to finish.
+        let names: Vec<String> = self.workers.keys().cloned().collect();
+        for name in names {
+            self.remove_worker(&name);
+        }
+        self.setup.workers = workers;
+        self.start_coordinator();
+        for _ in 0..workers {
+            self.start_new_worker();
+        }
+    }
+
+    /// What must hold when a run is finished.
+    pub(crate) fn check_the_end(&mut self) {
+        let Setup { last_step, .. } = self.setup;
+        let due: Vec<Step> = (1..=last_step).filter(|&step| self.schedule.line_due(step)).collect();
+        let lines: Vec<Step> = self.disk.lines.iter().map(|line| line.step).collect();
+        assert_eq!(lines, due, "every line is there once");
+        for line in &self.disk.lines {
+            assert_eq!(line.state_digest, self.reference.digests[&Position::after(line.step)]);
+        }
+        let (saved, bytes) = &self.disk.checkpoints[&last_step];
+        let mut state = decode(self.reference.objective.layout(), bytes);
+        assert_eq!((saved.digest, state.digest()), (self.reference.digests[&Position::after(last_step)], saved.digest));
+        assert!(self.disk.grids.contains(&last_step));
+        // Who was away just then hears it from a coordinator that is started once more.
+        if !self.workers.is_empty() {
+            self.setup.workers = 0;
+            self.start_coordinator();
+            assert_eq!(self.run(Faults::default()), Outcome::Finished);
+        }
+        assert!(self.workers.is_empty(), "{:?} are left behind", self.workers.keys());
+    }
+
+    pub(crate) fn faults_done(&self) -> usize {
+        self.faults_done
+    }
+
+    /// What two equal runs have in common.
+    pub(crate) fn fingerprint(&self) -> (usize, Duration, u64) {
+        (self.actions, self.now, self.pick.clone().next())
+    }
+
+    /// Flips a bit of one worker's state after that step.
+    pub(crate) fn flip_a_bit_at(&mut self, step: Step) {
+        self.flip_at = Some(step);
+    }
+
+    // Actions.
+
+    fn act(&mut self) {
+        self.actions += 1;
+        assert!(
+            self.actions < ACTIONS_MAX,
+            "no progress: {:?} {:?} {:?} {:?}",
+            self.now,
+            self.outcome,
+            self.workers
+                .iter()
+                .map(|(n, w)| (n.clone(), w.commands.len(), w.jobs.len(), w.conn, w.machine.waits_for()))
+                .collect::<Vec<_>>(),
+            self.coordinator.as_ref().map(|c| &c.machine)
+        );
+        // A driver executes all commands of an event before it takes the next one.
+        let busy = |name: &String| self.workers.get(name).is_some_and(|worker| !worker.commands.is_empty());
+        let coordinator_is_idle = self.coordinator.as_ref().is_some_and(|c| c.commands.is_empty());
+        let mut actions = Vec::new();
+        if self.coordinator.is_some() && !coordinator_is_idle {
+            actions.push(Action::CoordinatorCommand);
+        }
+        for (name, worker) in &self.workers {
+            if busy(name) {
+                actions.push(Action::WorkerCommand(name.clone()));
+                continue;
+            }
+            actions.extend((0..worker.jobs.len()).map(|job| Action::Compute(name.clone(), job)));
+            if worker.conn.is_none() && self.coordinator.is_some() {
+                actions.push(Action::Connect(name.clone()));
+            }
+        }
+        for (&conn, control) in &self.control {
+            if !control.up.is_empty() && coordinator_is_idle {
+                actions.push(Action::Up(conn));
+            }
+            if !control.down.is_empty() && !busy(&control.worker) {
+                actions.push(Action::Down(conn));
+            }
+        }
+        let waiting = self.data.iter().filter(|((_, to, _), queue)| !queue.is_empty() && !busy(&to.name));
+        actions.extend(waiting.map(|(link, _)| Action::Data(link.clone())));
+        if actions.is_empty() || self.pick.one_in(40) {
+            actions = vec![Action::Time];
+        }
+        let chosen = self.pick.below(actions.len());
+        self.execute(actions.swap_remove(chosen));
+    }
+
+    fn execute(&mut self, action: Action) {
+        match action {
+            Action::CoordinatorCommand => {
+                let command = self.coordinator.as_mut().unwrap().commands.pop_front().unwrap();
+                self.coordinator_command(command);
+            }
+            Action::WorkerCommand(name) => {
+                let command = self.workers.get_mut(&name).unwrap().commands.pop_front().unwrap();
+                self.worker_command(&name, command);
+            }
+            Action::Up(conn) => self.deliver_up(conn),
+            Action::Down(conn) => self.deliver_down(conn),
+            Action::Data(link) => self.deliver_data(link),
+            Action::Compute(name, job) => {
+                let (work, state, shard) = self.workers.get_mut(&name).unwrap().jobs.swap_remove(job);
+                let task = Task { state: &state, at: work.at, shard, partition: &self.reference.partition };
+                let vector = self.reference.objective.shard(&task, &mut Scratch::default());
+                self.worker_event(&name, step_machine::Event::Computed(work, shard, vector));
+            }
+            Action::Connect(name) => self.connect(&name),
+            Action::Time => self.pass_time(),
+        }
+    }
+
+    fn pass_time(&mut self) {
+        self.now += TICK;
+        let conns: Vec<ConnId> = self.workers.values().filter_map(|worker| worker.conn).collect();
+        for conn in conns {
+            self.coordinator_event(membership::Event::Heartbeat(conn));
+        }
+        self.coordinator_event(membership::Event::Tick);
+        let names: Vec<String> = self.workers.keys().cloned().collect();
+        for name in names {
+            self.worker_event(&name, step_machine::Event::Tick);
+        }
+        if self.coordinator.is_none() && self.outcome.is_none() && self.pick.one_in(5) {
+            self.start_coordinator();
+        }
+        // Somebody brings workers back, so that every run can end.
+        if self.workers.len() < self.setup.workers && self.outcome.is_none() && self.pick.one_in(5) {
+            self.start_new_worker();
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The coordinator and the workers: what they are told, and what they do.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use dcgan_core::ids::{Position, RunId, WorkerId};
+use dcgan_core::membership::{self, ConnId, Membership, Note, Settings, Terms};
+use dcgan_core::message::{Finish, Hello, PROTOCOL};
+use dcgan_core::objective::Objective;
+use dcgan_core::plan::{Plan, StateAt};
+use dcgan_core::step_machine::{self, Copy, Donor, StepMachine};
+
+use super::{Control, Coordinator, Data, Down, Link, Up, Worker, World};
+use crate::disk::{decode, encode};
+
+impl World {
+    pub(super) fn connect(&mut self, name: &str) {
+        self.next_id += 1;
+        let conn = ConnId(self.next_id);
+        let worker = self.workers.get_mut(name).unwrap();
+        (worker.conn, worker.welcomed) = (Some(conn), false);
+        let hello = Hello {
+            run: worker.plan.as_ref().map(|_| RunId(1)),
+            id: worker.id.clone(),
+            protocol: PROTOCOL,
+            fingerprint: "toy".to_owned(),
+            address: format!("{name}:1"),
+            plan: worker.machine.generation(),
+            promised: worker.machine.promised(),
+        };
+        let up = VecDeque::from([Up::Hello(hello)]);
+        self.control.insert(conn, Control { worker: name.to_owned(), up, down: VecDeque::new() });
+    }
+
+    // The coordinator.
+
+    pub(super) fn start_coordinator(&mut self) {
+        assert!(self.coordinator.is_none());
+        let terms = Terms {
+            schedule: self.schedule,
+            sharding: self.reference.recipe.check().unwrap(),
+            batch_size: self.reference.recipe.batch_size,
+            learning_rate: self.reference.recipe.learning_rate,
+        };
+        let settings = Settings {
+            run: RunId(1),
+            workers: self.setup.workers,
+            min_workers: self.setup.min_workers,
+            terms,
+            fingerprint: self.disk.fingerprint.clone(),
+            plan: self.disk.plan.as_deref().cloned(),
+            recorded: self.disk.recorded(),
+        };
+        let machine = Membership::new(self.now, settings);
+        self.coordinator = Some(Coordinator { machine, commands: VecDeque::new() });
+        self.outcome = None;
+        self.coordinator_event(membership::Event::DrawGrids(true));
+    }
+
+    pub(super) fn coordinator_event(&mut self, event: membership::Event) {
+        let Some(coordinator) = &mut self.coordinator else { return };
+        let commands = coordinator.machine.handle(self.now, event);
+        coordinator.commands.extend(commands);
+    }
+
+    pub(super) fn coordinator_command(&mut self, command: membership::Command) {
+        use membership::Command;
+        match command {
+            Command::Welcome(conn, shards) => {
+                assert!(!shards.is_empty() || self.setup.shards == 0);
+                self.send_down(conn, Down::Welcome);
+            }
+            Command::Refuse(conn, refusal) => {
+                let Some(control) = self.control.get(&conn) else { return };
+                let living = self.workers.get(&control.worker).is_some_and(|worker| worker.conn == Some(conn));
+                assert!(!living, "nobody alive is to be refused: {refusal}");
+            }
+            Command::Send(conn, message) => self.send_down(conn, Down::Message(message)),
+            Command::Close(conn) => self.send_down(conn, Down::Closed),
+            Command::StorePlan(plan, fingerprint) => {
+                assert!(plan.is_valid(), "{plan}");
+                assert!(
+                    self.disk.plan.as_ref().is_none_or(|old| old.generation < plan.generation),
+                    "generations only grow"
+                );
+                assert_eq!(plan.start.digest, self.reference.digests[&plan.start.position]);
+                self.disk.plan = Some(plan);
+                self.disk.fingerprint = Some(fingerprint);
+            }
+            Command::AppendLine(line) => {
+                assert!(
+                    self.disk.lines.last().is_none_or(|last| last.step < line.step),
+                    "line {} comes late",
+                    line.step
+                );
+                self.disk.lines.push(line);
+            }
+            Command::SaveCheckpoint { saved, bytes } => {
+                assert_eq!(saved.digest, self.reference.digests[&Position::after(saved.step)]);
+                assert_eq!(saved.window.through, saved.step);
+                self.disk.checkpoints.insert(saved.step, (saved, bytes));
+            }
+            Command::SaveGrid { step, .. } => {
+                self.disk.grids.insert(step);
+            }
+            Command::Note(Note::Lost { why: membership::Loss::Stuck, name }) => panic!("{name} is honest"),
+            Command::Note(_) => {}
+            Command::Exit(outcome) => {
+                self.coordinator = None;
+                self.outcome = Some(outcome);
+                for control in self.control.values_mut() {
+                    control.up.clear();
+                    control.down.push_back(Down::Closed);
+                }
+            }
+        }
+    }
+
+    pub(super) fn send_down(&mut self, conn: ConnId, message: Down) {
+        if let Some(control) = self.control.get_mut(&conn) {
+            control.down.push_back(message);
+        }
+    }
+
+    pub(super) fn deliver_up(&mut self, conn: ConnId) {
+        let control = self.control.get_mut(&conn).unwrap();
+        match control.up.pop_front().unwrap() {
+            Up::Hello(hello) => self.coordinator_event(membership::Event::Hello(conn, hello)),
+            Up::Message(message) => self.coordinator_event(membership::Event::Message(conn, message)),
+            Up::Snapshot(step, state) => {
+                let (digest, bytes) = encode(&state);
+                self.coordinator_event(membership::Event::Snapshot { step, digest, bytes });
+            }
+            Up::Closed => {
+                self.control.remove(&conn);
+                self.coordinator_event(membership::Event::Closed(conn));
+            }
+        }
+    }
+
+    // Workers.
+
+    pub(super) fn start_new_worker(&mut self) {
+        let name = format!("w{}", self.names);
+        self.names += 1;
+        self.start_worker(name);
+    }
+
+    pub(super) fn start_worker(&mut self, name: String) {
+        self.next_id += 1;
+        let id = WorkerId { name: name.clone(), incarnation: self.next_id };
+        let machine = StepMachine::new(self.now, id.clone(), self.reference.objective.clone());
+        let worker = Worker {
+            id,
+            machine,
+            conn: None,
+            welcomed: false,
+            commands: VecDeque::new(),
+            jobs: Vec::new(),
+            plan: None,
+            copies: BTreeMap::new(),
+        };
+        self.workers.insert(name.clone(), worker);
+        self.worker_event(&name, step_machine::Event::DataReady);
+    }
+
+    pub(super) fn worker_event(&mut self, name: &str, event: step_machine::Event) {
+        let Some(worker) = self.workers.get_mut(name) else { return };
+        let commands = worker.machine.handle(self.now, event);
+        worker.commands.extend(commands);
+        let StateAt { position, digest, .. } = worker.machine.at();
+        if self.flip_at.is_none() {
+            assert_eq!(digest, self.reference.digests[&position], "{name} at {position}");
+        }
+    }
+
+    pub(super) fn worker_command(&mut self, name: &str, command: step_machine::Command) {
+        use step_machine::Command;
+        let worker = self.workers.get_mut(name).unwrap();
+        let id = worker.id.clone();
+        match command {
+            Command::Report(message) => self.send_up(name, Up::Message(message)),
+            Command::Upload(step, state) => self.send_up(name, Up::Snapshot(step, state)),
+            Command::Compute(work, state, shards) => {
+                let jobs = shards.into_iter().map(|shard| (work, Arc::clone(&state), shard));
+                worker.jobs = jobs.collect();
+            }
+            Command::Connect(plan, rank) => {
+                worker.plan = Some(Arc::clone(&plan));
+                for other in plan.ranks().filter(|&other| other != rank) {
+                    let peer = plan.member(other).unwrap().id.clone();
+                    if self.is_alive(&peer) {
+                        let link = (id.clone(), peer, plan.generation);
+                        self.data.entry(link).or_default().push_back(Data::Plan(Arc::clone(&plan)));
+                    } else {
+                        self.worker_event(name, step_machine::Event::StreamBroken(plan.generation, other));
+                    }
+                }
+            }
+            Command::Send(rank, mut frame) => {
+                let plan = worker.plan.clone().unwrap();
+                let peer = plan.member(rank).unwrap().id.clone();
+                if self.flip_at.is_some_and(|step| frame.position.step >= step) && name == "w0" {
+                    frame.digest.0 ^= 1;
+                }
+                if let Some(queue) = self.data.get_mut(&(id, peer, frame.generation)) {
+                    queue.push_back(Data::Frame(frame));
+                }
+            }
+            Command::Copy(plan, donor) => self.copy(name, &plan, donor),
+            Command::Serve(token, state, reports) => {
+                let Some((asker, generation)) = worker.copies.remove(&token) else { return };
+                let copy = state.map(|state| Copy { state: (*state).clone(), reports });
+                if self.is_alive(&asker) {
+                    self.worker_event(&asker.name, step_machine::Event::Copied(generation, copy));
+                }
+            }
+            Command::Exit(finish) => {
+                assert!(matches!(finish, Finish::Done) || self.flip_at.is_some(), "{finish:?}");
+                self.remove_worker(name);
+            }
+        }
+    }
+
+    pub(super) fn copy(&mut self, name: &str, plan: &Arc<Plan>, donor: Donor) {
+        let nothing = step_machine::Event::Copied(plan.generation, None);
+        match donor {
+            Donor::Coordinator => {
+                let saved = self.disk.checkpoints.get(&plan.start.position.step);
+                let copy = saved.filter(|_| self.coordinator.is_some()).map(|(_, bytes)| Copy {
+                    state: decode(self.reference.objective.layout(), bytes),
+                    reports: Vec::new(),
+                });
+                self.worker_event(name, step_machine::Event::Copied(plan.generation, copy));
+            }
+            Donor::Member(rank) => {
+                let holder = plan.member(rank).unwrap().id.clone();
+                if !self.is_alive(&holder) {
+                    return self.worker_event(name, nothing);
+                }
+                self.next_id += 1;
+                let token = self.next_id;
+                let asker = self.workers[name].id.clone();
+                self.workers.get_mut(&holder.name).unwrap().copies.insert(token, (asker, plan.generation));
+                self.worker_event(&holder.name, step_machine::Event::CopyAsked(plan.start, token));
+            }
+        }
+    }
+
+    pub(super) fn send_up(&mut self, name: &str, message: Up) {
+        let worker = &self.workers[name];
+        if let Some(control) = worker.conn.filter(|_| worker.welcomed).and_then(|conn| self.control.get_mut(&conn)) {
+            control.up.push_back(message);
+        }
+    }
+
+    pub(super) fn deliver_down(&mut self, conn: ConnId) {
+        let control = self.control.get_mut(&conn).unwrap();
+        let (name, message) = (control.worker.clone(), control.down.pop_front().unwrap());
+        if self.workers.get(&name).is_none_or(|worker| worker.conn != Some(conn)) {
+            control.down.clear();
+            return;
+        }
+        match message {
+            Down::Welcome => {
+                self.workers.get_mut(&name).unwrap().welcomed = true;
+                self.worker_event(&name, step_machine::Event::Welcome(self.schedule));
+            }
+            Down::Message(message) => self.worker_event(&name, step_machine::Event::Message(message)),
+            Down::Closed => self.cut_control(&name),
+        }
+    }
+
+    pub(super) fn deliver_data(&mut self, link: Link) {
+        let (from, to, generation) = link.clone();
+        let message = self.data.get_mut(&link).unwrap().pop_front().unwrap();
+        let Some(worker) = self.workers.get(&to.name).filter(|worker| worker.id == to) else { return };
+        let rank_of = |plan: &Arc<Plan>| plan.rank_of(&from);
+        let event = match message {
+            Data::Plan(plan) => step_machine::Event::PeerPlan(plan),
+            Data::Frame(frame) => {
+                // The rank that the sender has in the frame's generation, as its stream's first frame said.
+                let plan = worker.plan.iter().find(|plan| plan.generation == generation);
+                let Some(rank) = plan.and_then(rank_of) else { return };
+                step_machine::Event::Frame(rank, frame)
+            }
+            Data::Broken => {
+                let Some(rank) = worker.plan.as_ref().and_then(rank_of) else { return };
+                step_machine::Event::StreamBroken(generation, rank)
+            }
+        };
+        self.worker_event(&to.name, event);
+    }
+
+    pub(super) fn is_alive(&self, id: &WorkerId) -> bool {
+        self.workers.get(&id.name).is_some_and(|worker| worker.id == *id)
+    }
+}
