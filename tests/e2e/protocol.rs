@@ -6,7 +6,7 @@ use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
 use tempfile::{TempDir, tempdir};
 
 use crate::process::{COORD, Process, WORKER, signal};
-use crate::run::{Coordinator, LocalWorker, last_digest, local, logged_steps};
+use crate::run::{Coordinator, LocalWorker, last_digest, local, logged_steps, saved_steps};
 
 const TOY: &str = "--objective toy --log-every 50 --checkpoint-every 50";
 /// Over in a moment.
@@ -31,6 +31,7 @@ fn any_number_of_workers_and_threads_gives_the_same_bits() {
         let folder = folder();
         assert_eq!(local(folder.path(), &format!("{arguments} {TOY} {SHORT}")), alone, "{arguments}");
         assert_eq!(logged_steps(folder.path()), [50, 100, 150, 200, 250, 300]);
+        assert_eq!(saved_steps(folder.path()), [100, 150, 200, 250, 300], "the newest five");
     }
 }
 

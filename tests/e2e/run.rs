@@ -54,6 +54,11 @@ pub(crate) fn logged_steps(folder: &Path) -> Vec<Step> {
     lines(folder).iter().map(|line| line.step).collect()
 }
 
+/// The steps that have a checkpoint.
+pub(crate) fn saved_steps(folder: &Path) -> Vec<Step> {
+    Checkpoints::new(&RunPaths::new(folder.join("run"))).steps().unwrap()
+}
+
 /// What the newest checkpoint says of itself, once it is verified.
 pub(crate) fn newest_manifest(folder: &Path) -> Manifest {
     let (newest, damaged) = Checkpoints::new(&RunPaths::new(folder.join("run"))).newest().unwrap();

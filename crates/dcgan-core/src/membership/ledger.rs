@@ -252,10 +252,13 @@ impl Ledger {
             out.push(Command::SaveGrid { step, bytes: Arc::clone(bytes) });
             self.recorded.grids.insert(step);
         }
-        if due.checkpoint && !self.has_checkpoint(step) {
+        if due.checkpoint {
             let saved = Saved { step, digest, window: due.window };
             out.push(Command::SaveCheckpoint { saved: saved.clone(), bytes: Arc::clone(bytes) });
-            self.recorded.checkpoint = Some(saved);
+            // Snapshots may overtake each other on their way.
+            if !self.has_checkpoint(step) {
+                self.recorded.checkpoint = Some(saved);
+            }
         }
     }
 
