@@ -149,14 +149,15 @@ impl Driver {
     }
 
     fn child_ended(&mut self, index: usize, status: ExitStatus) -> anyhow::Result<Option<Outcome>> {
+        let is_over = self.machine.reason() == Reason::Finishing;
+        let Some(local) = &mut self.local else { return Ok(None) };
         // Workers that were told that the run is over end, as they should.
-        if self.machine.reason() == Reason::Finishing {
+        if is_over && !local.is_sampler(index) {
             return Ok(None);
         }
-        let Some(local) = &mut self.local else { return Ok(None) };
         local.ended(index, status);
         let needed = if self.machine.plan().is_none() { self.config.workers } else { self.config.min_workers };
-        if local.workers() < needed && !self.hopeless {
+        if local.workers() < needed && !self.hopeless && !is_over {
             self.hopeless = true;
             return self.handle(Event::Stop(Stop::Finish));
         }
@@ -249,16 +250,13 @@ impl Driver {
         while self.local.as_ref().is_some_and(Local::has_sampler) && !self.record.pending_grids().is_empty() {
             SCREEN.waits("waiting for the last grid");
             self.ask_for_grids()?;
-            match tokio::time::timeout(TICK, inputs.recv()).await {
-                Ok(Some(input @ (Input::Drawn(..) | Input::Follows(..) | Input::Unfollows(_) | Input::Signal(_)))) => {
-                    drop(self.input(input)?);
-                }
-                _ if since.elapsed() >= LAST_GRIDS_MAX => {
-                    let count = self.record.pending_grids().len();
-                    tracing::warn!("{count} grids are not drawn: the sampler did not answer in time");
-                    break;
-                }
-                _ => {}
+            if since.elapsed() >= LAST_GRIDS_MAX {
+                let count = self.record.pending_grids().len();
+                tracing::warn!("{count} grids are not drawn: the sampler did not answer in time");
+                break;
+            }
+            if let Ok(Some(input)) = tokio::time::timeout(TICK, inputs.recv()).await {
+                self.input(input)?;
             }
         }
         Ok(())

@@ -142,6 +142,11 @@ impl Local {
         self.children.iter().filter(|child| child.alive && child.name != SAMPLER).count()
     }
 
+    /// Whether this child is the sampler.
+    pub(crate) fn is_sampler(&self, index: usize) -> bool {
+        self.children[index].name == SAMPLER
+    }
+
     /// Whether there is a sampler.
     pub(crate) fn has_sampler(&self) -> bool {
         self.children.iter().any(|child| child.alive && child.name == SAMPLER)
