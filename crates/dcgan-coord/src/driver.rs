@@ -174,12 +174,12 @@ impl Driver {
         let waits = self.watch.look(&self.machine.reason());
         SCREEN.waits(waits.as_deref().unwrap_or_default());
         SCREEN.reached(self.machine.reached());
-        self.ask_for_grids()?;
+        self.ask_for_grids();
         self.handle(Event::Tick)
     }
 
-    fn ask_for_grids(&mut self) -> anyhow::Result<()> {
-        self.followers.ask(self.record.pending_grids(), |step| self.record.pending_generator(step))
+    fn ask_for_grids(&mut self) {
+        self.followers.ask(self.record.pending_grids(), |step| or_warn(self.record.pending_generator(step)));
     }
 
     fn handle(&mut self, event: Event) -> anyhow::Result<Option<Outcome>> {
@@ -229,7 +229,7 @@ impl Driver {
             }
             Command::SaveGrid { step, bytes } => {
                 self.record.save_pending_grid(step, &bytes)?;
-                self.ask_for_grids()?;
+                self.ask_for_grids();
             }
             Command::Note(note) => tracing::info!("{note}"),
             Command::Exit(_) => {}
@@ -249,7 +249,7 @@ impl Driver {
         let since = Instant::now();
         while self.local.as_ref().is_some_and(Local::has_sampler) && !self.record.pending_grids().is_empty() {
             SCREEN.waits("waiting for the last grid");
-            self.ask_for_grids()?;
+            self.ask_for_grids();
             if since.elapsed() >= LAST_GRIDS_MAX {
                 let count = self.record.pending_grids().len();
                 tracing::warn!("{count} grids are not drawn: the sampler did not answer in time");
@@ -305,4 +305,9 @@ impl Driver {
         let local = if self.is_local { " --local" } else { "" };
         format!("dcgan-coord --out {}{local}", self.record.root().display())
     }
+}
+
+/// A picture less is no reason to end a training.
+fn or_warn<T>(result: anyhow::Result<T>) -> Option<T> {
+    result.inspect_err(|error| tracing::warn!("a picture is left out: {error:#}")).ok()
 }

@@ -48,22 +48,19 @@ impl Followers {
     }
 
     /// Asks every sampler that has room for the next of the pending grids.
-    pub(crate) fn ask(
-        &mut self,
-        pending: &BTreeSet<Step>,
-        load: impl Fn(Step) -> anyhow::Result<Vec<u8>>,
-    ) -> anyhow::Result<()> {
+    pub(crate) fn ask(&mut self, pending: &BTreeSet<Step>, load: impl Fn(Step) -> Option<Vec<u8>>) {
         let ids: Vec<FollowerId> = self.streams.keys().copied().collect();
         for id in ids {
             let Some(Follower { stream, asked }) = self.streams.get(&id) else { continue };
             let next = pending.range(asked + 1..).next().copied();
             let (Some(step), Ok(room)) = (next, stream.clone().try_reserve_owned()) else { continue };
-            room.send(Ok(self.snapshot(step, load(step)?, true)));
+            if let Some(generator) = load(step) {
+                room.send(Ok(self.snapshot(step, generator, true)));
+            }
             if let Some(follower) = self.streams.get_mut(&id) {
                 follower.asked = step;
             }
         }
-        Ok(())
     }
 
     fn snapshot(&self, step: Step, generator: Vec<u8>, grid_due: bool) -> pb::GeneratorSnapshot {

@@ -32,7 +32,7 @@ pub fn main() -> ExitCode {
         let matches = Args::command().get_matches();
         let args = Args::from_arg_matches(&matches)?;
         if let Some(Verb::Summary { format }) = args.verb {
-            print!("{}", summary::render(format));
+            dcgan_process::print(&summary::render(format));
             return Ok(dcgan_process::status::FINISHED);
         }
         start::run(&args, &matches)

@@ -58,7 +58,7 @@ impl Screen {
     pub(crate) fn line(&self, line: &Line, epochs: u64, last_step: Step) {
         let text = format!(
             "epoch {}/{epochs}  step {}/{last_step}  d_loss_real {:.4}  d_loss_fake {:.4}  g_loss {:.4}  real_dacc {:.3}  \
-             fake_dacc {:.3}  gacc {:.3}  {:.0} images/s",
+             fake_dacc {:.3}  gacc {:.3}  {:.0} images/s\n",
             line.epoch,
             line.step,
             line.d_loss_real,
@@ -69,8 +69,7 @@ impl Screen {
             line.gacc,
             line.images_per_second,
         );
-        // A closed pipe, as of `head`, does not end a training.
-        self.above_the_bar(|| drop(writeln!(io::stdout(), "{text}")));
+        self.above_the_bar(|| dcgan_process::print(&text));
     }
 
     fn above_the_bar<T>(&self, print: impl FnOnce() -> T) -> T {

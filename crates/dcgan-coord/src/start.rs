@@ -36,9 +36,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let Prepared { root, config, given, dataset } = prepare(args, matches)?;
     let config_text = toml::to_string(&given)?;
     if args.dry_run {
-        println!("# {}", root.display());
-        print!("{config_text}");
-        println!("# {}", describe(&config));
+        dcgan_process::print(&format!("# {}\n{config_text}# {}\n", root.display(), describe(&config)));
         return Ok(status::FINISHED);
     }
 

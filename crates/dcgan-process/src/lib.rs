@@ -1,7 +1,7 @@
 //! What the three programs have in common as processes: exit statuses, logs, signals, and how they end.
 
 use std::fmt;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -55,6 +55,11 @@ pub fn run(main: impl FnOnce() -> anyhow::Result<u8>) -> ExitCode {
             if error.is::<Usage>() { status::USAGE } else { status::FAILED }.into()
         }
     }
+}
+
+/// Prints to standard output. A closed pipe, as of `head`, is no failure.
+pub fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 /// How log lines look.

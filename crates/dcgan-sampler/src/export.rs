@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Context;
-use dcgan_process::status;
+use dcgan_process::{print, status};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
@@ -20,7 +20,8 @@ const SIDE: u32 = 28;
 pub(crate) fn grid(args: &GridArgs) -> anyhow::Result<u8> {
     let source = run_dir::load(&args.which)?;
     write(&args.out, &source.picture(args.rows, args.columns, args.seed))?;
-    println!("{}: {} x {} digits of step {}", args.out.display(), args.rows, args.columns, source.step);
+    let (out, step) = (args.out.display(), source.step);
+    print(&format!("{out}: {} x {} digits of step {step}\n", args.rows, args.columns));
     Ok(status::FINISHED)
 }
 
@@ -32,7 +33,7 @@ pub(crate) fn images(args: &ExportArgs) -> anyhow::Result<u8> {
         [IDX_IMAGES, args.count, SIDE, SIDE].into_iter().flat_map(u32::to_be_bytes).chain(images).collect();
     let packed = args.out.extension().is_some_and(|extension| extension == "gz");
     write(&args.out, &if packed { pack(&bytes)? } else { bytes })?;
-    println!("{}: {} images of step {}", args.out.display(), args.count, source.step);
+    print(&format!("{}: {} images of step {}\n", args.out.display(), args.count, source.step));
     Ok(status::FINISHED)
 }
 
