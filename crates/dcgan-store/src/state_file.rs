@@ -11,8 +11,8 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 /// A file that does not hold the state that it should.
 #[derive(Debug, thiserror::Error)]
 pub enum StateFileError {
-    /// It is no safetensors file.
-    #[error("it is not a safetensors file: {0}")]
+    /// It is no safetensors file, or lacks a tensor.
+    #[error(transparent)]
     Format(#[from] SafeTensorError),
     /// A tensor is missing, or one too many.
     #[error("expected {expected} tensors, found {found}")]
