@@ -3,7 +3,8 @@
 //! Copying a state to a newcomer, hashing it, saving it and updating it are then loops over slices, and no tensor
 //! library's way of keeping parameters matters to anyone but the model.
 
-use std::sync::Arc;
+use std::any::Any;
+use std::sync::{Arc, OnceLock};
 
 use crate::digest;
 use crate::ids::Digest;
@@ -88,13 +89,15 @@ pub struct State {
     values: Vec<f32>,
     /// The digest of each tensor; none where it was written to since it was last hashed.
     digests: Vec<Option<Digest>>,
+    /// What was made of each tensor's values; empty where it was written to since.
+    derived: Vec<OnceLock<Arc<dyn Any + Send + Sync>>>,
 }
 
 impl State {
     /// A state of zeros.
     pub fn zeros(layout: Arc<Layout>) -> Self {
         let (len, tensors) = (layout.len(), layout.tensors().len());
-        Self { layout, values: vec![0.0; len], digests: vec![None; tensors] }
+        Self { layout, values: vec![0.0; len], digests: vec![None; tensors], derived: vec![OnceLock::new(); tensors] }
     }
 
     /// Names and shapes.
@@ -111,8 +114,23 @@ impl State {
     /// The values of tensor `index`, to be changed.
     pub fn tensor_mut(&mut self, index: usize) -> &mut [f32] {
         let TensorInfo { start, len, .. } = self.layout.tensors[index];
-        self.digests[index] = None;
+        self.forget(index);
         &mut self.values[start..start + len]
+    }
+
+    /// What `make` makes of the values of tensor `index`, such as combinations of weights: made once, by whoever needs it
+    /// first, and kept until the values change.
+    ///
+    /// # Panics
+    /// If something of another type was made of it.
+    pub fn derived<T: Any + Send + Sync>(&self, index: usize, make: impl FnOnce(&[f32]) -> T) -> Arc<T> {
+        let kept = self.derived[index].get_or_init(|| Arc::new(make(self.tensor(index))));
+        Arc::clone(kept).downcast().expect("a tensor has one use")
+    }
+
+    fn forget(&mut self, index: usize) {
+        self.digests[index] = None;
+        self.derived[index] = OnceLock::new();
     }
 
     /// The values of several tensors at once, to be changed.
@@ -121,7 +139,7 @@ impl State {
     /// If two of them are the same tensor.
     pub fn tensors_mut<const N: usize>(&mut self, indices: [usize; N]) -> [&mut [f32]; N] {
         let ranges = indices.map(|index| {
-            self.digests[index] = None;
+            self.forget(index);
             let TensorInfo { start, len, .. } = self.layout.tensors[index];
             start..start + len
         });
@@ -168,6 +186,18 @@ mod tests {
         state.tensor_mut(1)[5] = 0.0;
         assert_eq!(state.digest(), zeros);
         assert_eq!(state.clone().digest(), zeros);
+    }
+
+    #[test]
+    fn what_is_derived_from_a_tensor_lasts_until_it_changes() {
+        let mut state = state();
+        let sum = |state: &State| *state.derived(0, |values| values.iter().sum::<f32>());
+        assert_eq!(sum(&state), 0.0);
+        state.tensor_mut(1)[0] = 1.0;
+        assert_eq!(*state.derived::<f32>(0, |_| unreachable!("the other tensor changed")), 0.0);
+        let before = state.clone();
+        state.tensor_mut(0)[0] = 1.0;
+        assert_eq!((sum(&state), sum(&before)), (1.0, 0.0));
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn main() {
         beta1: 0.5,
         data,
     };
-    let dcgan = Dcgan::new(recipe, DeviceChoice::Cpu).expect("the recipe is a good one");
+    let dcgan = Dcgan::new(recipe, DeviceChoice::default()).expect("the recipe is a good one");
     let partition = Partition::new(28 * 28, (0..64 * 28 * 28).map(|i| (i * i / 97) as u8).collect());
     let mut state = dcgan.initial();
     let mut at = Position::after(0);

@@ -5,12 +5,14 @@ use std::str::FromStr;
 
 use burn::tensor::Device;
 
+use crate::ops::Isa;
+use crate::parameters::Place;
+
 /// A device as people name it: `cpu`, `cuda` or `cuda:N`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The processor.
-    #[default]
-    Cpu,
+    /// The processor, with given instructions or the widest that it has. Results do not depend on them.
+    Cpu(Option<Isa>),
     /// An NVIDIA GPU, by its number.
     Cuda(usize),
 }
@@ -21,20 +23,37 @@ pub enum DeviceError {
     /// No device is named so.
     #[error("expected cpu, cuda or cuda:N, found {0:?}")]
     Name(String),
+    /// The processor has no such instructions.
+    #[error("this processor has no {0:?} instructions: leave them out, and the best are taken")]
+    NoIsa(String),
     /// The program was built without support for it.
     #[error("this program was built without CUDA: build it with --features cuda")]
     NoCuda,
+}
+
+impl Default for DeviceChoice {
+    fn default() -> Self {
+        Self::Cpu(None)
+    }
 }
 
 impl FromStr for DeviceChoice {
     type Err = DeviceError;
 
     fn from_str(name: &str) -> Result<Self, DeviceError> {
-        let number = |digits: &str| digits.parse().map_err(|_| DeviceError::Name(name.to_owned()));
+        let number = |digits: &str| digits.parse().map(Self::Cuda).map_err(|_| DeviceError::Name(name.to_owned()));
         match name {
-            "cpu" => Ok(Self::Cpu),
+            "cpu" => Ok(Self::default()),
             "cuda" => Ok(Self::Cuda(0)),
-            _ => name.strip_prefix("cuda:").map_or_else(|| number(""), number).map(Self::Cuda),
+            _ => match name.split_once(':') {
+                Some(("cpu", isa)) => Isa::available()
+                    .into_iter()
+                    .find(|available| available.name() == isa)
+                    .map(|isa| Self::Cpu(Some(isa)))
+                    .ok_or_else(|| DeviceError::NoIsa(isa.to_owned())),
+                Some(("cuda", digits)) => number(digits),
+                _ => Err(DeviceError::Name(name.to_owned())),
+            },
         }
     }
 }
@@ -42,22 +61,23 @@ impl FromStr for DeviceChoice {
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Cpu => f.write_str("cpu"),
+            Self::Cpu(None) => f.write_str("cpu"),
+            Self::Cpu(Some(isa)) => write!(f, "cpu:{}", isa.name()),
             Self::Cuda(number) => write!(f, "cuda:{number}"),
         }
     }
 }
 
 impl DeviceChoice {
-    /// The device.
+    /// The device, and how operations run on it.
     ///
     /// # Errors
     /// If this build does not support it.
-    pub(crate) fn open(self) -> Result<Device, DeviceError> {
+    pub(crate) fn open(self) -> Result<Place, DeviceError> {
         match self {
-            Self::Cpu => Ok(Device::flex()),
+            Self::Cpu(isa) => Ok(Place { device: Device::flex(), isa: Some(isa.unwrap_or_else(Isa::widest)) }),
             #[cfg(feature = "cuda")]
-            Self::Cuda(number) => Ok(Device::cuda(number)),
+            Self::Cuda(number) => Ok(Place { device: Device::cuda(number), isa: None }),
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(_) => Err(DeviceError::NoCuda),
         }
@@ -71,11 +91,11 @@ mod tests {
     #[test]
     fn devices_are_named_as_people_do() {
         for (name, device) in
-            [("cpu", DeviceChoice::Cpu), ("cuda", DeviceChoice::Cuda(0)), ("cuda:3", DeviceChoice::Cuda(3))]
+            [("cpu", DeviceChoice::Cpu(None)), ("cpu:scalar", DeviceChoice::Cpu(Some(Isa::Scalar))), ("cuda", DeviceChoice::Cuda(0)), ("cuda:3", DeviceChoice::Cuda(3))]
         {
             assert_eq!(name.parse(), Ok(device));
         }
-        for wrong in ["gpu", "cuda:", "cuda:x", "CPU", ""] {
+        for wrong in ["gpu", "cuda:", "cuda:x", "CPU", "gpu:0", ""] {
             let error = wrong.parse::<DeviceChoice>().unwrap_err();
             assert_eq!(error.to_string(), format!("expected cpu, cuda or cuda:N, found {wrong:?}"));
         }

@@ -4,58 +4,71 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use dcgan_core::state::State;
 
 use crate::layout::NetworkTensors;
+use crate::ops::{Input, Isa, Kernel, Path, Prepare, Raw};
 
 /// A convolution and the batch norm after it.
-pub(crate) struct ConvNorm {
-    pub(crate) weight: Tensor<4>,
+pub(crate) struct ConvNorm<P> {
+    pub(crate) kernel: Kernel<4, P>,
     pub(crate) bias: Tensor<1>,
     pub(crate) scale: Tensor<1>,
     pub(crate) shift: Tensor<1>,
 }
 
-/// Weights `[outputs, inputs]` and biases.
-pub(crate) struct Dense {
-    pub(crate) weight: Tensor<2>,
+impl<P> ConvNorm<P> {
+    /// What the next convolution is given.
+    pub(crate) fn norm(&self, raw: Raw, slope: f32) -> Input {
+        Input::Normed { raw, scale: self.scale.clone(), shift: self.shift.clone(), slope }
+    }
+}
+
+/// Weights and biases.
+pub(crate) struct Weighted<const D: usize, P> {
+    pub(crate) kernel: Kernel<D, P>,
     pub(crate) bias: Tensor<1>,
 }
 
-/// Weights `[outputs, inputs, 3, 3]` and biases.
-pub(crate) struct Conv {
-    pub(crate) weight: Tensor<4>,
-    pub(crate) bias: Tensor<1>,
+/// Where a network's operations run.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) device: Device,
+    /// On the processor: the instructions of the operations that were written for it.
+    pub(crate) isa: Option<Isa>,
 }
 
 /// Takes a network's trained tensors out of a state, one after the other in the order of its table.
 pub(crate) struct Reader<'a> {
     state: &'a State,
     tensors: std::slice::Iter<'a, crate::layout::TrainedTensor>,
-    device: &'a Device,
+    place: &'a Place,
     trained: bool,
 }
 
 impl<'a> Reader<'a> {
     /// Tensors that gradients are wanted of, if `trained`; constants otherwise.
-    pub(crate) fn new(state: &'a State, network: &'a NetworkTensors, device: &'a Device, trained: bool) -> Self {
-        Self { state, tensors: network.trained.iter(), device, trained }
+    pub(crate) fn new(state: &'a State, network: &'a NetworkTensors, place: &'a Place, trained: bool) -> Self {
+        Self { state, tensors: network.trained.iter(), place, trained }
     }
 
-    pub(crate) fn conv_norm(&mut self) -> ConvNorm {
-        ConvNorm { weight: self.next(), bias: self.next(), scale: self.next(), shift: self.next() }
+    pub(crate) fn conv_norm<P: Prepare>(&mut self) -> ConvNorm<P> {
+        ConvNorm { kernel: self.kernel(), bias: self.tensor(), scale: self.tensor(), shift: self.tensor() }
     }
 
-    pub(crate) fn conv(&mut self) -> Conv {
-        Conv { weight: self.next(), bias: self.next() }
+    pub(crate) fn weighted<const D: usize, P: Prepare>(&mut self) -> Weighted<D, P> {
+        Weighted { kernel: self.kernel(), bias: self.tensor() }
     }
 
-    pub(crate) fn dense(&mut self) -> Dense {
-        Dense { weight: self.next(), bias: self.next() }
+    fn kernel<const D: usize, P: Prepare>(&mut self) -> Kernel<D, P> {
+        let tensor = self.tensors.as_slice().first().expect("networks and table agree on the number of tensors");
+        let prepare = || self.state.derived(tensor.weight, |values| P::prepare(values, &tensor.table.shape));
+        let path = self.place.isa.map_or(Path::Plain, |isa| Path::Cpu(isa, prepare()));
+        Kernel { tensor: self.tensor(), path }
     }
 
-    fn next<const D: usize>(&mut self) -> Tensor<D> {
+    fn tensor<const D: usize>(&mut self) -> Tensor<D> {
         let tensor = self.tensors.next().expect("networks and table agree on the number of tensors");
         let shape: [usize; D] = tensor.table.shape.as_slice().try_into().expect("and on their ranks");
         let data = TensorData::new(self.state.tensor(tensor.weight).to_vec(), shape);
-        let leaf = Tensor::from_data(data, self.device);
+        let leaf = Tensor::from_data(data, &self.place.device);
         if self.trained { leaf.autodiff().require_grad() } else { leaf }
     }
 }
@@ -71,22 +84,16 @@ impl<'a> Collector<'a> {
         Self { gradients, flat: Vec::with_capacity(len) }
     }
 
-    pub(crate) fn conv_norm(mut self, layer: &ConvNorm) -> Self {
-        self.push(&layer.weight);
+    pub(crate) fn conv_norm<P>(mut self, layer: &ConvNorm<P>) -> Self {
+        self.push(&layer.kernel.tensor);
         self.push(&layer.bias);
         self.push(&layer.scale);
         self.push(&layer.shift);
         self
     }
 
-    pub(crate) fn conv(mut self, layer: &Conv) -> Self {
-        self.push(&layer.weight);
-        self.push(&layer.bias);
-        self
-    }
-
-    pub(crate) fn dense(mut self, layer: &Dense) -> Self {
-        self.push(&layer.weight);
+    pub(crate) fn weighted<const D: usize, P>(mut self, layer: &Weighted<D, P>) -> Self {
+        self.push(&layer.kernel.tensor);
         self.push(&layer.bias);
         self
     }

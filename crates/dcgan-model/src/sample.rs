@@ -1,6 +1,6 @@
 //! Drawing images with a generator from a checkpoint.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use dcgan_core::layers::{GENERATOR, LATENT};
 use dcgan_core::random::{Purpose, Stream};
 use dcgan_core::state::{Layout, State};
@@ -11,7 +11,7 @@ use crate::generator::GeneratorNet;
 use crate::layout::NetworkTensors;
 use crate::layout::TrainedTensor;
 use crate::ops::Statistics;
-use crate::parameters::append;
+use crate::parameters::{Place, append};
 
 /// Pixels of an image.
 pub const PIXELS: usize = 28 * 28;
@@ -23,7 +23,7 @@ const BATCH: usize = 32;
 pub struct Generator {
     net: GeneratorNet,
     running: Vec<[Vec<f32>; 2]>,
-    device: Device,
+    place: Place,
 }
 
 impl Generator {
@@ -37,21 +37,21 @@ impl Generator {
         let values = state_file::decode_tensors(bytes, &named)?;
         let layout = Layout::new(named);
         let mut state = State::zeros(std::sync::Arc::new(layout.clone()));
-        let place = |name: &str| layout.find(name).expect("the layout is made of the same table");
+        let find = |name: &str| layout.find(name).expect("the layout is made of the same table");
         for (tensor, values) in table.iter().zip(&values) {
-            state.tensor_mut(place(&tensor.name)).copy_from_slice(values);
+            state.tensor_mut(find(&tensor.name)).copy_from_slice(values);
         }
         let (trained, running): (Vec<_>, Vec<_>) = table.into_iter().partition(|tensor| tensor.trained);
         let trained = trained.into_iter().map(|table| {
-            let weight = place(&table.name);
+            let weight = find(&table.name);
             TrainedTensor { table, weight, moments: [weight; 2] }
         });
         let tensors = NetworkTensors { trained: trained.collect(), running: Vec::new() };
-        let device = DeviceChoice::Cpu.open().expect("every build supports the processor");
-        let net = GeneratorNet::new(&state, &tensors, &device, false);
-        let statistic = |tensor: &dcgan_core::layers::Tensor| state.tensor(place(&tensor.name)).to_vec();
+        let place = DeviceChoice::default().open().expect("every build supports the processor");
+        let net = GeneratorNet::new(&state, &tensors, &place, false);
+        let statistic = |tensor: &dcgan_core::layers::Tensor| state.tensor(find(&tensor.name)).to_vec();
         let running = running.chunks_exact(2).map(|pair| [statistic(&pair[0]), statistic(&pair[1])]).collect();
-        Ok(Self { net, running, device })
+        Ok(Self { net, running, place })
     }
 
     /// `count` images of 28 x 28 pixels, one byte a pixel; the same for the same seed. Without a seed, those of the
@@ -67,10 +67,10 @@ impl Generator {
 
     fn images(&self, latents: &[f32]) -> Vec<u8> {
         let vector =
-            |values: &Vec<f32>| Tensor::<1>::from_data(TensorData::new(values.clone(), [values.len()]), &self.device);
+            |values: &Vec<f32>| Tensor::<1>::from_data(TensorData::new(values.clone(), [values.len()]), &self.place.device);
         let running = self.running.iter().map(|[mean, var]| Statistics { mean: vector(mean), variance: vector(var) });
         let shape = [latents.len() / LATENT, LATENT];
-        let latents = Tensor::from_data(TensorData::new(latents.to_vec(), shape), &self.device);
+        let latents = Tensor::from_data(TensorData::new(latents.to_vec(), shape), &self.place.device);
         let mut values = Vec::new();
         append(&mut values, self.net.infer(latents, running.collect()));
         values.into_iter().map(|value| ((value + 1.0) * 127.5).round_ties_even() as u8).collect()

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use dcgan_core::config::Recipe;
 use dcgan_core::ids::{Position, ShardId, Step};
 use dcgan_core::layers::LATENT;
@@ -24,7 +24,7 @@ use crate::init;
 use crate::layout::{NetworkTensors, StateTensors, layout};
 use crate::loss::{Loss, Target, cross_entropy};
 use crate::ops::{Maps, Statistics};
-use crate::parameters::append;
+use crate::parameters::{Place, append};
 
 /// The phases of a step, in order.
 pub(crate) const REAL: u8 = 0;
@@ -41,7 +41,7 @@ pub struct Dcgan {
     sharding: Sharding,
     layout: Arc<Layout>,
     tensors: StateTensors,
-    device: Device,
+    place: Place,
 }
 
 /// Why a DCGAN cannot be trained as asked.
@@ -71,9 +71,9 @@ impl Dcgan {
     /// If the recipe cannot be followed or the device cannot be had.
     pub fn new(recipe: Recipe, device: DeviceChoice) -> Result<Self, DcganError> {
         let sharding = Sharding::new(recipe.seed, recipe.data.images, recipe.shards, recipe.batch_size)?;
-        let device = device.open()?;
+        let place = device.open()?;
         let layout = layout();
-        Ok(Self { recipe, sharding, tensors: StateTensors::new(&layout), layout: Arc::new(layout), device })
+        Ok(Self { recipe, sharding, tensors: StateTensors::new(&layout), layout: Arc::new(layout), place })
     }
 
     /// D on real images: gradients, batch statistics, loss and accuracy.
@@ -88,7 +88,7 @@ impl Dcgan {
 
     /// G through D on the same fakes: no gradients of D's weights, no running statistics of D.
     fn generator_phase(&self, state: &State, draft: Draft) -> Vec<f32> {
-        let discriminator = Discriminator::new(state, &self.tensors.discriminator, &self.device, false);
+        let discriminator = Discriminator::new(state, &self.tensors.discriminator, &self.place, false);
         let (logits, _) = discriminator.forward(draft.fakes);
         let (loss, mut gradients) = backward(logits, Target::Real);
         let len = self.tensors.generator.trained_len();
@@ -97,7 +97,7 @@ impl Dcgan {
     }
 
     fn discriminator_phase(&self, state: &State, images: Maps, target: Target) -> Vec<f32> {
-        let discriminator = Discriminator::new(state, &self.tensors.discriminator, &self.device, true);
+        let discriminator = Discriminator::new(state, &self.tensors.discriminator, &self.place, true);
         let (logits, statistics) = discriminator.forward(images);
         let (loss, mut gradients) = backward(logits, target);
         let flat = discriminator.gradients(&mut gradients, self.tensors.discriminator.trained_len());
@@ -106,9 +106,9 @@ impl Dcgan {
 
     /// `fake = G(z)`, in training mode.
     fn draft(&self, state: &State, step: Step, shard: ShardId, latents: &[f32]) -> Draft {
-        let generator = GeneratorNet::new(state, &self.tensors.generator, &self.device, true);
+        let generator = GeneratorNet::new(state, &self.tensors.generator, &self.place, true);
         let shape = [latents.len() / LATENT, LATENT];
-        let latents = Tensor::from_data(TensorData::new(latents.to_vec(), shape), &self.device);
+        let latents = Tensor::from_data(TensorData::new(latents.to_vec(), shape), &self.place.device);
         let (fakes, statistics) = generator.forward(latents);
         Draft { step, shard, generator, fakes, statistics }
     }
@@ -124,7 +124,7 @@ impl Dcgan {
         let batch = self.sharding.batch(task.shard, task.at.step + 1);
         let pixels: Vec<f32> =
             batch.iter().flat_map(|&i| task.partition.image(i)).map(|&pixel| f32::from(pixel) / 127.5 - 1.0).collect();
-        Tensor::from_data(TensorData::new(pixels, [1, batch.len(), 28, 28]), &self.device)
+        Tensor::from_data(TensorData::new(pixels, [batch.len(), 28, 28, 1]), &self.place.device)
     }
 
     fn draft_of(&self, task: &Task<'_>) -> Draft {
@@ -210,13 +210,13 @@ impl Objective for Dcgan {
     }
 }
 
-/// The loss of logits `[1, N]`, and the gradients of everything that they depend on.
-fn backward(logits: Tensor<2>, target: Target) -> (Loss, burn::tensor::Gradients) {
+/// The loss of logits `[N, 1, 1, 1]`, and the gradients of everything that they depend on.
+fn backward(logits: Maps, target: Target) -> (Loss, burn::tensor::Gradients) {
     let mut values = Vec::new();
     append(&mut values, logits.clone().without_autodiff());
     let loss = cross_entropy(&values, target);
     let data = TensorData::new(loss.gradient.clone(), logits.dims());
-    let weights = Tensor::<2>::from_data(data, &logits.device().without_autodiff());
+    let weights = Tensor::from_data(data, &logits.device().without_autodiff());
     // The derivative of this sum by each logit is the loss's.
     let gradients = (logits * weights).sum().backward();
     (loss, gradients)

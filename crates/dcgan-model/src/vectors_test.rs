@@ -108,7 +108,7 @@ fn an_iteration_is_that_of_pytorch() {
         beta1: 0.5,
         data: DataSet { images: IMAGES, rows: 28, columns: 28, digest: Digest(0) },
     };
-    let dcgan = Dcgan::new(recipe, DeviceChoice::Cpu).unwrap();
+    let dcgan = Dcgan::new(recipe, DeviceChoice::default()).unwrap();
     let tensors = crate::layout::StateTensors::new(dcgan.layout());
     let mut state = dcgan.initial();
     for (tensor, number) in tensors.generator.trained.iter().chain(&tensors.discriminator.trained).zip(0..) {
@@ -116,7 +116,7 @@ fn an_iteration_is_that_of_pytorch() {
     }
     let pixels = uniforms(seed, 100, IMAGES * 784).map(|u| ((u + 1.0) * 128.0) as u8);
     let images: Vec<f32> = pixels.map(|pixel| f32::from(pixel) / 127.5 - 1.0).collect();
-    let images = Tensor::from_data(TensorData::new(images, [1, IMAGES, 28, 28]), &Device::flex());
+    let images = Tensor::from_data(TensorData::new(images, [IMAGES, 28, 28, 1]), &Device::flex());
     let latents: Vec<f32> = uniforms(seed, 101, IMAGES * 100).map(|u| (2.0 * u) as f32).collect();
 
     let mut vectors = Vectors { file, compared: 0 };

@@ -1,120 +1,131 @@
-//! The operations that take the time, in plain burn operations: these run on every device, and autodiff works through
-//! them. Feature maps are channel-major, `[channels, images, rows, columns]`, so that every convolution is one or a few
-//! matrix products without a transposition.
+//! The operations that take the time. Maps are channels-last, `[images, rows, columns, channels]`.
+//!
+//! Each exists twice: written for the processor ([`cpu`]), and in plain burn operations ([`plain`]), which run on every
+//! device and are what the others are tested against. [`Kernel`] is the switch.
 
-mod conv;
-mod norm;
-mod upsample;
+mod cpu;
+mod plain;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
 
-pub(crate) use conv::{conv3x3, conv3x3_to_one};
-pub(crate) use norm::{Statistics, batch_norm, normalize};
-pub(crate) use upsample::upsample_conv3x3;
+use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, activation};
 
-/// Feature maps, `[channels, images, rows, columns]`.
+pub use cpu::Isa;
+pub(crate) use cpu::{ConvWeights, DenseWeights, PoolWeights, Prepare, ToOneWeights, UpsampleWeights};
+
+/// Maps, `[images, rows, columns, channels]`.
 pub(crate) type Maps = Tensor<4>;
 
-/// The definitions, as loops over single numbers: what the operations are tested against.
-#[cfg(test)]
-mod reference {
-    use burn::tensor::{Device, Tensor, TensorData};
-    use dcgan_core::random::{Purpose, Stream};
+/// Added to a variance.
+const EPSILON: f32 = 1e-3;
 
-    /// Maps with their shape.
-    #[derive(Clone)]
-    pub(super) struct Array {
-        pub(super) shape: [usize; 4],
-        pub(super) values: Vec<f32>,
+/// Weights, and by which path they are used.
+pub(crate) struct Kernel<const D: usize, P> {
+    pub(crate) tensor: Tensor<D>,
+    pub(crate) path: Path<P>,
+}
+
+/// How operations are computed.
+pub(crate) enum Path<P> {
+    /// In plain burn operations.
+    Plain,
+    /// On the processor, with weights prepared for it.
+    Cpu(Isa, Arc<P>),
+}
+
+/// Mean and biased variance of each channel, `[C]`.
+#[derive(Clone)]
+pub(crate) struct Statistics {
+    pub(crate) mean: Tensor<1>,
+    pub(crate) variance: Tensor<1>,
+}
+
+impl Statistics {
+    /// Those of the same maps with a bias added to each channel. No gradients pass.
+    pub(crate) fn with_bias(self, bias: Tensor<1>) -> Self {
+        let mean = self.mean.without_autodiff() + bias.without_autodiff();
+        Self { mean, variance: self.variance.without_autodiff() }
     }
+}
 
-    impl Array {
-        pub(super) fn random(shape: [usize; 4], seed: u64) -> Self {
-            let values = Stream::new(seed, Purpose::Data, 0, 0).normals(shape.iter().product()).collect();
-            Self { shape, values }
-        }
+/// What comes out of a convolution without its bias, with its statistics.
+///
+/// A bias in front of a batch norm in training mode cancels exactly: it moves the mean that is subtracted. So it is not
+/// added, and its gradient is zero rather than a rounding error.
+pub(crate) struct Raw {
+    pub(crate) maps: Maps,
+    pub(crate) statistics: Statistics,
+}
 
-        pub(super) fn tensor(&self) -> Tensor<4> {
-            Tensor::from_data(TensorData::new(self.values.clone(), self.shape), &Device::flex())
-        }
+/// What a convolution reads.
+pub(crate) enum Input {
+    /// Maps as they are.
+    Maps(Maps),
+    /// What came out of another convolution, after batch norm and (leaky) ReLU.
+    Normed { raw: Raw, scale: Tensor<1>, shift: Tensor<1>, slope: f32 },
+}
 
-        /// Element [a, b, i, j]; zero outside.
-        fn at(&self, a: usize, b: usize, i: isize, j: isize) -> f64 {
-            let [_, n, h, w] = self.shape;
-            let inside = (0..h as isize).contains(&i) && (0..w as isize).contains(&j);
-            if inside { self.values[((a * n + b) * h + i as usize) * w + j as usize].into() } else { 0.0 }
-        }
-    }
-
-    /// A 3 x 3 convolution with 'same' padding of maps that are first upsampled by `factor`, by its definition.
-    pub(super) fn conv(x: &Array, weight: &Array, factor: usize, stride: usize) -> Array {
-        let [c, n, h, w] = x.shape;
-        let (h, w) = (h * factor, w * factor);
-        let outputs = weight.shape[0];
-        let shape = [outputs, n, h.div_ceil(stride), w.div_ceil(stride)];
-        let before = |size: usize, out: usize| ((out - 1) * stride + 3).saturating_sub(size) / 2;
-        let (top, left) = (before(h, shape[2]), before(w, shape[3]));
-        let pixel = |channel, image, y: isize, x_: isize| {
-            let f = factor as isize;
-            x.at(channel, image, y.div_euclid(f), x_.div_euclid(f))
-        };
-        let mut values = Vec::new();
-        for o in 0..outputs {
-            for image in 0..n {
-                for i in 0..shape[2] {
-                    for j in 0..shape[3] {
-                        let mut sum = 0.0;
-                        for channel in 0..c {
-                            for (a, b) in (0..9).map(|tap| (tap / 3, tap % 3)) {
-                                let y = (i * stride + a) as isize - top as isize;
-                                let x = (j * stride + b) as isize - left as isize;
-                                sum += weight.at(o, channel, a as isize, b as isize) * pixel(channel, image, y, x);
-                            }
-                        }
-                        values.push(sum as f32);
-                    }
-                }
-            }
-        }
-        Array { shape, values }
-    }
-
-    /// Checks an operation's values against the definition, and its gradients by finite differences of the definition.
-    pub(super) fn check(
-        x: &Array,
-        weight: &Array,
-        definition: impl Fn(&Array, &Array) -> Array,
-        operation: impl Fn(Tensor<4>, Tensor<4>) -> Tensor<4>,
-    ) {
-        let expected = definition(x, weight);
-        let [x_leaf, weight_leaf] = [x, weight].map(|array| array.tensor().autodiff().require_grad());
-        let result = operation(x_leaf.clone(), weight_leaf.clone());
-        assert_eq!(result.dims(), expected.shape);
-        let scale = expected.values.iter().fold(1f32, |max, v| max.max(v.abs()));
-        for (found, expected) in values(&result).iter().zip(&expected.values) {
-            assert!((found - expected).abs() <= 1e-5 * scale, "{found} instead of {expected}");
-        }
-        // The operation is linear in either argument, so differences of any size are exact.
-        let direction = Array::random(expected.shape, 99);
-        let dot = |a: &Array, b: &Array| -> f64 {
-            a.values.iter().zip(&b.values).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-        };
-        let gradients = (result * direction.tensor()).sum().backward();
-        for (leaf, array) in [(x_leaf, x), (weight_leaf, weight)] {
-            let gradient = values(&leaf.grad(&gradients).unwrap());
-            for place in (0..array.values.len()).step_by(array.values.len() / 7 + 1) {
-                let mut moved = array.clone();
-                moved.values.fill(0.0);
-                moved.values[place] = 1.0;
-                let change = if std::ptr::eq(array, x) { definition(&moved, weight) } else { definition(x, &moved) };
-                let expected = dot(&change, &direction);
-                let found = f64::from(gradient[place]);
-                assert!((found - expected).abs() <= 2e-4 * (1.0 + expected.abs()), "{found} instead of {expected}");
-            }
+impl Input {
+    fn maps(&self) -> &Maps {
+        match self {
+            Self::Maps(maps) | Self::Normed { raw: Raw { maps, .. }, .. } => maps,
         }
     }
+}
 
-    pub(super) fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
-        tensor.clone().without_autodiff().into_data().as_slice::<f32>().unwrap().to_vec()
+/// Vectors `[N, inputs]` to maps `[N, 7, 7, channels]`: a dense layer whose outputs are channel-major, with ReLU.
+pub(crate) fn dense(x: Tensor<2>, kernel: &Kernel<2, DenseWeights>, bias: &Tensor<1>) -> Maps {
+    match &kernel.path {
+        Path::Cpu(isa, weights) => cpu::dense(*isa, weights, x, kernel.tensor.clone(), bias.clone()),
+        Path::Plain => {
+            let [n, _] = x.dims();
+            let [outputs, _] = kernel.tensor.dims();
+            let y = x.matmul(kernel.tensor.clone().transpose()) + bias.clone().reshape([1, outputs]);
+            activation::relu(y).reshape([n, outputs / 49, 7, 7]).permute([0, 2, 3, 1])
+        }
+    }
+}
+
+/// A 3 x 3 convolution with Keras's 'same' padding.
+pub(crate) fn conv(input: Input, kernel: &Kernel<4, ConvWeights>, stride: usize) -> Raw {
+    match &kernel.path {
+        Path::Cpu(isa, weights) => cpu::conv(*isa, weights, input, kernel.tensor.clone(), stride),
+        Path::Plain => plain::with_statistics(plain::conv3x3(plain::normed(input), kernel.tensor.clone(), stride)),
+    }
+}
+
+/// Nearest upsampling by two, and a 3 x 3 convolution.
+pub(crate) fn upsample_conv(input: Input, kernel: &Kernel<4, UpsampleWeights>) -> Raw {
+    match &kernel.path {
+        Path::Cpu(isa, weights) => cpu::upsample_conv(*isa, weights, input, kernel.tensor.clone()),
+        Path::Plain => plain::with_statistics(plain::upsample_conv3x3(plain::normed(input), kernel.tensor.clone())),
+    }
+}
+
+/// A 3 x 3 convolution to one channel with its bias and tanh: images `[N, rows, columns, 1]`.
+pub(crate) fn to_images(input: Input, kernel: &Kernel<4, ToOneWeights>, bias: &Tensor<1>) -> Maps {
+    match &kernel.path {
+        Path::Cpu(isa, weights) => cpu::to_images(*isa, weights, input, kernel.tensor.clone(), bias.clone()),
+        Path::Plain => {
+            let maps = plain::conv3x3_to_one(plain::normed(input), kernel.tensor.clone());
+            (maps + bias.clone().reshape([1, 1, 1, 1])).tanh()
+        }
+    }
+}
+
+/// The mean of each channel and a dense layer to one logit for each image: `[N, 1, 1, 1]`.
+pub(crate) fn to_logits(input: Input, kernel: &Kernel<2, PoolWeights>, bias: &Tensor<1>) -> Maps {
+    match &kernel.path {
+        Path::Cpu(isa, weights) => cpu::to_logits(*isa, weights, input, kernel.tensor.clone(), bias.clone()),
+        Path::Plain => {
+            let maps = plain::normed(input);
+            let [n, h, w, c] = maps.dims();
+            let pooled = maps.reshape([n, h * w, c]).mean_dim(1).reshape([n, c]);
+            (pooled.matmul(kernel.tensor.clone().transpose()) + bias.clone().reshape([1, 1])).reshape([n, 1, 1, 1])
+        }
     }
 }

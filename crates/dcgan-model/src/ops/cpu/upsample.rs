@@ -1,0 +1,296 @@
+//! Nearest upsampling by two and a 3 x 3 convolution, in 25 products for each 2 x 2 pixels before upsampling.
+//!
+//! The direct form takes 144 for the sixteen pixels after it. In one dimension, take four pixels a, b, c, d and taps g0,
+//! g1, g2. The four outputs above b and c are
+//!
+//! ```text
+//! e0 = g0 a + (g1+g2) b     o0 = (g0+g1) b + g2 c     e1 = g0 b + (g1+g2) c     o1 = (g0+g1) c + g2 d
+//! ```
+//!
+//! two filters of two taps, (g0, g1+g2) and (g0+g1, g2). Toom-Cook evaluates the first at 0, 1, -1 and the second at 1,
+//! -1, infinity; at 1 both give the same product, so five are enough:
+//!
+//! ```text
+//! p0 = (g0+g1+g2)/2 (b+c)   p1 = (g1+g2-g0)/2 (b-c)   p2 = g0 (a-c)   p3 = (g0+g1-g2)/2 (b-c)   p4 = g2 (d-b)
+//! e0 = p0+p1+p2             o0 = p0+p3                e1 = p0-p1      o1 = p0-p3+p4
+//! ```
+//!
+//! In two dimensions the same holds along rows and columns: five by five products of matrices `[tiles, inputs]` and
+//! `[inputs, outputs]`. The operation is linear in the maps and in the weights, so the gradients are the same products
+//! with every transformation transposed. All constants are 1 and 1/2: it is as exact as the direct form.
+
+use std::sync::Arc;
+
+use pulp::Simd;
+
+use super::Prepare;
+use super::buffers;
+use super::layer::{Frame, Linear, Wanted};
+use super::product::{Left, Update, product};
+
+/// The transformed input of each of five products.
+const SHARED: [usize; 5] = [0, 1, 2, 1, 3];
+
+/// The 25 products: the number of the transformed input of each.
+fn products() -> impl Iterator<Item = (usize, usize)> {
+    (0..25).map(|p| (p, 4 * SHARED[p / 5] + SHARED[p % 5]))
+}
+
+/// Tiles of a product that make it efficient.
+const TILES: usize = 64;
+
+/// The combinations of a kernel's taps, row combination slowest.
+const TAPS: [[f32; 3]; 5] = [[0.5, 0.5, 0.5], [-0.5, 0.5, 0.5], [1.0, 0.0, 0.0], [0.5, 0.5, -0.5], [0.0, 0.0, 1.0]];
+
+/// A convolution's weights `[outputs, inputs, 3, 3]`, as products need them.
+#[derive(Debug)]
+pub(crate) struct UpsampleWeights {
+    inputs: usize,
+    outputs: usize,
+    /// `[25, inputs, outputs]`
+    forward: Vec<f32>,
+    /// `[25, outputs, inputs]`
+    backward: Vec<f32>,
+}
+
+impl Prepare for UpsampleWeights {
+    fn prepare(values: &[f32], shape: &[usize]) -> Self {
+        let (outputs, inputs) = (shape[0], shape[1]);
+        let plane = inputs * outputs;
+        let mut forward = vec![0.0; 25 * plane];
+        let mut backward = vec![0.0; 25 * plane];
+        for (pair, taps) in values.as_chunks::<9>().0.iter().enumerate() {
+            let (o, c) = (pair / inputs, pair % inputs);
+            let rows: [[f32; 3]; 5] =
+                TAPS.map(|row| [0, 1, 2].map(|j| row[0] * taps[j] + row[1] * taps[3 + j] + row[2] * taps[6 + j]));
+            for p in 0..25 {
+                let (row, column) = (rows[p / 5], TAPS[p % 5]);
+                let value = row[0] * column[0] + row[1] * column[1] + row[2] * column[2];
+                forward[p * plane + c * outputs + o] = value;
+                backward[p * plane + pair] = value;
+            }
+        }
+        Self { inputs, outputs, forward, backward }
+    }
+}
+
+/// Upsampling and convolution of images of a size.
+#[derive(Debug)]
+pub(crate) struct Upsample {
+    pub(crate) size: [usize; 2],
+    pub(crate) weights: Arc<UpsampleWeights>,
+}
+
+impl Upsample {
+    /// Rows and columns of tiles.
+    fn tiles(&self) -> [usize; 2] {
+        self.size.map(|size| size.div_ceil(2))
+    }
+
+    /// The inputs of all tiles, transformed: `[4 x 4, tiles, inputs]`.
+    #[inline(always)]
+    fn transform<S: Simd>(&self, simd: S, images: usize, x: &[f32]) -> Vec<f32> {
+        let (places, count) = self.places(images);
+        let inputs = self.weights.inputs;
+        let width = self.frame().padded[1];
+        let mut u = buffers::take(16 * count * inputs);
+        let vectors = inputs / S::F32_LANES;
+        let (x, to) = (S::as_simd_f32s(x).0, S::as_mut_simd_f32s(&mut u).0);
+        for (tile, (pixel, ..)) in places.enumerate() {
+            for v in 0..vectors {
+                let d: [[_; 4]; 4] = from_fn2(|i, j| x[(pixel + i * width + j) * vectors + v]);
+                let d = transpose(d.map(|d| to_products(simd, d))).map(|d| to_products(simd, d));
+                // Transposed once: column combination j, row combination i.
+                for (j, d) in d.iter().enumerate() {
+                    for (i, d) in d.iter().enumerate() {
+                        to[((4 * i + j) * count + tile) * vectors + v] = *d;
+                    }
+                }
+            }
+        }
+        u
+    }
+
+    /// For each tile its first pixel in the padded images, its image, and its row and column of tiles; and their number.
+    fn places(&self, images: usize) -> (impl Iterator<Item = (usize, usize, [usize; 2])>, usize) {
+        let [rows, columns] = self.tiles();
+        let [height, width] = self.frame().padded;
+        let count = rows * columns * images;
+        let place = move |tile: usize| {
+            let (image, row, column) = (tile / (rows * columns), tile / columns % rows, tile % columns);
+            ((image * height + 2 * row) * width + 2 * column, image, [row, column])
+        };
+        ((0..count).map(place), count)
+    }
+}
+
+#[inline(always)]
+fn from_fn2<T, const R: usize, const C: usize>(f: impl Fn(usize, usize) -> T) -> [[T; C]; R] {
+    std::array::from_fn(|i| std::array::from_fn(|j| f(i, j)))
+}
+
+#[inline(always)]
+fn transpose<T: Copy, const R: usize, const C: usize>(matrix: [[T; C]; R]) -> [[T; R]; C] {
+    from_fn2(|i, j| matrix[j][i])
+}
+
+/// Four pixels to what is multiplied.
+#[inline(always)]
+fn to_products<S: Simd>(simd: S, [a, b, c, d]: [S::f32s; 4]) -> [S::f32s; 4] {
+    [simd.add_f32s(b, c), simd.sub_f32s(b, c), simd.sub_f32s(a, c), simd.sub_f32s(d, b)]
+}
+
+/// The transpose of [`to_products`].
+#[inline(always)]
+fn from_products<S: Simd>(simd: S, [p, q, r, s]: [S::f32s; 4]) -> [S::f32s; 4] {
+    let (sum, difference) = (simd.add_f32s(p, q), simd.sub_f32s(p, q));
+    [r, simd.sub_f32s(sum, s), simd.sub_f32s(difference, r), s]
+}
+
+/// Five products to four outputs.
+#[inline(always)]
+fn to_outputs<S: Simd>(simd: S, [p0, p1, p2, p3, p4]: [S::f32s; 5]) -> [S::f32s; 4] {
+    let e0 = simd.add_f32s(simd.add_f32s(p0, p1), p2);
+    let o1 = simd.add_f32s(simd.sub_f32s(p0, p3), p4);
+    [e0, simd.add_f32s(p0, p3), simd.sub_f32s(p0, p1), o1]
+}
+
+/// The transpose of [`to_outputs`].
+#[inline(always)]
+fn from_outputs<S: Simd>(simd: S, [e0, o0, e1, o1]: [S::f32s; 4]) -> [S::f32s; 5] {
+    let all = simd.add_f32s(simd.add_f32s(e0, o0), simd.add_f32s(e1, o1));
+    [all, simd.sub_f32s(e0, e1), e0, simd.sub_f32s(o0, o1), o1]
+}
+
+impl Linear for Upsample {
+    fn frame(&self) -> Frame {
+        let padded = self.tiles().map(|tiles| 2 * tiles + 2);
+        Frame { size: self.size, channels: self.weights.inputs, before: 1, padded }
+    }
+
+    fn output(&self) -> [usize; 3] {
+        let [rows, columns] = self.size;
+        [2 * rows, 2 * columns, self.weights.outputs]
+    }
+
+    fn block(&self) -> usize {
+        let [rows, columns] = self.tiles();
+        (TILES / (rows * columns)).max(1)
+    }
+
+    fn gradient_len(&self) -> usize {
+        self.weights.forward.len()
+    }
+
+    #[inline(always)]
+    fn forward<S: Simd>(&self, simd: S, images: usize, x: &[f32], y: &mut [f32]) {
+        let UpsampleWeights { inputs, outputs, ref forward, .. } = *self.weights;
+        let u = self.transform(simd, images, x);
+        let (places, count) = self.places(images);
+        let mut products_ = buffers::take(25 * count * outputs);
+        for ((p, shared), result) in products().zip(products_.chunks_exact_mut(count * outputs)) {
+            let left = Left::rows(&u[shared * count * inputs..], inputs);
+            product(simd, [count, inputs, outputs], left, &forward[p * inputs * outputs..], Update::Set, result);
+        }
+        let vectors = outputs / S::F32_LANES;
+        let (from, to) = (S::as_simd_f32s(&products_).0, S::as_mut_simd_f32s(y).0);
+        let [height, width, _] = self.output();
+        for (tile, (_, image, [row, column])) in places.enumerate() {
+            for v in 0..vectors {
+                let m: [[_; 5]; 5] = from_fn2(|i, j| from[((5 * i + j) * count + tile) * vectors + v]);
+                let m = transpose(m.map(|m| to_outputs(simd, m))).map(|m| to_outputs(simd, m));
+                for (j, m) in m.iter().enumerate().take(width - 4 * column) {
+                    for (i, m) in m.iter().enumerate().take(height - 4 * row) {
+                        to[((image * height + 4 * row + i) * width + 4 * column + j) * vectors + v] = *m;
+                    }
+                }
+            }
+        }
+        buffers::give(u);
+        buffers::give(products_);
+    }
+
+    #[inline(always)]
+    fn backward<S: Simd>(&self, simd: S, images: usize, x: &[f32], dy: &[f32], Wanted { dx, dw }: Wanted<'_>) {
+        let UpsampleWeights { inputs, outputs, ref backward, .. } = *self.weights;
+        let (places, count) = self.places(images);
+        let mut gradients = buffers::take(25 * count * outputs);
+        let vectors = outputs / S::F32_LANES;
+        let (from, to) = (S::as_simd_f32s(dy).0, S::as_mut_simd_f32s(&mut gradients).0);
+        let [height, width, _] = self.output();
+        let zero = simd.splat_f32s(0.0);
+        for (tile, (_, image, [row, column])) in places.enumerate() {
+            let inside = [height - 4 * row, width - 4 * column];
+            for v in 0..vectors {
+                let d: [[_; 4]; 4] = from_fn2(|i, j| {
+                    let place = ((image * height + 4 * row + i) * width + 4 * column + j) * vectors + v;
+                    if i < inside[0] && j < inside[1] { from[place] } else { zero }
+                });
+                let d = transpose(d.map(|d| from_outputs(simd, d))).map(|d| from_outputs(simd, d));
+                for (j, d) in d.iter().enumerate() {
+                    for (i, d) in d.iter().enumerate() {
+                        to[((5 * i + j) * count + tile) * vectors + v] = *d;
+                    }
+                }
+            }
+        }
+        if let Some(dw) = dw {
+            let u = self.transform(simd, images, x);
+            for ((p, shared), dw) in products().zip(dw.chunks_exact_mut(inputs * outputs)) {
+                let left = Left::transposed(&u[shared * count * inputs..], inputs);
+                let gradients = &gradients[p * count * outputs..];
+                product(simd, [inputs, count, outputs], left, gradients, Update::Add, dw);
+            }
+            buffers::give(u);
+        }
+        if let Some(dx) = dx {
+            let mut du = buffers::take(16 * count * inputs);
+            let mut seen = [false; 16];
+            for (p, shared) in products() {
+                let left = Left::rows(&gradients[p * count * outputs..], outputs);
+                let update = if std::mem::replace(&mut seen[shared], true) { Update::Add } else { Update::Set };
+                let result = &mut du[shared * count * inputs..][..count * inputs];
+                product(simd, [count, outputs, inputs], left, &backward[p * inputs * outputs..], update, result);
+            }
+            let vectors = inputs / S::F32_LANES;
+            let width = self.frame().padded[1];
+            let (from, to) = (S::as_simd_f32s(&du).0, S::as_mut_simd_f32s(dx).0);
+            for (tile, (pixel, ..)) in self.places(images).0.enumerate() {
+                for v in 0..vectors {
+                    let d: [[_; 4]; 4] = from_fn2(|i, j| from[((4 * i + j) * count + tile) * vectors + v]);
+                    let d = transpose(d.map(|d| from_products(simd, d))).map(|d| from_products(simd, d));
+                    for (j, d) in d.iter().enumerate() {
+                        for (i, d) in d.iter().enumerate() {
+                            let to = &mut to[(pixel + i * width + j) * vectors + v];
+                            *to = simd.add_f32s(*to, *d);
+                        }
+                    }
+                }
+            }
+            buffers::give(du);
+        }
+        buffers::give(gradients);
+    }
+
+    fn weight_gradient(&self, sum: &[f32]) -> Vec<f32> {
+        let UpsampleWeights { inputs, outputs, .. } = *self.weights;
+        let plane = inputs * outputs;
+        let mut gradient = vec![0.0; 9 * plane];
+        for (pair, taps) in gradient.as_chunks_mut::<9>().0.iter_mut().enumerate() {
+            let (o, c) = (pair / inputs, pair % inputs);
+            let columns: [[f32; 3]; 5] = std::array::from_fn(|i| {
+                from_combinations(std::array::from_fn(|j| sum[(5 * i + j) * plane + c * outputs + o]))
+            });
+            for j in 0..3 {
+                let column = from_combinations(std::array::from_fn(|i| columns[i][j]));
+                (0..3).for_each(|i| taps[3 * i + j] = column[i]);
+            }
+        }
+        gradient
+    }
+}
+
+/// The transpose of [`TAPS`].
+fn from_combinations(combinations: [f32; 5]) -> [f32; 3] {
+    std::array::from_fn(|tap| (1..5).fold(TAPS[0][tap] * combinations[0], |sum, i| sum + TAPS[i][tap] * combinations[i]))
+}

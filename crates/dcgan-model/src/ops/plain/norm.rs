@@ -1,0 +1,27 @@
+//! Batch normalisation (Ioffe and Szegedy, ICML 2015) and (leaky) ReLU.
+
+use burn::tensor::activation;
+
+use super::super::{EPSILON, Input, Maps, Raw, Statistics};
+
+/// Maps with the statistics of their channels.
+pub(crate) fn with_statistics(maps: Maps) -> Raw {
+    let [n, h, w, c] = maps.dims();
+    let pixels = maps.clone().reshape([n * h * w, c]);
+    let mean = pixels.clone().mean_dim(0);
+    let centred = pixels - mean.clone();
+    let variance = (centred.clone() * centred).mean_dim(0);
+    Raw { maps, statistics: Statistics { mean: mean.reshape([c]), variance: variance.reshape([c]) } }
+}
+
+/// What a convolution is given.
+pub(crate) fn normed(input: Input) -> Maps {
+    let Input::Normed { raw: Raw { maps, statistics: Statistics { mean, variance } }, scale, shift, slope } = input else {
+        let Input::Maps(maps) = input else { unreachable!("there is no third kind") };
+        return maps;
+    };
+    let shape = [1, 1, 1, mean.dims()[0]];
+    let factor = (scale / (variance + EPSILON).sqrt()).reshape(shape);
+    let y = (maps - mean.reshape(shape)) * factor + shift.reshape(shape);
+    if slope == 0.0 { activation::relu(y) } else { activation::leaky_relu(y, slope.into()) }
+}
