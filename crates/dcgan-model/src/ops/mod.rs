@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Tensor, activation};
 
-pub use cpu::Isa;
+pub(crate) use cpu::Isa;
 pub(crate) use cpu::{ConvWeights, DenseWeights, PoolWeights, Prepare, ToOneWeights, UpsampleWeights};
 
 /// Maps, `[images, rows, columns, channels]`.

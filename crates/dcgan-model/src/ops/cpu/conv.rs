@@ -8,6 +8,7 @@ use super::Prepare;
 use super::buffers;
 use super::layer::{Frame, Linear, Wanted};
 use super::product::{LANES, Left, Update, product};
+use super::taps::{inputs_last, taps_first, taps_last};
 
 /// Rows of a product that make it efficient; an image with fewer pixels shares one with others.
 const ROWS: usize = 64;
@@ -29,13 +30,8 @@ impl Prepare for ConvWeights {
     fn prepare(values: &[f32], shape: &[usize]) -> Self {
         let (outputs, inputs) = (shape[0], shape[1]);
         let columns = (9 * inputs).next_multiple_of(LANES);
-        let mut forward = vec![0.0; 9 * inputs * outputs];
-        let mut backward = vec![0.0; outputs * columns];
-        for (place, &value) in values.iter().enumerate() {
-            let (o, c, tap) = (place / (9 * inputs), place / 9 % inputs, place % 9);
-            forward[(tap * inputs + c) * outputs + o] = value;
-            backward[o * columns + tap * inputs + c] = value;
-        }
+        let forward = taps_first(values, outputs, inputs);
+        let backward = inputs_last(values, inputs, columns);
         Self { inputs, outputs, columns, forward, backward }
     }
 }
@@ -141,12 +137,6 @@ impl Linear for Conv {
     }
 
     fn weight_gradient(&self, sum: &[f32]) -> Vec<f32> {
-        let ConvWeights { inputs, outputs, .. } = *self.weights;
-        let mut gradient = vec![0.0; sum.len()];
-        for (place, value) in gradient.iter_mut().enumerate() {
-            let (o, c, tap) = (place / (9 * inputs), place / 9 % inputs, place % 9);
-            *value = sum[(tap * inputs + c) * outputs + o];
-        }
-        gradient
+        taps_last(sum, self.weights.outputs, self.weights.inputs)
     }
 }

@@ -18,7 +18,7 @@ const SIZE: [usize; 2] = [7, 7];
 pub(crate) struct DenseWeights {
     inputs: usize,
     channels: usize,
-    /// `[inputs, pixels x channels]`
+    /// `[inputs, pixels x channels]`, where the state has outputs channel by channel.
     forward: Vec<f32>,
 }
 
@@ -26,11 +26,12 @@ impl Prepare for DenseWeights {
     fn prepare(values: &[f32], shape: &[usize]) -> Self {
         let (outputs, inputs) = (shape[0], shape[1]);
         let channels = outputs / (SIZE[0] * SIZE[1]);
-        let mut forward = vec![0.0; values.len()];
-        for (place, &value) in values.iter().enumerate() {
-            forward[place % inputs * outputs + moved(place / inputs, outputs / channels, channels)] = value;
+        let mut weights = Self { inputs, channels, forward: vec![0.0; values.len()] };
+        for (o, row) in values.chunks_exact(inputs).enumerate() {
+            let place = weights.place(o);
+            row.iter().enumerate().for_each(|(i, value)| weights.forward[i * outputs + place] = *value);
         }
-        Self { inputs, channels, forward }
+        weights
     }
 }
 
@@ -41,12 +42,9 @@ impl DenseWeights {
 
     /// The place of output `o` of the state's weights in channels-last maps.
     fn place(&self, o: usize) -> usize {
-        moved(o, self.outputs() / self.channels, self.channels)
+        let pixels = SIZE[0] * SIZE[1];
+        o % pixels * self.channels + o / pixels
     }
-}
-
-fn moved(o: usize, pixels: usize, channels: usize) -> usize {
-    o % pixels * channels + o / pixels
 }
 
 /// The layer for a number of vectors.
@@ -109,8 +107,11 @@ impl Operation for Dense {
             sums.iter_mut().zip(dz).for_each(|(sum, dz)| *sum += dz);
         }
         let by_bias = (0..outputs).map(|o| sums[self.weights.place(o)]).collect();
-        let place = |place: usize| place % inputs * outputs + self.weights.place(place / inputs);
-        let by_weight = (0..dw.len()).map(|o| dw[place(o)]).collect();
+        let mut by_weight = vec![0.0; dw.len()];
+        for (o, row) in by_weight.chunks_exact_mut(inputs).enumerate() {
+            let place = self.weights.place(o);
+            row.iter_mut().enumerate().for_each(|(i, value)| *value = dw[i * outputs + place]);
+        }
         buffers::give(dw);
         [None, None, Some(by_bias), Some(by_weight)]
     }

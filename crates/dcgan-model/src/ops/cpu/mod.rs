@@ -14,6 +14,7 @@ mod norm;
 mod output;
 mod pool;
 mod product;
+mod taps;
 mod to_one;
 mod upsample;
 
@@ -23,7 +24,7 @@ use burn::tensor::{Tensor, TensorData};
 
 pub(crate) use conv::ConvWeights;
 pub(crate) use dense::DenseWeights;
-pub use isa::Isa;
+pub(crate) use isa::Isa;
 pub(crate) use pool::PoolWeights;
 pub(crate) use to_one::ToOneWeights;
 pub(crate) use upsample::UpsampleWeights;

@@ -27,6 +27,7 @@ use super::Prepare;
 use super::buffers;
 use super::layer::{Frame, Linear, Wanted};
 use super::product::{Left, Update, product};
+use super::taps::{taps_first, taps_last};
 
 /// The transformed input of each of five products.
 const SHARED: [usize; 5] = [0, 1, 2, 1, 3];
@@ -56,20 +57,12 @@ pub(crate) struct UpsampleWeights {
 impl Prepare for UpsampleWeights {
     fn prepare(values: &[f32], shape: &[usize]) -> Self {
         let (outputs, inputs) = (shape[0], shape[1]);
-        let plane = inputs * outputs;
-        let mut forward = vec![0.0; 25 * plane];
-        let mut backward = vec![0.0; 25 * plane];
-        for (pair, taps) in values.as_chunks::<9>().0.iter().enumerate() {
-            let (o, c) = (pair / inputs, pair % inputs);
-            let rows: [[f32; 3]; 5] =
-                TAPS.map(|row| [0, 1, 2].map(|j| row[0] * taps[j] + row[1] * taps[3 + j] + row[2] * taps[6 + j]));
-            for p in 0..25 {
-                let (row, column) = (rows[p / 5], TAPS[p % 5]);
-                let value = row[0] * column[0] + row[1] * column[1] + row[2] * column[2];
-                forward[p * plane + c * outputs + o] = value;
-                backward[p * plane + pair] = value;
-            }
-        }
+        // `[9, inputs, outputs]`, and the same with inputs last.
+        let forward = taps_first(values, outputs, inputs);
+        let mut backward = vec![0.0; values.len()];
+        let planes = forward.chunks_exact(inputs * outputs).zip(backward.chunks_exact_mut(inputs * outputs));
+        planes.for_each(|(from, to)| transpose(from, outputs, to));
+        let [forward, backward] = [forward, backward].map(|taps| combine(&taps));
         Self { inputs, outputs, forward, backward }
     }
 }
@@ -96,14 +89,18 @@ impl Upsample {
         let mut u = buffers::take(16 * count * inputs);
         let vectors = inputs / S::F32_LANES;
         let (x, to) = (S::as_simd_f32s(x).0, S::as_mut_simd_f32s(&mut u).0);
+        let zero = simd.splat_f32s(0.0);
         for (tile, (pixel, ..)) in places.enumerate() {
             for v in 0..vectors {
-                let d: [[_; 4]; 4] = from_fn2(|i, j| x[(pixel + i * width + j) * vectors + v]);
-                let d = transpose(d.map(|d| to_products(simd, d))).map(|d| to_products(simd, d));
-                // Transposed once: column combination j, row combination i.
-                for (j, d) in d.iter().enumerate() {
-                    for (i, d) in d.iter().enumerate() {
-                        to[((4 * i + j) * count + tile) * vectors + v] = *d;
+                let mut d = [[zero; 4]; 4];
+                for i in 0..4 {
+                    let row = (pixel + i * width) * vectors + v;
+                    d[i] = to_products(simd, [x[row], x[row + vectors], x[row + 2 * vectors], x[row + 3 * vectors]]);
+                }
+                for j in 0..4 {
+                    let column = to_products(simd, [d[0][j], d[1][j], d[2][j], d[3][j]]);
+                    for i in 0..4 {
+                        to[((4 * i + j) * count + tile) * vectors + v] = column[i];
                     }
                 }
             }
@@ -122,16 +119,6 @@ impl Upsample {
         };
         ((0..count).map(place), count)
     }
-}
-
-#[inline(always)]
-fn from_fn2<T, const R: usize, const C: usize>(f: impl Fn(usize, usize) -> T) -> [[T; C]; R] {
-    std::array::from_fn(|i| std::array::from_fn(|j| f(i, j)))
-}
-
-#[inline(always)]
-fn transpose<T: Copy, const R: usize, const C: usize>(matrix: [[T; C]; R]) -> [[T; R]; C] {
-    from_fn2(|i, j| matrix[j][i])
 }
 
 /// Four pixels to what is multiplied.
@@ -195,13 +182,21 @@ impl Linear for Upsample {
         let vectors = outputs / S::F32_LANES;
         let (from, to) = (S::as_simd_f32s(&products_).0, S::as_mut_simd_f32s(y).0);
         let [height, width, _] = self.output();
+        let zero = simd.splat_f32s(0.0);
         for (tile, (_, image, [row, column])) in places.enumerate() {
+            let inside = [height - 4 * row, width - 4 * column];
             for v in 0..vectors {
-                let m: [[_; 5]; 5] = from_fn2(|i, j| from[((5 * i + j) * count + tile) * vectors + v]);
-                let m = transpose(m.map(|m| to_outputs(simd, m))).map(|m| to_outputs(simd, m));
-                for (j, m) in m.iter().enumerate().take(width - 4 * column) {
-                    for (i, m) in m.iter().enumerate().take(height - 4 * row) {
-                        to[((image * height + 4 * row + i) * width + 4 * column + j) * vectors + v] = *m;
+                let mut m = [[zero; 4]; 5];
+                for i in 0..5 {
+                    let at = |j: usize| ((5 * i + j) * count + tile) * vectors + v;
+                    m[i] = to_outputs(simd, [from[at(0)], from[at(1)], from[at(2)], from[at(3)], from[at(4)]]);
+                }
+                for j in 0..4 {
+                    let column_ = to_outputs(simd, [m[0][j], m[1][j], m[2][j], m[3][j], m[4][j]]);
+                    for i in 0..4 {
+                        if i < inside[0] && j < inside[1] {
+                            to[((image * height + 4 * row + i) * width + 4 * column + j) * vectors + v] = column_[i];
+                        }
                     }
                 }
             }
@@ -222,14 +217,20 @@ impl Linear for Upsample {
         for (tile, (_, image, [row, column])) in places.enumerate() {
             let inside = [height - 4 * row, width - 4 * column];
             for v in 0..vectors {
-                let d: [[_; 4]; 4] = from_fn2(|i, j| {
-                    let place = ((image * height + 4 * row + i) * width + 4 * column + j) * vectors + v;
-                    if i < inside[0] && j < inside[1] { from[place] } else { zero }
-                });
-                let d = transpose(d.map(|d| from_outputs(simd, d))).map(|d| from_outputs(simd, d));
-                for (j, d) in d.iter().enumerate() {
-                    for (i, d) in d.iter().enumerate() {
-                        to[((5 * i + j) * count + tile) * vectors + v] = *d;
+                let mut d = [[zero; 5]; 4];
+                for i in 0..4 {
+                    let mut outputs = [zero; 4];
+                    for j in 0..4 {
+                        if i < inside[0] && j < inside[1] {
+                            outputs[j] = from[((image * height + 4 * row + i) * width + 4 * column + j) * vectors + v];
+                        }
+                    }
+                    d[i] = from_outputs(simd, outputs);
+                }
+                for j in 0..5 {
+                    let column = from_outputs(simd, [d[0][j], d[1][j], d[2][j], d[3][j]]);
+                    for i in 0..5 {
+                        to[((5 * i + j) * count + tile) * vectors + v] = column[i];
                     }
                 }
             }
@@ -257,12 +258,16 @@ impl Linear for Upsample {
             let (from, to) = (S::as_simd_f32s(&du).0, S::as_mut_simd_f32s(dx).0);
             for (tile, (pixel, ..)) in self.places(images).0.enumerate() {
                 for v in 0..vectors {
-                    let d: [[_; 4]; 4] = from_fn2(|i, j| from[((4 * i + j) * count + tile) * vectors + v]);
-                    let d = transpose(d.map(|d| from_products(simd, d))).map(|d| from_products(simd, d));
-                    for (j, d) in d.iter().enumerate() {
-                        for (i, d) in d.iter().enumerate() {
+                    let mut d = [[zero; 4]; 4];
+                    for i in 0..4 {
+                        let at = |j: usize| ((4 * i + j) * count + tile) * vectors + v;
+                        d[i] = from_products(simd, [from[at(0)], from[at(1)], from[at(2)], from[at(3)]]);
+                    }
+                    for j in 0..4 {
+                        let column = from_products(simd, [d[0][j], d[1][j], d[2][j], d[3][j]]);
+                        for i in 0..4 {
                             let to = &mut to[(pixel + i * width + j) * vectors + v];
-                            *to = simd.add_f32s(*to, *d);
+                            *to = simd.add_f32s(*to, column[i]);
                         }
                     }
                 }
@@ -273,24 +278,56 @@ impl Linear for Upsample {
     }
 
     fn weight_gradient(&self, sum: &[f32]) -> Vec<f32> {
-        let UpsampleWeights { inputs, outputs, .. } = *self.weights;
-        let plane = inputs * outputs;
-        let mut gradient = vec![0.0; 9 * plane];
-        for (pair, taps) in gradient.as_chunks_mut::<9>().0.iter_mut().enumerate() {
-            let (o, c) = (pair / inputs, pair % inputs);
-            let columns: [[f32; 3]; 5] = std::array::from_fn(|i| {
-                from_combinations(std::array::from_fn(|j| sum[(5 * i + j) * plane + c * outputs + o]))
-            });
-            for j in 0..3 {
-                let column = from_combinations(std::array::from_fn(|i| columns[i][j]));
-                (0..3).for_each(|i| taps[3 * i + j] = column[i]);
-            }
-        }
-        gradient
+        taps_last(&uncombine(sum), self.weights.outputs, self.weights.inputs)
     }
 }
 
-/// The transpose of [`TAPS`].
-fn from_combinations(combinations: [f32; 5]) -> [f32; 3] {
-    std::array::from_fn(|tap| (1..5).fold(TAPS[0][tap] * combinations[0], |sum, i| sum + TAPS[i][tap] * combinations[i]))
+/// A matrix with rows of `width`, transposed.
+fn transpose(from: &[f32], width: usize, to: &mut [f32]) {
+    let height = from.len() / width;
+    for (row, from) in from.chunks_exact(width).enumerate() {
+        from.iter().enumerate().for_each(|(column, value)| to[column * height + row] = *value);
+    }
+}
+
+/// Nine planes of taps to the 25 planes that are multiplied: rows first, then columns.
+fn combine(taps: &[f32]) -> Vec<f32> {
+    let plane = taps.len() / 9;
+    let mut rows = vec![0.0; 3 * plane];
+    let mut all = vec![0.0; 25 * plane];
+    let mix = |[p, q, r]: [f32; 3], from: &[f32], to: &mut [f32]| {
+        let (a, rest) = from.split_at(to.len());
+        let (b, c) = rest.split_at(to.len());
+        for (((to, a), b), c) in to.iter_mut().zip(a).zip(b).zip(c) {
+            *to = p * a + q * b + r * c;
+        }
+    };
+    for (row, all) in TAPS.into_iter().zip(all.chunks_exact_mut(5 * plane)) {
+        mix(row, taps, &mut rows);
+        for (column, all) in TAPS.into_iter().zip(all.chunks_exact_mut(plane)) {
+            mix(column, &rows, all);
+        }
+    }
+    all
+}
+
+/// The transpose of [`combine`].
+fn uncombine(all: &[f32]) -> Vec<f32> {
+    let plane = all.len() / 25;
+    let mut rows = vec![0.0; 15 * plane];
+    let mut taps = vec![0.0; 9 * plane];
+    let mix = |from: &[f32], to: &mut [f32]| {
+        let len = to.len() / 3;
+        for (tap, to) in to.chunks_exact_mut(len).enumerate() {
+            for (combination, from) in from.chunks_exact(len).enumerate() {
+                let term = TAPS[combination][tap];
+                to.iter_mut().zip(from).for_each(|(to, from)| *to += term * from);
+            }
+        }
+    };
+    mix(all, &mut rows);
+    for (rows, taps) in rows.chunks_exact(5 * plane).zip(taps.chunks_exact_mut(3 * plane)) {
+        mix(rows, taps);
+    }
+    taps
 }
