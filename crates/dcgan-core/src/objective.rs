@@ -28,6 +28,10 @@ pub trait Objective: Send + Sync {
     /// The vector of one shard: a function of the task and the shard's data alone.
     fn shard(&self, task: &Task<'_>, scratch: &mut Scratch) -> Vec<f32>;
 
+    /// Computes into `scratch` what the shard's next phase needs and the update in between does not change. Called after
+    /// [`Objective::shard`] with the same task while a thread would wait for the sum; it may never be called.
+    fn ahead(&self, _task: &Task<'_>, _scratch: &mut Scratch) {}
+
     /// Applies the sum of all shards' vectors to the state at `at`, which reaches `at.next(phases)`.
     fn apply(&self, state: &mut State, at: Position, sum: &[f32]);
 

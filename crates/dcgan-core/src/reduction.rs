@@ -113,7 +113,7 @@ pub fn largest_subtrees(shards: u16, owned: impl Fn(ShardId) -> bool) -> Vec<Nod
 pub struct TreeSum {
     shards: u16,
     seen: BTreeSet<ShardId>,
-    nodes: BTreeMap<Node, Vec<f32>>,
+    nodes: BTreeMap<Node, Arc<Vec<f32>>>,
 }
 
 impl TreeSum {
@@ -124,18 +124,14 @@ impl TreeSum {
 
     /// Adds the sum of `node`, and gives the largest node that is complete with it. A node any of whose shards is in
     /// already is ignored, so nothing is ever added twice.
-    pub fn insert(&mut self, mut node: Node, mut values: Vec<f32>) -> Option<Node> {
+    pub fn insert(&mut self, mut node: Node, mut values: Arc<Vec<f32>>) -> Option<Node> {
         if node.shards().any(|shard| self.seen.contains(&shard)) {
             return None;
         }
         self.seen.extend(node.shards());
         while let Some(sibling) = node.sibling(self.shards) {
             let Some(other) = self.nodes.remove(&sibling) else { break };
-            let (mut left, right) = if node < sibling { (values, other) } else { (other, values) };
-            for (sum, value) in left.iter_mut().zip(right) {
-                *sum += value;
-            }
-            values = left;
+            values = add(values, other);
             node = Node { lo: node.lo.min(sibling.lo), hi: node.hi.max(sibling.hi) };
         }
         self.nodes.insert(node, values);
@@ -143,7 +139,7 @@ impl TreeSum {
     }
 
     /// Takes the sum of `node` out, if it is complete and not part of a larger one.
-    pub fn take(&mut self, node: Node) -> Option<Vec<f32>> {
+    pub fn take(&mut self, node: Node) -> Option<Arc<Vec<f32>>> {
         self.nodes.remove(&node)
     }
 
@@ -151,6 +147,19 @@ impl TreeSum {
     pub fn has(&self, shard: ShardId) -> bool {
         self.seen.contains(&shard)
     }
+}
+
+/// The sum of two vectors, in the place of one that nobody else needs. Which of the two comes first does not matter: the
+/// rounding of a sum does not depend on it.
+fn add(mut a: Arc<Vec<f32>>, mut b: Arc<Vec<f32>>) -> Arc<Vec<f32>> {
+    if Arc::get_mut(&mut a).is_none() {
+        std::mem::swap(&mut a, &mut b);
+    }
+    match Arc::get_mut(&mut a) {
+        Some(sum) => sum.iter_mut().zip(b.iter()).for_each(|(sum, value)| *sum += value),
+        None => a = Arc::new(a.iter().zip(b.iter()).map(|(a, b)| a + b).collect()),
+    }
+    a
 }
 
 /// A part of a vector, as it travels between members.
@@ -213,7 +222,7 @@ impl AllReduce {
     }
 
     /// Adds the vector of one of this member's shards; gives what is to be sent.
-    pub fn contribute(&mut self, shard: ShardId, vector: Vec<f32>) -> Vec<(Rank, Piece)> {
+    pub fn contribute(&mut self, shard: ShardId, vector: Arc<Vec<f32>>) -> Vec<(Rank, Piece)> {
         let Some(node) = self.local.insert(Node::leaf(shard), vector) else { return Vec::new() };
         if !self.own_subtrees.contains(&node) {
             return Vec::new();
@@ -222,11 +231,11 @@ impl AllReduce {
         let mut pieces = Vec::new();
         for index in 0..self.parts.len() as u32 {
             let Part { owner, range } = self.parts[index as usize].clone();
-            let values = sum[range].to_vec();
+            let values = Arc::new(sum[range].to_vec());
             if owner == self.me {
                 pieces.extend(self.add(index, node, values));
             } else {
-                pieces.push((owner, Piece { part: index, node: Some(node), values: Arc::new(values) }));
+                pieces.push((owner, Piece { part: index, node: Some(node), values }));
             }
         }
         pieces
@@ -251,7 +260,7 @@ impl AllReduce {
             Some(node) if node.shards().any(|shard| self.plan.owner(shard) != from) => {
                 invalid("its shards belong to another member")
             }
-            Some(node) => Ok(self.add(part, node, Arc::unwrap_or_clone(values))),
+            Some(node) => Ok(self.add(part, node, values)),
             None if owner != from => invalid("only a part's owner sends its sum"),
             None => {
                 if self.missing.remove(&part) {
@@ -284,7 +293,7 @@ impl AllReduce {
         self.missing.iter().map(|&part| self.parts[part as usize].owner).filter(|&r| r != self.me).collect()
     }
 
-    fn add(&mut self, part: u32, node: Node, values: Vec<f32>) -> Vec<(Rank, Piece)> {
+    fn add(&mut self, part: u32, node: Node, values: Arc<Vec<f32>>) -> Vec<(Rank, Piece)> {
         let root = Node::root(self.plan.shards());
         let Some(sum) = self.owned.get_mut(&part) else { return Vec::new() };
         if sum.insert(node, values) != Some(root) {
@@ -294,7 +303,7 @@ impl AllReduce {
         self.owned.remove(&part);
         self.missing.remove(&part);
         self.result[self.parts[part as usize].range.clone()].copy_from_slice(&values);
-        let piece = Piece { part, node: None, values: Arc::new(values) };
+        let piece = Piece { part, node: None, values };
         self.plan.ranks().filter(|&rank| rank != self.me).map(|rank| (rank, piece.clone())).collect()
     }
 }
@@ -389,7 +398,7 @@ mod tests {
                 let shard = shards.swap_remove(pick);
                 let owner = plan.owner(shard);
                 let vector = vectors[usize::from(shard.0)].clone();
-                (owner, members[usize::from(owner.0)].contribute(shard, vector))
+                (owner, members[usize::from(owner.0)].contribute(shard, Arc::new(vector)))
             } else {
                 let (from, to, piece) = wire.swap_remove(pick - shards.len());
                 let member = &mut members[usize::from(to.0)];

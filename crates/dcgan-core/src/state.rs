@@ -1,7 +1,7 @@
-//! A training state: named arrays in one flat vector, with their digest.
+//! A training state: named arrays, with their digest.
 //!
-//! Copying a state to a newcomer, hashing it, saving it and updating it are then loops over slices, and no tensor
-//! library's way of keeping parameters matters to anyone but the model.
+//! Copying a state to a newcomer, hashing it, saving it and updating it are loops over slices, and no tensor library's way
+//! of keeping parameters matters to anyone but the model.
 
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
@@ -82,22 +82,37 @@ impl Layout {
     }
 }
 
-/// A training state.
+/// A training state. A copy shares all tensors until one of the two is changed.
 #[derive(Clone, Debug)]
 pub struct State {
     layout: Arc<Layout>,
-    values: Vec<f32>,
-    /// The digest of each tensor; none where it was written to since it was last hashed.
-    digests: Vec<Option<Digest>>,
-    /// What was made of each tensor's values; empty where it was written to since.
-    derived: Vec<OnceLock<Arc<dyn Any + Send + Sync>>>,
+    tensors: Vec<Tensor>,
+}
+
+#[derive(Clone, Debug)]
+struct Tensor {
+    values: Arc<Vec<f32>>,
+    /// None if it was written to since it was last hashed.
+    digest: Option<Digest>,
+    /// What was made of the values; empty if it was written to since.
+    derived: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Tensor {
+    fn change(&mut self) -> &mut [f32] {
+        self.digest = None;
+        self.derived = OnceLock::new();
+        Arc::<Vec<f32>>::make_mut(&mut self.values)
+    }
 }
 
 impl State {
     /// A state of zeros.
     pub fn zeros(layout: Arc<Layout>) -> Self {
-        let (len, tensors) = (layout.len(), layout.tensors().len());
-        Self { layout, values: vec![0.0; len], digests: vec![None; tensors], derived: vec![OnceLock::new(); tensors] }
+        let zeros = |info: &TensorInfo| Arc::new(vec![0.0; info.len()]);
+        let tensor = |info| Tensor { values: zeros(info), digest: None, derived: OnceLock::new() };
+        let tensors = layout.tensors().iter().map(tensor).collect();
+        Self { layout, tensors }
     }
 
     /// Names and shapes.
@@ -107,15 +122,20 @@ impl State {
 
     /// The values of tensor `index`.
     pub fn tensor(&self, index: usize) -> &[f32] {
-        let TensorInfo { start, len, .. } = self.layout.tensors[index];
-        &self.values[start..start + len]
+        &self.tensors[index].values
     }
 
     /// The values of tensor `index`, to be changed.
     pub fn tensor_mut(&mut self, index: usize) -> &mut [f32] {
-        let TensorInfo { start, len, .. } = self.layout.tensors[index];
-        self.forget(index);
-        &mut self.values[start..start + len]
+        self.tensors[index].change()
+    }
+
+    /// The values of several tensors at once, to be changed.
+    ///
+    /// # Panics
+    /// If two of them are the same tensor.
+    pub fn tensors_mut<const N: usize>(&mut self, indices: [usize; N]) -> [&mut [f32]; N] {
+        self.tensors.get_disjoint_mut(indices).expect("different tensors do not overlap").map(Tensor::change)
     }
 
     /// What `make` makes of the values of tensor `index`, such as combinations of weights: made once, by whoever needs it
@@ -124,36 +144,15 @@ impl State {
     /// # Panics
     /// If something of another type was made of it.
     pub fn derived<T: Any + Send + Sync>(&self, index: usize, make: impl FnOnce(&[f32]) -> T) -> Arc<T> {
-        let kept = self.derived[index].get_or_init(|| Arc::new(make(self.tensor(index))));
+        let Tensor { values, derived, .. } = &self.tensors[index];
+        let kept = derived.get_or_init(|| Arc::new(make(values)));
         Arc::clone(kept).downcast().expect("a tensor has one use")
-    }
-
-    fn forget(&mut self, index: usize) {
-        self.digests[index] = None;
-        self.derived[index] = OnceLock::new();
-    }
-
-    /// The values of several tensors at once, to be changed.
-    ///
-    /// # Panics
-    /// If two of them are the same tensor.
-    pub fn tensors_mut<const N: usize>(&mut self, indices: [usize; N]) -> [&mut [f32]; N] {
-        let ranges = indices.map(|index| {
-            self.forget(index);
-            let TensorInfo { start, len, .. } = self.layout.tensors[index];
-            start..start + len
-        });
-        self.values.get_disjoint_mut(ranges).expect("different tensors do not overlap")
     }
 
     /// The digest of every tensor's digest, sorted by name. Only tensors that were changed are hashed again.
     pub fn digest(&mut self) -> Digest {
-        for index in 0..self.digests.len() {
-            if self.digests[index].is_none() {
-                self.digests[index] = Some(digest::of_values(self.tensor(index)));
-            }
-        }
-        digest::of_digests(self.digests.iter().flatten().copied())
+        let digest = |tensor: &mut Tensor| *tensor.digest.get_or_insert_with(|| digest::of_values(&tensor.values));
+        digest::of_digests(self.tensors.iter_mut().map(digest).collect::<Vec<_>>())
     }
 }
 

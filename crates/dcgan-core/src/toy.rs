@@ -130,7 +130,7 @@ pub(crate) mod fixture {
             let mut sum = TreeSum::new(toy.recipe.shards);
             for shard in shard_ids(toy.recipe.shards) {
                 let task = Task { state: &state, at, shard, partition: &partition };
-                sum.insert(Node::leaf(shard), toy.shard(&task, &mut Scratch::default()));
+                sum.insert(Node::leaf(shard), Arc::new(toy.shard(&task, &mut Scratch::default())));
             }
             toy.apply(&mut state, at, &sum.take(Node::root(toy.recipe.shards)).unwrap());
             at = at.next(PHASES);

@@ -12,7 +12,7 @@ mod generator;
 mod init;
 mod layout;
 mod loss;
-pub mod ops;
+mod ops;
 mod parameters;
 mod sample;
 mod step;

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use dcgan_core::state::State;
 
 use crate::layout::NetworkTensors;
-use crate::ops::{Input, Isa, Kernel, Path, Prepare, Raw};
+use crate::ops::{Input, Isa, Kernel, Loop, Path, Prepare, Raw};
 
 /// A convolution and the batch norm after it.
 pub(crate) struct ConvNorm<P> {
@@ -33,6 +33,16 @@ pub(crate) struct Place {
     pub(crate) device: Device,
     /// On the processor: the instructions of the operations that were written for it.
     pub(crate) isa: Option<Isa>,
+}
+
+impl Place {
+    /// Runs a loop over numbers, with the instructions that operations use.
+    pub(crate) fn run<R>(&self, numbers: impl FnOnce() -> R) -> R {
+        match self.isa {
+            Some(isa) => isa.run(Loop(numbers)),
+            None => numbers(),
+        }
+    }
 }
 
 /// Takes a network's trained tensors out of a state, one after the other in the order of its table.

@@ -55,10 +55,22 @@ pub enum DcganError {
     Device(#[from] DeviceError),
 }
 
-/// What the generator's phase can reuse: the fakes of the same step, with their graph.
-struct Draft {
+/// What a later phase can reuse.
+struct Kept {
     step: Step,
     shard: ShardId,
+    what: Part,
+}
+
+enum Part {
+    /// The vector of the phase on real images.
+    Real(Vec<f32>),
+    /// For both phases on fakes.
+    Draft(Draft),
+}
+
+/// The fakes of a step, with their graph.
+struct Draft {
     generator: GeneratorNet,
     fakes: Maps,
     statistics: Vec<Statistics>,
@@ -105,18 +117,18 @@ impl Dcgan {
     }
 
     /// `fake = G(z)`, in training mode.
-    fn draft(&self, state: &State, step: Step, shard: ShardId, latents: &[f32]) -> Draft {
+    fn draft(&self, state: &State, latents: &[f32]) -> Draft {
         let generator = GeneratorNet::new(state, &self.tensors.generator, &self.place, true);
         let shape = [latents.len() / LATENT, LATENT];
         let latents = Tensor::from_data(TensorData::new(latents.to_vec(), shape), &self.place.device);
         let (fakes, statistics) = generator.forward(latents);
-        Draft { step, shard, generator, fakes, statistics }
+        Draft { generator, fakes, statistics }
     }
 
     /// The phases on fakes, from given latents.
     #[cfg(test)]
     pub(crate) fn phase_on(&self, phase: u8, state: &State, latents: &[f32]) -> Vec<f32> {
-        let draft = self.draft(state, 1, ShardId(0), latents);
+        let draft = self.draft(state, latents);
         if phase == FAKE { self.fake_phase(state, &draft) } else { self.generator_phase(state, draft) }
     }
 
@@ -131,7 +143,17 @@ impl Dcgan {
         let step = task.at.step + 1;
         let stream = Stream::new(self.recipe.seed, Purpose::Latents, task.shard.0.into(), step);
         let latents: Vec<f32> = stream.normals(LATENT * self.sharding.shard_batch()).collect();
-        self.draft(task.state, step, task.shard, &latents)
+        self.draft(task.state, &latents)
+    }
+
+    /// What the scratch keeps for a task.
+    fn kept(task: &Task<'_>, scratch: &mut Scratch) -> Option<Part> {
+        let kept = scratch.0.take()?.downcast::<Kept>().ok()?;
+        (kept.step == task.at.step + 1 && kept.shard == task.shard).then_some(kept.what)
+    }
+
+    fn keep(task: &Task<'_>, scratch: &mut Scratch, what: Part) {
+        scratch.0 = Some(Box::new(Kept { step: task.at.step + 1, shard: task.shard, what }));
     }
 
     fn network(&self, phase: u8) -> &NetworkTensors {
@@ -161,20 +183,36 @@ impl Objective for Dcgan {
     }
 
     fn shard(&self, task: &Task<'_>, scratch: &mut Scratch) -> Vec<f32> {
-        let same = |draft: &Draft| (draft.step, draft.shard) == (task.at.step + 1, task.shard);
-        let mut reuse = || scratch.0.take().and_then(|any| any.downcast().ok()).map(|draft| *draft).filter(same);
+        let kept = Self::kept(task, scratch);
+        if task.at.phase == REAL {
+            return match kept {
+                Some(Part::Real(vector)) => vector,
+                _ => self.real_phase(task.state, self.real_images(task)),
+            };
+        }
+        let draft = match kept {
+            Some(Part::Draft(draft)) => draft,
+            _ => self.draft_of(task),
+        };
+        if task.at.phase == GENERATE {
+            return self.generator_phase(task.state, draft);
+        }
+        let vector = self.fake_phase(task.state, &draft);
+        Self::keep(task, scratch, Part::Draft(draft));
+        vector
+    }
+
+    /// Updates of D leave G as it is, and that of G leaves D: the fakes can be made while D is updated on real images, and
+    /// D's gradients on the next real images while G is updated.
+    fn ahead(&self, task: &Task<'_>, scratch: &mut Scratch) {
+        let task = Task { at: task.at.next(PHASES), ..*task };
         match task.at.phase {
-            REAL => self.real_phase(task.state, self.real_images(task)),
-            FAKE => {
-                let draft = reuse().unwrap_or_else(|| self.draft_of(task));
-                let vector = self.fake_phase(task.state, &draft);
-                scratch.0 = Some(Box::new(draft));
-                vector
+            FAKE => Self::keep(&task, scratch, Part::Draft(self.draft_of(&task))),
+            REAL => {
+                let vector = self.real_phase(task.state, self.real_images(&task));
+                Self::keep(&task, scratch, Part::Real(vector));
             }
-            _ => {
-                let draft = reuse().unwrap_or_else(|| self.draft_of(task));
-                self.generator_phase(task.state, draft)
-            }
+            _ => {}
         }
     }
 
@@ -189,7 +227,8 @@ impl Objective for Dcgan {
             let (gradient, later) = gradients.split_at(tensor.table.len());
             gradients = later;
             let [m, v] = tensor.moments;
-            adam.update(state.tensors_mut([tensor.weight, m, v]), gradient, count);
+            let places = state.tensors_mut([tensor.weight, m, v]);
+            self.place.run(|| adam.update(places, gradient, count));
         }
         let (mut statistics, metrics) = rest.split_at(rest.len() - 2);
         for &index in &network.running {

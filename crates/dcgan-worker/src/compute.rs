@@ -28,11 +28,14 @@ struct Jobs {
 #[derive(Default)]
 struct Thread {
     queue: VecDeque<Job>,
+    /// What is done, and of which the next phase may be prepared.
+    done: VecDeque<Job>,
     running: Option<(Work, ShardId)>,
     /// Scratch of other shards is dropped.
     shards: Vec<ShardId>,
 }
 
+#[derive(Clone)]
 struct Job {
     work: Work,
     state: Arc<State>,
@@ -68,6 +71,7 @@ impl Compute {
         for (index, thread) in threads.iter_mut().enumerate() {
             thread.shards = shards.iter().copied().skip(index).step_by(count).collect();
             let missing = thread.shards.iter().filter(|&&shard| !running.contains(&(work, shard)));
+            thread.done.clear();
             thread.queue = missing.map(|&shard| Job { work, state: Arc::clone(state), shard }).collect();
         }
         self.jobs.changed.notify_all();
@@ -82,23 +86,35 @@ impl Jobs {
     fn work(&self, index: usize, objective: &dyn Objective, partitions: &Partitions, done: impl Fn(Computed)) {
         let mut scratches: BTreeMap<ShardId, Scratch> = BTreeMap::new();
         loop {
-            let Job { work, state, shard } = self.next(index, &mut scratches);
+            let (job, ahead) = self.next(index, &mut scratches);
+            let Job { work, ref state, shard } = job;
             let partition = partitions.wait_for(shard);
-            let task = Task { state: &state, at: work.at, shard, partition: &partition };
-            let vector = objective.shard(&task, scratches.entry(shard).or_default());
-            self.lock()[index].running = None;
+            let task = Task { state, at: work.at, shard, partition: &partition };
+            let scratch = scratches.entry(shard).or_default();
+            if ahead {
+                objective.ahead(&task, scratch);
+                continue;
+            }
+            let vector = objective.shard(&task, scratch);
+            let thread = &mut self.lock()[index];
+            thread.running = None;
+            thread.done.push_back(job);
             done((work, shard, vector));
         }
     }
 
-    fn next(&self, index: usize, scratches: &mut BTreeMap<ShardId, Scratch>) -> Job {
+    /// The next job, and whether it is only to be computed ahead.
+    fn next(&self, index: usize, scratches: &mut BTreeMap<ShardId, Scratch>) -> (Job, bool) {
         let mut threads = self.lock();
         loop {
-            let Thread { queue, running, shards } = &mut threads[index];
+            let Thread { queue, done, running, shards } = &mut threads[index];
             if let Some(job) = queue.pop_front() {
                 scratches.retain(|shard, _| shards.contains(shard));
                 *running = Some((job.work, job.shard));
-                return job;
+                return (job, false);
+            }
+            if let Some(job) = done.pop_front() {
+                return (job, true);
             }
             threads = self.changed.wait(threads).unwrap_or_else(PoisonError::into_inner);
         }

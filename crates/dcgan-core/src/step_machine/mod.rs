@@ -129,7 +129,7 @@ pub struct StepMachine {
     /// The start state is being copied.
     copying: Option<Copying>,
     /// Vectors of this state that are computed, by shard.
-    computed: BTreeMap<ShardId, Vec<f32>>,
+    computed: BTreeMap<ShardId, Arc<Vec<f32>>>,
     /// Frames of the next phase, from members that are ahead.
     early: Vec<(Rank, Frame)>,
     /// What keeps this generation from going on.

@@ -47,7 +47,7 @@ impl StepMachine {
             return;
         }
         // It is kept until the state changes: after a fence only what was lost is computed again.
-        self.computed.insert(shard, vector);
+        self.computed.insert(shard, Arc::new(vector));
         self.contribute(shard);
     }
 
@@ -56,7 +56,7 @@ impl StepMachine {
         if plan.owner(shard) != *rank {
             return;
         }
-        let pieces = round.reduce.contribute(shard, self.computed[&shard].clone());
+        let pieces = round.reduce.contribute(shard, Arc::clone(&self.computed[&shard]));
         if round.reduce.contributed() {
             round.contributed_at.get_or_insert(self.now);
         }

@@ -39,7 +39,7 @@ impl Reference {
             let mut sum = TreeSum::new(shards);
             for shard in shard_ids(shards) {
                 let task = Task { state: &state, at, shard, partition: &partition };
-                sum.insert(Node::leaf(shard), toy.shard(&task, &mut Scratch::default()));
+                sum.insert(Node::leaf(shard), Arc::new(toy.shard(&task, &mut Scratch::default())));
             }
             toy.apply(&mut state, at, &sum.take(Node::root(shards)).unwrap());
             at = at.next(toy.phases());

@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use burn::tensor::{Tensor, activation};
 
-pub(crate) use cpu::Isa;
-pub(crate) use cpu::{ConvWeights, DenseWeights, PoolWeights, Prepare, ToOneWeights, UpsampleWeights};
+pub(crate) use cpu::{
+    ConvWeights, DenseWeights, Isa, Loop, PoolWeights, Prepare, ToOneWeights, UpsampleWeights,
+};
 
 /// Maps, `[images, rows, columns, channels]`.
 pub(crate) type Maps = Tensor<4>;

@@ -2,25 +2,22 @@
 
 use std::cell::RefCell;
 
-/// A phase of a shard takes and gives back fewer than this.
-const KEPT: usize = 32;
+/// More than the operations of a step need.
+const KEPT: usize = 64;
 
 thread_local! {
+    /// The one given back last comes last: it is most likely in the cache.
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A buffer with unspecified contents: whoever takes it writes every element, or takes [`zeros`].
 pub(crate) fn take(len: usize) -> Vec<f32> {
     let kept = FREE.with_borrow_mut(|free| {
-        // The smallest that is large enough, unless that would waste most of it.
-        let fits = |buffer: &&(usize, usize)| (len..=2 * len).contains(&buffer.1);
-        let sizes = free.iter().map(Vec::capacity).enumerate().collect::<Vec<_>>();
-        let best = sizes.iter().filter(fits).min_by_key(|(_, capacity)| *capacity)?;
-        Some(free.swap_remove(best.0))
+        // All steps need buffers of the same lengths.
+        let place = free.iter().rposition(|buffer| buffer.len() == len)?;
+        Some(free.remove(place))
     });
-    let mut buffer = kept.unwrap_or_else(|| Vec::with_capacity(len));
-    buffer.resize(len, 0.0);
-    buffer
+    kept.unwrap_or_else(|| vec![0.0; len])
 }
 
 /// A buffer of zeros.
@@ -33,8 +30,9 @@ pub(crate) fn zeros(len: usize) -> Vec<f32> {
 /// Gives a buffer back.
 pub(crate) fn give(buffer: Vec<f32>) {
     FREE.with_borrow_mut(|free| {
-        if free.len() < KEPT {
-            free.push(buffer);
+        if free.len() == KEPT {
+            free.remove(0);
         }
+        free.push(buffer);
     });
 }

@@ -66,6 +66,18 @@ impl Isa {
     }
 }
 
+/// Loops over numbers of which the compiler makes vectors.
+pub(crate) struct Loop<F>(pub(crate) F);
+
+impl<F: FnOnce() -> R, R> WithSimd for Loop<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> R {
+        (self.0)()
+    }
+}
+
 impl fmt::Debug for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

@@ -24,7 +24,7 @@ use burn::tensor::{Tensor, TensorData};
 
 pub(crate) use conv::ConvWeights;
 pub(crate) use dense::DenseWeights;
-pub(crate) use isa::Isa;
+pub(crate) use isa::{Isa, Loop};
 pub(crate) use pool::PoolWeights;
 pub(crate) use to_one::ToOneWeights;
 pub(crate) use upsample::UpsampleWeights;

@@ -1,9 +1,7 @@
 //! The end of a network: one bias, and tanh where images are wanted.
 
-use pulp::{Simd, WithSimd};
-
 use super::graph::{Inputs, Operation};
-use super::isa::Isa;
+use super::isa::{Isa, Loop};
 
 /// Adds a bias to all numbers, and takes the hyperbolic tangent if `tanh`.
 #[derive(Debug)]
@@ -21,7 +19,7 @@ impl Operation for Output {
     fn forward(&self, [x, _, bias, _]: Inputs<'_>) -> Vec<f32> {
         let mut y: Vec<f32> = x.iter().map(|x| x + bias[0]).collect();
         if self.tanh {
-            self.isa.run(Tanh(&mut y));
+            self.isa.run(Loop(|| y.iter_mut().for_each(|x| *x = tanh(*x))));
         }
         y
     }
@@ -31,18 +29,6 @@ impl Operation for Output {
         let dx: Vec<f32> = y.iter().zip(dy).map(|(y, dy)| dy * slope(*y)).collect();
         let by_bias = wanted[2].then(|| vec![dx.iter().map(|dx| f64::from(*dx)).sum::<f64>() as f32]);
         [Some(dx), None, by_bias, None]
-    }
-}
-
-struct Tanh<'a>(&'a mut [f32]);
-
-impl WithSimd for Tanh<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        // Without branches, so that the compiler makes vectors of it.
-        self.0.iter_mut().for_each(|x| *x = tanh(*x));
     }
 }
 
@@ -71,7 +57,8 @@ const INVERSE_FACTORIALS: [f64; 11] = [
 ];
 
 /// The hyperbolic tangent, the same bits everywhere: (1 - e) / (1 + e) with e = exp(-2 |x|), in double precision, where
-/// exp is 2^k times a series in |r| <= ln 2 / 2, whose first omitted term is below 1e-12.
+/// exp is 2^k times a series in |r| <= ln 2 / 2, whose first omitted term is below 1e-12. Without branches, so that the compiler makes vectors
+/// of it.
 #[inline(always)]
 fn tanh(x: f32) -> f32 {
     let magnitude = f64::from(x.abs());
