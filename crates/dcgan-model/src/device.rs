@@ -90,9 +90,12 @@ mod tests {
 
     #[test]
     fn devices_are_named_as_people_do() {
-        for (name, device) in
-            [("cpu", DeviceChoice::Cpu(None)), ("cpu:scalar", DeviceChoice::Cpu(Some(Isa::Scalar))), ("cuda", DeviceChoice::Cuda(0)), ("cuda:3", DeviceChoice::Cuda(3))]
-        {
+        for (name, device) in [
+            ("cpu", DeviceChoice::Cpu(None)),
+            ("cpu:scalar", DeviceChoice::Cpu(Some(Isa::Scalar))),
+            ("cuda", DeviceChoice::Cuda(0)),
+            ("cuda:3", DeviceChoice::Cuda(3)),
+        ] {
             assert_eq!(name.parse(), Ok(device));
         }
         for wrong in ["gpu", "cuda:", "cuda:x", "CPU", "gpu:0", ""] {

@@ -24,7 +24,7 @@ impl Discriminator {
 
     /// Images `[N, 28, 28, 1]` to logits `[N, 1, 1, 1]`, by batch statistics.
     pub(crate) fn forward(&self, images: Maps) -> (Maps, Vec<Statistics>) {
-        let mut x = Input::Maps(images);
+        let mut x = Input { maps: images, norm: None };
         let mut seen = Vec::new();
         for layer in &self.convs {
             let raw = conv(x, &layer.kernel, 2);

@@ -51,7 +51,7 @@ impl GeneratorNet {
 
     fn layers(&self, latents: Tensor<2>, mut statistics: impl FnMut(Raw, Tensor<1>) -> Raw) -> Maps {
         debug_assert_eq!(latents.dims()[1], LATENT);
-        let x = Input::Maps(dense(latents, &self.dense.kernel, &self.dense.bias));
+        let x = Input { maps: dense(latents, &self.dense.kernel, &self.dense.bias), norm: None };
         let raw = conv(x, &self.first.kernel, 1);
         let mut x = self.first.norm(statistics(raw, self.first.bias.clone()), 0.0);
         for layer in &self.upsampled {

@@ -21,5 +21,7 @@ mod vectors_test;
 
 pub use arithmetic::fingerprint;
 pub use device::{DeviceChoice, DeviceError};
+#[doc(hidden)]
+pub use ops::cpu::measure;
 pub use sample::{Generator, PIXELS};
 pub use step::{Dcgan, DcganError};

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use dcgan_core::state::State;
 
 use crate::layout::NetworkTensors;
-use crate::ops::{Input, Isa, Kernel, Loop, Path, Prepare, Raw};
+use crate::ops::{Input, Isa, Kernel, Loop, Norm, Path, Prepare, Raw};
 
 /// A convolution and the batch norm after it.
 pub(crate) struct ConvNorm<P> {
@@ -17,7 +17,9 @@ pub(crate) struct ConvNorm<P> {
 impl<P> ConvNorm<P> {
     /// What the next convolution is given.
     pub(crate) fn norm(&self, raw: Raw, slope: f32) -> Input {
-        Input::Normed { raw, scale: self.scale.clone(), shift: self.shift.clone(), slope }
+        let Raw { maps, statistics } = raw;
+        let norm = Norm { statistics, scale: self.scale.clone(), shift: self.shift.clone(), slope };
+        Input { maps, norm: Some(norm) }
     }
 }
 

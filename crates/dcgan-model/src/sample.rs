@@ -66,8 +66,9 @@ impl Generator {
     }
 
     fn images(&self, latents: &[f32]) -> Vec<u8> {
-        let vector =
-            |values: &Vec<f32>| Tensor::<1>::from_data(TensorData::new(values.clone(), [values.len()]), &self.place.device);
+        let vector = |values: &Vec<f32>| {
+            Tensor::<1>::from_data(TensorData::new(values.clone(), [values.len()]), &self.place.device)
+        };
         let running = self.running.iter().map(|[mean, var]| Statistics { mean: vector(mean), variance: vector(var) });
         let shape = [latents.len() / LATENT, LATENT];
         let latents = Tensor::from_data(TensorData::new(latents.to_vec(), shape), &self.place.device);

@@ -66,7 +66,7 @@ enum Part {
     /// The vector of the phase on real images.
     Real(Vec<f32>),
     /// For both phases on fakes.
-    Draft(Draft),
+    Draft(Box<Draft>),
 }
 
 /// The fakes of a step, with their graph.
@@ -191,14 +191,14 @@ impl Objective for Dcgan {
             };
         }
         let draft = match kept {
-            Some(Part::Draft(draft)) => draft,
+            Some(Part::Draft(draft)) => *draft,
             _ => self.draft_of(task),
         };
         if task.at.phase == GENERATE {
             return self.generator_phase(task.state, draft);
         }
         let vector = self.fake_phase(task.state, &draft);
-        Self::keep(task, scratch, Part::Draft(draft));
+        Self::keep(task, scratch, Part::Draft(Box::new(draft)));
         vector
     }
 
@@ -207,7 +207,7 @@ impl Objective for Dcgan {
     fn ahead(&self, task: &Task<'_>, scratch: &mut Scratch) {
         let task = Task { at: task.at.next(PHASES), ..*task };
         match task.at.phase {
-            FAKE => Self::keep(&task, scratch, Part::Draft(self.draft_of(&task))),
+            FAKE => Self::keep(&task, scratch, Part::Draft(Box::new(self.draft_of(&task)))),
             REAL => {
                 let vector = self.real_phase(task.state, self.real_images(&task));
                 Self::keep(&task, scratch, Part::Real(vector));

@@ -3,7 +3,7 @@
 //! Each exists twice: written for the processor ([`cpu`]), and in plain burn operations ([`plain`]), which run on every
 //! device and are what the others are tested against. [`Kernel`] is the switch.
 
-mod cpu;
+pub(crate) mod cpu;
 mod plain;
 #[cfg(test)]
 mod reference;
@@ -14,9 +14,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Tensor, activation};
 
-pub(crate) use cpu::{
-    ConvWeights, DenseWeights, Isa, Loop, PoolWeights, Prepare, ToOneWeights, UpsampleWeights,
-};
+pub(crate) use cpu::{ConvWeights, DenseWeights, Isa, Loop, PoolWeights, Prepare, ToOneWeights, UpsampleWeights};
 
 /// Maps, `[images, rows, columns, channels]`.
 pub(crate) type Maps = Tensor<4>;
@@ -62,20 +60,19 @@ pub(crate) struct Raw {
     pub(crate) statistics: Statistics,
 }
 
-/// What a convolution reads.
-pub(crate) enum Input {
-    /// Maps as they are.
-    Maps(Maps),
-    /// What came out of another convolution, after batch norm and (leaky) ReLU.
-    Normed { raw: Raw, scale: Tensor<1>, shift: Tensor<1>, slope: f32 },
+/// What a convolution reads: maps, normalised first if they came out of another one.
+pub(crate) struct Input {
+    pub(crate) maps: Maps,
+    pub(crate) norm: Option<Norm>,
 }
 
-impl Input {
-    fn maps(&self) -> &Maps {
-        match self {
-            Self::Maps(maps) | Self::Normed { raw: Raw { maps, .. }, .. } => maps,
-        }
-    }
+/// A batch norm by given statistics, and the (leaky) ReLU after it.
+pub(crate) struct Norm {
+    pub(crate) statistics: Statistics,
+    pub(crate) scale: Tensor<1>,
+    pub(crate) shift: Tensor<1>,
+    /// What negative numbers are multiplied by.
+    pub(crate) slope: f32,
 }
 
 /// Vectors `[N, inputs]` to maps `[N, 7, 7, channels]`: a dense layer whose outputs are channel-major, with ReLU.

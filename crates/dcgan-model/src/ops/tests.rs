@@ -17,6 +17,9 @@ enum Kind {
     Dense { inputs: usize, channels: usize },
 }
 
+/// A result, its statistics if it has any, and the gradients by each argument on which it depends.
+type Found = (Vec<f32>, Vec<Vec<f32>>, [Option<Vec<f32>>; 5]);
+
 /// An operation with its arguments: maps, scale and shift of the norm before, weights, bias.
 struct Case {
     kind: Kind,
@@ -63,23 +66,20 @@ impl Case {
         }
     }
 
-    /// The result with its statistics, if there are any, and the gradients of its product with `direction` by each
-    /// argument on which it depends.
-    fn run(&self, isa: Option<Isa>, direction: &Array) -> (Vec<f32>, Vec<Vec<f32>>, [Option<Vec<f32>>; 5]) {
+    /// The operation, with the gradients of its result's product with `direction`.
+    fn run(&self, isa: Option<Isa>, direction: &Array) -> Found {
         let [x, scale, shift, weight, bias] = &self.arguments;
         let [scale, shift, bias] = [scale, shift, bias].map(|array| array.leaf::<1>());
         let mut x_leaf = None;
         let mut input = || {
             let maps = x.leaf::<4>();
             x_leaf = Some(maps.clone());
-            match self.slope {
-                None => Input::Maps(maps),
-                Some(slope) => {
-                    // Each path takes the statistics of its own results; here they are given.
-                    let raw = plain::with_statistics(maps);
-                    Input::Normed { raw, scale: scale.clone(), shift: shift.clone(), slope }
-                }
-            }
+            let norm = self.slope.map(|slope| {
+                // Each path takes the statistics of its own results; here they are given.
+                let Raw { statistics, .. } = plain::with_statistics(maps.clone());
+                Norm { statistics, scale: scale.clone(), shift: shift.clone(), slope }
+            });
+            Input { maps, norm }
         };
         let mut seen = Vec::new();
         let mut maps = |Raw { maps, statistics: Statistics { mean, variance } }| {

@@ -167,8 +167,7 @@ impl<L: Linear> WithSimd for Backward<'_, L> {
             if by_input {
                 d_padded.fill(0.0);
             }
-            let wanted =
-                Wanted { dx: by_input.then_some(&mut d_padded[..]), dw: by_weight.then_some(&mut dw[..]) };
+            let wanted = Wanted { dx: by_input.then_some(&mut d_padded[..]), dw: by_weight.then_some(&mut dw[..]) };
             linear.backward(simd, dy.len() / out_len, &padded, dy, wanted);
             if by_input {
                 let dx = &mut dx[index * block..][..x.len()];

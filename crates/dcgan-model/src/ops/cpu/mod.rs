@@ -10,6 +10,7 @@ mod dense;
 mod graph;
 mod isa;
 mod layer;
+pub mod measure;
 mod norm;
 mod output;
 mod pool;
@@ -51,12 +52,12 @@ pub(crate) fn dense(isa: Isa, weights: &Arc<DenseWeights>, x: Tensor<2>, weight:
 }
 
 pub(crate) fn conv(isa: Isa, weights: &Arc<ConvWeights>, input: Input, weight: Tensor<4>, stride: usize) -> Raw {
-    let [_, h, w, _] = input.maps().dims();
+    let [_, h, w, _] = input.maps.dims();
     raw(isa, Conv { size: [h, w], stride, weights: Arc::clone(weights) }, input, weight)
 }
 
 pub(crate) fn upsample_conv(isa: Isa, weights: &Arc<UpsampleWeights>, input: Input, weight: Tensor<4>) -> Raw {
-    let [_, h, w, _] = input.maps().dims();
+    let [_, h, w, _] = input.maps.dims();
     raw(isa, Upsample { size: [h, w], weights: Arc::clone(weights) }, input, weight)
 }
 
@@ -67,7 +68,7 @@ pub(crate) fn to_images(
     weight: Tensor<4>,
     bias: Tensor<1>,
 ) -> Maps {
-    let [_, h, w, _] = input.maps().dims();
+    let [_, h, w, _] = input.maps.dims();
     let maps = layer(isa, ToOne { size: [h, w], weights: Arc::clone(weights) }, input, weight, None);
     output(isa, maps, bias, true)
 }
@@ -79,7 +80,7 @@ pub(crate) fn to_logits(
     weight: Tensor<2>,
     bias: Tensor<1>,
 ) -> Maps {
-    let [_, h, w, _] = input.maps().dims();
+    let [_, h, w, _] = input.maps.dims();
     let maps = layer(isa, Pool { size: [h, w], weights: Arc::clone(weights) }, input, weight, None);
     output(isa, maps, bias, false)
 }
@@ -107,11 +108,12 @@ fn layer<L: Linear + 'static, const D: usize>(
     weight: Tensor<D>,
     sums: Option<Arc<OnceLock<norm::Sums>>>,
 ) -> Maps {
-    let (maps, norm, parameters) = match input {
-        Input::Maps(maps) => (maps, None, [(); 2].map(|()| nothing(&weight))),
-        Input::Normed { raw: Raw { maps, statistics: Statistics { mean, variance } }, scale, shift, slope } => {
+    let Input { maps, norm } = input;
+    let (norm, parameters) = match norm {
+        None => (None, [(); 2].map(|()| nothing(&weight))),
+        Some(super::Norm { statistics: Statistics { mean, variance }, scale, shift, slope }) => {
             let [mean, variance] = [mean, variance].map(values);
-            (maps, Some(Norm { mean, variance, slope }), [scale, shift])
+            (Some(Norm { mean, variance, slope }), [scale, shift])
         }
     };
     let operation = Layer { isa, linear, norm, images: maps.dims()[0], sums };

@@ -110,7 +110,8 @@ impl NormGradients<'_> {
         let count = pixels as f64;
         let term = |c: usize| (-f64::from(factor[c]) * sums[c] / count) as f32;
         let slope = |c: usize| (-f64::from(factor[c]) * products[c] / (count * deviation(c).powi(2))) as f32;
-        let [terms, slopes] = [&term as &dyn Fn(usize) -> f32, &slope].map(|f| (0..mean.len()).map(f).collect::<Vec<_>>());
+        let [terms, slopes] =
+            [&term as &dyn Fn(usize) -> f32, &slope].map(|f| (0..mean.len()).map(f).collect::<Vec<_>>());
         let [mean, factor, terms, slopes] = [mean, factor, &terms, &slopes].map(|values| S::as_simd_f32s(values).0);
         let pixels = S::as_simd_f32s(x).0.chunks_exact(mean.len());
         for (x, dz) in pixels.zip(S::as_mut_simd_f32s(dz).0.chunks_exact_mut(mean.len())) {

@@ -134,8 +134,9 @@ impl Span {
         unsafe {
             let a = self.a.add(row * self.row);
             for k in 0..depth {
-                let b: [S::f32s; V] =
-                    std::array::from_fn(|j| self.b.add(k * width + j * S::F32_LANES).cast::<S::f32s>().read_unaligned());
+                let b: [S::f32s; V] = std::array::from_fn(|j| {
+                    self.b.add(k * width + j * S::F32_LANES).cast::<S::f32s>().read_unaligned()
+                });
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let a = simd.splat_f32s(*a.add(i * self.row + k * self.column));
                     for (sum, b) in sums.iter_mut().zip(b) {
@@ -183,8 +184,9 @@ mod tests {
             let element = |i: usize, j: usize| {
                 let start = (self.update == Update::Add).then_some(self.c[i * n + j]);
                 let slices = (0..k).step_by(SLICE).map(|first| {
-                    (first..k.min(first + SLICE))
-                        .fold(0f32, |sum, k| left.values[i * left.row + k * left.column].mul_add(self.b[k * n + j], sum))
+                    (first..k.min(first + SLICE)).fold(0f32, |sum, k| {
+                        left.values[i * left.row + k * left.column].mul_add(self.b[k * n + j], sum)
+                    })
                 });
                 start.into_iter().chain(slices).reduce(|sum, slice| sum + slice).unwrap()
             };

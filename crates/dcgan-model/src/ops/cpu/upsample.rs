@@ -93,14 +93,14 @@ impl Upsample {
         for (tile, (pixel, ..)) in places.enumerate() {
             for v in 0..vectors {
                 let mut d = [[zero; 4]; 4];
-                for i in 0..4 {
+                for (i, d) in d.iter_mut().enumerate() {
                     let row = (pixel + i * width) * vectors + v;
-                    d[i] = to_products(simd, [x[row], x[row + vectors], x[row + 2 * vectors], x[row + 3 * vectors]]);
+                    *d = to_products(simd, [x[row], x[row + vectors], x[row + 2 * vectors], x[row + 3 * vectors]]);
                 }
                 for j in 0..4 {
                     let column = to_products(simd, [d[0][j], d[1][j], d[2][j], d[3][j]]);
-                    for i in 0..4 {
-                        to[((4 * i + j) * count + tile) * vectors + v] = column[i];
+                    for (i, column) in column.into_iter().enumerate() {
+                        to[((4 * i + j) * count + tile) * vectors + v] = column;
                     }
                 }
             }
@@ -174,35 +174,35 @@ impl Linear for Upsample {
         let UpsampleWeights { inputs, outputs, ref forward, .. } = *self.weights;
         let u = self.transform(simd, images, x);
         let (places, count) = self.places(images);
-        let mut products_ = buffers::take(25 * count * outputs);
-        for ((p, shared), result) in products().zip(products_.chunks_exact_mut(count * outputs)) {
+        let mut results = buffers::take(25 * count * outputs);
+        for ((p, shared), result) in products().zip(results.chunks_exact_mut(count * outputs)) {
             let left = Left::rows(&u[shared * count * inputs..], inputs);
             product(simd, [count, inputs, outputs], left, &forward[p * inputs * outputs..], Update::Set, result);
         }
         let vectors = outputs / S::F32_LANES;
-        let (from, to) = (S::as_simd_f32s(&products_).0, S::as_mut_simd_f32s(y).0);
+        let (from, to) = (S::as_simd_f32s(&results).0, S::as_mut_simd_f32s(y).0);
         let [height, width, _] = self.output();
         let zero = simd.splat_f32s(0.0);
         for (tile, (_, image, [row, column])) in places.enumerate() {
             let inside = [height - 4 * row, width - 4 * column];
             for v in 0..vectors {
                 let mut m = [[zero; 4]; 5];
-                for i in 0..5 {
+                for (i, m) in m.iter_mut().enumerate() {
                     let at = |j: usize| ((5 * i + j) * count + tile) * vectors + v;
-                    m[i] = to_outputs(simd, [from[at(0)], from[at(1)], from[at(2)], from[at(3)], from[at(4)]]);
+                    *m = to_outputs(simd, [from[at(0)], from[at(1)], from[at(2)], from[at(3)], from[at(4)]]);
                 }
                 for j in 0..4 {
-                    let column_ = to_outputs(simd, [m[0][j], m[1][j], m[2][j], m[3][j], m[4][j]]);
-                    for i in 0..4 {
+                    let outputs = to_outputs(simd, [m[0][j], m[1][j], m[2][j], m[3][j], m[4][j]]);
+                    for (i, output) in outputs.into_iter().enumerate() {
                         if i < inside[0] && j < inside[1] {
-                            to[((image * height + 4 * row + i) * width + 4 * column + j) * vectors + v] = column_[i];
+                            to[((image * height + 4 * row + i) * width + 4 * column + j) * vectors + v] = output;
                         }
                     }
                 }
             }
         }
         buffers::give(u);
-        buffers::give(products_);
+        buffers::give(results);
     }
 
     #[inline(always)]
@@ -218,19 +218,19 @@ impl Linear for Upsample {
             let inside = [height - 4 * row, width - 4 * column];
             for v in 0..vectors {
                 let mut d = [[zero; 5]; 4];
-                for i in 0..4 {
+                for (i, d) in d.iter_mut().enumerate() {
                     let mut outputs = [zero; 4];
-                    for j in 0..4 {
+                    for (j, output) in outputs.iter_mut().enumerate() {
                         if i < inside[0] && j < inside[1] {
-                            outputs[j] = from[((image * height + 4 * row + i) * width + 4 * column + j) * vectors + v];
+                            *output = from[((image * height + 4 * row + i) * width + 4 * column + j) * vectors + v];
                         }
                     }
-                    d[i] = from_outputs(simd, outputs);
+                    *d = from_outputs(simd, outputs);
                 }
                 for j in 0..5 {
                     let column = from_outputs(simd, [d[0][j], d[1][j], d[2][j], d[3][j]]);
-                    for i in 0..5 {
-                        to[((5 * i + j) * count + tile) * vectors + v] = column[i];
+                    for (i, column) in column.into_iter().enumerate() {
+                        to[((5 * i + j) * count + tile) * vectors + v] = column;
                     }
                 }
             }
@@ -259,15 +259,15 @@ impl Linear for Upsample {
             for (tile, (pixel, ..)) in self.places(images).0.enumerate() {
                 for v in 0..vectors {
                     let mut d = [[zero; 4]; 4];
-                    for i in 0..4 {
+                    for (i, d) in d.iter_mut().enumerate() {
                         let at = |j: usize| ((4 * i + j) * count + tile) * vectors + v;
-                        d[i] = from_products(simd, [from[at(0)], from[at(1)], from[at(2)], from[at(3)]]);
+                        *d = from_products(simd, [from[at(0)], from[at(1)], from[at(2)], from[at(3)]]);
                     }
                     for j in 0..4 {
                         let column = from_products(simd, [d[0][j], d[1][j], d[2][j], d[3][j]]);
-                        for i in 0..4 {
+                        for (i, column) in column.into_iter().enumerate() {
                             let to = &mut to[(pixel + i * width + j) * vectors + v];
-                            *to = simd.add_f32s(*to, column[i]);
+                            *to = simd.add_f32s(*to, column);
                         }
                     }
                 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::activation;
 
-use super::super::{EPSILON, Input, Maps, Raw, Statistics};
+use super::super::{EPSILON, Input, Maps, Norm, Raw, Statistics};
 
 /// Maps with the statistics of their channels.
 pub(crate) fn with_statistics(maps: Maps) -> Raw {
@@ -15,11 +15,8 @@ pub(crate) fn with_statistics(maps: Maps) -> Raw {
 }
 
 /// What a convolution is given.
-pub(crate) fn normed(input: Input) -> Maps {
-    let Input::Normed { raw: Raw { maps, statistics: Statistics { mean, variance } }, scale, shift, slope } = input else {
-        let Input::Maps(maps) = input else { unreachable!("there is no third kind") };
-        return maps;
-    };
+pub(crate) fn normed(Input { maps, norm }: Input) -> Maps {
+    let Some(Norm { statistics: Statistics { mean, variance }, scale, shift, slope }) = norm else { return maps };
     let shape = [1, 1, 1, mean.dims()[0]];
     let factor = (scale / (variance + EPSILON).sqrt()).reshape(shape);
     let y = (maps - mean.reshape(shape)) * factor + shift.reshape(shape);
