@@ -1,13 +1,19 @@
 #!/usr/bin/env python3
-"""The same model and recipe in PyTorch: images per second of a whole iteration, on THREADS threads.
+"""The same model and recipe in PyTorch: images per second of a whole iteration.
 
-    python dcgan_torch.py [--batch 32] [--threads 1] [--steps 20]
+    python dcgan_torch.py [--batch 32] [--threads 1] [--steps 20] [--form channels_last|contiguous|compiled]
+    torchrun --nproc-per-node 2 dcgan_torch.py --batch 128      DistributedDataParallel over Gloo
 
-Needs torch. Prints one line for each memory layout; the best is what this project compares itself with.
+Prints one line: images per second (the median of several repeats, and the best), the seconds from the start of the
+process to the end of the first iteration, and the peak resident memory in MiB.
 """
 
 import argparse
+import os
+import resource
 import time
+
+START = time.time()
 
 import torch
 from torch import nn
@@ -52,7 +58,8 @@ def generator():
     )
 
 
-def step(g, d, opt_g, opt_d, real, z):
+def step(g, d, d_alone, opt_g, opt_d, real, z):
+    """`d_alone` shares d's weights, and does not reduce gradients: the generator's phase needs none of D's."""
     loss = nn.functional.binary_cross_entropy_with_logits
     ones, zeros = torch.ones(len(real), 1), torch.zeros(len(real), 1)
     opt_d.zero_grad()
@@ -63,36 +70,49 @@ def step(g, d, opt_g, opt_d, real, z):
     loss(d(fake.detach()), zeros).backward()
     opt_d.step()
     opt_g.zero_grad()
-    for p in d.parameters():
+    for p in d_alone.parameters():
         p.requires_grad_(False)
-    loss(d(fake), ones).backward()
-    for p in d.parameters():
+    loss(d_alone(fake), ones).backward()
+    for p in d_alone.parameters():
         p.requires_grad_(True)
     opt_g.step()
 
 
 def main():
     args = argparse.ArgumentParser()
-    args.add_argument("--batch", type=int, default=32)
+    args.add_argument("--batch", type=int, default=32, help="images of each process")
     args.add_argument("--threads", type=int, default=1)
     args.add_argument("--steps", type=int, default=20)
     args.add_argument("--repeats", type=int, default=5)
+    args.add_argument("--form", choices=["channels_last", "contiguous", "compiled"], default="channels_last")
     args = args.parse_args()
     torch.set_num_threads(args.threads)
-    for layout in (torch.channels_last, torch.contiguous_format):
-        torch.manual_seed(22)
-        g, d = (m.to(memory_format=layout) for m in (generator(), discriminator()))
-        adam = lambda m: torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), 1e-7)
-        opt_g, opt_d = adam(g), adam(d)
-        real = torch.randn(args.batch, 1, 28, 28).to(memory_format=layout)
-        rates = []
-        for repeat in range(args.repeats + 1):
-            start = time.perf_counter()
-            for _ in range(args.steps):
-                step(g, d, opt_g, opt_d, real, torch.randn(args.batch, 100))
-            rates.append(args.batch * args.steps / (time.perf_counter() - start))
-        rates = sorted(rates[1:])
-        print(f"torch {torch.__version__} {layout}: {rates[len(rates) // 2]:.1f} images/s (best {rates[-1]:.1f})", flush=True)
+    torch.manual_seed(22)
+    layout = torch.contiguous_format if args.form == "contiguous" else torch.channels_last
+    g, d = (m.to(memory_format=layout) for m in (generator(), discriminator()))
+    adam = lambda m: torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), 1e-7)
+    opt_g, opt_d = adam(g), adam(d)
+    d_alone, world, rank = d, int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    if world > 1:
+        torch.distributed.init_process_group("gloo")
+        parallel = nn.parallel.DistributedDataParallel
+        # Buffers stay each process's own, as batch statistics do.
+        g, d = (parallel(m, broadcast_buffers=False) for m in (g, d))
+    run = torch.compile(step) if args.form == "compiled" else step
+    real = torch.randn(args.batch, 1, 28, 28).to(memory_format=layout)
+    rates, first = [], None
+    for repeat in range(args.repeats + 1):
+        start = time.perf_counter()
+        for _ in range(args.steps):
+            run(g, d, d_alone, opt_g, opt_d, real, torch.randn(args.batch, 100))
+            first = first or time.time() - START
+        rates.append(world * args.batch * args.steps / (time.perf_counter() - start))
+    rates = sorted(rates[1:])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if rank == 0:
+        print(f"{rates[len(rates) // 2]:.1f} images/s (best {rates[-1]:.1f}), first step after {first:.2f} s, peak {peak:.0f} MiB", flush=True)
+    if world > 1:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,140 @@
+//! Whole trainings as people run them: `cargo bench --bench system`.
+//!
+//! Prints a line for each training (workers x threads), one after the other and all of that again, then a table of the
+//! best, with what they are worth beside the first. Peak memory needs Linux's /proc.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use dcgan_core::metrics::Line;
+use dcgan_store::metrics_log;
+use dcgan_store::run_dir::RunPaths;
+
+/// Measures whole trainings.
+#[derive(Parser)]
+struct Args {
+    /// Trainings, as workers x threads each.
+    #[arg(default_values = ["1x1", "2x1", "1x2"])]
+    sizes: Vec<String>,
+    /// How often each is run.
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+    /// Steps of a training. The first five are not counted.
+    #[arg(long, default_value_t = 60)]
+    steps: u64,
+    /// One short training of each, to see that it works.
+    #[arg(long)]
+    test: bool,
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// What is not counted while everything starts.
+const WARM_UP: usize = 5;
+
+struct Measured {
+    images_per_second: f64,
+    step_ms: f64,
+    allreduce_ms: f64,
+    first_step: Duration,
+    /// Of the largest worker, in MiB.
+    peak: f64,
+}
+
+fn main() {
+    let mut args = Args::parse();
+    if args.test {
+        (args.repeats, args.steps) = (1, WARM_UP as u64 + 1);
+    }
+    let mut best: Vec<Option<Measured>> = args.sizes.iter().map(|_| None).collect();
+    println!("{:>8} {:>9} {:>9} {:>14} {:>13} {:>9}", "size", "images/s", "step, ms", "all-reduce, ms", "first step, s", "peak, MiB");
+    for _ in 0..args.repeats {
+        for (size, best) in args.sizes.iter().zip(&mut best) {
+            let measured = measure(size, args.steps);
+            print(size, &measured);
+            if best.as_ref().is_none_or(|best| best.images_per_second < measured.images_per_second) {
+                *best = Some(measured);
+            }
+        }
+    }
+    println!("best:");
+    for (size, measured) in args.sizes.iter().zip(best.iter().flatten()) {
+        print(size, measured);
+    }
+    if let [Some(first), rest @ ..] = best.as_slice() {
+        for (size, measured) in args.sizes[1..].iter().zip(rest.iter().flatten()) {
+            let ratio = measured.images_per_second / first.images_per_second;
+            println!("{size} is {ratio:.2} times {}", args.sizes[0]);
+        }
+    }
+}
+
+fn print(size: &str, measured: &Measured) {
+    let Measured { images_per_second, step_ms, allreduce_ms, first_step, peak } = measured;
+    let first_step = first_step.as_secs_f64();
+    println!("{size:>8} {images_per_second:9.1} {step_ms:9.1} {allreduce_ms:14.1} {first_step:13.2} {peak:9.0}");
+}
+
+fn measure(size: &str, steps: u64) -> Measured {
+    let (workers, threads) = size.split_once('x').unwrap_or_else(|| panic!("{size}: expected WORKERSxTHREADS"));
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let run = folder.path().join("run");
+    let start = Instant::now();
+    let mut coordinator = Command::new(env!("CARGO_BIN_EXE_dcgan-coord"))
+        .args(["--local", "--workers", workers, "--threads", threads, "--steps", &steps.to_string()])
+        .args(["--log-every", "1", "--grid-every", "1000000", "--out"])
+        .arg(&run)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the coordinator starts");
+    let metrics = RunPaths::new(run).metrics();
+    let (mut first_step, mut peak) = (None, 0.0);
+    while coordinator.try_wait().expect("it can be waited for").is_none() {
+        if first_step.is_none() && std::fs::metadata(&metrics).is_ok_and(|file| file.len() > 0) {
+            first_step = Some(start.elapsed());
+        }
+        if first_step.is_some() {
+            peak = peak_of_workers(&coordinator).max(peak);
+            sleep(Duration::from_millis(100));
+        }
+        sleep(Duration::from_millis(2));
+    }
+    summarize(&metrics, first_step.unwrap_or_else(|| start.elapsed()), peak)
+}
+
+fn summarize(metrics: &Path, first_step: Duration, peak: f64) -> Measured {
+    let lines = metrics_log::read(metrics).expect("the run has metrics");
+    let counted = &lines[WARM_UP.min(lines.len() - 1)..];
+    let median = |value: fn(&Line) -> f64| {
+        let mut values: Vec<f64> = counted.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    Measured {
+        images_per_second: median(|line| line.images_per_second),
+        step_ms: median(|line| line.step_ms),
+        allreduce_ms: median(|line| line.allreduce_ms),
+        first_step,
+        peak,
+    }
+}
+
+/// The peak resident memory of the largest worker that the coordinator started, in MiB; 0 where /proc does not say.
+fn peak_of_workers(coordinator: &Child) -> f64 {
+    let parent = coordinator.id().to_string();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let statuses = processes.filter_map(|process| std::fs::read_to_string(process.path().join("status")).ok());
+    let peak = |status: String| {
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let ours = field("PPid:") == Some(&parent) && field("Name:") == Some("dcgan-worker");
+        let kib = field("VmHWM:").and_then(|value| value.strip_suffix(" kB")).and_then(|kib| kib.parse::<f64>().ok());
+        kib.filter(|_| ours).map_or(0.0, |kib| kib / 1024.0)
+    };
+    statuses.map(peak).fold(0.0, f64::max)
+}
