@@ -1,7 +1,8 @@
 //! Whole trainings as people run them: `cargo bench --bench system`.
 //!
 //! Prints a line for each training (workers x threads), one after the other and all of that again, then a table of the
-//! best, with what they are worth beside the first. Peak memory needs Linux's /proc.
+//! best, with what they are worth beside the first. The time to the first step is that of a training of its own, with a shard
+//! of 32 images for each thread. Peak memory, of the largest worker, needs Linux's /proc.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -23,7 +24,7 @@ struct Args {
     #[arg(long, default_value_t = 3)]
     repeats: usize,
     /// Steps of a training. The first five are not counted.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 100)]
     steps: u64,
     /// One short training of each, to see that it works.
     #[arg(long)]
@@ -34,7 +35,7 @@ struct Args {
 }
 
 /// What is not counted while everything starts.
-const WARM_UP: usize = 5;
+const WARM_UP: u64 = 5;
 
 struct Measured {
     images_per_second: f64,
@@ -48,10 +49,13 @@ struct Measured {
 fn main() {
     let mut args = Args::parse();
     if args.test {
-        (args.repeats, args.steps) = (1, WARM_UP as u64 + 1);
+        (args.repeats, args.steps) = (1, WARM_UP + 1);
     }
     let mut best: Vec<Option<Measured>> = args.sizes.iter().map(|_| None).collect();
-    println!("{:>8} {:>9} {:>9} {:>14} {:>13} {:>9}", "size", "images/s", "step, ms", "all-reduce, ms", "first step, s", "peak, MiB");
+    println!(
+        "{:>8} {:>9} {:>9} {:>14} {:>11} {:>9}",
+        "size", "images/s", "step, ms", "all-reduce, ms", "1st step, s", "peak, MiB"
+    );
     for _ in 0..args.repeats {
         for (size, best) in args.sizes.iter().zip(&mut best) {
             let measured = measure(size, args.steps);
@@ -76,43 +80,53 @@ fn main() {
 fn print(size: &str, measured: &Measured) {
     let Measured { images_per_second, step_ms, allreduce_ms, first_step, peak } = measured;
     let first_step = first_step.as_secs_f64();
-    println!("{size:>8} {images_per_second:9.1} {step_ms:9.1} {allreduce_ms:14.1} {first_step:13.2} {peak:9.0}");
+    println!("{size:>8} {images_per_second:9.1} {step_ms:9.1} {allreduce_ms:14.1} {first_step:11.2} {peak:9.0}");
 }
 
 fn measure(size: &str, steps: u64) -> Measured {
-    let (workers, threads) = size.split_once('x').unwrap_or_else(|| panic!("{size}: expected WORKERSxTHREADS"));
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let run = folder.path().join("run");
+    let (workers, threads) = size.split_once('x').unwrap_or_else(|| panic!("{size}: expected WORKERSxTHREADS"));
+    // A shard of 32 images for each thread: as little as can be.
+    let threads_in_all = [workers, threads].map(|n| n.parse::<u64>().expect("a number")).iter().product::<u64>();
+    let [shards, batch] = [threads_in_all, 32 * threads_in_all].map(|n| n.to_string());
+    let small = ["--steps", "1", "--log-every", "1", "--shards", &shards, "--batch-size", &batch];
     let start = Instant::now();
+    let (first, _) = train([workers, threads], &folder.path().join("first"), &small);
+    let first_step = first.map_or_else(|| start.elapsed(), |written| written.duration_since(start));
+    let run = folder.path().join("run");
+    let (_, peak) = train([workers, threads], &run, &["--steps", &steps.to_string(), "--log-every", "5"]);
+    summarize(&RunPaths::new(run).metrics(), first_step, peak)
+}
+
+/// Trains to the end; gives when the first line of metrics was there, and the peak memory of the largest worker.
+fn train([workers, threads]: [&str; 2], run: &Path, arguments: &[&str]) -> (Option<Instant>, f64) {
     let mut coordinator = Command::new(env!("CARGO_BIN_EXE_dcgan-coord"))
-        .args(["--local", "--workers", workers, "--threads", threads, "--steps", &steps.to_string()])
-        .args(["--log-every", "1", "--grid-every", "1000000", "--out"])
-        .arg(&run)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["--local", "--workers", workers, "--threads", threads, "--grid-every", "1000000", "--out"])
+        .arg(run)
+        .args(arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("the coordinator starts");
-    let metrics = RunPaths::new(run).metrics();
-    let (mut first_step, mut peak) = (None, 0.0);
+    let metrics = RunPaths::new(run.to_owned()).metrics();
+    let (mut first, mut peak) = (None, 0.0);
     while coordinator.try_wait().expect("it can be waited for").is_none() {
-        if first_step.is_none() && std::fs::metadata(&metrics).is_ok_and(|file| file.len() > 0) {
-            first_step = Some(start.elapsed());
-        }
-        if first_step.is_some() {
+        if first.is_some() {
             peak = peak_of_workers(&coordinator).max(peak);
-            sleep(Duration::from_millis(100));
+            sleep(Duration::from_millis(200));
+        } else if std::fs::metadata(&metrics).is_ok_and(|file| file.len() > 0) {
+            first = Some(Instant::now());
         }
-        sleep(Duration::from_millis(2));
+        sleep(Duration::from_millis(5));
     }
-    summarize(&metrics, first_step.unwrap_or_else(|| start.elapsed()), peak)
+    (first, peak)
 }
 
 fn summarize(metrics: &Path, first_step: Duration, peak: f64) -> Measured {
     let lines = metrics_log::read(metrics).expect("the run has metrics");
-    let counted = &lines[WARM_UP.min(lines.len() - 1)..];
+    let counted: Vec<&Line> = lines.iter().filter(|line| line.step > WARM_UP).collect();
     let median = |value: fn(&Line) -> f64| {
-        let mut values: Vec<f64> = counted.iter().map(value).collect();
+        let mut values: Vec<f64> = counted.iter().map(|line| value(line)).collect();
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };

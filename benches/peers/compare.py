@@ -40,7 +40,7 @@ def run(command, environment=None):
 
 def ours(size):
     """Images per second, first step, peak of a whole training."""
-    text, error = run(["cargo", "bench", "--quiet", "--bench", "system", "--", "--repeats", "1", size])
+    text, error = run(["cargo", "bench", "--quiet", "--bench", "system", "--", "--repeats", "1", "--steps", "60", size])
     if text is None:
         sys.exit(f"cargo bench: {error}")
     fields = text.strip().splitlines()[-1].split()

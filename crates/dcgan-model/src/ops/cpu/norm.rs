@@ -108,10 +108,9 @@ impl NormGradients<'_> {
         let by_shift = sums.iter().map(|sum| *sum as f32).collect();
         // dx = factor (dz - mean of dz - (x - mean) / variance * mean of dz (x - mean))
         let count = pixels as f64;
-        let term = |c: usize| (-f64::from(factor[c]) * sums[c] / count) as f32;
-        let slope = |c: usize| (-f64::from(factor[c]) * products[c] / (count * deviation(c).powi(2))) as f32;
-        let [terms, slopes] =
-            [&term as &dyn Fn(usize) -> f32, &slope].map(|f| (0..mean.len()).map(f).collect::<Vec<_>>());
+        let of_channels = |f: &dyn Fn(usize) -> f64| (0..mean.len()).map(|c| f(c) as f32).collect::<Vec<_>>();
+        let terms = of_channels(&|c| -f64::from(factor[c]) * sums[c] / count);
+        let slopes = of_channels(&|c| -f64::from(factor[c]) * products[c] / (count * deviation(c).powi(2)));
         let [mean, factor, terms, slopes] = [mean, factor, &terms, &slopes].map(|values| S::as_simd_f32s(values).0);
         let pixels = S::as_simd_f32s(x).0.chunks_exact(mean.len());
         for (x, dz) in pixels.zip(S::as_mut_simd_f32s(dz).0.chunks_exact_mut(mean.len())) {
