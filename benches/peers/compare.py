@@ -70,6 +70,7 @@ def main():
         "PyTorch channels-last, 1 thread": lambda: peer([*torch]),
         "PyTorch contiguous, 1 thread": lambda: peer([*torch, "--form", "contiguous"]),
         "PyTorch compiled, 1 thread": lambda: peer([*torch, "--form", "compiled"]),
+        "PyTorch batch 256, 1 thread": lambda: peer([*torch, "--batch", 256, "--steps", 4]),
         two: lambda: ours("2x1"),
         "PyTorch channels-last, 2 threads": lambda: peer([*torch, "--threads", 2, "--batch", 256, "--steps", 5]),
         "PyTorch DDP + Gloo, 2 processes": lambda: peer(ddp(2), ONE_THREAD),
