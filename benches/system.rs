@@ -99,6 +99,7 @@ fn measure(size: &str, steps: u64) -> Measured {
 }
 
 /// Trains to the end; gives when the first line of metrics was there, and the peak memory of the largest worker.
+#[allow(clippy::disallowed_methods, reason = "another process's file and memory can only be looked at now and then")]
 fn train([workers, threads]: [&str; 2], run: &Path, arguments: &[&str]) -> (Option<Instant>, f64) {
     let mut coordinator = Command::new(env!("CARGO_BIN_EXE_dcgan-coord"))
         .args(["--local", "--workers", workers, "--threads", threads, "--grid-every", "1000000", "--out"])
