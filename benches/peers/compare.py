@@ -7,6 +7,7 @@ Needs Python 3 with venv; installs PyTorch and TensorFlow into target/peers unle
 """
 
 import argparse
+import os
 import re
 import statistics
 import subprocess
@@ -30,8 +31,6 @@ def python_with_peers():
 
 
 def run(command, environment=None):
-    import os
-
     result = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, env={**os.environ, **(environment or {})})
     if result.returncode != 0:
         return None, result.stderr.strip().splitlines()[-1:]

@@ -16,14 +16,13 @@ pub struct Layout {
     len: usize,
 }
 
-/// Where a tensor lies in the flat vector.
+/// A tensor's name and shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Its name, unique in the layout.
     pub name: String,
     /// Its shape, slowest dimension first.
     pub shape: Vec<usize>,
-    start: usize,
     len: usize,
 }
 
@@ -47,18 +46,11 @@ impl Layout {
     pub fn new(tensors: impl IntoIterator<Item = (String, Vec<usize>)>) -> Self {
         let mut tensors: Vec<_> = tensors.into_iter().collect();
         tensors.sort();
-        let mut start = 0;
-        let tensors: Vec<_> = tensors
-            .into_iter()
-            .map(|(name, shape)| {
-                let len = shape.iter().product();
-                let info = TensorInfo { name, shape, start, len };
-                start += len;
-                info
-            })
-            .collect();
+        let info = |(name, shape): (String, Vec<usize>)| TensorInfo { len: shape.iter().product(), name, shape };
+        let tensors: Vec<_> = tensors.into_iter().map(info).collect();
         assert!(tensors.windows(2).all(|pair| pair[0].name != pair[1].name), "tensor names are unique");
-        Self { tensors, len: start }
+        let len = tensors.iter().map(TensorInfo::len).sum();
+        Self { tensors, len }
     }
 
     /// The tensors, sorted by name.

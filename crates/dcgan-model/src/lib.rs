@@ -1,6 +1,6 @@
 //! What computes: the DCGAN. The only crate that knows burn.
 //!
-//! A state is a flat vector with a table of names ([`layout`]); each shard makes its own tensors from it, since burn's
+//! A state is a list of named arrays ([`layout`]); each shard makes its own tensors from it, since burn's
 //! autodiff keeps all graphs that share a leaf under one mutex. Nothing here knows of workers, generations or files.
 #![recursion_limit = "256"]
 

@@ -1,4 +1,4 @@
-//! A network's tensors, made anew for each shard and phase from the flat state.
+//! A network's tensors, made anew for each shard and phase from the state.
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use dcgan_core::state::State;

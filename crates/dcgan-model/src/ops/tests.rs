@@ -93,42 +93,37 @@ impl Case {
         fn gradient<const D: usize>(leaf: &Tensor<D>, gradients: &burn::tensor::Gradients) -> Option<Vec<f32>> {
             leaf.grad(gradients).as_ref().map(values)
         }
-        let backward = |y: &Maps| (y.clone() * direction.leaf::<4>().without_autodiff()).sum().backward();
+        /// The result, all gradients of its product with `direction`, and the one by the weights.
+        fn differentiate<const D: usize, P>(
+            y: Maps,
+            kernel: &Kernel<D, P>,
+            direction: &Array,
+        ) -> (Maps, burn::tensor::Gradients, Option<Vec<f32>>) {
+            let gradients = (y.clone() * direction.leaf::<4>().without_autodiff()).sum().backward();
+            let by_weight = gradient(&kernel.tensor, &gradients);
+            (y, gradients, by_weight)
+        }
         let (y, gradients, by_weight) = match self.kind {
             Kind::Conv { stride, .. } => {
                 let kernel = kernel(isa, weight);
-                let y = maps(conv(input(), &kernel, stride));
-                let gradients = backward(&y);
-                let by_weight = gradient(&kernel.tensor, &gradients);
-                (y, gradients, by_weight)
+                differentiate(maps(conv(input(), &kernel, stride)), &kernel, direction)
             }
             Kind::Upsample { .. } => {
                 let kernel = kernel(isa, weight);
-                let y = maps(upsample_conv(input(), &kernel));
-                let gradients = backward(&y);
-                let by_weight = gradient(&kernel.tensor, &gradients);
-                (y, gradients, by_weight)
+                differentiate(maps(upsample_conv(input(), &kernel)), &kernel, direction)
             }
             Kind::ToImages { .. } => {
                 let kernel = kernel(isa, weight);
-                let y = to_images(input(), &kernel, &bias);
-                let gradients = backward(&y);
-                let by_weight = gradient(&kernel.tensor, &gradients);
-                (y, gradients, by_weight)
+                differentiate(to_images(input(), &kernel, &bias), &kernel, direction)
             }
             Kind::ToLogits { .. } => {
                 let kernel = kernel(isa, weight);
-                let y = to_logits(input(), &kernel, &bias);
-                let gradients = backward(&y);
-                let by_weight = gradient(&kernel.tensor, &gradients);
-                (y, gradients, by_weight)
+                differentiate(to_logits(input(), &kernel, &bias), &kernel, direction)
             }
             Kind::Dense { .. } => {
                 let kernel = kernel(isa, weight);
                 let y = dense(x.leaf::<2>().without_autodiff(), &kernel, &bias);
-                let gradients = backward(&y);
-                let by_weight = gradient(&kernel.tensor, &gradients);
-                (y, gradients, by_weight)
+                differentiate(y, &kernel, direction)
             }
         };
         let by_x = x_leaf.and_then(|leaf| gradient(&leaf, &gradients));

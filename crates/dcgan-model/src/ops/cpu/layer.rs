@@ -157,7 +157,7 @@ impl<L: Linear> WithSimd for Backward<'_, L> {
         let width = frame.size[1] * frame.channels;
         let mut padded = buffers::zeros(linear.block() * frame.padded_len());
         let mut d_padded = buffers::take(linear.block() * frame.padded_len());
-        let mut dw = buffers::zeros(linear.gradient_len());
+        let mut dw = by_weight.then(|| buffers::zeros(linear.gradient_len()));
         let mut dx = buffers::take(if by_input { x.len() } else { 0 });
         let block = linear.block() * frame.len();
         for ((index, x), dy) in x.chunks(block).enumerate().zip(dy.chunks(linear.block() * out_len)) {
@@ -167,7 +167,7 @@ impl<L: Linear> WithSimd for Backward<'_, L> {
             if by_input {
                 d_padded.fill(0.0);
             }
-            let wanted = Wanted { dx: by_input.then_some(&mut d_padded[..]), dw: by_weight.then_some(&mut dw[..]) };
+            let wanted = Wanted { dx: by_input.then_some(&mut d_padded[..]), dw: dw.as_deref_mut() };
             linear.backward(simd, dy.len() / out_len, &padded, dy, wanted);
             if by_input {
                 let dx = &mut dx[index * block..][..x.len()];
@@ -190,9 +190,12 @@ impl<L: Linear> WithSimd for Backward<'_, L> {
         let (by_scales, by_shifts) = gradients
             .map(|gradients| gradients.finish(simd, x, &mut dx))
             .map_or((None, None), |(by_scales, by_shifts)| (Some(by_scales), Some(by_shifts)));
-        let weight = by_weight.then(|| linear.weight_gradient(&dw));
-        buffers::give(dw);
-        [by_x.then_some(dx), by_scales.filter(|_| by_scale), by_shifts.filter(|_| by_shift), weight]
+        let by_weights = dw.map(|dw| {
+            let gradient = linear.weight_gradient(&dw);
+            buffers::give(dw);
+            gradient
+        });
+        [by_x.then_some(dx), by_scales.filter(|_| by_scale), by_shifts.filter(|_| by_shift), by_weights]
     }
 }
 

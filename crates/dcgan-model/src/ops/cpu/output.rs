@@ -1,5 +1,6 @@
 //! The end of a network: one bias, and tanh where images are wanted.
 
+use super::buffers;
 use super::graph::{Inputs, Operation};
 use super::isa::{Isa, Loop};
 
@@ -17,7 +18,8 @@ impl Operation for Output {
     }
 
     fn forward(&self, [x, _, bias, _]: Inputs<'_>) -> Vec<f32> {
-        let mut y: Vec<f32> = x.iter().map(|x| x + bias[0]).collect();
+        let mut y = buffers::take(x.len());
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = x + bias[0]);
         if self.tanh {
             self.isa.run(Loop(|| y.iter_mut().for_each(|x| *x = tanh(*x))));
         }
@@ -26,7 +28,8 @@ impl Operation for Output {
 
     fn backward(&self, _: Inputs<'_>, y: &[f32], dy: &[f32], wanted: [bool; 4]) -> [Option<Vec<f32>>; 4] {
         let slope = |y: f32| if self.tanh { 1.0 - y * y } else { 1.0 };
-        let dx: Vec<f32> = y.iter().zip(dy).map(|(y, dy)| dy * slope(*y)).collect();
+        let mut dx = buffers::take(dy.len());
+        dx.iter_mut().zip(y.iter().zip(dy)).for_each(|(dx, (y, dy))| *dx = dy * slope(*y));
         let by_bias = wanted[2].then(|| vec![dx.iter().map(|dx| f64::from(*dx)).sum::<f64>() as f32]);
         [Some(dx), None, by_bias, None]
     }
