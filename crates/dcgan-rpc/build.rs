@@ -11,6 +11,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(files, [root])?;
     let descriptor_file = PathBuf::from(std::env::var("OUT_DIR")?).join("dcgan_descriptor.bin");
     std::fs::write(descriptor_file, descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    // For `dcgan-coord status --json`.
+    let shown = ["Status", "WorkerStatus", "Recovery"].map(|name| format!("dcgan.v1.{name}"));
+    let builder = shown.iter().fold(tonic_prost_build::configure().bytes("."), |builder, name| {
+        builder.type_attribute(name, "#[derive(serde::Serialize)]")
+    });
+    builder.compile_fds(descriptors)?;
     Ok(())
 }

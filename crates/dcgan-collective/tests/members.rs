@@ -12,7 +12,7 @@ use dcgan_core::ids::{Digest, Generation, Position, Rank, RunId, WorkerId};
 use dcgan_core::message::{FromWorker, ToWorker, Trouble};
 use dcgan_core::metrics::Metrics;
 use dcgan_core::objective::{Objective, Scratch, Task};
-use dcgan_core::plan::{Member, Plan, StateAt, assign};
+use dcgan_core::plan::{Member, Plan, StateAt, assign, even};
 use dcgan_core::random::{Purpose, Stream};
 use dcgan_core::schedule::Schedule;
 use dcgan_core::sharding::Partition;
@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tonic::service::Routes;
 
 const SHARDS: u16 = 5;
+const NOBODY: [Option<Rank>; SHARDS as usize] = [None; SHARDS as usize];
 const STEPS: u64 = 4;
 /// Several parts for every member.
 const LEN: usize = 300_000;
@@ -51,6 +52,14 @@ impl Objective for Noise {
         state.tensor_mut(0)[0] = self.first;
         state
     }
+    fn reads(&self, _: u8) -> &[usize] {
+        &[0]
+    }
+
+    fn changes(&self, _: u8) -> &[usize] {
+        &[0]
+    }
+
     fn phases(&self) -> u8 {
         2
     }
@@ -125,7 +134,7 @@ impl Process {
                     Command::Compute(work, state, shards) => inbox.extend(shards.into_iter().map(|shard| {
                         let task = Task { state: &state, at: work.at, shard, partition: &partition };
                         let vector = self.objective.shard(&task, &mut Scratch::default());
-                        step_machine::Event::Computed(work, shard, vector)
+                        step_machine::Event::Computed(work, shard, Ok(vector))
                     })),
                     Command::Report(FromWorker::StepDone(done)) if done.step == STEPS => {
                         return (Ok(done.digest), self);
@@ -145,7 +154,7 @@ fn plan(processes: &[Process]) -> Arc<Plan> {
     Arc::new(Plan {
         generation: Generation(1),
         members: processes.iter().map(member).collect(),
-        owners: assign(&[None; SHARDS as usize], processes.len()),
+        owners: assign(&NOBODY, even(&NOBODY, processes.len())),
         start,
     })
 }

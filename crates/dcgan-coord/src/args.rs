@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use dcgan_process::LogArgs;
+use dcgan_rpc::net::Address;
 use serde::{Deserialize, Serialize};
 
+use crate::chaos::ChaosArgs;
 use crate::config::Given;
 
 /// Trains a DCGAN synchronously across worker processes, with the same bits at any number of them
@@ -32,12 +34,18 @@ pub struct Args {
     /// Settings by the names of their flags, as in a run directory's config.toml; flags and DCGAN_* variables go before
     #[arg(long, value_name = "FILE.toml", env = "DCGAN_CONFIG")]
     pub config: Option<PathBuf>,
+    /// Leaves shards where they are although a worker is slower than the others
+    #[arg(long, env = "DCGAN_FIXED_SHARDS")]
+    pub fixed_shards: bool,
     /// Checks everything, says what would be done, and ends
     #[arg(long)]
     pub dry_run: bool,
     /// Allows connections that leave this machine, although they are not encrypted
     #[arg(long, env = "DCGAN_INSECURE")]
     pub insecure: bool,
+    /// Ends when standard input closes
+    #[arg(long, hide = true)]
+    pub(crate) exit_with_stdin: bool,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }
@@ -50,6 +58,48 @@ pub(crate) enum Verb {
         #[arg(long, value_enum, default_value_t)]
         format: SummaryFormat,
     },
+    /// Says how a run is: step, members, what it waits for, what interrupted it
+    Status {
+        #[command(flatten)]
+        at: At,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Takes a checkpoint as soon as can be, while training goes on
+    Checkpoint {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Has a worker leave the run; the others take its shards over
+    Drain {
+        /// The worker's name
+        name: String,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Ends a run in order, with a checkpoint of the last finished step
+    Stop {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Checks a run's files; with two runs, says where they differ first
+    Verify {
+        /// A run directory
+        run: PathBuf,
+        /// Another
+        other: Option<PathBuf>,
+    },
+    /// Trains on this machine while processes are killed, stopped and cut off, and compares the result
+    Chaos(ChaosArgs),
+}
+
+/// A coordinator to talk to.
+#[derive(Debug, clap::Args)]
+pub(crate) struct At {
+    /// Where the coordinator listens
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7420", env = "DCGAN_COORDINATOR")]
+    pub(crate) coordinator: Address,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

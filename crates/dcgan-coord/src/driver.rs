@@ -1,7 +1,7 @@
 //! The driver: everything that happens becomes an event of the machine, in one order, and the machine's commands are
 //! executed in theirs; those that write are durable before the next is executed. It decides nothing about the run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use dcgan_core::ids::{RunId, Step};
 use dcgan_core::membership::{Command, ConnId, Event, Membership, Outcome, Reason, Stop, TICK};
 use dcgan_core::message::{Hello, ToWorker};
 use dcgan_process::{Signal, status};
-use dcgan_rpc::{FromCoordinator, Welcome};
-use tokio::sync::mpsc;
+use dcgan_rpc::{FromCoordinator, Welcome, pb};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::Config;
@@ -26,6 +26,9 @@ use crate::watch::Watch;
 pub(crate) const INPUTS_MAX: usize = 1024;
 /// Workers hear that the coordinator lives.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// Between attempts to write to a disk that fails, and to say so.
+const DISK_PAUSE: Duration = Duration::from_millis(500);
+const DISK_SAYS: Duration = Duration::from_secs(10);
 /// At the end, the local sampler may take so long for the grids that are pending.
 const LAST_GRIDS_MAX: Duration = Duration::from_secs(60);
 
@@ -34,6 +37,8 @@ pub(crate) enum Input {
     /// A control stream opened with a hello.
     Connected(ConnId, ToConn, Hello),
     Machine(Event),
+    /// Somebody wants to know how the run is.
+    Status(oneshot::Sender<pb::Status>),
     /// A sampler follows; its page is there.
     Follows(FollowerId, String, ToFollower),
     Unfollows(FollowerId),
@@ -58,6 +63,16 @@ pub(crate) struct Driver {
     /// Too few local workers are left, and none is started again.
     hopeless: bool,
     heartbeat_at: Duration,
+    /// What the machine wants done.
+    pending: VecDeque<Command>,
+    disk: Option<Disk>,
+}
+
+/// A disk that fails.
+struct Disk {
+    fails_since: Duration,
+    says_at: Duration,
+    try_again_at: Duration,
 }
 
 impl Driver {
@@ -83,6 +98,8 @@ impl Driver {
             watch: Watch::default(),
             hopeless: false,
             heartbeat_at: Duration::ZERO,
+            pending: VecDeque::new(),
+            disk: None,
         }
     }
 
@@ -118,10 +135,17 @@ impl Driver {
                 return self.handle(Event::Hello(conn, hello));
             }
             Input::Machine(event) => return self.handle(event),
+            Input::Status(reply) => {
+                let now = self.start.elapsed();
+                let status = self.machine.status(now);
+                let epoch = self.config.sharding.epoch(status.step);
+                // Who asked may be gone by now.
+                let _ = reply.send(dcgan_rpc::status(self.record.run().run, epoch, now, status));
+            }
             Input::Follows(follower, page, stream) => {
                 tracing::info!("watch the digits at {page}");
                 let newest = self.machine.checkpoint().map(|saved| saved.step);
-                let newest = newest.map(|step| anyhow::Ok((step, self.record.newest_generator(step)?))).transpose()?;
+                let newest = newest.and_then(|step| Some((step, or_warn(self.record.newest_generator(step))?)));
                 self.followers.insert(follower, stream, newest);
                 return self.handle(Event::DrawGrids(true));
             }
@@ -130,7 +154,7 @@ impl Driver {
                 let draw = !self.followers.is_empty() || self.local.as_ref().is_some_and(Local::has_sampler);
                 return self.handle(Event::DrawGrids(draw));
             }
-            Input::Drawn(step, png) => self.record.save_grid(step, &png)?,
+            Input::Drawn(step, png) => drop(or_warn(self.record.save_grid(step, &png))),
             Input::ChildEnded(index, status) => return self.child_ended(index, status),
             Input::Signal(signal) => {
                 if self.signal.replace(signal).is_some() {
@@ -151,11 +175,12 @@ impl Driver {
     fn child_ended(&mut self, index: usize, status: ExitStatus) -> anyhow::Result<Option<Outcome>> {
         let is_over = self.machine.reason() == Reason::Finishing;
         let Some(local) = &mut self.local else { return Ok(None) };
-        // Workers that were told that the run is over end, as they should.
-        if is_over && !local.is_sampler(index) {
-            return Ok(None);
+        // Workers that were told that the run is over end, as they should; so do those that were drained.
+        if (is_over || status.success()) && !local.is_sampler(index) {
+            local.left(index);
+        } else {
+            local.ended(index, status);
         }
-        local.ended(index, status);
         let needed = if self.machine.plan().is_none() { self.config.workers } else { self.config.min_workers };
         if local.workers() < needed && !self.hopeless && !is_over {
             self.hopeless = true;
@@ -175,6 +200,10 @@ impl Driver {
         SCREEN.waits(waits.as_deref().unwrap_or_default());
         SCREEN.reached(self.machine.reached());
         self.ask_for_grids();
+        if self.disk.as_ref().is_some_and(|disk| disk.try_again_at <= now) {
+            let outcome = self.execute_pending();
+            return if outcome.is_some() { Ok(outcome) } else { self.handle(Event::Tick) };
+        }
         self.handle(Event::Tick)
     }
 
@@ -186,19 +215,37 @@ impl Driver {
         if let Event::Closed(conn) = &event {
             self.conns.remove(conn);
         }
-        let mut outcome = None;
-        for command in self.machine.handle(self.start.elapsed(), event) {
-            if let Command::Exit(how) = command {
-                outcome = Some(how);
-            } else {
-                self.execute(command)?;
-            }
-        }
-        Ok(outcome)
+        self.pending.extend(self.machine.handle(self.start.elapsed(), event));
+        Ok(if self.disk.is_none() { self.execute_pending() } else { None })
     }
 
-    fn execute(&mut self, command: Command) -> anyhow::Result<()> {
-        match command {
+    /// Executes commands in their order. If the disk fails, those that are left wait for it: workers train on.
+    fn execute_pending(&mut self) -> Option<Outcome> {
+        while let Some(command) = self.pending.pop_front() {
+            if let Command::Exit(outcome) = command {
+                return Some(outcome);
+            }
+            if let Err(error) = self.execute(&command) {
+                self.pending.push_front(command);
+                let now = self.start.elapsed();
+                let disk = self.disk.get_or_insert(Disk { fails_since: now, says_at: now, try_again_at: now });
+                disk.try_again_at = now + DISK_PAUSE;
+                if now >= disk.says_at {
+                    disk.says_at = now + DISK_SAYS;
+                    let seconds = (now - disk.fails_since).as_secs();
+                    tracing::error!("waiting for {seconds} s for the disk, workers train on: {error:#}");
+                }
+                return None;
+            }
+        }
+        if let Some(Disk { fails_since, .. }) = self.disk.take() {
+            tracing::info!("the disk works again after {} s", (self.start.elapsed() - fails_since).as_secs());
+        }
+        None
+    }
+
+    fn execute(&mut self, command: &Command) -> anyhow::Result<()> {
+        match command.clone() {
             Command::Welcome(conn, likely_shards) => {
                 let run: RunId = self.record.run().run;
                 let (recipe, schedule) = (self.config.recipe.clone(), self.config.schedule);

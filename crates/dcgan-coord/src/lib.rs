@@ -6,6 +6,8 @@
 //! passes through it.
 
 mod args;
+mod ask;
+mod chaos;
 mod config;
 mod driver;
 mod followers;
@@ -17,6 +19,7 @@ mod screen;
 mod service;
 mod start;
 mod summary;
+mod verify;
 mod watch;
 
 use std::process::ExitCode;
@@ -31,10 +34,18 @@ pub fn main() -> ExitCode {
     dcgan_process::run(|| {
         let matches = Args::command().get_matches();
         let args = Args::from_arg_matches(&matches)?;
-        if let Some(Verb::Summary { format }) = args.verb {
-            dcgan_process::print(&summary::render(format));
-            return Ok(dcgan_process::status::FINISHED);
+        match &args.verb {
+            None => start::run(&args, &matches),
+            Some(Verb::Summary { format }) => {
+                dcgan_process::print(&summary::render(*format));
+                Ok(dcgan_process::status::FINISHED)
+            }
+            Some(Verb::Status { at, json }) => ask::status(at, *json),
+            Some(Verb::Checkpoint { at }) => ask::checkpoint(at),
+            Some(Verb::Drain { name, at }) => ask::drain(at, name),
+            Some(Verb::Stop { at }) => ask::stop(at),
+            Some(Verb::Verify { run, other }) => verify::run(run, other.as_deref()),
+            Some(Verb::Chaos(chaos)) => chaos::run(chaos),
         }
-        start::run(&args, &matches)
     })
 }

@@ -137,6 +137,12 @@ impl Local {
         }
     }
 
+    /// A child has ended, as it was told to.
+    pub(crate) fn left(&mut self, index: usize) {
+        self.children[index].alive = false;
+        self.children[index].lifeline = None;
+    }
+
     /// Workers that run, or will again.
     pub(crate) fn workers(&self) -> usize {
         self.children.iter().filter(|child| child.alive && child.name != SAMPLER).count()
@@ -196,11 +202,11 @@ impl Managed {
     }
 }
 
-fn open_log(path: &Path) -> std::io::Result<File> {
+pub(crate) fn open_log(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-fn beside_this_program(name: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn beside_this_program(name: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(name);
     anyhow::ensure!(path.exists(), "{}: not found; --local needs all programs in one folder", path.display());
     Ok(path)

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dcgan_core::ids::{Digest, Step};
-use dcgan_core::membership::{ConnId, Event};
+use dcgan_core::membership::{ConnId, Event, Stop};
 use dcgan_rpc::pb::coordinator_server::{Coordinator, CoordinatorServer};
 use dcgan_rpc::{FromWorkerStream, pb, transfer};
 use dcgan_store::checkpoint::Checkpoints;
 use dcgan_store::state_file;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -140,6 +140,23 @@ impl Coordinator for Service {
         let (digest, bytes) = read.map_err(|error| Status::invalid_argument(error.to_string()))?;
         tell(&self.driver, Input::Machine(Event::Snapshot { step, digest, bytes: Arc::new(bytes) })).await?;
         Ok(Response::new(pb::PutSnapshotResponse {}))
+    }
+
+    async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> Result<Response<pb::Status>, Status> {
+        let (reply, status) = oneshot::channel();
+        tell(&self.driver, Input::Status(reply)).await?;
+        status.await.map(Response::new).map_err(|_| Status::unavailable("the coordinator is ending"))
+    }
+
+    async fn act(&self, request: Request<pb::ActRequest>) -> Result<Response<pb::ActResponse>, Status> {
+        let kind = request.into_inner().kind.ok_or_else(|| Status::invalid_argument("nothing to do"))?;
+        let event = match kind {
+            pb::act_request::Kind::Stop(pb::Stop {}) => Event::Stop(Stop::Finish),
+            pb::act_request::Kind::Checkpoint(pb::TakeCheckpoint {}) => Event::Checkpoint,
+            pb::act_request::Kind::Drain(pb::Drain { name }) => Event::Drain(name),
+        };
+        tell(&self.driver, Input::Machine(event)).await?;
+        Ok(Response::new(pb::ActResponse {}))
     }
 
     type FollowStream = ReceiverStream<Result<pb::GeneratorSnapshot, Status>>;

@@ -29,6 +29,9 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// Runs a training to its end; gives the exit status.
 pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     args.log.start(|| &SCREEN);
+    if args.exit_with_stdin {
+        dcgan_process::exit_with_stdin();
+    }
 
     let port = if args.local { 0 } else { DEFAULT_PORT };
     let listen = args.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
@@ -67,6 +70,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
         run: record.run().run,
         workers: config.workers,
         min_workers: config.min_workers,
+        rebalance: !args.fixed_shards,
         terms: Terms {
             schedule: config.schedule,
             sharding: config.sharding,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::ids::{Digest, Generation, Position, Rank, RunId, Step, WorkerId};
+use crate::ids::{Digest, Generation, Position, Rank, RunId, ShardId, Step, WorkerId};
 use crate::metrics::StepDone;
 use crate::plan::{Plan, StateAt};
 
@@ -52,6 +52,20 @@ pub enum FromWorker {
     },
     /// The answer to a fetch of a snapshot that the worker does not hold.
     Lacks(Step),
+    /// The worker's state was another than the one that it has copied since, though both were at this position.
+    Differed {
+        /// Where.
+        position: Position,
+        /// The first tensor that differs.
+        tensor: String,
+    },
+    /// Whether the worker has reached another one, as it was asked to try.
+    Probed {
+        /// The other one.
+        peer: WorkerId,
+        /// Whether it answered.
+        reached: bool,
+    },
     /// The worker was told to stop, and goes.
     Leave,
 }
@@ -76,6 +90,21 @@ pub enum Trouble {
     },
     /// The start state cannot be had from anybody who should hold it.
     CannotCopy,
+    /// The bytes of this tensor of the worker's own state are not those that it has hashed.
+    Damaged(String),
+    /// Vectors of some shards cannot be summed: another worker is to compute them once more.
+    Unusable(Unusable),
+}
+
+/// Vectors that cannot be summed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable {
+    /// The position of the state that they were computed from.
+    pub position: Position,
+    /// Whose vectors.
+    pub shards: Vec<ShardId>,
+    /// What is wrong with the first.
+    pub what: String,
 }
 
 /// From the coordinator to a worker.
@@ -89,6 +118,10 @@ pub enum ToWorker {
     Stored(Step),
     /// Send the snapshot of this step.
     Fetch(Step),
+    /// Keep the snapshot of this step, which was not due before.
+    Keep(Step),
+    /// Say whether this worker can be reached, at this address.
+    Probe(WorkerId, String),
     /// The run is over.
     Finish(Finish),
 }

@@ -82,25 +82,33 @@ impl Plan {
     }
 }
 
-/// Gives every shard an owner among `members` ranks. `previous` names each shard's owner so far, where it is still a
-/// member: as few shards as possible move, and nobody has two more than another.
+/// How many shards each of `members` ranks gets if all are alike: nobody two more than another, and the larger shares go
+/// to those who have most already. `previous` names each shard's owner so far, where it is still a member.
 ///
 /// # Panics
 /// If there are no members, or more than shards.
-pub fn assign(previous: &[Option<Rank>], members: usize) -> Vec<Rank> {
+pub fn even(previous: &[Option<Rank>], members: usize) -> Vec<usize> {
     let shards = previous.len();
     assert!((1..=shards).contains(&members), "{members} members for {shards} shards");
     let mut kept = vec![0usize; members];
     for rank in previous.iter().flatten() {
         kept[usize::from(rank.0)] += 1;
     }
-    // The larger shares go to those who have most already.
     let mut by_load: Vec<usize> = (0..members).collect();
     by_load.sort_by_key(|&rank| std::cmp::Reverse(kept[rank]));
     let mut room = vec![shards / members; members];
     for &rank in &by_load[..shards % members] {
         room[rank] += 1;
     }
+    room
+}
+
+/// Gives every shard an owner, and every rank as many shards as there is room for. `previous` names each shard's owner so
+/// far, where it is still a member: as few shards as possible move.
+///
+/// # Panics
+/// If there is not room for every shard.
+pub fn assign(previous: &[Option<Rank>], mut room: Vec<usize>) -> Vec<Rank> {
     let mut owners: Vec<Option<Rank>> = previous
         .iter()
         .map(|&owner| {
@@ -192,7 +200,7 @@ generation 4, from step 40 phase 0 (digest 9f1c0a5be27d4386)
         let check = |previous: &str, members, expected: &str| {
             let previous: Vec<Option<Rank>> =
                 previous.chars().map(|c| c.to_digit(10).map(|rank| Rank(rank as u16))).collect();
-            let owners: String = assign(&previous, members).iter().map(Rank::to_string).collect();
+            let owners: String = assign(&previous, even(&previous, members)).iter().map(Rank::to_string).collect();
             assert_eq!(owners, expected);
         };
         check("--------", 1, "00000000");
@@ -212,7 +220,7 @@ generation 4, from step 40 phase 0 (digest 9f1c0a5be27d4386)
             let members = members.min(shards);
             let previous: Vec<Option<Rank>> =
                 previous[..shards].iter().map(|r| r.filter(|&r| usize::from(r) < members).map(Rank)).collect();
-            let owners = assign(&previous, members);
+            let owners = assign(&previous, even(&previous, members));
             let loads: Vec<usize> =
                 (0..members).map(|rank| owners.iter().filter(|o| usize::from(o.0) == rank).count()).collect();
             prop_assert_eq!(loads.iter().sum::<usize>(), shards);

@@ -24,6 +24,8 @@ pub enum Purpose {
     Toy,
     /// Synthetic data.
     Data,
+    /// What goes wrong in a chaos run.
+    Chaos,
 }
 
 /// The numbers of one key, addressed by index.

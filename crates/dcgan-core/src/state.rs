@@ -146,6 +146,38 @@ impl State {
         let digest = |tensor: &mut Tensor| *tensor.digest.get_or_insert_with(|| digest::of_values(&tensor.values));
         digest::of_digests(self.tensors.iter_mut().map(digest).collect::<Vec<_>>())
     }
+
+    /// The name of the first of these tensors whose values are not those that were hashed: memory forgets a bit now and
+    /// then.
+    pub fn first_damaged(&self, indices: impl IntoIterator<Item = usize>) -> Option<&str> {
+        let is_damaged = |&index: &usize| {
+            let Tensor { values, digest, .. } = &self.tensors[index];
+            digest.is_some_and(|digest| digest != digest::of_values(values))
+        };
+        indices.into_iter().find(is_damaged).map(|index| self.layout.tensors()[index].name.as_str())
+    }
+
+    /// The numbers of all tensors.
+    pub fn all(&self) -> std::ops::Range<usize> {
+        0..self.tensors.len()
+    }
+
+    /// The name of the first tensor in which two states of one layout differ.
+    pub fn first_difference(&self, other: &Self) -> Option<&str> {
+        let bits = |tensor: &Tensor| tensor.values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        let mut tensors = self.tensors.iter().zip(&other.tensors).zip(self.layout.tensors());
+        tensors.find(|((mine, theirs), _)| bits(mine) != bits(theirs)).map(|(_, info)| info.name.as_str())
+    }
+
+    /// Changes a bit and says nothing, as bad memory does. For tests of who notices.
+    #[doc(hidden)]
+    pub fn flip_a_bit(&mut self, place: usize) {
+        let index = place % self.tensors.len();
+        let values = Arc::<Vec<f32>>::make_mut(&mut self.tensors[index].values);
+        let element = place / self.layout.tensors.len() % values.len();
+        let value = &mut values[element];
+        *value = f32::from_bits(value.to_bits() ^ 1);
+    }
 }
 
 #[cfg(test)]
@@ -189,6 +221,18 @@ mod tests {
         let before = state.clone();
         state.tensor_mut(0)[0] = 1.0;
         assert_eq!((sum(&state), sum(&before)), (1.0, 0.0));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed_where_it_is() {
+        let mut state = state();
+        state.digest();
+        let before = state.clone();
+        assert_eq!((state.first_damaged(state.all()), state.first_difference(&before)), (None, None));
+        state.flip_a_bit(1);
+        assert_eq!((state.first_damaged(state.all()), state.first_damaged([0])), (Some("b"), None));
+        assert_eq!(state.first_difference(&before), Some("b"));
+        assert_eq!(before.first_damaged(before.all()), None, "a copy is on its own");
     }
 
     #[test]

@@ -65,6 +65,14 @@ impl Objective for Toy {
         WIDTH + 1
     }
 
+    fn reads(&self, _phase: u8) -> &[usize] {
+        &[PARAMETERS]
+    }
+
+    fn changes(&self, _phase: u8) -> &[usize] {
+        &[GENERATOR, METRICS_TENSOR, PARAMETERS]
+    }
+
     fn shard(&self, task: &Task<'_>, _scratch: &mut Scratch) -> Vec<f32> {
         let Task { state, at, shard, partition } = *task;
         let step: Step = at.step + 1;

@@ -27,6 +27,10 @@ pub(crate) struct TrainedTensor {
 pub(crate) struct StateTensors {
     pub(crate) generator: NetworkTensors,
     pub(crate) discriminator: NetworkTensors,
+    /// The weights of D, and those of both.
+    pub(crate) read: [Vec<usize>; 2],
+    /// What an update of G changes, and one of D: weights, moments, running statistics, and the metrics.
+    pub(crate) changed: [Vec<usize>; 2],
     /// Losses and accuracies of the step that is computed.
     pub(crate) metrics: usize,
 }
@@ -60,7 +64,19 @@ impl StateTensors {
             });
             NetworkTensors { trained: trained.collect(), running: running.iter().map(|t| find(&t.name)).collect() }
         };
-        Self { generator: network(GENERATOR), discriminator: network(DISCRIMINATOR), metrics: find(METRICS_TENSOR) }
+        let (generator, discriminator, metrics) = (network(GENERATOR), network(DISCRIMINATOR), find(METRICS_TENSOR));
+        let weights = |network: &NetworkTensors| network.trained.iter().map(|t| t.weight).collect::<Vec<_>>();
+        let read = [weights(&discriminator), [weights(&generator), weights(&discriminator)].concat()];
+        let changed = [&generator, &discriminator].map(|network| {
+            let moments = network.trained.iter().flat_map(|tensor| tensor.moments);
+            weights(network)
+                .into_iter()
+                .chain(moments)
+                .chain(network.running.iter().copied())
+                .chain([metrics])
+                .collect()
+        });
+        Self { generator, discriminator, read, changed, metrics }
     }
 }
 

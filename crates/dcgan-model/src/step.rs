@@ -182,6 +182,15 @@ impl Objective for Dcgan {
         network.trained_len() + running + 2
     }
 
+    fn reads(&self, phase: u8) -> &[usize] {
+        // The fakes are G's, also where they were made ahead.
+        &self.tensors.read[usize::from(phase != REAL)]
+    }
+
+    fn changes(&self, phase: u8) -> &[usize] {
+        &self.tensors.changed[usize::from(phase != GENERATE)]
+    }
+
     fn shard(&self, task: &Task<'_>, scratch: &mut Scratch) -> Vec<f32> {
         let kept = Self::kept(task, scratch);
         if task.at.phase == REAL {

@@ -1,7 +1,9 @@
 //! What the three programs have in common as processes: exit statuses, logs, signals, and how they end.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -46,7 +48,9 @@ pub fn run(main: impl FnOnce() -> anyhow::Result<u8>) -> ExitCode {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         print(info);
-        std::process::exit(status::FAILED.into());
+        if !CATCHES.get() {
+            std::process::exit(status::FAILED.into());
+        }
     }));
     match main() {
         Ok(status) => status.into(),
@@ -55,6 +59,26 @@ pub fn run(main: impl FnOnce() -> anyhow::Result<u8>) -> ExitCode {
             if error.is::<Usage>() { status::USAGE } else { status::FAILED }.into()
         }
     }
+}
+
+thread_local! {
+    /// Whether a panic of this thread is caught.
+    static CATCHES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs something whose panic does not end the program, but is told.
+///
+/// # Errors
+/// If it panicked; says with what.
+pub fn catch<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    CATCHES.set(true);
+    let result = std::panic::catch_unwind(AssertUnwindSafe(run));
+    CATCHES.set(false);
+    result.map_err(|panic| match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "without a word".to_owned(),
+    })
 }
 
 /// Prints to standard output. A closed pipe, as of `head`, is no failure.

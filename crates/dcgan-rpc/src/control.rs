@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dcgan_core::config::{DataSet, ObjectiveKind, Recipe};
 use dcgan_core::ids::{Digest, Generation, RunId, ShardId};
-use dcgan_core::message::{Finish, FromWorker, Hello, ToWorker, Trouble};
+use dcgan_core::message::{Finish, FromWorker, Hello, ToWorker, Trouble, Unusable};
 use dcgan_core::schedule::Schedule;
 
 use crate::convert::{self, Malformed, required};
@@ -64,6 +64,12 @@ impl From<FromWorkerStream> for pb::WorkerMessage {
                     FromKind::Trouble(pb::Trouble { generation: generation.0, kind: Some(trouble.into()) })
                 }
                 FromWorker::Lacks(step) => FromKind::Lacks(pb::Lacks { step }),
+                FromWorker::Differed { position, tensor } => {
+                    FromKind::Differed(pb::Differed { position: Some(position.into()), tensor })
+                }
+                FromWorker::Probed { peer, reached } => {
+                    FromKind::Probed(pb::Probed { peer: Some(peer.into()), reached })
+                }
                 FromWorker::Leave => FromKind::Leave(pb::Leave {}),
             },
         };
@@ -89,6 +95,12 @@ impl TryFrom<pb::WorkerMessage> for FromWorkerStream {
                 trouble: required(kind, "a trouble of an unknown kind")?,
             },
             FromKind::Lacks(pb::Lacks { step }) => FromWorker::Lacks(step),
+            FromKind::Differed(pb::Differed { position, tensor }) => {
+                FromWorker::Differed { position: required(position, "a difference without a position")?, tensor }
+            }
+            FromKind::Probed(pb::Probed { peer, reached }) => {
+                FromWorker::Probed { peer: required(peer, "a probe without a worker")?, reached }
+            }
             FromKind::Leave(pb::Leave {}) => FromWorker::Leave,
         };
         Ok(Self::Message(message))
@@ -107,6 +119,12 @@ impl From<Trouble> for pb::trouble::Kind {
                 theirs: theirs.0,
             }),
             Trouble::CannotCopy => Self::CannotCopy(pb::CannotCopy {}),
+            Trouble::Damaged(tensor) => Self::Damaged(pb::Damaged { tensor }),
+            Trouble::Unusable(Unusable { position, shards, what }) => Self::Unusable(pb::Unusable {
+                position: Some(position.into()),
+                shards: shards.into_iter().map(|shard| shard.0.into()).collect(),
+                what,
+            }),
         }
     }
 }
@@ -125,6 +143,12 @@ impl TryFrom<pb::trouble::Kind> for Trouble {
                 theirs: Digest(theirs),
             },
             pb::trouble::Kind::CannotCopy(pb::CannotCopy {}) => Self::CannotCopy,
+            pb::trouble::Kind::Damaged(pb::Damaged { tensor }) => Self::Damaged(tensor),
+            pb::trouble::Kind::Unusable(pb::Unusable { position, shards, what }) => Self::Unusable(Unusable {
+                position: required(position, "unusable vectors without a position")?,
+                shards: shards.into_iter().map(convert::shard).collect::<Result<_, _>>()?,
+                what,
+            }),
         })
     }
 }
@@ -170,6 +194,8 @@ impl From<FromCoordinator> for pb::CoordinatorMessage {
                 ToWorker::Plan(plan) => ToKind::Plan((&*plan).into()),
                 ToWorker::Stored(step) => ToKind::Stored(pb::Stored { step }),
                 ToWorker::Fetch(step) => ToKind::Fetch(pb::Fetch { step }),
+                ToWorker::Keep(step) => ToKind::Keep(pb::Keep { step }),
+                ToWorker::Probe(peer, address) => ToKind::Probe(pb::Probe { peer: Some(peer.into()), address }),
                 ToWorker::Finish(Finish::Done) => ToKind::Finish(pb::Finish { failure: None }),
                 ToWorker::Finish(Finish::Failed(why)) => ToKind::Finish(pb::Finish { failure: Some(why) }),
             },
@@ -190,6 +216,10 @@ impl TryFrom<pb::CoordinatorMessage> for FromCoordinator {
             ToKind::Plan(plan) => ToWorker::Plan(Arc::new(plan.try_into()?)),
             ToKind::Stored(pb::Stored { step }) => ToWorker::Stored(step),
             ToKind::Fetch(pb::Fetch { step }) => ToWorker::Fetch(step),
+            ToKind::Keep(pb::Keep { step }) => ToWorker::Keep(step),
+            ToKind::Probe(pb::Probe { peer, address }) => {
+                ToWorker::Probe(required(peer, "a probe without a worker")?, address)
+            }
             ToKind::Finish(pb::Finish { failure }) => ToWorker::Finish(failure.map_or(Finish::Done, Finish::Failed)),
         };
         Ok(Self::Message(message))
@@ -333,6 +363,11 @@ mod tests {
                 theirs: Digest(theirs),
             }),
             Just(Trouble::CannotCopy),
+            "[a-z.]{1,9}".prop_map(Trouble::Damaged),
+            (state(), proptest::collection::vec(any::<u16>(), 1..5), ".{0,30}").prop_map(|(state, shards, what)| {
+                let shards = shards.into_iter().map(ShardId).collect();
+                Trouble::Unusable(Unusable { position: state.position, shards, what })
+            }),
         ]
     }
 
@@ -359,6 +394,9 @@ mod tests {
             (any::<u64>(), trouble())
                 .prop_map(|(generation, trouble)| FromWorker::Trouble { generation: Generation(generation), trouble }),
             any::<u64>().prop_map(FromWorker::Lacks),
+            (state(), "[a-z.]{1,9}")
+                .prop_map(|(state, tensor)| FromWorker::Differed { position: state.position, tensor }),
+            (worker(), any::<bool>()).prop_map(|(peer, reached)| FromWorker::Probed { peer, reached }),
             Just(FromWorker::Leave),
         ];
         prop_oneof![
@@ -393,6 +431,8 @@ mod tests {
             plan().prop_map(|plan| ToWorker::Plan(Arc::new(plan))),
             any::<u64>().prop_map(ToWorker::Stored),
             any::<u64>().prop_map(ToWorker::Fetch),
+            any::<u64>().prop_map(ToWorker::Keep),
+            (worker(), "[a-z.]{1,9}:[0-9]{4}").prop_map(|(peer, address)| ToWorker::Probe(peer, address)),
             Just(ToWorker::Finish(Finish::Done)),
             ".{0,9}".prop_map(|why| ToWorker::Finish(Finish::Failed(why))),
         ];

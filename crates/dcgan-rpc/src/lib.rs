@@ -8,11 +8,13 @@ mod collective;
 mod control;
 mod convert;
 pub mod net;
+mod status;
 pub mod transfer;
 
 pub use collective::{ExchangeMessage, Opening};
 pub use control::{FromCoordinator, FromWorkerStream, Welcome};
 pub use convert::Malformed;
+pub use status::status;
 
 /// The generated types.
 #[expect(missing_docs, clippy::allow_attributes_without_reason, reason = "it is generated")]

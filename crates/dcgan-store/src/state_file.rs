@@ -1,6 +1,7 @@
 //! States as safetensors: what PyTorch and every other reader loads.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dcgan_core::digest;
@@ -109,10 +110,16 @@ pub fn decode_tensors(bytes: &[u8], tensors: &[(String, Vec<usize>)]) -> Result<
 /// # Errors
 /// If it is no safetensors file.
 pub fn digest_of(bytes: &[u8]) -> Result<Digest, StateFileError> {
+    Ok(digest::of_digests(tensor_digests(bytes)?.into_values()))
+}
+
+/// The digest of each tensor in a file, by name.
+///
+/// # Errors
+/// If it is no safetensors file.
+pub fn tensor_digests(bytes: &[u8]) -> Result<BTreeMap<String, Digest>, StateFileError> {
     let file = SafeTensors::deserialize(bytes)?;
-    let mut tensors = file.tensors();
-    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(digest::of_digests(tensors.iter().map(|(_, tensor)| digest::of_bytes(tensor.data()))))
+    Ok(file.tensors().into_iter().map(|(name, tensor)| (name, digest::of_bytes(tensor.data()))).collect())
 }
 
 /// A file with only those tensors whose names begin with `prefix`.

@@ -12,7 +12,7 @@ use dcgan_core::step_machine::Work;
 use crate::partitions::Partitions;
 
 /// A result for the driver.
-pub(crate) type Computed = (Work, ShardId, Vec<f32>);
+pub(crate) type Computed = (Work, ShardId, Result<Vec<f32>, String>);
 
 /// The threads, and what they have to do.
 pub(crate) struct Compute {
@@ -85,17 +85,22 @@ impl Jobs {
 
     fn work(&self, index: usize, objective: &dyn Objective, partitions: &Partitions, done: impl Fn(Computed)) {
         let mut scratches: BTreeMap<ShardId, Scratch> = BTreeMap::new();
+        let mut lineage = 0;
         loop {
             let (job, ahead) = self.next(index, &mut scratches);
             let Job { work, ref state, shard } = job;
+            if std::mem::replace(&mut lineage, work.lineage) != work.lineage {
+                scratches.clear();
+            }
             let partition = partitions.wait_for(shard);
             let task = Task { state, at: work.at, shard, partition: &partition };
             let scratch = scratches.entry(shard).or_default();
             if ahead {
-                objective.ahead(&task, scratch);
+                // If it panics, so will the phase, which says so.
+                let _ = dcgan_process::catch(|| objective.ahead(&task, scratch));
                 continue;
             }
-            let vector = objective.shard(&task, scratch);
+            let vector = dcgan_process::catch(|| objective.shard(&task, scratch));
             let thread = &mut self.lock()[index];
             thread.running = None;
             thread.done.push_back(job);

@@ -45,6 +45,7 @@ pub(crate) enum Input {
     DataReady,
     Computed(Computed),
     Copied(Generation, Option<Copy>),
+    Probed(WorkerId, bool),
     Signal(Signal),
 }
 
@@ -233,6 +234,7 @@ impl Driver<'_> {
             Input::DataReady => self.handle(Event::DataReady),
             Input::Computed((work, shard, vector)) => self.handle(Event::Computed(work, shard, vector)),
             Input::Copied(generation, copy) => self.handle(Event::Copied(generation, copy)),
+            Input::Probed(peer, reached) => self.handle(Event::Probed(peer, reached)),
             Input::Signal(signal) if self.trainer.is_none() || self.leaving.is_some() => Ok(Some(signal.status())),
             Input::Signal(signal) => {
                 tracing::info!("told to stop: leaving the run");
@@ -336,6 +338,13 @@ impl Driver<'_> {
                     if let Err(error) = transfers::upload(&coordinator, step, state).await {
                         tracing::warn!("the snapshot of step {step} did not reach the coordinator: {error:#}");
                     }
+                });
+            }
+            Command::Probe(peer, address) => {
+                let inputs = self.inputs_in.clone();
+                self.network.spawn(async move {
+                    let reached = transfers::reaches(&address, run).await;
+                    let _ = inputs.send(Input::Probed(peer, reached)).await;
                 });
             }
             Command::Exit(finish) => {

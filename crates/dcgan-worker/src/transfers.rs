@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use dcgan_collective::{Offer, copy_state};
+use dcgan_collective::{CopyError, Offer, copy_state};
 use dcgan_core::digest;
-use dcgan_core::ids::{RunId, Step};
+use dcgan_core::ids::{Digest, Generation, Position, RunId, Step};
 use dcgan_core::metrics::StepDone;
-use dcgan_core::plan::Plan;
+use dcgan_core::plan::{Plan, StateAt};
 use dcgan_core::state::{Layout, State};
 use dcgan_core::step_machine::{Copy, Donor};
 use dcgan_rpc::net::{self, Address};
@@ -45,6 +45,13 @@ pub(crate) async fn fetch_start(
     let layout = Arc::clone(layout);
     let state = spawn_blocking(move || state_file::decode(&bytes, &layout)).await??;
     Ok(Copy { state, reports })
+}
+
+/// Whether a member of the run answers at this address: asked for a state that nobody has, it says so.
+pub(crate) async fn reaches(address: &str, run: RunId) -> bool {
+    let nothing = StateAt { generation: Generation(0), position: Position::default(), digest: Digest(0) };
+    let asked = tokio::time::timeout(net::CONNECT_MAX, copy_state(address, run, nothing, HEADER_BYTES_MAX)).await;
+    matches!(asked, Ok(Ok(_) | Err(CopyError::Refused(_))))
 }
 
 /// Gives a state to whoever asked for it.

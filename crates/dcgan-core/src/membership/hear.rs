@@ -1,9 +1,10 @@
 //! What the machine makes of an event, before it decides what follows.
 
 use super::{Command, ConnId, Event, Failure, Loss, Membership, Note, Stage};
-use crate::ids::{Generation, Rank, ShardId};
-use crate::message::{Finish, FromWorker, Hello, PROTOCOL, Refusal, ToWorker, Trouble};
-use crate::plan::assign;
+use crate::ids::{Generation, Position, Rank, ShardId, WorkerId};
+use crate::message::{Finish, FromWorker, Hello, PROTOCOL, Refusal, ToWorker, Trouble, Unusable};
+use crate::metrics::StepDone;
+use crate::plan::{assign, even};
 
 impl Membership {
     pub(super) fn take(&mut self, event: Event) -> Result<(), Failure> {
@@ -20,6 +21,8 @@ impl Membership {
             Event::Snapshot { step, digest, bytes } => self.ledger.snapshot(step, digest, &bytes, &mut self.out),
             Event::DrawGrids(draw) => self.ledger.draw_grids(draw),
             Event::Stop(stop) => self.stop = Some(stop),
+            Event::Checkpoint => self.ledger.ask_for_checkpoint(),
+            Event::Drain(name) => self.drain(&name),
             Event::Tick => {}
         }
         Ok(())
@@ -47,6 +50,8 @@ impl Membership {
         }
         self.out.push(Command::Welcome(conn, self.likely_shards(&name)));
         self.out.push(Command::Send(conn, ToWorker::Stored(self.told_stored)));
+        let keep = self.ledger.asked().map(ToWorker::Keep);
+        self.out.extend(keep.map(|message| Command::Send(conn, message)));
         let is_ready = self.roster.get(&name).is_some_and(|worker| worker.ready);
         let open = match &self.stage {
             Stage::Fencing { generation, .. } if is_ready => Some(ToWorker::Fence(*generation)),
@@ -85,7 +90,8 @@ impl Membership {
             order.sort_unstable();
             let place = order.iter().position(|&(_, other)| other == name).unwrap_or(0);
             let members = self.workers.max(order.len()).min(usize::from(self.shards));
-            let owners = assign(&vec![None; usize::from(self.shards)], members);
+            let nobody = vec![None; usize::from(self.shards)];
+            let owners = assign(&nobody, even(&nobody, members));
             let owners = (0..self.shards).map(ShardId).zip(owners);
             owners.filter(|(_, rank)| usize::from(rank.0) == place % members).map(|(shard, _)| shard).collect()
         })
@@ -102,22 +108,51 @@ impl Membership {
                 // The answer of one who was too late for a fence counts as ready.
                 worker.fenced = Some((generation, state));
                 worker.ready = true;
-            }
-            FromWorker::StepDone(done) => {
-                worker.last_step = worker.last_step.max(done.step);
-                if let Stage::Training { progress, .. } = &mut self.stage {
-                    *progress = true;
+                if let Some(state) = state {
+                    self.went_beyond(state.position);
                 }
-                return self.ledger.report(&id, done);
             }
-            FromWorker::Trouble { generation, trouble } => return self.trouble(&id.name, generation, trouble),
+            FromWorker::StepDone(done) => return self.step_done(&id, done),
+            FromWorker::Trouble { generation, trouble } => return self.trouble(&id, generation, trouble),
             FromWorker::Lacks(step) => self.ledger.lacks(&id, step),
+            FromWorker::Differed { position, tensor } => {
+                self.note(Note::Differed { name: id.name, position, tensor });
+            }
+            FromWorker::Probed { peer, reached } => self.probed(&id, &peer, reached),
             FromWorker::Leave => {
                 self.out.push(Command::Send(conn, ToWorker::Finish(Finish::Done)));
                 self.lose(&id.name, Loss::Left);
             }
         }
         Ok(())
+    }
+
+    fn step_done(&mut self, id: &WorkerId, done: StepDone) -> Result<(), Failure> {
+        let Some(worker) = self.roster.workers.get_mut(&id.name) else { return Ok(()) };
+        let is_new = done.step > worker.last_step;
+        worker.last_step = worker.last_step.max(done.step);
+        if let Stage::Training { progress, .. } = &mut self.stage {
+            *progress = true;
+            self.reach.progress();
+        }
+        self.went_beyond(Position::after(done.step));
+        self.history.step(self.now, done.generation);
+        if let Some(plan) = self.plan.as_ref().filter(|_| is_new) {
+            self.paces.step(plan, id, &done);
+        }
+        let step = done.step;
+        if let Some(other) = self.ledger.report(id, done)? {
+            self.complain(&id.name, format!("its state after step {step} differs from that of {other}"), false);
+        }
+        Ok(())
+    }
+
+    /// Asks a worker to leave.
+    fn drain(&mut self, name: &str) {
+        let Some(worker) = self.roster.get(name) else { return };
+        let conn = worker.conn;
+        self.out.extend(conn.map(|conn| Command::Send(conn, ToWorker::Finish(Finish::Done))));
+        self.lose(name, Loss::Drained);
     }
 
     fn ready(&mut self, name: &str, conn: ConnId) {
@@ -131,39 +166,57 @@ impl Membership {
         }
     }
 
-    fn trouble(&mut self, by: &str, generation: Generation, trouble: Trouble) -> Result<(), Failure> {
+    fn trouble(&mut self, by: &WorkerId, generation: Generation, trouble: Trouble) -> Result<(), Failure> {
         let Some(plan) = self.plan.clone().filter(|plan| plan.generation == generation) else { return Ok(()) };
         let name_of = |rank: Rank| plan.member(rank).map(|member| member.id.name.clone());
-        let about = match trouble {
+        let (about, at_once) = match trouble {
             Trouble::Differs { peer, position, mine, theirs } => {
-                let states = vec![(by.to_owned(), mine), (name_of(peer).unwrap_or_default(), theirs)];
-                return Err(Failure::Differ { position, states });
+                let peer = name_of(peer).unwrap_or_default();
+                (format!("its state at {position} is {mine}, that of {peer} {theirs}"), false)
             }
             Trouble::StreamBroken(peer) => {
-                let Some(peer) = name_of(peer) else { return Ok(()) };
-                if let Some(worker) = self.roster.workers.get_mut(&peer) {
+                let Some(name) = name_of(peer) else { return Ok(()) };
+                if let Some(worker) = self.roster.workers.get_mut(&name) {
                     worker.data_closed = true;
                 }
-                format!("lost its connection to {peer}")
+                self.reach.name(&plan, by, peer);
+                (format!("lost its connection to {name}"), false)
             }
             Trouble::Owes(peer) => {
                 let Some(peer) = name_of(peer) else { return Ok(()) };
                 if matches!(self.stage, Stage::Training { .. }) {
                     self.lose(&peer, Loss::Stuck);
                 }
-                format!("waits too long for {peer}")
+                (format!("waits too long for {peer}"), false)
             }
-            Trouble::CannotCopy => "cannot copy the state that the plan starts from".to_owned(),
+            Trouble::CannotCopy => ("cannot copy the state that the plan starts from".to_owned(), false),
+            Trouble::Damaged(tensor) => (format!("a bit of {tensor} has changed in its memory"), true),
+            Trouble::Unusable(unusable) => {
+                let Unusable { position, shards, what } = &unusable;
+                let list: Vec<String> = shards.iter().map(ShardId::to_string).collect();
+                let about = format!("cannot use the vectors of shards {} at {position}: {what}", list.join(", "));
+                self.doubt(by, &plan, unusable)?;
+                (about, true)
+            }
         };
+        self.complain(&by.name, about, at_once);
+        Ok(())
+    }
+
+    /// A worker complains: a new generation follows, at once or as soon as it may.
+    fn complain(&mut self, by: &str, about: String, at_once: bool) {
         match &mut self.stage {
-            Stage::Training { complaint, .. } if !*complaint => {
-                *complaint = true;
-                self.note(Note::Complaint { by: by.to_owned(), about });
+            Stage::Training { complaint, .. } => {
+                if !std::mem::replace(complaint, true) {
+                    self.note(Note::Complaint { by: by.to_owned(), about: about.clone() });
+                }
+                if at_once {
+                    self.fence(&format!("worker {by}: {about}"));
+                }
             }
-            Stage::Gathering { .. } => self.fence(),
+            Stage::Gathering { .. } => self.fence(&format!("worker {by}: {about}")),
             _ => {}
         }
-        Ok(())
     }
 
     fn closed(&mut self, conn: ConnId) {
@@ -179,6 +232,9 @@ impl Membership {
         self.ledger.closed(name);
         if let Some(conn) = self.roster.remove(name) {
             self.out.push(Command::Close(conn));
+        }
+        if self.member_names().iter().any(|member| member == name) {
+            self.history.lost(format!("lost worker {name}: {why}"));
         }
         self.note(Note::Lost { name: name.to_owned(), why });
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Command, ConnId, Failure, Note};
-use crate::ids::{Digest, Position, Step, WorkerId};
+use crate::ids::{Digest, Step, WorkerId};
 use crate::message::ToWorker;
 use crate::metrics::{METRIC_NAMES, StepDone, Window};
 use crate::plan::StateAt;
@@ -83,15 +83,42 @@ pub(super) struct Ledger {
     window: Window,
     /// The last step that a line on disk averages.
     lined: Step,
-    reports: BTreeMap<Step, Report>,
+    /// By step and digest: workers may disagree.
+    reports: BTreeMap<(Step, Digest), Report>,
     due: BTreeMap<Step, Due>,
+    /// Snapshots that were due, and that nobody held any more.
+    missed: BTreeMap<Step, Due>,
+    /// A checkpoint that a person asked for.
+    asked: Option<Asked>,
 }
+
+/// A checkpoint outside the schedule, a few steps ahead: no worker stops for it.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    step: Step,
+    /// How far ahead the step was chosen. Workers that were beyond it already get a later one.
+    ahead: u64,
+}
+
+/// The first attempt at a checkpoint that a person asked for is so many steps ahead.
+const ASKED_AHEAD: u64 = 2;
+const ANY_DIGEST: std::ops::RangeInclusive<u64> = 0..=u64::MAX;
 
 impl Ledger {
     pub(super) fn new(terms: Terms, recorded: Recorded) -> Self {
         let window = recorded.checkpoint.as_ref().map_or_else(|| Window::after(0), |saved| saved.window.clone());
         let lined = window.through - window.steps;
-        Self { terms, recorded, grids: false, window, lined, reports: BTreeMap::new(), due: BTreeMap::new() }
+        Self {
+            terms,
+            recorded,
+            grids: false,
+            window,
+            lined,
+            reports: BTreeMap::new(),
+            due: BTreeMap::new(),
+            missed: BTreeMap::new(),
+            asked: None,
+        }
     }
 
     pub(super) fn draw_grids(&mut self, grids: bool) {
@@ -102,53 +129,70 @@ impl Ledger {
         self.recorded.checkpoint.as_ref()
     }
 
-    /// Takes a worker's report of a step.
-    pub(super) fn report(&mut self, worker: &WorkerId, done: StepDone) -> Result<(), Failure> {
-        if let Some(&recorded) = self.recorded.lines.get(&done.step)
-            && recorded != done.digest
-        {
-            return Err(Failure::Unrepeatable { step: done.step, recorded, computed: done.digest });
-        }
-        if done.step <= self.stored() {
-            return Ok(());
+    fn reports_of(&self, step: Step) -> impl DoubleEndedIterator<Item = (&Digest, &Report)> {
+        let (first, last) = ANY_DIGEST.into_inner();
+        self.reports.range((step, Digest(first))..=(step, Digest(last))).map(|((_, digest), report)| (digest, report))
+    }
+
+    /// Takes a worker's report of a step; says who of the others reports another state, if anybody does.
+    pub(super) fn report(&mut self, worker: &WorkerId, done: StepDone) -> Result<Option<WorkerId>, Failure> {
+        let (step, digest) = (done.step, done.digest);
+        if step <= self.stored() {
+            return Ok(None);
         }
         if let Some(i) = done.metrics.iter().position(|value| !value.is_finite()) {
-            return Err(Failure::NotFinite { step: done.step, metric: METRIC_NAMES[i] });
+            return Err(Failure::NotFinite { step, metric: METRIC_NAMES[i] });
         }
-        let first = || Report { done: done.clone(), by: BTreeSet::new(), window: None };
-        let report = self.reports.entry(done.step).or_insert_with(first);
-        if report.done.digest != done.digest {
-            let other = report.by.first().map(|other| other.name.clone()).unwrap_or_default();
-            let states = vec![(other, report.done.digest), (worker.name.clone(), done.digest)];
-            return Err(Failure::Differ { position: Position::after(done.step), states });
+        // Who has copied another state since speaks for that one.
+        let (first, last) = ANY_DIGEST.into_inner();
+        for ((_, other), report) in self.reports.range_mut((step, Digest(first))..=(step, Digest(last))) {
+            if *other != digest {
+                report.by.remove(worker);
+            }
         }
-        report.by.insert(worker.clone());
-        if let Some(due) = self.due.get_mut(&done.step) {
+        self.reports.retain(|_, report| report.window.is_some() || !report.by.is_empty());
+        let first = || Report { done, by: BTreeSet::new(), window: None };
+        self.reports.entry((step, digest)).or_insert_with(first).by.insert(worker.clone());
+        if let Some(due) = self.due.get_mut(&step) {
             due.lacking.remove(worker);
         }
         // A worker reports consecutive steps and forgets only what is stored: what it skips, an earlier coordinator
         // has written.
-        let skipped = done.step - 1;
-        if skipped > self.window.through && !self.reports.get(&skipped).is_some_and(|r| r.by.contains(worker)) {
+        let skipped = step - 1;
+        if skipped > self.window.through && !self.reports_of(skipped).any(|(_, report)| report.by.contains(worker)) {
             self.window = Window::after(skipped);
             self.lined = skipped;
         }
-        Ok(())
+        let mut others = self.reports_of(step).filter(|(other, _)| **other != digest);
+        Ok(others.find_map(|(_, report)| report.by.first().cloned()))
     }
 
-    /// Turns the reports that follow on each other into lines, and notes the snapshots that are due.
-    pub(super) fn advance(&mut self, out: &mut Vec<Command>) {
+    /// Turns the reports that follow on each other, and on which all of `members` agree, into lines, and notes the
+    /// snapshots that are due.
+    ///
+    /// # Errors
+    /// If they agree on a state that is not the one on disk.
+    pub(super) fn advance(&mut self, members: &[WorkerId], out: &mut Vec<Command>) -> Result<(), Failure> {
         let Terms { schedule, sharding, batch_size, learning_rate } = self.terms;
-        while let Some(report) = self.reports.get_mut(&(self.window.through + 1)) {
+        loop {
+            let step = self.window.through + 1;
+            let agreed = self.reports_of(step).filter(|(_, report)| members.iter().all(|m| report.by.contains(m)));
+            let Some(digest) = agreed.max_by_key(|(_, report)| report.by.len()).map(|(digest, _)| *digest) else {
+                return Ok(());
+            };
+            let Some(report) = self.reports.get_mut(&(step, digest)) else { return Ok(()) };
             let done = &report.done;
-            let step = done.step;
             self.window.add(done);
             if schedule.line_due(step) {
-                if self.recorded.lines.insert(step, done.digest).is_some() {
-                    out.push(Command::Note(Note::Repeated(step)));
-                } else {
-                    let line = self.window.line(done, sharding.epoch(step), batch_size, learning_rate);
-                    out.push(Command::AppendLine(line));
+                match self.recorded.lines.insert(step, digest) {
+                    Some(recorded) if recorded != digest => {
+                        return Err(Failure::Unrepeatable { step, recorded, computed: digest });
+                    }
+                    Some(_) => out.push(Command::Note(Note::Repeated(step))),
+                    None => {
+                        let line = self.window.line(done, sharding.epoch(step), batch_size, learning_rate);
+                        out.push(Command::AppendLine(line));
+                    }
                 }
                 self.lined = step;
                 if schedule.window_ends(step) {
@@ -156,8 +200,8 @@ impl Ledger {
                 }
             }
             report.window = Some(self.window.clone());
-            let digest = done.digest;
-            let checkpoint = schedule.checkpoint_due(step) && !self.has_checkpoint(step);
+            let asked = self.asked.is_some_and(|asked| asked.step == step);
+            let checkpoint = (schedule.checkpoint_due(step) || asked) && !self.has_checkpoint(step);
             let grid = schedule.grid_due(step) && self.grids && !self.recorded.grids.contains(&step);
             if checkpoint || grid {
                 self.want(step, digest, self.window.clone(), checkpoint, grid);
@@ -165,13 +209,44 @@ impl Ledger {
         }
     }
 
+    /// These members go on after `step`. What was reported of later steps is on disk or on its way there, but snapshots
+    /// that nobody held any more are due again: the members will come by once more.
+    pub(super) fn go_on_after(&mut self, step: Step, members: &[WorkerId]) {
+        for (_, report) in self.reports.iter_mut().filter(|((later, _), _)| *later > step) {
+            report.by.retain(|worker| !members.contains(worker));
+        }
+        for (missed, due) in self.missed.split_off(&step) {
+            if (due.checkpoint && !self.has_checkpoint(missed)) || due.grid {
+                self.due.insert(missed, Due { asked: None, attempts: 0, lacking: BTreeSet::new(), ..due });
+            }
+        }
+        for (_, due) in self.due.range_mut(step..) {
+            due.lacking.clear();
+        }
+    }
+
+    /// Asks for a checkpoint of a step that is about to be finished.
+    pub(super) fn ask_for_checkpoint(&mut self) {
+        self.asked.get_or_insert(Asked { step: self.furthest() + ASKED_AHEAD, ahead: ASKED_AHEAD });
+    }
+
+    /// The step whose snapshot workers are to keep although it is not due.
+    pub(super) fn asked(&self) -> Option<Step> {
+        self.asked.map(|asked| asked.step)
+    }
+
+    /// The greatest step that anybody has reported.
+    fn furthest(&self) -> Step {
+        self.reports.keys().next_back().map_or(self.window.through, |&(step, _)| step.max(self.window.through))
+    }
+
     /// Asks for a checkpoint of the last step that `reached` has finished, outside the schedule.
     pub(super) fn want_checkpoint(&mut self, reached: StateAt) {
         let step = reached.position.step;
+        let agreed = self.reports_of(step).find_map(|(&digest, report)| Some((digest, report.window.clone()?)));
         if let Some(due) = self.due.get_mut(&step) {
             due.checkpoint = true;
-        } else if let Some(Report { done, window: Some(window), .. }) = self.reports.get(&step) {
-            let (digest, window) = (done.digest, window.clone());
+        } else if let Some((digest, window)) = agreed {
             self.want(step, digest, window, true, false);
         } else if self.window.through == step && reached.position.is_step_boundary() {
             self.want(step, reached.digest, self.window.clone(), true, false);
@@ -187,20 +262,26 @@ impl Ledger {
         self.due.insert(step, due);
     }
 
-    /// Asks for snapshots that are due: of a connected worker, once all of `members` agree on the step.
+    /// Asks for snapshots that are due: of any worker that has reported the step. One is given up if all of `members`, who
+    /// went on after step `start`, have come by and nobody holds it.
     pub(super) fn fetch(
         &mut self,
         now: Duration,
         members: &[WorkerId],
+        start: Step,
         connected: &BTreeMap<WorkerId, ConnId>,
         out: &mut Vec<Command>,
     ) {
         let mut given_up = Vec::new();
+        let mut furthest: BTreeMap<&WorkerId, Step> = BTreeMap::new();
+        for (&(step, _), report) in &self.reports {
+            furthest.extend(report.by.iter().map(|worker| (worker, step)));
+        }
+        let come_by = |step: Step| members.iter().all(|worker| furthest.get(worker).is_some_and(|&at| at >= step));
         for (&step, due) in &mut self.due {
             due.asked.take_if(|(_, since)| now >= *since + FETCH_TIMEOUT);
-            let by = self.reports.get(&step).map(|report| &report.by);
-            let agrees = |worker: &WorkerId| by.is_some_and(|by| by.contains(worker));
-            if due.asked.is_some() || !members.iter().all(agrees) {
+            let by = self.reports.get(&(step, due.digest)).map(|report| &report.by);
+            if due.asked.is_some() {
                 continue;
             }
             // Without a report (an early end right after a restart) anybody may hold it.
@@ -211,13 +292,26 @@ impl Ledger {
                 due.attempts += 1;
                 due.asked = Some((worker.clone(), now));
                 out.push(Command::Send(conn, ToWorker::Fetch(step)));
-            } else if !members.is_empty() && members.iter().all(|worker| connected.contains_key(worker)) {
+            } else if !members.is_empty()
+                && members.iter().all(|worker| connected.contains_key(worker))
+                && (start >= step || come_by(step))
+            {
                 given_up.push(step);
             }
         }
         for step in given_up {
-            self.due.remove(&step);
+            self.missed.extend(self.due.remove(&step).map(|due| (step, due)));
             out.push(Command::Note(Note::GivenUp(step)));
+            self.ask_later(step);
+        }
+    }
+
+    /// The step that a person's checkpoint was to be taken at has passed: chooses a later one.
+    fn ask_later(&mut self, step: Step) {
+        let furthest = self.furthest();
+        if let Some(asked) = self.asked.as_mut().filter(|asked| asked.step <= step) {
+            asked.ahead *= 2;
+            asked.step = furthest + asked.ahead;
         }
     }
 
@@ -255,6 +349,7 @@ impl Ledger {
         if due.checkpoint {
             let saved = Saved { step, digest, window: due.window };
             out.push(Command::SaveCheckpoint { saved: saved.clone(), bytes: Arc::clone(bytes) });
+            self.asked.take_if(|asked| asked.step <= step);
             // Snapshots may overtake each other on their way.
             if !self.has_checkpoint(step) {
                 self.recorded.checkpoint = Some(saved);
@@ -271,7 +366,7 @@ impl Ledger {
     /// worker whose reports made the last line may be gone, and others be a step behind.
     pub(super) fn forget(&mut self) {
         let stored = self.stored();
-        self.reports.retain(|&step, _| step + 2 > stored);
+        self.reports.retain(|&(step, _), _| step + 2 > stored);
     }
 
     /// Whether nothing that is due is missing on disk.
@@ -282,6 +377,11 @@ impl Ledger {
     /// Whether the run's last step is reached, and everything due is on disk.
     pub(super) fn is_finished(&self) -> bool {
         self.has_checkpoint(self.terms.schedule.last_step) && self.is_settled()
+    }
+
+    /// The step that ends the run.
+    pub(super) fn last_step(&self) -> Step {
+        self.terms.schedule.last_step
     }
 
     /// The last step that workers have reported without a gap.

@@ -9,24 +9,36 @@
 //! durable before the next is executed, so that what is stored is stored before it is said. Between any two commands
 //! the coordinator may die: a new machine, made from what is on disk, goes on.
 
+mod doubt;
 mod hear;
+mod history;
 mod ledger;
+mod pace;
 mod planning;
 mod proceed;
+mod reach;
 mod reason;
 mod roster;
+mod status;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use history::Recovery;
 pub use ledger::{Recorded, Saved, Terms};
 pub use reason::{Failure, LastSeen, Loss, Note, Reason};
+pub use status::{Role, Status, WorkerStatus};
 
-use crate::ids::{Digest, Generation, RunId, ShardId, Step};
+use crate::ids::{Digest, Generation, RunId, ShardId, Step, WorkerId};
 use crate::message::{Finish, FromWorker, Hello, Refusal, ToWorker};
 use crate::metrics::Line;
 use crate::plan::Plan;
+use doubt::Doubts;
+use history::History;
 use ledger::Ledger;
+use pace::Paces;
+use reach::Reach;
 use roster::Roster;
 
 /// A control stream's number, chosen by the driver and never used twice.
@@ -42,6 +54,8 @@ pub struct Settings {
     pub workers: usize,
     /// Fewer than these do not go on later.
     pub min_workers: usize,
+    /// Whether shards move from workers that are steadily slower.
+    pub rebalance: bool,
     /// What lines are made with.
     pub terms: Terms,
     /// The arithmetic that the run was begun with.
@@ -76,6 +90,10 @@ pub enum Event {
     DrawGrids(bool),
     /// The run is to end early.
     Stop(Stop),
+    /// A checkpoint is wanted as soon as can be.
+    Checkpoint,
+    /// A worker is to leave.
+    Drain(String),
     /// Time passed.
     Tick,
 }
@@ -167,8 +185,15 @@ pub struct Membership {
     stop: Option<Stop>,
     roster: Roster,
     ledger: Ledger,
+    doubts: Doubts,
+    reach: Reach,
+    paces: Paces,
+    rebalance: bool,
+    history: History,
     /// The greatest step that workers were told is stored.
     told_stored: Step,
+    /// The step whose snapshot workers were told to keep.
+    told_keep: Option<Step>,
     now: Duration,
     out: Vec<Command>,
 }
@@ -192,7 +217,7 @@ enum Stage {
 impl Membership {
     /// The machine of a run directory, at `now`.
     pub fn new(now: Duration, settings: Settings) -> Self {
-        let Settings { run, workers, min_workers, terms, fingerprint, plan, recorded } = settings;
+        let Settings { run, workers, min_workers, rebalance, terms, fingerprint, plan, recorded } = settings;
         let ledger = Ledger::new(terms, recorded);
         let finished = ledger.is_finished();
         Self {
@@ -211,7 +236,13 @@ impl Membership {
             stop: None,
             roster: Roster::default(),
             told_stored: 0,
+            told_keep: None,
             ledger,
+            doubts: Doubts::default(),
+            reach: Reach::default(),
+            paces: Paces::new(),
+            rebalance,
+            history: History::default(),
             now,
             out: Vec::new(),
         }
@@ -231,6 +262,9 @@ impl Membership {
 
     /// What is being done or waited for.
     pub fn reason(&self) -> Reason {
+        let names = |(id, peers): (&WorkerId, &BTreeSet<WorkerId>)| {
+            (id.name.clone(), peers.iter().map(|peer| peer.name.clone()).collect())
+        };
         let ready = self.roster.ready().count();
         match &self.stage {
             Stage::Gathering { .. } => match &self.plan {
@@ -243,7 +277,10 @@ impl Membership {
             Stage::Fencing { generation, .. } => {
                 let late = self.roster.ready().filter(|worker| !worker.has_answered(*generation));
                 let waiting_for: Vec<String> = late.map(|worker| worker.id.name.clone()).collect();
-                if waiting_for.is_empty() {
+                let pairs: Vec<(String, Vec<String>)> = self.reach.outside().map(names).collect();
+                if waiting_for.is_empty() && !pairs.is_empty() {
+                    Reason::Unreachable { pairs }
+                } else if waiting_for.is_empty() {
                     self.below_minimum(ready)
                 } else {
                     Reason::Fencing { generation: *generation, waiting_for }

@@ -1,8 +1,11 @@
 //! From the answers to a fence to the next plan.
 
+use std::collections::BTreeSet;
+
 use super::Failure;
+use super::pace::Paces;
 use crate::ids::{Digest, Generation, Position, Rank, WorkerId};
-use crate::plan::{Member, Plan, StateAt, assign};
+use crate::plan::{Member, Plan, StateAt, assign, even};
 
 /// A worker that has answered the fence.
 pub(super) struct Candidate {
@@ -20,24 +23,30 @@ impl Candidate {
 }
 
 /// Where the plan of `generation` starts: the furthest of the candidates' states by (generation, step, phase), or the
-/// newest checkpoint if that is further. None if nobody has a state and there is no checkpoint.
+/// newest checkpoint if that is further. None if nobody has a state and there is no checkpoint. Of states that differ at
+/// the front, that of the majority: they are never summed, and the others copy it.
 ///
 /// # Errors
-/// If candidates differ where they should not: states that differ are never summed.
+/// If there is no majority.
 pub(super) fn start(
     generation: Generation,
     candidates: &[Candidate],
     saved: Option<(Position, Digest)>,
 ) -> Result<Option<StateAt>, Failure> {
     let key = |state: &StateAt| (state.generation, state.position);
-    let leader = candidates.iter().filter_map(|candidate| candidate.state).max_by_key(key);
-    if let Some(leader) = leader {
-        let at_its_side = |state: &StateAt| key(state) == key(&leader);
+    let mut leader = candidates.iter().filter_map(|candidate| candidate.state).max_by_key(key);
+    if let Some(front) = leader {
+        let at_its_side = |state: &StateAt| key(state) == key(&front);
         let leading = candidates.iter().filter_map(|c| Some((c.id.name.clone(), c.state.filter(at_its_side)?.digest)));
         let states: Vec<(String, Digest)> = leading.collect();
-        if states.iter().any(|(_, digest)| *digest != leader.digest) {
-            return Err(Failure::Differ { position: leader.position, states });
-        }
+        let votes = |digest: Digest| states.iter().filter(|(_, other)| *other == digest).count();
+        let most = states.iter().map(|&(_, digest)| votes(digest)).max().unwrap_or(0);
+        let chosen: BTreeSet<Digest> =
+            states.iter().map(|&(_, digest)| digest).filter(|&digest| votes(digest) == most).collect();
+        let (Some(&chosen), 1) = (chosen.first(), chosen.len()) else {
+            return Err(Failure::Differ { position: front.position, states });
+        };
+        leader = Some(StateAt { digest: chosen, ..front });
     }
     let from_disk = saved.filter(|(position, _)| leader.is_none_or(|leader| leader.position < *position));
     let start = from_disk.or(leader.map(|leader| (leader.position, leader.digest)));
@@ -45,7 +54,13 @@ pub(super) fn start(
 }
 
 /// The plan that goes on from `start` with as many candidates as there are shards for, moving as few shards as possible.
-pub(super) fn draw(previous: Option<&Plan>, mut candidates: Vec<Candidate>, start: StateAt, shards: u16) -> Plan {
+pub(super) fn draw(
+    previous: Option<&Plan>,
+    mut candidates: Vec<Candidate>,
+    start: StateAt,
+    shards: u16,
+    paces: &Paces,
+) -> Plan {
     let rank_before = |candidate: &Candidate| previous.and_then(|plan| plan.rank_of(&candidate.id));
     // Holders of the start state come first: with more workers than shards, they must not end up as spares.
     candidates.sort_by_key(|c| (!c.holds(&start), rank_before(c).map_or(u16::MAX, |rank| rank.0), c.joined));
@@ -58,9 +73,11 @@ pub(super) fn draw(previous: Option<&Plan>, mut candidates: Vec<Candidate>, star
         Some(plan) => plan.owners.iter().map(|&old| new_rank(old)).collect(),
         None => vec![None; usize::from(shards)],
     };
+    let ids: Vec<WorkerId> = candidates.iter().map(|candidate| candidate.id.clone()).collect();
+    let loads = paces.loads(usize::from(shards), &ids).unwrap_or_else(|| even(&owners_before, candidates.len()));
     Plan {
         generation: start.generation,
-        owners: assign(&owners_before, candidates.len()),
+        owners: assign(&owners_before, loads),
         members: candidates
             .into_iter()
             .map(|candidate| Member {
@@ -106,17 +123,19 @@ mod tests {
 
     #[test]
     fn states_that_differ_at_the_front_are_named() {
-        let candidates = [candidate("a", 3, 40, 1), candidate("b", 3, 40, 2), candidate("c", 0, 0, 3)];
+        let mut candidates = vec![candidate("a", 3, 40, 1), candidate("b", 3, 40, 2), candidate("c", 0, 0, 3)];
         let failure = start(Generation(9), &candidates, None).unwrap_err();
         let text = "workers differ at step 40 phase 0: a has 0000000000000001 b has 0000000000000002";
         assert_eq!(failure.to_string(), text);
+        candidates.push(candidate("d", 3, 40, 2));
+        assert_eq!(start(Generation(9), &candidates, None).unwrap().unwrap().digest, Digest(2), "the majority goes on");
     }
 
     #[test]
     fn who_holds_the_start_is_no_spare() {
         let candidates = vec![candidate("a", 0, 0, 0), candidate("b", 3, 40, 40), candidate("c", 0, 0, 0)];
         let start = candidates[1].state.unwrap();
-        let plan = draw(None, candidates, start, 2);
+        let plan = draw(None, candidates, start, 2, &Paces::new());
         let members: Vec<(&str, bool)> = plan.members.iter().map(|m| (m.id.name.as_str(), m.holds_start)).collect();
         assert_eq!(members, [("b", true), ("a", false)]);
     }

@@ -9,7 +9,7 @@ use super::{
     ADOPT_MAX, CLOSED_MAX, COMPLAINT_PAUSE, Command, ConnId, ENDING_MAX, FENCE_MAX, Failure, Loss, Membership, Note,
     Outcome, SILENCE_MAX, Stage, Stop,
 };
-use crate::ids::{Generation, Position};
+use crate::ids::{Generation, Position, WorkerId};
 use crate::message::{Finish, ToWorker};
 use crate::plan::{Member, Plan};
 
@@ -17,7 +17,8 @@ impl Membership {
     /// Goes on as far as possible with what is known.
     pub(super) fn proceed(&mut self) -> Result<(), Failure> {
         self.drop_the_gone();
-        self.keep_ledger();
+        self.keep_ledger()?;
+        self.probe();
         loop {
             let before = self.stage.clone();
             match self.stage.clone() {
@@ -49,15 +50,16 @@ impl Membership {
         }
     }
 
-    fn keep_ledger(&mut self) {
-        self.ledger.advance(&mut self.out);
-        let members = match (&self.stage, &self.plan) {
+    fn keep_ledger(&mut self) -> Result<(), Failure> {
+        let members: Vec<WorkerId> = match (&self.stage, &self.plan) {
             // At an early end it is enough that somebody has reached it.
             (Stage::Stopping { .. }, _) | (_, None) => Vec::new(),
             (_, Some(plan)) => plan.members.iter().map(|member| member.id.clone()).collect(),
         };
+        self.ledger.advance(&members, &mut self.out)?;
         let connected = self.roster.connected().map(|(worker, conn)| (worker.id.clone(), conn)).collect();
-        self.ledger.fetch(self.now, &members, &connected, &mut self.out);
+        let start = self.plan.as_ref().map_or(0, |plan| plan.start.position.step);
+        self.ledger.fetch(self.now, &members, start, &connected, &mut self.out);
         let stored = self.ledger.stored();
         if stored > self.told_stored {
             self.told_stored = stored;
@@ -67,17 +69,23 @@ impl Membership {
         if self.ledger.is_finished() && matches!(self.stage, Stage::Training { .. } | Stage::Fencing { .. }) {
             self.end(Outcome::Finished, Finish::Done);
         }
+        let keep = self.ledger.asked();
+        if let Some(step) = keep.filter(|_| keep != self.told_keep) {
+            self.tell_all(&ToWorker::Keep(step));
+        }
+        self.told_keep = keep;
+        Ok(())
     }
 
     fn gather(&mut self, since: Duration) {
         let ready = self.roster.ready().count();
         let expected = self.may_still_adopt() && self.members_back() < self.member_names().len();
         if self.stop.is_some() && !expected {
-            return self.fence();
+            return self.fence("a stop was asked for");
         }
         let Some(plan) = self.plan.clone() else {
             if ready >= self.workers {
-                self.fence();
+                self.fence("the first workers are ready");
             }
             return;
         };
@@ -86,12 +94,13 @@ impl Membership {
         let untouched = |worker: &Worker| worker.plan == plan.generation && worker.promised <= plan.generation;
         if plan.members.iter().all(|member| back(member).is_some_and(untouched)) {
             self.note(Note::Adopted(plan.generation));
+            self.paces.restart(self.now);
             self.stage = Stage::Training { since: self.now, progress: true, complaint: false };
             return;
         }
         let complete = self.members_back() == plan.members.len() || ready >= self.workers;
         if complete || (self.now >= since + ADOPT_MAX && ready >= self.min_workers) {
-            self.fence();
+            self.fence("the coordinator was started again");
         }
     }
 
@@ -100,16 +109,28 @@ impl Membership {
         let is_here = |member: &Member| self.roster.get(&member.id.name).is_some_and(|worker| worker.id == member.id);
         let lost = !plan.members.iter().all(is_here);
         let room = plan.members.len() < usize::from(self.shards);
-        let newcomer = room && self.roster.ready().any(|worker| plan.rank_of(&worker.id).is_none());
+        let is_new = |worker: &&Worker| plan.rank_of(&worker.id).is_none() && !self.reach.is_outside(&worker.id);
+        let newcomer = self.roster.ready().find(is_new).filter(|_| room).map(|worker| worker.id.name.clone());
         let complaint = complaint && (progress || self.now >= since + COMPLAINT_PAUSE);
-        if lost || newcomer || complaint || self.stop.is_some() {
-            self.fence();
+        if complaint && !progress && !lost {
+            self.reach.fruitless();
+        }
+        if lost || complaint {
+            self.fence("the members could not go on");
+        } else if let Some(name) = newcomer {
+            self.fence(&format!("worker {name} joins"));
+        } else if self.stop.is_some() {
+            self.fence("a stop was asked for");
+        } else if let Some(slow) = self.paces.decide(self.now, &plan).filter(|_| self.rebalance) {
+            self.fence(&format!("shards move from worker {}", slow.name));
+            self.note(Note::Slow { name: slow.name, percent: (100.0 * slow.times) as u32 });
         }
     }
 
     /// Asks every living worker to stop applying results of older generations, and where it is.
-    pub(super) fn fence(&mut self) {
+    pub(super) fn fence(&mut self, why: &str) {
         let generation = self.generation().next();
+        self.history.fence(self.now, generation, why);
         self.stage = Stage::Fencing { generation, since: self.now };
         let asked: Vec<ConnId> = self.roster.ready().filter_map(|worker| worker.conn).collect();
         self.out.extend(asked.into_iter().map(|conn| Command::Send(conn, ToWorker::Fence(generation))));
@@ -117,8 +138,9 @@ impl Membership {
 
     fn collect(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
         let overdue = self.now >= since + FENCE_MAX;
-        let answered = self.roster.ready().filter(|worker| worker.has_answered(generation)).count();
-        let all = answered == self.roster.ready().count();
+        let inside = || self.roster.ready().filter(|worker| !self.reach.is_outside(&worker.id));
+        let answered = inside().filter(|worker| worker.has_answered(generation)).count();
+        let all = answered == inside().count();
         if !(all || overdue) || (answered < self.min_workers && self.stop.is_none()) {
             return Ok(());
         }
@@ -132,15 +154,16 @@ impl Membership {
                 self.ledger.want_checkpoint(furthest);
             }
             self.stage = Stage::Stopping { generation, since: self.now };
-            self.keep_ledger();
-            return Ok(());
+            return self.keep_ledger();
         }
+        self.part();
         self.make_plan(generation)
     }
 
     /// Makes the plan that follows from the answers; none while nobody has a state to go on from.
     fn make_plan(&mut self, generation: Generation) -> Result<(), Failure> {
-        let answered = self.roster.ready().filter(|worker| worker.has_answered(generation));
+        let inside = self.roster.ready().filter(|worker| !self.reach.is_outside(&worker.id));
+        let answered = inside.filter(|worker| worker.has_answered(generation));
         let candidates: Vec<Candidate> = answered
             .map(|worker| Candidate {
                 id: worker.id.clone(),
@@ -150,8 +173,12 @@ impl Membership {
             })
             .collect();
         let saved = self.ledger.checkpoint().map(|saved| (Position::after(saved.step), saved.digest));
+        if candidates.len() < self.min_workers {
+            return Ok(());
+        }
         if let Some(start) = planning::start(generation, &candidates, saved)? {
-            let plan = planning::draw(self.plan.as_deref(), candidates, start, self.shards);
+            let mut plan = planning::draw(self.plan.as_deref(), candidates, start, self.shards, &self.paces);
+            self.doubts.pass_on(&mut plan);
             self.announce(Arc::new(plan));
         }
         Ok(())
@@ -169,7 +196,11 @@ impl Membership {
             }
         }
         let members = plan.members.iter().map(|member| member.id.name.clone()).collect();
+        self.paces.restart(self.now);
         self.note(Note::Planned { generation: plan.generation, members, start: plan.start.position });
+        let ids: Vec<WorkerId> = plan.members.iter().map(|member| member.id.clone()).collect();
+        self.ledger.go_on_after(plan.start.position.step, &ids);
+        self.told_stored = self.told_stored.min(self.ledger.stored());
         self.plan = Some(plan);
         self.stage = Stage::Training { since: self.now, progress: false, complaint: false };
     }
@@ -182,9 +213,7 @@ impl Membership {
         }
         let outcome = Outcome::Stopped(self.ledger.checkpoint().map_or(0, |saved| saved.step));
         if self.stop == Some(Stop::HandOver) {
-            if self.roster.ready().filter(|worker| worker.has_answered(generation)).count() >= self.min_workers {
-                self.make_plan(generation)?;
-            }
+            self.make_plan(generation)?;
             self.exit(outcome);
         } else {
             self.end(outcome, Finish::Done);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::ids::{Digest, Generation, Position, Step};
+use crate::ids::{Digest, Generation, Position, ShardId, Step};
 
 /// What the coordinator is doing or waiting for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,11 @@ pub enum Reason {
         minimum: usize,
         /// The others that have been here, the latest first.
         missing: Vec<LastSeen>,
+    },
+    /// Without workers that do not reach each other there would be too few.
+    Unreachable {
+        /// Each with those that it does not reach.
+        pairs: Vec<(String, Vec<String>)>,
     },
     /// The members train.
     Training {
@@ -82,6 +87,13 @@ impl fmt::Display for Reason {
                 }
                 Ok(())
             }
+            Self::Unreachable { pairs } => {
+                f.write_str("waiting for workers to reach each other:")?;
+                for (name, peers) in pairs {
+                    write!(f, " {name} and {}", peers.join(", "))?;
+                }
+                Ok(())
+            }
             Self::Training { generation, members } => write!(f, "training: generation {generation}, {members} workers"),
             Self::Stopping => f.write_str("stopping: waiting for the last checkpoint"),
             Self::Finishing => f.write_str("finished: waiting for the workers to leave"),
@@ -109,6 +121,31 @@ pub enum Note {
         by: String,
         /// About whom and what.
         about: String,
+    },
+    /// A worker's state was another than that of the majority, at this position; it has copied theirs.
+    Differed {
+        /// Which worker.
+        name: String,
+        /// Where.
+        position: Position,
+        /// The first tensor that differs.
+        tensor: String,
+    },
+    /// A worker waits outside, because it and its peers do not reach each other.
+    Outside {
+        /// Which worker.
+        name: String,
+        /// Whom it does not reach.
+        peers: Vec<String>,
+    },
+    /// A worker that waited outside reaches its peers again.
+    Inside(String),
+    /// Shards move from a worker that takes longer than the others.
+    Slow {
+        /// Which worker.
+        name: String,
+        /// How long it takes for a shard, in percent of the others' time.
+        percent: u32,
     },
     /// A new plan.
     Planned {
@@ -142,6 +179,10 @@ pub enum Loss {
     Left,
     /// A newer process has its name.
     Replaced,
+    /// A person asked it to leave.
+    Drained,
+    /// Its vectors were not finite, and others' of the same shards were.
+    Unusable,
 }
 
 impl fmt::Display for Note {
@@ -151,6 +192,16 @@ impl fmt::Display for Note {
             Self::Ready(name) => write!(f, "worker {name} is ready"),
             Self::Lost { name, why } => write!(f, "lost worker {name}: {why}"),
             Self::Complaint { by, about } => write!(f, "worker {by}: {about}"),
+            Self::Differed { name, position, tensor } => {
+                write!(f, "worker {name} differed at {position}, first in {tensor}; it has copied the others' state")
+            }
+            Self::Outside { name, peers } => {
+                write!(f, "worker {name} and {} do not reach each other: {name} waits outside", peers.join(", "))
+            }
+            Self::Inside(name) => write!(f, "worker {name} reaches the others again"),
+            Self::Slow { name, percent } => {
+                write!(f, "worker {name} takes {percent}% of the others' time for a shard: shards move from it")
+            }
             Self::Planned { generation, members, start } => {
                 write!(f, "generation {generation} trains on {} from step {} on", members.join(", "), start.step + 1)
             }
@@ -170,6 +221,8 @@ impl fmt::Display for Loss {
             Self::Stuck => "others waited too long for its contribution",
             Self::Left => "it was told to stop",
             Self::Replaced => "a newer process has its name",
+            Self::Drained => "it was drained",
+            Self::Unusable => "its vectors were not finite, and others' of the same shards were",
         })
     }
 }
@@ -193,6 +246,15 @@ pub enum Failure {
         /// This time's.
         computed: Digest,
     },
+    /// Two workers found that a shard's vector cannot be summed.
+    Diverged {
+        /// Where.
+        position: Position,
+        /// Which shard.
+        shard: ShardId,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A loss is no longer a finite number.
     NotFinite {
         /// The step.
@@ -214,6 +276,9 @@ impl fmt::Display for Failure {
             }
             Self::Unrepeatable { step, recorded, computed } => {
                 write!(f, "step {step} was recorded with digest {recorded} and came out as {computed} this time")
+            }
+            Self::Diverged { position, shard, what } => {
+                write!(f, "the training has diverged: the vector of shard {shard} at {position} cannot be used: {what}")
             }
             Self::NotFinite { step, metric } => {
                 write!(f, "the training has diverged: {metric} of step {step} is not a finite number")

@@ -1,6 +1,6 @@
 //! What a worker keeps for others until it is stored, and how fast it goes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ pub(super) struct Memory {
     reports: BTreeMap<Step, StepDone>,
     /// Of the last finished step, and of those that are due.
     snapshots: BTreeMap<Step, (Arc<State>, bool)>,
+    /// Steps whose snapshots are wanted beside those that are due.
+    wanted: BTreeSet<Step>,
 }
 
 impl Memory {
@@ -24,13 +26,28 @@ impl Memory {
         self.reports.values().cloned().collect()
     }
 
-    /// Keeps a report; false if it was there.
-    pub(super) fn remember(&mut self, done: StepDone) -> bool {
-        self.reports.insert(done.step, done).is_none()
+    /// Keeps a report.
+    pub(super) fn remember(&mut self, done: StepDone) {
+        self.reports.insert(done.step, done);
+    }
+
+    /// Forgets the reports of later steps: the state is not theirs any more.
+    pub(super) fn go_back_to(&mut self, step: Step) {
+        self.reports.retain(|&reported, _| reported <= step);
+    }
+
+    /// Keeps the snapshot of a later step, or of the last one, as if it were due.
+    pub(super) fn keep_too(&mut self, step: Step) {
+        match self.snapshots.get_mut(&step) {
+            Some((_, due)) => *due = true,
+            None => drop(self.wanted.insert(step)),
+        }
     }
 
     /// Keeps the state after `step`, and of earlier ones only those that are due.
     pub(super) fn keep(&mut self, step: Step, state: Arc<State>, due: bool) {
+        let due = due || self.wanted.contains(&step);
+        self.wanted.retain(|&wanted| wanted > step);
         self.snapshots.retain(|_, (_, due)| *due);
         self.snapshots.insert(step, (state, due));
         while self.snapshots.len() > SNAPSHOTS_MAX {
@@ -40,6 +57,11 @@ impl Memory {
 
     pub(super) fn snapshot(&self, step: Step) -> Option<Arc<State>> {
         self.snapshots.get(&step).map(|(state, _)| Arc::clone(state))
+    }
+
+    /// Drops all snapshots: they share their bytes with a state that turned out to be damaged.
+    pub(super) fn drop_snapshots(&mut self) {
+        self.snapshots.clear();
     }
 
     /// Forgets everything up to `step`, but the last finished step: an early end may ask for it.

@@ -54,12 +54,14 @@ pub enum Event {
     Frame(Rank, Frame),
     /// A stream to or from a member of this generation broke.
     StreamBroken(Generation, Rank),
-    /// A shard's vector is computed.
-    Computed(Work, ShardId, Vec<f32>),
+    /// A shard's vector is computed, or the computation panicked.
+    Computed(Work, ShardId, Result<Vec<f32>, String>),
     /// Somebody asks for a copy of this state; the token goes with the answer.
     CopyAsked(StateAt, u64),
     /// A copy came, or did not.
     Copied(Generation, Option<Copy>),
+    /// Whether another worker answered a probe.
+    Probed(WorkerId, bool),
     /// The worker is told to stop.
     Leave,
     /// Time passed.
@@ -82,6 +84,9 @@ pub struct Work {
     pub at: Position,
     /// That state's digest.
     pub digest: Digest,
+    /// How often the worker's state was replaced: what was computed from one that turned out to be damaged is not used,
+    /// nor what was computed ahead of it.
+    pub lineage: u64,
 }
 
 /// Where a copy is asked for.
@@ -110,6 +115,8 @@ pub enum Command {
     Serve(u64, Option<Arc<State>>, Vec<StepDone>),
     /// Send the snapshot of a step to the coordinator.
     Upload(Step, Arc<State>),
+    /// Find out whether a worker can be reached, at this address.
+    Probe(WorkerId, String),
     /// Nothing is left to do.
     Exit(Finish),
 }
@@ -122,6 +129,8 @@ pub struct StepMachine {
     data_ready: bool,
     state: Arc<State>,
     at: StateAt,
+    /// How often the state was replaced.
+    lineage: u64,
     /// The newest fence that was answered.
     promised: Generation,
     plan: Option<(Arc<Plan>, Rank)>,
@@ -130,6 +139,8 @@ pub struct StepMachine {
     copying: Option<Copying>,
     /// Vectors of this state that are computed, by shard.
     computed: BTreeMap<ShardId, Arc<Vec<f32>>>,
+    /// Vectors of this state that cannot be summed, and why.
+    unusable: BTreeMap<ShardId, String>,
     /// Frames of the next phase, from members that are ahead.
     early: Vec<(Rank, Frame)>,
     /// What keeps this generation from going on.
@@ -170,11 +181,13 @@ impl StepMachine {
             data_ready: false,
             state: Arc::new(state),
             at,
+            lineage: 0,
             promised: Generation(0),
             plan: None,
             round: None,
             copying: None,
             computed: BTreeMap::new(),
+            unusable: BTreeMap::new(),
             early: Vec::new(),
             trouble: None,
             memory: Memory::default(),
@@ -206,6 +219,7 @@ impl StepMachine {
             Event::Computed(work, shard, vector) => self.take_vector(work, shard, vector),
             Event::CopyAsked(wanted, token) => self.serve(wanted, token),
             Event::Copied(generation, copy) => self.take_copy(generation, copy),
+            Event::Probed(peer, reached) => self.report(FromWorker::Probed { peer, reached }),
             Event::Leave => self.report(FromWorker::Leave),
             Event::Tick => self.watch(),
         }
@@ -251,8 +265,7 @@ impl StepMachine {
     fn welcome(&mut self, schedule: Schedule) {
         self.schedule = Some(schedule);
         // Reports first: who hears that this worker is ready has then heard everything that it knows.
-        let reports = self.memory.reports();
-        self.out.extend(reports.into_iter().map(|done| Command::Report(FromWorker::StepDone(done))));
+        self.report_all();
         if self.data_ready {
             self.report(FromWorker::Ready);
         }
@@ -266,17 +279,30 @@ impl StepMachine {
         match message {
             ToWorker::Fence(generation) => {
                 self.promised = self.promised.max(generation);
+                self.check(self.state.all());
                 self.report(FromWorker::Fenced { generation, state: Some(self.at) });
             }
             ToWorker::Plan(plan) if plan.generation >= self.promised => self.take_plan(plan),
             ToWorker::Plan(_) => {}
             ToWorker::Stored(step) => self.memory.stored(step),
-            ToWorker::Fetch(step) => match self.memory.snapshot(step) {
-                Some(state) => self.out.push(Command::Upload(step, state)),
-                None => self.report(FromWorker::Lacks(step)),
-            },
+            ToWorker::Fetch(step) => {
+                // A copy shares its bytes with the state: what has changed there has changed here.
+                self.check(self.state.all());
+                match self.memory.snapshot(step).filter(|state| state.first_damaged(state.all()).is_none()) {
+                    Some(state) => self.out.push(Command::Upload(step, state)),
+                    None => self.report(FromWorker::Lacks(step)),
+                }
+            }
+            ToWorker::Keep(step) => self.memory.keep_too(step),
+            ToWorker::Probe(peer, address) => self.out.push(Command::Probe(peer, address)),
             ToWorker::Finish(finish) => self.out.push(Command::Exit(finish)),
         }
+    }
+
+    /// Reports every step that led to the state and is not stored.
+    fn report_all(&mut self) {
+        let reports = self.memory.reports();
+        self.out.extend(reports.into_iter().map(|done| Command::Report(FromWorker::StepDone(done))));
     }
 
     fn report(&mut self, message: FromWorker) {
@@ -291,6 +317,34 @@ impl StepMachine {
     }
 
     // Noticing.
+
+    /// Hashes these tensors of the state again. If they are not what they were, the worker is left with the initial
+    /// state, which everybody has; says whether they are.
+    fn check(&mut self, tensors: impl IntoIterator<Item = usize>) -> bool {
+        let Some(tensor) = self.state.first_damaged(tensors).map(str::to_owned) else { return true };
+        let mut initial = self.objective.initial();
+        let at = StateAt { generation: Generation(0), position: Position::after(0), digest: initial.digest() };
+        self.replace(initial, at);
+        self.round = None;
+        self.memory.drop_snapshots();
+        self.complain(Trouble::Damaged(tensor));
+        false
+    }
+
+    /// Goes on with another state, and drops everything that was computed from the one before.
+    fn replace(&mut self, state: State, at: StateAt) {
+        (self.state, self.at) = (Arc::new(state), at);
+        self.memory.go_back_to(at.position.step);
+        self.computed.clear();
+        self.unusable.clear();
+        self.lineage += 1;
+    }
+
+    /// Changes a bit of the state and says nothing, as bad memory does. For tests of who notices.
+    #[doc(hidden)]
+    pub fn flip_a_bit(&mut self, place: usize) {
+        Arc::make_mut(&mut self.state).flip_a_bit(place);
+    }
 
     /// Complains about who owes something for too long, and again while the lack lasts.
     fn watch(&mut self) {

@@ -15,6 +15,8 @@ impl StepMachine {
         self.promised = self.promised.max(plan.generation);
         (self.round, self.copying, self.trouble) = (None, None, None);
         self.early.clear();
+        // Whoever owns their shards now computes them once more.
+        self.unusable.clear();
         self.pace.restart(self.now);
         let Some(rank) = plan.rank_of(&self.id) else {
             self.plan = None;
@@ -24,6 +26,7 @@ impl StepMachine {
         self.plan = Some((Arc::clone(&plan), rank));
         if (self.at.position, self.at.digest) == (plan.start.position, plan.start.digest) {
             self.at.generation = plan.generation;
+            self.report_all();
             self.begin_round();
         } else {
             self.copy_from(plan, rank, 0);
@@ -60,14 +63,15 @@ impl StepMachine {
             return self.copy_from(plan, rank, attempt);
         };
         (self.copying, self.trouble) = (None, None);
-        self.state = Arc::new(state);
-        self.at = StateAt { generation, ..plan.start };
-        self.computed.clear();
-        for done in reports {
-            if self.memory.remember(done.clone()) {
-                self.report(FromWorker::StepDone(done));
-            }
+        if self.at.position == plan.start.position
+            && let Some(tensor) = self.state.first_difference(&state)
+        {
+            let (position, tensor) = (self.at.position, tensor.to_owned());
+            self.report(FromWorker::Differed { position, tensor });
         }
+        self.replace(state, StateAt { generation, ..plan.start });
+        reports.into_iter().for_each(|done| self.memory.remember(done));
+        self.report_all();
         if self.at.position.is_step_boundary() {
             self.keep_snapshot();
         }
@@ -75,7 +79,8 @@ impl StepMachine {
     }
 
     pub(super) fn serve(&mut self, wanted: StateAt, token: u64) {
-        let have = (self.at.position, self.at.digest) == (wanted.position, wanted.digest);
+        let named = (self.at.position, self.at.digest) == (wanted.position, wanted.digest);
+        let have = named && self.check(self.state.all());
         let state = have.then(|| Arc::clone(&self.state));
         let reports = if have { self.memory.reports() } else { Vec::new() };
         self.out.push(Command::Serve(token, state, reports));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Command, Frame, Round, StepMachine, Work};
 use crate::ids::{Position, Rank, ShardId};
-use crate::message::{FromWorker, Trouble};
+use crate::message::{FromWorker, Trouble, Unusable};
 use crate::metrics::StepDone;
 use crate::plan::StateAt;
 use crate::reduction::{AllReduce, Piece};
@@ -14,7 +14,8 @@ impl StepMachine {
     pub(super) fn begin_round(&mut self) {
         let (Some((plan, rank)), Some(schedule)) = (self.plan.clone(), self.schedule) else { return };
         let finished = self.at.position >= Position::after(schedule.last_step);
-        if finished || self.round.is_some() || self.copying.is_some() {
+        let reached_here = self.at.generation == plan.generation;
+        if finished || !reached_here || self.round.is_some() || self.copying.is_some() {
             return;
         }
         let len = self.objective.vector_len(self.at.position.phase);
@@ -34,7 +35,7 @@ impl StepMachine {
     }
 
     pub(super) fn work(&self) -> Work {
-        Work { at: self.at.position, digest: self.at.digest }
+        Work { at: self.at.position, digest: self.at.digest, lineage: self.lineage }
     }
 
     /// Whether results of the newest plan may be applied.
@@ -42,13 +43,37 @@ impl StepMachine {
         self.promised == self.generation()
     }
 
-    pub(super) fn take_vector(&mut self, work: Work, shard: ShardId, vector: Vec<f32>) {
-        if work != self.work() || vector.len() != self.objective.vector_len(work.at.phase) {
+    pub(super) fn take_vector(&mut self, work: Work, shard: ShardId, vector: Result<Vec<f32>, String>) {
+        if work != self.work() {
             return;
         }
-        // It is kept until the state changes: after a fence only what was lost is computed again.
-        self.computed.insert(shard, Arc::new(vector));
-        self.contribute(shard);
+        let usable = vector.map_err(|panic| format!("computing it panicked: {panic}")).and_then(|vector| {
+            let finite = vector.iter().all(|value| value.is_finite());
+            if finite { Ok(vector) } else { Err("it has numbers that are not finite".to_owned()) }
+        });
+        match usable {
+            Ok(vector) => {
+                // It is kept until the state changes: after a fence only what was lost is computed again.
+                self.computed.insert(shard, Arc::new(vector));
+                self.contribute(shard);
+            }
+            Err(what) => drop(self.unusable.insert(shard, what)),
+        }
+        self.complain_of_unusable();
+    }
+
+    /// Once all own shards are computed, says which of their vectors cannot be summed: all of them at once, so that the
+    /// coordinator sees whether others find the same.
+    fn complain_of_unusable(&mut self) {
+        let (Some((plan, rank)), Some(_)) = (&self.plan, &self.round) else { return };
+        let is_open = |shard: &ShardId| !self.computed.contains_key(shard) && !self.unusable.contains_key(shard);
+        if plan.shards_of(*rank).any(|shard| is_open(&shard)) {
+            return;
+        }
+        let shards: Vec<ShardId> = plan.shards_of(*rank).filter(|shard| self.unusable.contains_key(shard)).collect();
+        if let Some(what) = shards.first().map(|first| self.unusable[first].clone()) {
+            self.complain(Trouble::Unusable(Unusable { position: self.at.position, shards, what }));
+        }
     }
 
     pub(super) fn contribute(&mut self, shard: ShardId) {
@@ -59,6 +84,11 @@ impl StepMachine {
         let pieces = round.reduce.contribute(shard, Arc::clone(&self.computed[&shard]));
         if round.reduce.contributed() {
             round.contributed_at.get_or_insert(self.now);
+            // Before the last part leaves, without which nobody can apply anything.
+            let objective = Arc::clone(&self.objective);
+            if !self.check(objective.reads(self.at.position.phase).iter().copied()) {
+                return;
+            }
         }
         self.send(pieces);
         self.apply_if_reduced();
@@ -107,11 +137,15 @@ impl StepMachine {
         }
         let Some(round) = self.round.take_if(|round| round.reduce.finished().is_some()) else { return };
         let Some(sum) = round.reduce.finished() else { return };
-        let (generation, at) = (self.generation(), self.at.position);
+        let (generation, at, objective) = (self.generation(), self.at.position, Arc::clone(&self.objective));
+        if !self.check(objective.changes(at.phase).iter().copied()) {
+            return;
+        }
         let state = Arc::make_mut(&mut self.state);
-        self.objective.apply(state, at, sum);
-        self.at = StateAt { generation, position: at.next(self.objective.phases()), digest: state.digest() };
+        objective.apply(state, at, sum);
+        self.at = StateAt { generation, position: at.next(objective.phases()), digest: state.digest() };
         self.computed.clear();
+        self.unusable.clear();
         self.pace.reduced(self.now.saturating_sub(round.contributed_at.unwrap_or(self.now)));
         if self.at.position.is_step_boundary() {
             self.finish_step();

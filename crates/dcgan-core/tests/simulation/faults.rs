@@ -1,23 +1,43 @@
 //! What goes wrong, and the dice.
 
-/// Faults that are still to come.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Faults {
-    /// Workers killed, and started again some time later.
-    pub(crate) kills: usize,
-    /// The coordinator killed, between two of its commands, and started again.
-    pub(crate) coordinator_kills: usize,
-    /// A connection cut: a control stream, or the streams of a pair of workers.
-    pub(crate) cuts: usize,
-    /// New workers.
-    pub(crate) joins: usize,
+/// Something that goes wrong, or that a person does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A worker is killed, and perhaps started again under its name.
+    Kill,
+    /// The coordinator is killed, between two of its commands, and started again some time later.
+    KillCoordinator,
+    /// A connection breaks: a control stream, or the streams of a pair of workers.
+    Cut,
+    /// A worker stops, and goes on some seconds later.
+    Stop,
+    /// A bit of a worker's state flips.
+    Flip,
+    /// Two workers do not reach each other for a while.
+    Part,
+    /// A new worker comes.
+    Join,
+    /// A worker leaves.
+    Leave,
+    /// A person has a worker leave.
+    Drain,
+    /// A person asks for a checkpoint.
+    Checkpoint,
 }
 
-impl Faults {
-    pub(crate) fn left(&self) -> usize {
-        self.kills + self.coordinator_kills + self.cuts + self.joins
-    }
-}
+/// All of them.
+pub(crate) const FAULTS: [Fault; 10] = [
+    Fault::Kill,
+    Fault::KillCoordinator,
+    Fault::Cut,
+    Fault::Stop,
+    Fault::Flip,
+    Fault::Part,
+    Fault::Join,
+    Fault::Leave,
+    Fault::Drain,
+    Fault::Checkpoint,
+];
 
 /// SplitMix64: every choice of a simulation comes from its seed.
 #[derive(Clone, Debug)]
@@ -42,5 +62,10 @@ impl Pick {
 
     pub(crate) fn one_in(&mut self, n: u64) -> bool {
         self.next().is_multiple_of(n)
+    }
+
+    /// Up to `most` faults of any kind.
+    pub(crate) fn faults(&mut self, most: usize) -> Vec<Fault> {
+        (0..self.below(most + 1)).map(|_| FAULTS[self.below(FAULTS.len())]).collect()
     }
 }

@@ -11,8 +11,8 @@ mod reference;
 mod world;
 
 use dcgan_core::membership::{Outcome, Stop};
-use faults::Faults;
-use reference::Reference;
+use faults::{FAULTS, Fault};
+use reference::{How, Reference};
 use world::{Setup, World};
 
 /// Runs a training under random faults; gives the number of faults.
@@ -27,8 +27,7 @@ fn run(seed: u64) -> usize {
     };
     let reference = Reference::new(setup.shards, setup.last_step);
     let mut world = World::new(setup, reference, seed);
-    let faults =
-        Faults { kills: pick.below(6), coordinator_kills: pick.below(4), cuts: pick.below(4), joins: pick.below(3) };
+    let faults = pick.faults(14);
     let outcome = world.run(faults);
     assert_eq!(outcome, Outcome::Finished, "seed {seed}");
     world.check_the_end();
@@ -38,7 +37,7 @@ fn run(seed: u64) -> usize {
 /// Seeds that found a hole once, and the place to paste a failing one.
 #[test]
 fn one_seed() {
-    for seed in [42, 194, 839, 2802, 8908] {
+    for seed in [42, 194, 495, 839, 1137, 2129, 2802, 3611, 4094, 8908, 17804] {
         run(seed);
     }
 }
@@ -58,7 +57,8 @@ fn a_seed_repeats_itself() {
     let trace = |seed| {
         let setup = Setup { shards: 8, workers: 3, min_workers: 1, last_step: 12 };
         let mut world = World::new(setup, Reference::new(8, 12), seed);
-        world.run(Faults { kills: 3, coordinator_kills: 2, cuts: 2, joins: 1 });
+        let kinds = [Fault::Kill, Fault::KillCoordinator, Fault::Cut, Fault::Stop];
+        world.run([kinds, kinds].concat());
         world.fingerprint()
     };
     assert_eq!(trace(5), trace(5), "something that is not in the seed takes part in a decision");
@@ -76,17 +76,109 @@ fn a_run_that_is_stopped_goes_on_with_the_same_bits_on_another_number_of_workers
             if stop == Stop::Finish {
                 world.restart_all(5);
             }
-            assert_eq!(world.run(Faults::default()), Outcome::Finished, "seed {seed} {stop:?}");
+            assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed} {stop:?}");
             world.check_the_end();
         }
     }
 }
 
 #[test]
-fn members_that_differ_end_the_run_in_words() {
-    let setup = Setup { shards: 8, workers: 3, min_workers: 1, last_step: 12 };
-    let mut world = World::new(setup, Reference::new(8, 12), 1);
-    world.flip_a_bit_at(5);
-    let Outcome::Failed(failure) = world.run(Faults::default()) else { panic!("a flipped bit went unnoticed") };
+fn one_fault_at_every_point_changes_nothing() {
+    let setup = Setup { shards: 3, workers: 2, min_workers: 1, last_step: 3 };
+    let world = |seed| World::new(setup, Reference::new(setup.shards, setup.last_step), seed);
+    let mut undisturbed = world(3);
+    assert_eq!(undisturbed.run(Vec::new()), Outcome::Finished);
+    for at in 1..undisturbed.actions() {
+        for fault in FAULTS {
+            let mut world = world(3);
+            assert_eq!(world.run_with(&[(at, fault)]), Outcome::Finished, "{fault:?} after {at} actions");
+            world.check_the_end();
+        }
+    }
+}
+
+#[test]
+fn two_faults_at_every_pair_of_points_change_nothing() {
+    let setup = Setup { shards: 2, workers: 2, min_workers: 1, last_step: 1 };
+    let world = |seed| World::new(setup, Reference::new(setup.shards, setup.last_step), seed);
+    let mut undisturbed = world(4);
+    assert_eq!(undisturbed.run(Vec::new()), Outcome::Finished);
+    let kinds = [Fault::Kill, Fault::KillCoordinator, Fault::Cut, Fault::Stop, Fault::Flip];
+    for first in 1..undisturbed.actions() {
+        for second in first..undisturbed.actions() {
+            for faults in kinds.iter().flat_map(|&one| kinds.map(|other| [(first, one), (second, other)])) {
+                let run = || {
+                    let mut world = world(4);
+                    assert_eq!(world.run_with(&faults), Outcome::Finished);
+                    world.check_the_end();
+                };
+                std::panic::catch_unwind(run).unwrap_or_else(|_| panic!("{faults:?} fail: see above"));
+            }
+        }
+    }
+}
+
+/// A world of honest workers, at work.
+fn at_work(workers: usize, seed: u64) -> World {
+    let setup = Setup { shards: 8, workers, min_workers: 1, last_step: 12 };
+    let mut world = World::new(setup, Reference::new(8, 12), seed);
+    world.act_until(|world| world.reached() >= 3);
+    world
+}
+
+#[test]
+fn a_worker_that_differs_is_named_and_copies_the_others_state() {
+    for seed in 0..30 {
+        let mut world = at_work(3, seed);
+        world.spoil("w1", How::NextUpdate);
+        assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
+        let named = |note: &String| note.starts_with("worker w1 differed at step ") && note.contains("in parameters");
+        assert!(world.notes.iter().any(named), "seed {seed}: {:?}", world.notes);
+        world.check_the_end();
+    }
+}
+
+#[test]
+fn two_workers_that_differ_end_the_run_in_words() {
+    let mut world = at_work(2, 1);
+    world.spoil("w1", How::NextUpdate);
+    let Outcome::Failed(failure) = world.run(Vec::new()) else { panic!("nobody noticed") };
     assert!(failure.to_string().starts_with("workers differ at step"), "{failure}");
+}
+
+#[test]
+fn a_worker_whose_vectors_cannot_be_used_goes_and_the_others_go_on() {
+    for seed in 0..30 {
+        for how in [How::NotFinite, How::Panics] {
+            let mut world = at_work(3, seed);
+            world.spoil("w1", how);
+            assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
+            let lost = |note: &String| note.starts_with("lost worker w1: its vectors");
+            assert!(world.notes.iter().any(lost), "seed {seed}: {:?}", world.notes);
+            world.check_the_end();
+        }
+    }
+}
+
+#[test]
+fn a_training_that_has_diverged_ends_and_evicts_nobody() {
+    for (workers, seed) in (1..=4).flat_map(|workers| (0..10).map(move |seed| (workers, seed))) {
+        let mut world = at_work(workers, seed);
+        (0..workers).for_each(|n| world.spoil(&format!("w{n}"), How::NotFinite));
+        let Outcome::Failed(failure) = world.run(Vec::new()) else { panic!("nobody noticed") };
+        assert!(failure.to_string().starts_with("the training has diverged: the vector of shard"), "{failure}");
+        assert!(!world.notes.iter().any(|note| note.starts_with("lost worker")), "{workers} {seed}: {:?}", world.notes);
+    }
+}
+
+#[test]
+fn of_two_workers_that_do_not_reach_each_other_one_waits_outside_until_they_do() {
+    for seed in 0..30 {
+        let mut world = at_work(3, seed);
+        world.part("w0", "w2", 6);
+        assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
+        let said = |what: &str| world.notes.iter().any(|note| note.contains(what));
+        assert!(said("w0 and w2") || said("w2 and w0") || said("waits outside"), "seed {seed}: {:?}", world.notes);
+        world.check_the_end();
+    }
 }

@@ -1,10 +1,13 @@
 //! What goes wrong: processes that die, connections that break.
 
-use dcgan_core::ids::{Generation, Rank, WorkerId};
-use dcgan_core::step_machine;
+use std::time::Duration;
 
+use dcgan_core::ids::{Generation, Rank, WorkerId};
+use dcgan_core::{membership, step_machine};
+
+use super::processes::pair;
 use super::{Data, Down, Link, Up, World};
-use crate::faults::Faults;
+use crate::faults::Fault;
 
 impl World {
     /// A worker's process is gone: its streams break.
@@ -39,45 +42,54 @@ impl World {
 
     // Faults.
 
-    pub(super) fn fault(&mut self, faults: &mut Faults) {
-        let kinds = [faults.kills, faults.coordinator_kills, faults.cuts, faults.joins];
-        let mut pick = self.pick.below(faults.left());
-        let kind = kinds
-            .iter()
-            .position(|&left| {
-                pick < left || {
-                    pick -= left;
-                    false
-                }
-            })
-            .unwrap();
+    pub(crate) fn fault(&mut self, fault: Fault) {
         self.faults_done += 1;
-        match kind {
-            0 => {
-                faults.kills -= 1;
-                if let Some(name) = self.any_worker() {
-                    self.remove_worker(&name);
-                    if self.pick.one_in(2) {
-                        self.start_worker(name);
-                    }
+        let name = self.any_worker();
+        match (fault, name) {
+            (Fault::Kill, Some(name)) => {
+                self.remove_worker(&name);
+                if self.pick.one_in(2) {
+                    self.start_worker(name);
                 }
             }
-            1 => {
-                faults.coordinator_kills -= 1;
+            (Fault::KillCoordinator, _) => {
                 self.coordinator = None;
                 for control in self.control.values_mut() {
                     control.up.clear();
                     control.down.push_back(Down::Closed);
                 }
             }
-            2 => {
-                faults.cuts -= 1;
-                self.cut_something();
+            (Fault::Cut, _) => self.cut_something(),
+            (Fault::Stop, Some(name)) => {
+                let until = self.now + Duration::from_millis(self.pick.below(6000) as u64);
+                self.workers.get_mut(&name).unwrap().stopped = Some(until);
+                self.stopped.insert(name);
             }
-            _ => {
-                faults.joins -= 1;
-                self.start_new_worker();
+            (Fault::Flip, Some(name)) => {
+                // Never the same bit twice, which would be as it was.
+                let place = 3 * self.faults_done + self.pick.below(3);
+                self.workers.get_mut(&name).unwrap().machine.flip_a_bit(place);
             }
+            (Fault::Part, Some(one)) => {
+                if let Some(other) = self.any_worker().filter(|other| *other != one) {
+                    self.part(&one, &other, 20);
+                }
+            }
+            (Fault::Join, _) => self.start_new_worker(),
+            (Fault::Leave, Some(name)) => self.worker_event(&name, step_machine::Event::Leave),
+            (Fault::Drain, Some(name)) => self.coordinator_event(membership::Event::Drain(name)),
+            (Fault::Checkpoint, _) => self.coordinator_event(membership::Event::Checkpoint),
+            (_, None) => {}
+        }
+    }
+
+    /// Two workers do not reach each other for some seconds.
+    pub(crate) fn part(&mut self, one: &str, other: &str, seconds: u64) {
+        self.parted.insert(pair(one, other), self.now + Duration::from_secs(seconds));
+        let between = |id: &WorkerId, other_id: &WorkerId| pair(&id.name, &other_id.name) == pair(one, other);
+        let links: Vec<Link> = self.data.keys().filter(|(from, to, _)| between(from, to)).cloned().collect();
+        for (from, to, generation) in links {
+            self.break_link(&from, &to, generation);
         }
     }
 

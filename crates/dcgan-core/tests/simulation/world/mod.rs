@@ -3,7 +3,7 @@
 mod cuts;
 mod processes;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +17,9 @@ use dcgan_core::state::State;
 use dcgan_core::step_machine::{self, Frame, StepMachine, Work};
 
 use crate::disk::{Disk, decode};
-use crate::faults::{Faults, Pick};
+use crate::faults::{Fault, Pick};
 use crate::reference::Reference;
+use crate::reference::{How, Spoiled};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Setup {
@@ -41,6 +42,9 @@ struct Worker {
     welcomed: bool,
     commands: VecDeque<step_machine::Command>,
     jobs: Vec<(Work, Arc<State>, ShardId)>,
+    objective: Arc<Spoiled>,
+    /// It does nothing until then.
+    stopped: Option<Duration>,
     plan: Option<Arc<Plan>>,
     copies: BTreeMap<u64, (WorkerId, Generation)>,
 }
@@ -103,7 +107,14 @@ pub(crate) struct World {
     names: usize,
     outcome: Option<Outcome>,
     faults_done: usize,
-    flip_at: Option<Step>,
+    /// Pairs of workers that do not reach each other until then.
+    parted: BTreeMap<(String, String), Duration>,
+    /// Whose machines are broken.
+    spoiled: BTreeSet<String>,
+    /// Who was ever stopped.
+    stopped: BTreeSet<String>,
+    /// Notes of the coordinators.
+    pub(crate) notes: Vec<String>,
     actions: usize,
 }
 
@@ -128,7 +139,10 @@ impl World {
             names: 0,
             outcome: None,
             faults_done: 0,
-            flip_at: None,
+            parted: BTreeMap::new(),
+            spoiled: BTreeSet::new(),
+            stopped: BTreeSet::new(),
+            notes: Vec::new(),
             actions: 0,
         };
         world.start_coordinator();
@@ -141,15 +155,33 @@ impl World {
     // Whole runs.
 
     /// Runs to an outcome under faults.
-    pub(crate) fn run(&mut self, mut faults: Faults) -> Outcome {
+    pub(crate) fn run(&mut self, mut faults: Vec<Fault>) -> Outcome {
         while self.outcome.is_none() {
-            if faults.left() > 0 && self.pick.one_in(60) {
-                self.fault(&mut faults);
+            if self.pick.one_in(60)
+                && let Some(fault) = faults.pop()
+            {
+                self.fault(fault);
             }
             self.act();
         }
+        self.let_them_leave()
+    }
+
+    /// Runs to an outcome, with these faults after so many actions.
+    pub(crate) fn run_with(&mut self, faults: &[(usize, Fault)]) -> Outcome {
+        while self.outcome.is_none() {
+            let now = self.actions;
+            for (_, fault) in faults.iter().filter(|(at, _)| *at == now) {
+                self.fault(*fault);
+            }
+            self.act();
+        }
+        self.let_them_leave()
+    }
+
+    fn let_them_leave(&mut self) -> Outcome {
         // The coordinator is done; workers that were told go as well.
-        while self.workers.values().any(|worker| !worker.commands.is_empty())
+        while self.workers.values().any(|worker| !worker.commands.is_empty() || worker.stopped.is_some())
             || self.control.values().any(|c| !c.down.is_empty())
         {
             self.act();
@@ -163,7 +195,7 @@ impl World {
             self.act();
         }
         self.coordinator_event(membership::Event::Stop(stop));
-        match self.run(Faults::default()) {
+        match self.run(Vec::new()) {
             Outcome::Stopped(step) => {
                 let newest = self.disk.checkpoints.keys().next_back().copied().unwrap_or(0);
                 assert_eq!(step, newest);
@@ -207,7 +239,7 @@ impl World {
         if !self.workers.is_empty() {
             self.setup.workers = 0;
             self.start_coordinator();
-            assert_eq!(self.run(Faults::default()), Outcome::Finished);
+            assert_eq!(self.run(Vec::new()), Outcome::Finished);
         }
         assert!(self.workers.is_empty(), "{:?} are left behind", self.workers.keys());
     }
@@ -221,9 +253,26 @@ impl World {
         (self.actions, self.now, self.pick.clone().next())
     }
 
-    /// Flips a bit of one worker's state after that step.
-    pub(crate) fn flip_a_bit_at(&mut self, step: Step) {
-        self.flip_at = Some(step);
+    /// Runs until something holds.
+    pub(crate) fn act_until(&mut self, holds: impl Fn(&Self) -> bool) {
+        while !holds(self) {
+            self.act();
+        }
+    }
+
+    /// The last step on which the members agree.
+    pub(crate) fn reached(&self) -> Step {
+        self.coordinator.as_ref().map_or(0, |coordinator| coordinator.machine.reached())
+    }
+
+    pub(crate) fn actions(&self) -> usize {
+        self.actions
+    }
+
+    /// Breaks the machine of a worker.
+    pub(crate) fn spoil(&mut self, name: &str, how: How) {
+        self.workers[name].objective.spoil(how);
+        self.spoiled.insert(name.to_owned());
     }
 
     // Actions.
@@ -242,13 +291,18 @@ impl World {
             self.coordinator.as_ref().map(|c| &c.machine)
         );
         // A driver executes all commands of an event before it takes the next one.
-        let busy = |name: &String| self.workers.get(name).is_some_and(|worker| !worker.commands.is_empty());
+        let stopped = |name: &String| self.workers.get(name).is_some_and(|worker| worker.stopped.is_some());
+        let working = |name: &String| self.workers.get(name).is_some_and(|worker| !worker.commands.is_empty());
+        let busy = |name: &String| working(name) || stopped(name);
         let coordinator_is_idle = self.coordinator.as_ref().is_some_and(|c| c.commands.is_empty());
         let mut actions = Vec::new();
         if self.coordinator.is_some() && !coordinator_is_idle {
             actions.push(Action::CoordinatorCommand);
         }
         for (name, worker) in &self.workers {
+            if stopped(name) {
+                continue;
+            }
             if busy(name) {
                 actions.push(Action::WorkerCommand(name.clone()));
                 continue;
@@ -291,8 +345,10 @@ impl World {
             Action::Compute(name, job) => {
                 let (work, state, shard) = self.workers.get_mut(&name).unwrap().jobs.swap_remove(job);
                 let task = Task { state: &state, at: work.at, shard, partition: &self.reference.partition };
-                let vector = self.reference.objective.shard(&task, &mut Scratch::default());
-                self.worker_event(&name, step_machine::Event::Computed(work, shard, vector));
+                let objective = &self.workers[&name].objective;
+                let vector = objective.shard(&task, &mut Scratch::default());
+                let result = if objective.panics() { Err("spoiled".to_owned()) } else { Ok(vector) };
+                self.worker_event(&name, step_machine::Event::Computed(work, shard, result));
             }
             Action::Connect(name) => self.connect(&name),
             Action::Time => self.pass_time(),
@@ -301,12 +357,18 @@ impl World {
 
     fn pass_time(&mut self) {
         self.now += TICK;
-        let conns: Vec<ConnId> = self.workers.values().filter_map(|worker| worker.conn).collect();
+        let now = self.now;
+        self.parted.retain(|_, until| *until > now);
+        for worker in self.workers.values_mut() {
+            worker.stopped.take_if(|until| *until <= now);
+        }
+        let running = || self.workers.values().filter(|worker| worker.stopped.is_none());
+        let conns: Vec<ConnId> = running().filter_map(|worker| worker.conn).collect();
+        let names: Vec<String> = running().map(|worker| worker.id.name.clone()).collect();
         for conn in conns {
             self.coordinator_event(membership::Event::Heartbeat(conn));
         }
         self.coordinator_event(membership::Event::Tick);
-        let names: Vec<String> = self.workers.keys().cloned().collect();
         for name in names {
             self.worker_event(&name, step_machine::Event::Tick);
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use dcgan_core::ids::{Position, RunId, WorkerId};
-use dcgan_core::membership::{self, ConnId, Membership, Note, Settings, Terms};
+use dcgan_core::membership::{self, ConnId, Loss, Membership, Note, Settings, Terms};
 use dcgan_core::message::{Finish, Hello, PROTOCOL};
 use dcgan_core::objective::Objective;
 use dcgan_core::plan::{Plan, StateAt};
@@ -12,6 +12,7 @@ use dcgan_core::step_machine::{self, Copy, Donor, StepMachine};
 
 use super::{Control, Coordinator, Data, Down, Link, Up, Worker, World};
 use crate::disk::{decode, encode};
+use crate::reference::Spoiled;
 
 impl World {
     pub(super) fn connect(&mut self, name: &str) {
@@ -46,6 +47,7 @@ impl World {
             run: RunId(1),
             workers: self.setup.workers,
             min_workers: self.setup.min_workers,
+            rebalance: true,
             terms,
             fingerprint: self.disk.fingerprint.clone(),
             plan: self.disk.plan.as_deref().cloned(),
@@ -103,8 +105,14 @@ impl World {
             Command::SaveGrid { step, .. } => {
                 self.disk.grids.insert(step);
             }
-            Command::Note(Note::Lost { why: membership::Loss::Stuck, name }) => panic!("{name} is honest"),
-            Command::Note(_) => {}
+            Command::Note(note) => {
+                match &note {
+                    Note::Lost { why: Loss::Unusable, name } => assert!(self.spoiled.contains(name), "{note}"),
+                    Note::Lost { why: Loss::Stuck, name } => assert!(self.stopped.contains(name), "{note}"),
+                    _ => {}
+                }
+                self.notes.push(note.to_string());
+            }
             Command::Exit(outcome) => {
                 self.coordinator = None;
                 self.outcome = Some(outcome);
@@ -149,7 +157,8 @@ impl World {
     pub(super) fn start_worker(&mut self, name: String) {
         self.next_id += 1;
         let id = WorkerId { name: name.clone(), incarnation: self.next_id };
-        let machine = StepMachine::new(self.now, id.clone(), self.reference.objective.clone());
+        let objective = Arc::new(Spoiled::new(Arc::clone(&self.reference.objective)));
+        let machine = StepMachine::new(self.now, id.clone(), objective.clone());
         let worker = Worker {
             id,
             machine,
@@ -157,6 +166,8 @@ impl World {
             welcomed: false,
             commands: VecDeque::new(),
             jobs: Vec::new(),
+            objective,
+            stopped: None,
             plan: None,
             copies: BTreeMap::new(),
         };
@@ -169,7 +180,7 @@ impl World {
         let commands = worker.machine.handle(self.now, event);
         worker.commands.extend(commands);
         let StateAt { position, digest, .. } = worker.machine.at();
-        if self.flip_at.is_none() {
+        if !self.spoiled.contains(name) {
             assert_eq!(digest, self.reference.digests[&position], "{name} at {position}");
         }
     }
@@ -189,7 +200,7 @@ impl World {
                 worker.plan = Some(Arc::clone(&plan));
                 for other in plan.ranks().filter(|&other| other != rank) {
                     let peer = plan.member(other).unwrap().id.clone();
-                    if self.is_alive(&peer) {
+                    if self.is_alive(&peer) && !self.is_parted(name, &peer.name) {
                         let link = (id.clone(), peer, plan.generation);
                         self.data.entry(link).or_default().push_back(Data::Plan(Arc::clone(&plan)));
                     } else {
@@ -197,12 +208,9 @@ impl World {
                     }
                 }
             }
-            Command::Send(rank, mut frame) => {
+            Command::Send(rank, frame) => {
                 let plan = worker.plan.clone().unwrap();
                 let peer = plan.member(rank).unwrap().id.clone();
-                if self.flip_at.is_some_and(|step| frame.position.step >= step) && name == "w0" {
-                    frame.digest.0 ^= 1;
-                }
                 if let Some(queue) = self.data.get_mut(&(id, peer, frame.generation)) {
                     queue.push_back(Data::Frame(frame));
                 }
@@ -215,8 +223,12 @@ impl World {
                     self.worker_event(&asker.name, step_machine::Event::Copied(generation, copy));
                 }
             }
+            Command::Probe(peer, _) => {
+                let reached = self.is_alive(&peer) && !self.is_parted(name, &peer.name);
+                self.worker_event(name, step_machine::Event::Probed(peer, reached));
+            }
             Command::Exit(finish) => {
-                assert!(matches!(finish, Finish::Done) || self.flip_at.is_some(), "{finish:?}");
+                assert!(matches!(finish, Finish::Done) || !self.spoiled.is_empty(), "{finish:?}");
                 self.remove_worker(name);
             }
         }
@@ -235,7 +247,7 @@ impl World {
             }
             Donor::Member(rank) => {
                 let holder = plan.member(rank).unwrap().id.clone();
-                if !self.is_alive(&holder) {
+                if !self.is_alive(&holder) || self.is_parted(name, &holder.name) {
                     return self.worker_event(name, nothing);
                 }
                 self.next_id += 1;
@@ -292,7 +304,16 @@ impl World {
         self.worker_event(&to.name, event);
     }
 
+    pub(super) fn is_parted(&self, one: &str, other: &str) -> bool {
+        self.parted.contains_key(&pair(one, other))
+    }
+
     pub(super) fn is_alive(&self, id: &WorkerId) -> bool {
         self.workers.get(&id.name).is_some_and(|worker| worker.id == *id)
     }
+}
+
+/// Two names, whichever way round.
+pub(super) fn pair(one: &str, other: &str) -> (String, String) {
+    (one.min(other).to_owned(), one.max(other).to_owned())
 }

@@ -1,0 +1,53 @@
+//! What a person is told of a run.
+
+use std::time::Duration;
+
+use dcgan_core::ids::RunId;
+use dcgan_core::membership::{Recovery, Role, Status, WorkerStatus};
+
+use crate::pb;
+
+/// A run at the moment `now` of the coordinator's clock.
+pub fn status(run: RunId, epoch: u64, now: Duration, status: Status) -> pb::Status {
+    let Status { reason, generation, step, last_step, checkpoint, workers, recoveries } = status;
+    let recovery = |Recovery { generation, cause, at, took }| pb::Recovery {
+        generation: generation.0,
+        cause,
+        seconds_ago: now.saturating_sub(at).as_secs(),
+        took_ms: took.map(|took| took.as_secs_f64() * 1e3),
+    };
+    pb::Status {
+        run: run.0,
+        reason: reason.to_string(),
+        generation: generation.0,
+        step,
+        last_step,
+        epoch,
+        checkpoint: checkpoint.map(|(step, _)| step),
+        digest: checkpoint.map(|(_, digest)| digest.to_string()),
+        workers: workers.into_iter().map(worker).collect(),
+        recoveries: recoveries.into_iter().map(recovery).collect(),
+    }
+}
+
+fn worker(worker: WorkerStatus) -> pb::WorkerStatus {
+    let WorkerStatus { id, address, role, step, heard_ago, shard_ms } = worker;
+    let (role, rank, shards) = match role {
+        Role::Member(rank, shards) => ("member", Some(rank.into()), shards),
+        Role::Spare => ("spare", None, Vec::new()),
+        Role::Starting => ("starting", None, Vec::new()),
+        Role::Outside => ("outside", None, Vec::new()),
+        Role::Away => ("away", None, Vec::new()),
+    };
+    pb::WorkerStatus {
+        name: id.name,
+        incarnation: id.incarnation,
+        address,
+        role: role.to_owned(),
+        rank,
+        shards: shards.into_iter().map(|shard| shard.0.into()).collect(),
+        step,
+        heartbeat_ms: heard_ago.as_millis() as u64,
+        shard_ms,
+    }
+}
