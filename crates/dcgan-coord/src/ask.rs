@@ -9,7 +9,8 @@ use dcgan_rpc::net;
 use dcgan_rpc::pb::act_request::Kind;
 use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
 use dcgan_rpc::{pb, transfer};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use crate::args::At;
@@ -19,7 +20,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection to a coordinator, for a program that has nothing else to do.
 pub(crate) struct Line {
-    runtime: tokio::runtime::Runtime,
+    runtime: Runtime,
     client: CoordinatorClient<Channel>,
 }
 
@@ -32,11 +33,16 @@ impl Line {
 
     pub(crate) fn status(&mut self) -> anyhow::Result<pb::Status> {
         let answer = self.client.get_status(pb::GetStatusRequest {});
-        let answer = self.runtime.block_on(async { tokio::time::timeout(transfer::STALLED_MAX, answer).await });
+        let answer = self.runtime.block_on(async { timeout(transfer::STALLED_MAX, answer).await });
         Ok(answer
             .context("the coordinator does not answer")?
             .map_err(|status| anyhow::anyhow!("{}", status.message()))?
             .into_inner())
+    }
+
+    /// The coordinator has no way to say when something is done: it is looked at again.
+    fn pause(&self) {
+        self.runtime.block_on(tokio::time::sleep(LOOK_PAUSE));
     }
 
     fn act(&mut self, kind: Kind) -> anyhow::Result<()> {
@@ -63,7 +69,7 @@ pub(crate) fn checkpoint(at: &At) -> anyhow::Result<u8> {
             dcgan_process::print(&format!("checkpoint of step {step}, digest {digest}\n"));
             return Ok(exit::FINISHED);
         }
-        std::thread::sleep(LOOK_PAUSE);
+        line.pause();
     }
 }
 
@@ -75,7 +81,7 @@ pub(crate) fn drain(at: &At, name: &str) -> anyhow::Result<u8> {
     }
     line.act(Kind::Drain(pb::Drain { name: name.to_owned() }))?;
     while line.status()?.workers.iter().any(|worker| worker.name == name) {
-        std::thread::sleep(LOOK_PAUSE);
+        line.pause();
     }
     dcgan_process::print(&format!("worker {name} has left the run\n"));
     Ok(exit::FINISHED)
@@ -88,7 +94,7 @@ pub(crate) fn stop(at: &At) -> anyhow::Result<u8> {
     let mut last = line.status().ok();
     while let Ok(now) = line.status() {
         last = Some(now);
-        std::thread::sleep(LOOK_PAUSE);
+        line.pause();
     }
     let step = last
         .and_then(|status| status.checkpoint)

@@ -110,6 +110,9 @@ pub(crate) struct Counts {
     joins: usize,
 }
 
+/// How long a worker of a drawn schedule is slow.
+const SLOW_TIME: Duration = Duration::from_secs(2);
+
 /// A schedule drawn from a seed: faults of all kinds in any order, spread over the run.
 pub(crate) fn draw(seed: u64, counts: Counts, workers: usize, steps: Step) -> Vec<Planned> {
     let stream = Stream::new(seed, Purpose::Chaos, 0, 0);
@@ -118,21 +121,22 @@ pub(crate) fn draw(seed: u64, counts: Counts, workers: usize, steps: Step) -> Ve
         index += 1;
         stream.bits(index) as usize % below
     };
-    let mut faults = Vec::new();
     let Counts { kills, coordinator_kills, stops, cuts, slows, joins } = counts;
-    let mut add = |count: usize, fault: &mut dyn FnMut(&mut dyn FnMut(usize) -> usize) -> Fault| {
-        faults.extend((0..count).map(|_| fault(&mut next)));
-    };
-    let millis = |millis: usize| Duration::from_millis(millis as u64);
-    add(kills, &mut |next| Fault::Kill(next(workers), millis(next(300))));
-    add(coordinator_kills, &mut |next| Fault::KillCoordinator(millis(next(300))));
-    add(stops, &mut |next| Fault::Stop(next(workers), millis(next(4000))));
-    add(cuts, &mut |next| match next(2) {
-        0 => Fault::Cut(next(workers), millis(next(500))),
-        _ => Fault::CutOff(next(workers), millis(next(1500))),
-    });
-    add(slows, &mut |next| Fault::Slow(next(workers), millis(2000)));
-    add(joins, &mut |_| Fault::Join);
+    let kinds = [kills, coordinator_kills, stops, cuts, slows, joins];
+    let mut faults = Vec::new();
+    for kind in kinds.iter().enumerate().flat_map(|(kind, &count)| std::iter::repeat_n(kind, count)) {
+        let (worker, way) = (next(workers), next(2));
+        let mut up_to = |millis| Duration::from_millis(next(millis) as u64);
+        faults.push(match (kind, way) {
+            (0, _) => Fault::Kill(worker, up_to(300)),
+            (1, _) => Fault::KillCoordinator(up_to(300)),
+            (2, _) => Fault::Stop(worker, up_to(4000)),
+            (3, 0) => Fault::Cut(worker, up_to(500)),
+            (3, _) => Fault::CutOff(worker, up_to(1500)),
+            (4, _) => Fault::Slow(worker, SLOW_TIME),
+            _ => Fault::Join,
+        });
+    }
     // Any order, evenly spread, each a bit early or late.
     let count = faults.len();
     for i in (1..count).rev() {

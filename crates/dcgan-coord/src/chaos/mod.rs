@@ -14,7 +14,7 @@ use anyhow::{Context, ensure};
 use dcgan_core::ids::Step;
 use dcgan_process::{LogArgs, status, usage};
 use dcgan_rpc::net::Address;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
 
 use crate::verify;
 use cast::Cast;
@@ -105,7 +105,7 @@ pub(crate) fn run(args: &ChaosArgs) -> anyhow::Result<u8> {
     print(&format!("chaos: the same on {workers} workers, with {} faults (seed {})", schedule.len(), args.seed));
     let samples = Samples::take(network.handle(), Address::from(cast.address));
     let began = Instant::now();
-    let done = play(&mut cast, &samples, &schedule, began)?;
+    let done = play(network.handle(), &mut cast, &samples, &schedule, began)?;
     drop(cast);
     network.shutdown_background();
 
@@ -156,7 +156,13 @@ fn check(schedule: &[Planned], steps: Step, mut workers: usize) -> anyhow::Resul
 }
 
 /// Lets everything happen, up to the run's end.
-fn play(cast: &mut Cast, samples: &Samples, schedule: &[Planned], began: Instant) -> anyhow::Result<Done> {
+fn play(
+    network: &Handle,
+    cast: &mut Cast,
+    samples: &Samples,
+    schedule: &[Planned],
+    began: Instant,
+) -> anyhow::Result<Done> {
     let mut done = Done::default();
     let mut waiting = schedule.iter().peekable();
     let mut moved = (0, Instant::now());
@@ -180,7 +186,7 @@ fn play(cast: &mut Cast, samples: &Samples, schedule: &[Planned], began: Instant
         for worker in cast.revive().into_iter().filter(|_| waiting.peek().is_some()) {
             print(&format!("{step:>8}  worker {worker} had ended, and is started again"));
         }
-        std::thread::sleep(LOOK_PAUSE);
+        network.block_on(tokio::time::sleep(LOOK_PAUSE));
     }
     // Nobody is left behind: who was away hears it from a coordinator that is started once more.
     let since = Instant::now();
@@ -190,7 +196,7 @@ fn play(cast: &mut Cast, samples: &Samples, schedule: &[Planned], began: Instant
         if cast.coordinator_ended().is_some() {
             cast.kill_coordinator(AGAIN_PAUSE);
         }
-        std::thread::sleep(LOOK_PAUSE);
+        network.block_on(tokio::time::sleep(LOOK_PAUSE));
     }
     Ok(done)
 }

@@ -1,10 +1,12 @@
 //! What the machine makes of an event, before it decides what follows.
 
+use std::sync::Arc;
+
 use super::{Command, ConnId, Event, Failure, Loss, Membership, Note, Stage};
 use crate::ids::{Generation, Position, Rank, ShardId, WorkerId};
 use crate::message::{Finish, FromWorker, Hello, PROTOCOL, Refusal, ToWorker, Trouble, Unusable};
 use crate::metrics::StepDone;
-use crate::plan::{assign, even};
+use crate::plan::{Plan, assign, even};
 
 impl Membership {
     pub(super) fn take(&mut self, event: Event) -> Result<(), Failure> {
@@ -131,7 +133,11 @@ impl Membership {
         let Some(worker) = self.roster.workers.get_mut(&id.name) else { return Ok(()) };
         let is_new = done.step > worker.last_step;
         worker.last_step = worker.last_step.max(done.step);
-        if let Stage::Training { progress, .. } = &mut self.stage {
+        // What led to the plan's start is reported again after every plan, and is no progress.
+        let goes_on = |plan: &Arc<Plan>| done.generation == plan.generation && done.step > plan.start.position.step;
+        if let Stage::Training { progress, .. } = &mut self.stage
+            && self.plan.as_ref().is_some_and(goes_on)
+        {
             *progress = true;
             self.reach.progress();
         }

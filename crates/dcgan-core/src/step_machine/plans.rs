@@ -62,7 +62,9 @@ impl StepMachine {
             let attempt = copying.attempt + 1;
             return self.copy_from(plan, rank, attempt);
         };
-        (self.copying, self.trouble) = (None, None);
+        self.copying = None;
+        // Another trouble, such as a broken stream, lasts.
+        self.trouble.take_if(|trouble| *trouble == Trouble::CannotCopy);
         if self.at.position == plan.start.position
             && let Some(tensor) = self.state.first_difference(&state)
         {
