@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that is wrong should stop")]
 
 mod deployment;
+mod elastic;
 mod process;
 mod protocol;
 mod run;

@@ -42,7 +42,7 @@ impl Line {
 
     /// The coordinator has no way to say when something is done: it is looked at again.
     fn pause(&self) {
-        self.runtime.block_on(tokio::time::sleep(LOOK_PAUSE));
+        self.runtime.block_on(async { tokio::time::sleep(LOOK_PAUSE).await });
     }
 
     fn act(&mut self, kind: Kind) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ mod fault;
 mod relay;
 mod watch;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -89,9 +90,10 @@ pub(crate) fn run(args: &ChaosArgs) -> anyhow::Result<u8> {
     };
 
     print(&format!("undisturbed: {steps} steps of {} on one worker", args.objective));
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let alone = std::process::Command::new(std::env::current_exe()?)
         .args(recipe(&undisturbed, 1))
-        .args(["--local", "--grid-every", "1000000000"])
+        .args(["--local", "--threads", &threads.to_string(), "--grid-every", "1000000000"])
         .output()?;
     ensure!(
         alone.status.success(),
@@ -186,7 +188,7 @@ fn play(
         for worker in cast.revive().into_iter().filter(|_| waiting.peek().is_some()) {
             print(&format!("{step:>8}  worker {worker} had ended, and is started again"));
         }
-        network.block_on(tokio::time::sleep(LOOK_PAUSE));
+        network.block_on(async { tokio::time::sleep(LOOK_PAUSE).await });
     }
     // Nobody is left behind: who was away hears it from a coordinator that is started once more.
     let since = Instant::now();
@@ -196,7 +198,7 @@ fn play(
         if cast.coordinator_ended().is_some() {
             cast.kill_coordinator(AGAIN_PAUSE);
         }
-        network.block_on(tokio::time::sleep(LOOK_PAUSE));
+        network.block_on(async { tokio::time::sleep(LOOK_PAUSE).await });
     }
     Ok(done)
 }
