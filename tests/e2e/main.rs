@@ -3,6 +3,7 @@
 
 mod deployment;
 mod elastic;
+mod points;
 mod process;
 mod protocol;
 mod run;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use dcgan_process::LogArgs;
+use dcgan_process::fault::Fault;
 use dcgan_rpc::net::Address;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,9 @@ pub struct Args {
     /// Allows connections that leave this machine, although they are not encrypted
     #[arg(long, env = "DCGAN_INSECURE")]
     pub insecure: bool,
+    /// Something goes wrong at a point of this program
+    #[arg(long, hide = true, value_name = "POINT=ACTION@N")]
+    pub(crate) fault: Option<Fault>,
     /// Ends when standard input closes
     #[arg(long, hide = true)]
     pub(crate) exit_with_stdin: bool,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use dcgan_core::ids::{RunId, Step};
 use dcgan_core::membership::{Command, ConnId, Event, Membership, Outcome, Reason, Stop, TICK};
 use dcgan_core::message::{Hello, ToWorker};
-use dcgan_process::{Signal, status};
+use dcgan_process::{Signal, fault, status};
 use dcgan_rpc::{FromCoordinator, Welcome, pb};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
@@ -245,6 +245,7 @@ impl Driver {
     }
 
     fn execute(&mut self, command: &Command) -> anyhow::Result<()> {
+        fault::pass(point(command));
         match command.clone() {
             Command::Welcome(conn, likely_shards) => {
                 let run: RunId = self.record.run().run;
@@ -351,6 +352,21 @@ impl Driver {
     fn resume(&self) -> String {
         let local = if self.is_local { " --local" } else { "" };
         format!("dcgan-coord --out {}{local}", self.record.root().display())
+    }
+}
+
+/// What a test calls the place at which a command is executed.
+fn point(command: &Command) -> &'static str {
+    match command {
+        Command::Welcome(..) => "welcome",
+        Command::Send(_, ToWorker::Fence(_)) => "send-fence",
+        Command::Send(_, ToWorker::Plan(_)) => "send-plan",
+        Command::Send(_, ToWorker::Stored(_)) => "send-stored",
+        Command::Send(_, ToWorker::Fetch(_)) => "send-fetch",
+        Command::StorePlan(..) => "store-plan",
+        Command::AppendLine(_) => "append-line",
+        Command::SaveCheckpoint { .. } => "save-checkpoint",
+        _ => "other",
     }
 }
 

@@ -29,6 +29,9 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// Runs a training to its end; gives the exit status.
 pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     args.log.start(|| &SCREEN);
+    if let Some(fault) = args.fault.clone() {
+        fault.arm();
+    }
     if args.exit_with_stdin {
         dcgan_process::exit_with_stdin();
     }

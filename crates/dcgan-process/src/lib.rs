@@ -1,5 +1,7 @@
 //! What the three programs have in common as processes: exit statuses, logs, signals, and how they end.
 
+pub mod fault;
+
 use std::cell::Cell;
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};

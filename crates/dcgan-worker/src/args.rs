@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Parser;
 use dcgan_core::ids::WorkerId;
 use dcgan_model::DeviceChoice;
+use dcgan_process::fault::Fault;
 use dcgan_process::{LogArgs, usage};
 use dcgan_rpc::net::Address;
 
@@ -38,6 +39,9 @@ pub struct Args {
     /// Allows connections that leave this machine, although they are not encrypted
     #[arg(long, env = "DCGAN_INSECURE")]
     pub insecure: bool,
+    /// Something goes wrong at a point of this program
+    #[arg(long, hide = true, value_name = "POINT=ACTION@N")]
+    pub(crate) fault: Option<Fault>,
     /// Ends when standard input closes
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,

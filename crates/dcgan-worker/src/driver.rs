@@ -16,13 +16,14 @@ use dcgan_core::objective::Objective;
 use dcgan_core::step_machine::{Command, Copy, Event, StepMachine};
 use dcgan_core::toy::Toy;
 use dcgan_model::Dcgan;
-use dcgan_process::{Signal, status, usage};
+use dcgan_process::{Signal, fault, status, usage};
 use dcgan_rpc::Welcome;
 use dcgan_rpc::net::{self, Address};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tonic::service::Routes;
+use tracing::span::EnteredSpan;
 
 use crate::args::Args;
 use crate::compute::{Compute, Computed};
@@ -106,6 +107,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         copies_asked: 0,
         leaving: None,
         waiting: None,
+        span: None,
     };
     let outcome = driver.run(inputs, events);
     network.shutdown_background();
@@ -153,6 +155,27 @@ struct Driver<'a> {
     leaving: Option<(Signal, Instant)>,
     /// What the machine waits for.
     waiting: Option<(String, Waiting)>,
+    /// What log lines carry: run, generation, rank and the step that the generation began after.
+    span: Option<EnteredSpan>,
+}
+
+/// What a test calls the place at which a command is executed.
+fn point(command: &Command) -> &'static str {
+    match command {
+        Command::Report(FromWorker::Ready) => "ready",
+        Command::Report(FromWorker::Fenced { .. }) => "promise",
+        Command::Report(FromWorker::StepDone(_)) => "step-done",
+        Command::Report(_) => "report",
+        Command::Connect(..) => "connect",
+        Command::Send(_, frame) if frame.piece.node.is_some() => "send-part",
+        Command::Send(..) => "send-sum",
+        Command::Compute(..) => "compute",
+        Command::Copy(..) => "copy",
+        Command::Serve(..) => "serve",
+        Command::Upload(..) => "upload",
+        Command::Probe(..) => "probe",
+        Command::Exit(_) => "exit",
+    }
 }
 
 struct Trainer {
@@ -296,6 +319,13 @@ impl Driver<'_> {
     }
 
     fn execute(&mut self, command: Command) -> Next {
+        if fault::pass(point(&command)) {
+            self.execute_once(command.clone())?;
+        }
+        self.execute_once(command)
+    }
+
+    fn execute_once(&mut self, command: Command) -> Next {
         let (Some(trainer), Some(&run)) = (&self.trainer, self.run.get()) else { return Ok(None) };
         match command {
             Command::Report(report) => {
@@ -306,6 +336,9 @@ impl Driver<'_> {
             }
             Command::Connect(plan, me) => {
                 tracing::info!("rank {me} of {}", *plan);
+                let (generation, step) = (plan.generation.0, plan.start.position.step);
+                drop(self.span.take());
+                self.span = Some(tracing::info_span!("training", %run, generation, rank = me.0, step).entered());
                 // The older streams are superseded before the new ones open.
                 self.streams = None;
                 self.streams = Some(Streams::open(&self.network, run, &plan, me, &self.events_in));

@@ -24,6 +24,9 @@ pub fn main() -> ExitCode {
         if args.exit_with_stdin {
             dcgan_process::exit_with_stdin();
         }
+        if let Some(fault) = args.fault.clone() {
+            fault.arm();
+        }
         driver::run(&args)
     })
 }
