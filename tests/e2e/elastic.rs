@@ -65,7 +65,7 @@ fn a_person_asks_and_acts() {
     assert_eq!((&status["generation"], &status["checkpoint"]), (&2.into(), &step.into()));
     assert_eq!(status["workers"][0]["name"], "staying");
     assert_eq!(status["workers"][0]["shards"].as_array().unwrap().len(), 8);
-    assert_eq!(status["recoveries"][1]["cause"], "lost worker leaving: it was drained");
+    assert_eq!(status["recoveries"][0]["cause"], "lost worker leaving: it was drained");
 
     let text = ask("stop", 0);
     assert!(text.starts_with("the run has ended; checkpoint of step "), "{text}");

@@ -10,7 +10,7 @@ use crate::plan::Plan;
 /// Steps of a generation that say nothing: they contain the fence, and what was computed before it.
 const SKIPPED: u32 = 2;
 /// Steps that must agree that a member is slow,
-const STEPS_MIN: u32 = 12;
+const STEPS_MIN: u32 = 6;
 /// and the time that they must have taken.
 const STEADY: Duration = Duration::from_secs(3);
 /// Shards move if the longest of all members' phases would then take less than this part of what it takes now.

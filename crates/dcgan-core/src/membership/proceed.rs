@@ -130,7 +130,9 @@ impl Membership {
     /// Asks every living worker to stop applying results of older generations, and where it is.
     pub(super) fn fence(&mut self, why: &str) {
         let generation = self.generation().next();
-        self.history.fence(self.now, generation, why);
+        if self.plan.is_some() {
+            self.history.fence(self.now, generation, why);
+        }
         self.stage = Stage::Fencing { generation, since: self.now };
         let asked: Vec<ConnId> = self.roster.ready().filter_map(|worker| worker.conn).collect();
         self.out.extend(asked.into_iter().map(|conn| Command::Send(conn, ToWorker::Fence(generation))));
