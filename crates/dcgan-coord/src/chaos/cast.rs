@@ -1,5 +1,6 @@
 //! The processes of a chaos run, and what is done to them.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,10 @@ use tokio::runtime::Handle;
 use super::relay::Relay;
 use crate::local::{beside_this_program, open_log};
 
+/// Where the processes listen.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// A worker that has ended by itself is started again after this time.
+const REVIVE_PAUSE: Duration = Duration::from_millis(250);
 /// One part in three of this time a slowed worker runs.
 const SLOW_PERIOD: Duration = Duration::from_millis(60);
 
@@ -215,7 +220,7 @@ impl Cast {
         let mut ended = Vec::new();
         for (number, worker) in self.workers.iter_mut().enumerate() {
             if worker.program.has_ended() {
-                worker.program.kill(Duration::ZERO);
+                worker.program.kill(REVIVE_PAUSE);
                 ended.push(number);
             }
         }
@@ -240,7 +245,12 @@ impl Drop for Cast {
     }
 }
 
-/// An address of this machine that nobody listens on.
-fn free_address() -> std::io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+/// An address of this machine that nobody listens on, and that nobody takes by chance while a process that had it is away:
+/// systems give outgoing connections higher ports than these.
+fn free_address() -> anyhow::Result<SocketAddr> {
+    let first = RandomState::new().hash_one(()) as u16;
+    let ports = (0..PORTS.len() as u16).map(|i| PORTS.start + first.wrapping_add(i) % PORTS.len() as u16);
+    let mut listeners = ports.filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
+    let free = listeners.next().context("all ports from 20000 to 32000 are in use")?;
+    Ok(free.local_addr()?)
 }
