@@ -90,16 +90,11 @@ pub(crate) fn drain(at: &At, name: &str) -> anyhow::Result<u8> {
 pub(crate) fn stop(at: &At) -> anyhow::Result<u8> {
     let mut line = Line::open(at)?;
     line.act(Kind::Stop(pb::Stop {}))?;
-    // It ends after its checkpoint, and does not answer any more then.
-    let mut last = line.status().ok();
-    while let Ok(now) = line.status() {
-        last = Some(now);
+    // It ends after its last checkpoint, and does not answer any more then.
+    while line.status().is_ok() {
         line.pause();
     }
-    let step = last
-        .and_then(|status| status.checkpoint)
-        .map_or("no checkpoint".to_owned(), |step| format!("checkpoint of step {step}"));
-    dcgan_process::print(&format!("the run has ended; {step}\n"));
+    dcgan_process::print("the run has ended\n");
     Ok(exit::FINISHED)
 }
 
