@@ -5,7 +5,7 @@ use dcgan_core::metrics::StepDone;
 use dcgan_core::plan::StateAt;
 use dcgan_rpc::net::{self, Address, ConnectError, NoAddress};
 use dcgan_rpc::pb::collective_client::CollectiveClient;
-use dcgan_rpc::{Malformed, pb, transfer};
+use dcgan_rpc::{Checked, Malformed, pb, transfer};
 use tonic::Status;
 
 /// Why there is no copy.
@@ -45,7 +45,8 @@ pub async fn copy_state(
     let mut stream = CollectiveClient::new(channel).copy_state(request).await?.into_inner();
     let mut assembly = transfer::Assembly::new(bytes_max);
     let mut reports: Vec<StepDone> = Vec::new();
-    while let Some(pb::CopyStateResponse { reports: more, chunk }) = transfer::next(&mut stream).await? {
+    while let Some(message) = transfer::next(&mut stream).await? {
+        let pb::CopyStateResponse { reports: more, chunk, .. } = message.opened()?;
         for report in more {
             reports.push(report.try_into()?);
         }

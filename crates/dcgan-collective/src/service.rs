@@ -5,7 +5,7 @@ use std::time::Duration;
 use dcgan_core::digest;
 use dcgan_core::ids::Generation;
 use dcgan_rpc::pb::collective_server::{Collective, CollectiveServer};
-use dcgan_rpc::{ExchangeMessage, Opening, pb, transfer};
+use dcgan_rpc::{Checked, ExchangeMessage, Opening, pb, transfer};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -77,10 +77,10 @@ impl Collective for Service {
             .map_err(|_| Status::not_found("the worker does not hold this state"))?;
         let digest = digest::of_bytes(&state);
         let mut reports: Vec<pb::StepDone> = reports.into_iter().map(Into::into).collect();
-        Ok(transfer::answer(
-            transfer::split(state, digest)
-                .map(move |chunk| pb::CopyStateResponse { reports: std::mem::take(&mut reports), chunk: Some(chunk) }),
-        ))
+        Ok(transfer::answer(transfer::split(state, digest).map(move |chunk| {
+            let reports = std::mem::take(&mut reports);
+            pb::CopyStateResponse { reports, chunk: Some(chunk), checksum: 0 }.sealed()
+        })))
     }
 }
 

@@ -245,7 +245,13 @@ impl Driver {
     }
 
     fn execute(&mut self, command: &Command) -> anyhow::Result<()> {
-        fault::pass(point(command));
+        if fault::pass(point(command)) {
+            self.execute_once(command)?;
+        }
+        self.execute_once(command)
+    }
+
+    fn execute_once(&mut self, command: &Command) -> anyhow::Result<()> {
         match command.clone() {
             Command::Welcome(conn, likely_shards) => {
                 let run: RunId = self.record.run().run;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use dcgan_core::ids::{Digest, Step};
 use dcgan_core::membership::{ConnId, Event, Stop};
 use dcgan_rpc::pb::coordinator_server::{Coordinator, CoordinatorServer};
-use dcgan_rpc::{FromWorkerStream, pb, transfer};
+use dcgan_rpc::{Checked, FromWorkerStream, pb, transfer};
 use dcgan_store::checkpoint::Checkpoints;
 use dcgan_store::state_file;
 use tokio::sync::{mpsc, oneshot};
@@ -99,7 +99,7 @@ impl Coordinator for Service {
         &self,
         request: Request<pb::GetPartitionRequest>,
     ) -> Result<Response<Self::GetPartitionStream>, Status> {
-        let shard = request.into_inner().shard;
+        let shard = request.into_inner().opened()?.shard;
         let partition = self.served.partitions.get(shard as usize);
         let (pixels, digest) = partition.cloned().ok_or_else(|| Status::not_found(format!("no shard {shard}")))?;
         Ok(transfer::answer(transfer::split(pixels, digest)))

@@ -8,7 +8,7 @@ use crate::metrics::StepDone;
 use crate::plan::{Plan, StateAt};
 
 /// The version of everything on the wire. Programs of different versions refuse each other in words.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The first message of every control stream.
 #[derive(Clone, Debug, PartialEq, Eq)]

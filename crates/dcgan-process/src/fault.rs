@@ -62,7 +62,10 @@ pub fn pass(point: &str) -> bool {
     match fault.action {
         // Nothing is left to do if a process cannot send itself a signal.
         Action::Kill => drop(kill_process(getpid(), Signal::KILL)),
-        Action::Stop => drop(kill_process(getpid(), Signal::STOP)),
+        Action::Stop => {
+            tracing::info!("stops at {point}");
+            let _ = kill_process(getpid(), Signal::STOP);
+        }
         #[expect(clippy::disallowed_methods, reason = "being slow is its purpose")]
         Action::Slow => std::thread::sleep(SLOW_TIME),
         Action::Repeat => return true,

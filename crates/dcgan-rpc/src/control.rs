@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use dcgan_core::config::{DataSet, ObjectiveKind, Recipe};
 use dcgan_core::ids::{Digest, Generation, RunId, ShardId};
-use dcgan_core::message::{Finish, FromWorker, Hello, ToWorker, Trouble, Unusable};
+use dcgan_core::message::{Finish, FromWorker, Hello, PROTOCOL, ToWorker, Trouble, Unusable};
 use dcgan_core::schedule::Schedule;
 
+use crate::checked::Checked;
 use crate::convert::{self, Malformed, required};
 use crate::pb;
 use pb::coordinator_message::Kind as ToKind;
@@ -73,7 +74,7 @@ impl From<FromWorkerStream> for pb::WorkerMessage {
                 FromWorker::Leave => FromKind::Leave(pb::Leave {}),
             },
         };
-        Self { kind: Some(kind) }
+        Self { kind: Some(kind), checksum: 0 }.sealed()
     }
 }
 
@@ -81,6 +82,9 @@ impl TryFrom<pb::WorkerMessage> for FromWorkerStream {
     type Error = Malformed;
 
     fn try_from(message: pb::WorkerMessage) -> Result<Self, Malformed> {
+        // A hello of another version has fields that this one cannot seal again. It is turned away for its version.
+        let is_foreign = matches!(&message.kind, Some(FromKind::Hello(hello)) if hello.protocol != PROTOCOL);
+        let message = if is_foreign { message } else { message.opened()? };
         let message = match message.kind.ok_or(Malformed("a worker's message of an unknown kind"))? {
             FromKind::Hello(hello) => return Ok(Self::Hello(hello.try_into()?)),
             FromKind::Heartbeat(pb::Heartbeat {}) => return Ok(Self::Heartbeat),
@@ -200,7 +204,7 @@ impl From<FromCoordinator> for pb::CoordinatorMessage {
                 ToWorker::Finish(Finish::Failed(why)) => ToKind::Finish(pb::Finish { failure: Some(why) }),
             },
         };
-        Self { kind: Some(kind) }
+        Self { kind: Some(kind), checksum: 0 }.sealed()
     }
 }
 
@@ -208,7 +212,7 @@ impl TryFrom<pb::CoordinatorMessage> for FromCoordinator {
     type Error = Malformed;
 
     fn try_from(message: pb::CoordinatorMessage) -> Result<Self, Malformed> {
-        let message = match message.kind.ok_or(Malformed("a coordinator's message of an unknown kind"))? {
+        let message = match message.opened()?.kind.ok_or(Malformed("a coordinator's message of an unknown kind"))? {
             ToKind::Welcome(welcome) => return Ok(Self::Welcome(welcome.try_into()?)),
             ToKind::Refused(pb::Refused { reason }) => return Ok(Self::Refused(reason)),
             ToKind::Heartbeat(pb::Heartbeat {}) => return Ok(Self::Heartbeat),
@@ -462,7 +466,7 @@ mod tests {
     #[test]
     fn what_no_program_sends_is_refused() {
         let check = |kind: Option<FromKind>, what: &str| {
-            let error = FromWorkerStream::try_from(pb::WorkerMessage { kind }).unwrap_err();
+            let error = FromWorkerStream::try_from(pb::WorkerMessage { kind, checksum: 0 }.sealed()).unwrap_err();
             assert_eq!(error.to_string(), format!("malformed message: {what}"));
         };
         check(None, "a worker's message of an unknown kind");

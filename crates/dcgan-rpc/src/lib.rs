@@ -4,6 +4,7 @@
 //! Generated types stop here and at the service methods of the programs: whatever comes out of a conversion is valid.
 //! Nothing here decides.
 
+mod checked;
 mod collective;
 mod control;
 mod convert;
@@ -11,6 +12,7 @@ pub mod net;
 mod status;
 pub mod transfer;
 
+pub use checked::Checked;
 pub use collective::{ExchangeMessage, Opening};
 pub use control::{FromCoordinator, FromWorkerStream, Welcome};
 pub use convert::Malformed;

@@ -64,6 +64,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 
     let (listener, address) = network.block_on(listen(args))?;
     let routes = Routes::new(dcgan_collective::service(Arc::clone(&run), events_in.clone()));
+    let listening = listener.local_addr()?;
     network.spawn(async move { net::serve(listener, routes, &["dcgan.v1.Collective"], pending()).await });
     let signals_in = inputs_in.clone();
     network.block_on(async {
@@ -72,8 +73,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             let _ = signals_in.try_send(Input::Signal(signal));
         })
     })?;
-    let (process, at) = (std::process::id(), address.authority());
-    tracing::info!("worker {} (process {process}) at {at}; arithmetic: {fingerprint}", id.name);
+    let (process, at, others) = (std::process::id(), listening.to_string(), address.authority());
+    let elsewhere = if at == others { String::new() } else { format!(", for others at {others}") };
+    tracing::info!("worker {} (process {process}) at {at}{elsewhere}; arithmetic: {fingerprint}", id.name);
 
     let control = Control {
         coordinator: args.coordinator.clone(),

@@ -10,7 +10,7 @@ use dcgan_core::ids::ShardId;
 use dcgan_core::sharding::{Partition, Sharding};
 use dcgan_rpc::net::{self, Address};
 use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
-use dcgan_rpc::{pb, transfer};
+use dcgan_rpc::{Checked, pb, transfer};
 use tonic::transport::Channel;
 
 use crate::waiting::Waiting;
@@ -93,7 +93,7 @@ impl Source {
             Some(channel) => channel.clone(),
             None => self.channel.insert(net::connect(&self.coordinator).await?).clone(),
         };
-        let request = pb::GetPartitionRequest { shard: shard.0.into() };
+        let request = pb::GetPartitionRequest { shard: shard.0.into(), checksum: 0 }.sealed();
         let image_bytes = self.recipe.data.image_bytes();
         let expected = self.sharding.partition_len(shard) * image_bytes;
         let answer = CoordinatorClient::new(channel).get_partition(request).await?;
