@@ -3,6 +3,7 @@
 
 mod deployment;
 mod elastic;
+mod network;
 mod points;
 mod process;
 mod protocol;

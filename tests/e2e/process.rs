@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use rustix::process::{WaitId, WaitIdOptions};
+
 /// Far more than anything takes, also on a loaded machine: it only turns a hang into a failure.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -99,6 +101,14 @@ impl Process {
     /// Sends a signal, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         signal(name, &self.child.id().to_string());
+    }
+
+    /// Waits until a fault has stopped it.
+    pub(crate) fn wait_until_stopped(&self) {
+        self.wait_for("stops at ");
+        let process = rustix::process::Pid::from_child(&self.child);
+        // The line comes before the stop.
+        rustix::process::waitid(WaitId::Pid(process), WaitIdOptions::STOPPED).unwrap();
     }
 
     /// All that it printed so far.

@@ -147,7 +147,7 @@ async fn a_worker_of_another_version_is_refused_in_words() {
         protocol: 0,
         ..Default::default()
     };
-    let message = pb::WorkerMessage { kind: Some(pb::worker_message::Kind::Hello(hello)) };
+    let message = pb::WorkerMessage { kind: Some(pb::worker_message::Kind::Hello(hello)), checksum: 0 };
     let mut client = CoordinatorClient::connect(coordinator.address.clone()).await.unwrap();
     let mut answers = client.control(tokio_stream::once(message)).await.unwrap().into_inner();
     let answer = answers.message().await.unwrap().unwrap().kind;

@@ -86,7 +86,7 @@ impl LocalWorker {
     pub(crate) fn find(folder: &Path, name: &str) -> Self {
         let log = std::fs::read_to_string(folder.join(format!("run/logs/{name}.log"))).unwrap();
         let line = log.lines().rfind(|line| line.contains("(process ")).expect("it says who it is");
-        let word = |after: &str| line.split_once(after).unwrap().1.split([')', ';']).next().unwrap().to_owned();
+        let word = |after: &str| line.split_once(after).unwrap().1.split([')', ';', ',']).next().unwrap().to_owned();
         let stream = TcpStream::connect(word(") at ")).unwrap();
         Self { process: word("(process "), stream }
     }
