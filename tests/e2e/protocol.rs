@@ -1,6 +1,7 @@
 //! The protocol, on the toy objective: the same processes without tensors.
 
 use dcgan_core::ids::Digest;
+use dcgan_core::message::PROTOCOL;
 use dcgan_rpc::pb;
 use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
 use tempfile::{TempDir, tempdir};
@@ -154,8 +155,6 @@ async fn a_worker_of_another_version_is_refused_in_words() {
     let Some(pb::coordinator_message::Kind::Refused(pb::Refused { reason })) = answer else {
         panic!("expected a refusal, found {answer:?}");
     };
-    assert_eq!(
-        reason,
-        "this worker speaks protocol version 0 and the coordinator version 1: use programs of one build"
-    );
+    let versions = format!("protocol version 0 and the coordinator version {PROTOCOL}");
+    assert_eq!(reason, format!("this worker speaks {versions}: use programs of one build"));
 }
