@@ -17,7 +17,7 @@ use dcgan_core::random::{Purpose, Stream};
 use dcgan_core::schedule::Schedule;
 use dcgan_core::sharding::Partition;
 use dcgan_core::state::{Layout, State};
-use dcgan_core::step_machine::{self, Command, StepMachine};
+use dcgan_core::step_machine::{self, Command, StepMachine, Vector};
 use dcgan_rpc::net;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -53,10 +53,6 @@ impl Objective for Noise {
         state
     }
     fn reads(&self, _: u8) -> &[usize] {
-        &[0]
-    }
-
-    fn changes(&self, _: u8) -> &[usize] {
         &[0]
     }
 
@@ -134,7 +130,7 @@ impl Process {
                     Command::Compute(work, state, shards) => inbox.extend(shards.into_iter().map(|shard| {
                         let task = Task { state: &state, at: work.at, shard, partition: &partition };
                         let vector = self.objective.shard(&task, &mut Scratch::default());
-                        step_machine::Event::Computed(work, shard, Ok(vector))
+                        step_machine::Event::Computed(work, shard, Vector::new(Ok(vector)))
                     })),
                     Command::Report(FromWorker::StepDone(done)) if done.step == STEPS => {
                         return (Ok(done.digest), self);

@@ -1,26 +1,36 @@
 //! XXH3-64 (seed 0): of data, and of a state as the digest of its tensors' digests.
 
-use xxhash_rust::xxh3::xxh3_64;
+use std::hash::Hasher;
+
+use twox_hash::XxHash3_64;
 
 use crate::ids::Digest;
+use crate::values::little_endian;
 
 /// The digest of `bytes`.
 pub fn of_bytes(bytes: &[u8]) -> Digest {
-    Digest(xxh3_64(bytes))
+    Digest(XxHash3_64::oneshot(bytes))
 }
 
 /// The digest of numbers, as their little-endian bytes.
 pub fn of_values(values: &[f32]) -> Digest {
-    // A block at a time through the stack: no copy of a whole tensor, and no cast that depends on endianness.
-    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-    let mut block = [0u8; 4 * 1024];
-    for values in values.chunks(1024) {
-        for (bytes, value) in block.chunks_exact_mut(4).zip(values) {
-            bytes.copy_from_slice(&value.to_le_bytes());
-        }
-        hasher.update(&block[..4 * values.len()]);
+    of_bytes(&little_endian(values))
+}
+
+/// The digest of numbers that come piece by piece.
+#[derive(Default)]
+pub struct Running(XxHash3_64);
+
+impl Running {
+    /// Adds the next numbers.
+    pub fn add(&mut self, values: &[f32]) {
+        self.0.write(&little_endian(values));
     }
-    Digest(hasher.digest())
+
+    /// The digest of all that were added.
+    pub fn digest(&self) -> Digest {
+        Digest(self.0.finish())
+    }
 }
 
 /// The digest of digests, each as 8 little-endian bytes, in the order given.
@@ -44,6 +54,9 @@ mod tests {
             let values: Vec<f32> = (0..n).map(|i| i as f32 * 0.1).collect();
             let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
             assert_eq!(of_values(&values), of_bytes(&bytes), "{n} values");
+            let mut running = Running::default();
+            values.chunks(700).for_each(|piece| running.add(piece));
+            assert_eq!(running.digest(), of_bytes(&bytes), "{n} values");
         }
     }
 }

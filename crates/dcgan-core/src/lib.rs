@@ -24,3 +24,4 @@ pub mod sharding;
 pub mod state;
 pub mod step_machine;
 pub mod toy;
+pub mod values;

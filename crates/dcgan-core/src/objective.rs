@@ -28,9 +28,6 @@ pub trait Objective: Send + Sync {
     /// The tensors that a phase's vectors are computed from.
     fn reads(&self, phase: u8) -> &[usize];
 
-    /// The tensors that a phase's update changes.
-    fn changes(&self, phase: u8) -> &[usize];
-
     /// The vector of one shard: a function of the task and the shard's data alone.
     fn shard(&self, task: &Task<'_>, scratch: &mut Scratch) -> Vec<f32>;
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use crate::ids::{Rank, ShardId};
 use crate::plan::Plan;
+use crate::values::Values;
 
 /// Numbers in one part at most: 256 KiB on the wire, large enough for few messages and small enough to overlap.
 pub const PART_VALUES: usize = 64 * 1024;
@@ -108,13 +109,16 @@ pub fn largest_subtrees(shards: u16, owned: impl Fn(ShardId) -> bool) -> Vec<Nod
     found
 }
 
-/// Sums of subtrees, combined as soon as both halves of a node are there.
+/// Vectors of subtrees, added up when the sum is taken: all at once, a block at a time, which reads each only once.
 #[derive(Clone, Debug)]
 pub struct TreeSum {
     shards: u16,
     seen: BTreeSet<ShardId>,
-    nodes: BTreeMap<Node, Arc<Vec<f32>>>,
+    nodes: BTreeMap<Node, Values>,
 }
+
+/// Numbers that are added up at once; a block for each level of the tree is on the stack.
+const BLOCK_VALUES: usize = 1024;
 
 impl TreeSum {
     /// An empty sum over `shards` shards.
@@ -124,42 +128,58 @@ impl TreeSum {
 
     /// Adds the sum of `node`, and gives the largest node that is complete with it. A node any of whose shards is in
     /// already is ignored, so nothing is ever added twice.
-    pub fn insert(&mut self, mut node: Node, mut values: Arc<Vec<f32>>) -> Option<Node> {
+    pub fn insert(&mut self, mut node: Node, values: Values) -> Option<Node> {
         if node.shards().any(|shard| self.seen.contains(&shard)) {
             return None;
         }
         self.seen.extend(node.shards());
-        while let Some(sibling) = node.sibling(self.shards) {
-            let Some(other) = self.nodes.remove(&sibling) else { break };
-            values = add(values, other);
+        self.nodes.insert(node, values);
+        while let Some(sibling) = node.sibling(self.shards)
+            && sibling.shards().all(|shard| self.seen.contains(&shard))
+        {
             node = Node { lo: node.lo.min(sibling.lo), hi: node.hi.max(sibling.hi) };
         }
-        self.nodes.insert(node, values);
         Some(node)
     }
 
-    /// Takes the sum of `node` out, if it is complete and not part of a larger one.
-    pub fn take(&mut self, node: Node) -> Option<Arc<Vec<f32>>> {
-        self.nodes.remove(&node)
+    /// Takes out the sum of a `node` that is complete, and has not been taken as a part of another.
+    pub fn take(&mut self, node: Node) -> Option<Values> {
+        if let Some(whole) = self.nodes.remove(&node) {
+            return Some(whole);
+        }
+        let inside: Vec<Node> = self.nodes.keys().copied().filter(|&other| node.contains(other)).collect();
+        if inside.iter().map(|inside| inside.len()).sum::<u16>() != node.len() {
+            return None;
+        }
+        let len = self.nodes[&inside[0]].len();
+        let mut sum = Vec::with_capacity(len);
+        let mut block = [0.0; BLOCK_VALUES];
+        for start in (0..len).step_by(BLOCK_VALUES) {
+            let block = &mut block[..BLOCK_VALUES.min(len - start)];
+            self.add_up(node, start, block);
+            sum.extend_from_slice(block);
+        }
+        inside.iter().for_each(|inside| drop(self.nodes.remove(inside)));
+        Some(sum.into())
     }
 
     /// Whether the shard is in.
     pub fn has(&self, shard: ShardId) -> bool {
         self.seen.contains(&shard)
     }
-}
 
-/// The sum of two vectors, in the place of one that nobody else needs. Which of the two comes first does not matter: the
-/// rounding of a sum does not depend on it.
-fn add(mut a: Arc<Vec<f32>>, mut b: Arc<Vec<f32>>) -> Arc<Vec<f32>> {
-    if Arc::get_mut(&mut a).is_none() {
-        std::mem::swap(&mut a, &mut b);
+    /// Sets `sum` to the block from `start` on of the sum of `node`, which is complete.
+    fn add_up(&self, node: Node, start: usize, sum: &mut [f32]) {
+        if let Some(values) = self.nodes.get(&node) {
+            sum.copy_from_slice(&values[start..][..sum.len()]);
+        } else if let Some([left, right]) = node.children() {
+            self.add_up(left, start, sum);
+            let mut others = [0.0; BLOCK_VALUES];
+            let others = &mut others[..sum.len()];
+            self.add_up(right, start, others);
+            sum.iter_mut().zip(others).for_each(|(sum, other)| *sum += *other);
+        }
     }
-    match Arc::get_mut(&mut a) {
-        Some(sum) => sum.iter_mut().zip(b.iter()).for_each(|(sum, value)| *sum += value),
-        None => a = Arc::new(a.iter().zip(b.iter()).map(|(a, b)| a + b).collect()),
-    }
-    a
 }
 
 /// A part of a vector, as it travels between members.
@@ -170,7 +190,7 @@ pub struct Piece {
     /// Whose sum: a subtree's, on the way to the part's owner; or, with none, the whole sum on the way back.
     pub node: Option<Node>,
     /// Its values.
-    pub values: Arc<Vec<f32>>,
+    pub values: Values,
 }
 
 /// A piece that the plan does not allow.
@@ -193,8 +213,8 @@ pub struct AllReduce {
     own_subtrees: Vec<Node>,
     /// Parts that this member owns and that are not complete.
     owned: BTreeMap<u32, TreeSum>,
-    result: Vec<f32>,
-    missing: BTreeSet<u32>,
+    /// Of each part, once it is there.
+    sums: Vec<Option<Values>>,
 }
 
 #[derive(Clone, Debug)]
@@ -214,15 +234,14 @@ impl AllReduce {
             local: TreeSum::new(shards),
             own_subtrees: largest_subtrees(shards, |shard| plan.owner(shard) == me),
             owned: owned.map(|(_, index)| (index, TreeSum::new(shards))).collect(),
-            result: vec![0.0; len],
-            missing: (0..parts.len() as u32).collect(),
+            sums: vec![None; parts.len()],
             parts,
             plan,
         }
     }
 
     /// Adds the vector of one of this member's shards; gives what is to be sent.
-    pub fn contribute(&mut self, shard: ShardId, vector: Arc<Vec<f32>>) -> Vec<(Rank, Piece)> {
+    pub fn contribute(&mut self, shard: ShardId, vector: Values) -> Vec<(Rank, Piece)> {
         let Some(node) = self.local.insert(Node::leaf(shard), vector) else { return Vec::new() };
         if !self.own_subtrees.contains(&node) {
             return Vec::new();
@@ -231,7 +250,7 @@ impl AllReduce {
         let mut pieces = Vec::new();
         for index in 0..self.parts.len() as u32 {
             let Part { owner, range } = self.parts[index as usize].clone();
-            let values = Arc::new(sum[range].to_vec());
+            let values = sum.part(range);
             if owner == self.me {
                 pieces.extend(self.add(index, node, values));
             } else {
@@ -263,17 +282,21 @@ impl AllReduce {
             Some(node) => Ok(self.add(part, node, values)),
             None if owner != from => invalid("only a part's owner sends its sum"),
             None => {
-                if self.missing.remove(&part) {
-                    self.result[range].copy_from_slice(&values);
-                }
+                self.sums[part as usize].get_or_insert(values);
                 Ok(Vec::new())
             }
         }
     }
 
-    /// The sum over all shards, once every part of it is there.
-    pub fn finished(&self) -> Option<&[f32]> {
-        self.missing.is_empty().then_some(self.result.as_slice())
+    /// Whether every part of the sum over all shards is there.
+    pub fn is_finished(&self) -> bool {
+        self.sums.iter().all(Option::is_some)
+    }
+
+    /// The sum over all shards, as far as it is there.
+    pub fn sum(&self) -> Vec<f32> {
+        let parts: Vec<&[f32]> = self.sums.iter().flatten().map(|part| &**part).collect();
+        parts.concat()
     }
 
     /// Whether all of this member's own shards are in.
@@ -290,10 +313,11 @@ impl AllReduce {
         if !contributors.is_empty() {
             return contributors;
         }
-        self.missing.iter().map(|&part| self.parts[part as usize].owner).filter(|&r| r != self.me).collect()
+        let missing = self.parts.iter().zip(&self.sums).filter(|(_, sum)| sum.is_none());
+        missing.map(|(part, _)| part.owner).filter(|&r| r != self.me).collect()
     }
 
-    fn add(&mut self, part: u32, node: Node, values: Arc<Vec<f32>>) -> Vec<(Rank, Piece)> {
+    fn add(&mut self, part: u32, node: Node, values: Values) -> Vec<(Rank, Piece)> {
         let root = Node::root(self.plan.shards());
         let Some(sum) = self.owned.get_mut(&part) else { return Vec::new() };
         if sum.insert(node, values) != Some(root) {
@@ -301,8 +325,7 @@ impl AllReduce {
         }
         let values = sum.take(root).expect("it was just completed");
         self.owned.remove(&part);
-        self.missing.remove(&part);
-        self.result[self.parts[part as usize].range.clone()].copy_from_slice(&values);
+        self.sums[part as usize] = Some(values.clone());
         let piece = Piece { part, node: None, values };
         self.plan.ranks().filter(|&rank| rank != self.me).map(|rank| (rank, piece.clone())).collect()
     }
@@ -370,7 +393,7 @@ mod tests {
         let piece = |part, node: Option<(u16, u16)>, len| Piece {
             part,
             node: node.map(|(lo, hi)| Node { lo, hi }),
-            values: Arc::new(vec![1.0; len]),
+            values: vec![1.0; len].into(),
         };
         for (from, piece, what) in [
             (1, piece(3, None, 10), "there is no such part"),
@@ -398,7 +421,7 @@ mod tests {
                 let shard = shards.swap_remove(pick);
                 let owner = plan.owner(shard);
                 let vector = vectors[usize::from(shard.0)].clone();
-                (owner, members[usize::from(owner.0)].contribute(shard, Arc::new(vector)))
+                (owner, members[usize::from(owner.0)].contribute(shard, vector.into()))
             } else {
                 let (from, to, piece) = wire.swap_remove(pick - shards.len());
                 let member = &mut members[usize::from(to.0)];
@@ -411,7 +434,8 @@ mod tests {
         for member in &members {
             assert!(member.contributed() && member.owed_by().is_empty());
         }
-        members.iter().map(|member| member.finished().expect("all pieces are delivered").to_vec()).collect()
+        assert!(members.iter().all(AllReduce::is_finished), "all pieces are delivered");
+        members.iter().map(AllReduce::sum).collect()
     }
 
     proptest! {

@@ -4,6 +4,7 @@
 //! of keeping parameters matters to anyone but the model.
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use crate::digest;
@@ -74,11 +75,16 @@ impl Layout {
     }
 }
 
+/// Numbers of a tensor that are replaced at once: a few such blocks stay in any cache.
+const BLOCK_VALUES: usize = 1024;
+
 /// A training state. A copy shares all tensors until one of the two is changed.
 #[derive(Clone, Debug)]
 pub struct State {
     layout: Arc<Layout>,
     tensors: Vec<Tensor>,
+    /// The first tensor that was to be changed and had other values than those that were hashed.
+    found_damaged: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -91,10 +97,8 @@ struct Tensor {
 }
 
 impl Tensor {
-    fn change(&mut self) -> &mut [f32] {
-        self.digest = None;
-        self.derived = OnceLock::new();
-        Arc::<Vec<f32>>::make_mut(&mut self.values)
+    fn is_damaged(&self) -> bool {
+        self.digest.is_some_and(|digest| digest != digest::of_values(&self.values))
     }
 }
 
@@ -104,7 +108,7 @@ impl State {
         let zeros = |info: &TensorInfo| Arc::new(vec![0.0; info.len()]);
         let tensor = |info| Tensor { values: zeros(info), digest: None, derived: OnceLock::new() };
         let tensors = layout.tensors().iter().map(tensor).collect();
-        Self { layout, tensors }
+        Self { layout, tensors, found_damaged: None }
     }
 
     /// Names and shapes.
@@ -119,15 +123,44 @@ impl State {
 
     /// The values of tensor `index`, to be changed.
     pub fn tensor_mut(&mut self, index: usize) -> &mut [f32] {
-        self.tensors[index].change()
+        if self.tensors[index].is_damaged() {
+            self.found_damaged.get_or_insert(index);
+        }
+        let Tensor { values, digest, derived } = &mut self.tensors[index];
+        (*digest, *derived) = (None, OnceLock::new());
+        Arc::<Vec<f32>>::make_mut(values)
     }
 
-    /// The values of several tensors at once, to be changed.
+    /// Gives tensors of one length the values that `make` makes of theirs, block by block: it is given the block's place
+    /// and its values, and appends the new ones. Old and new values are hashed while they are in the cache.
     ///
     /// # Panics
-    /// If two of them are the same tensor.
-    pub fn tensors_mut<const N: usize>(&mut self, indices: [usize; N]) -> [&mut [f32]; N] {
-        self.tensors.get_disjoint_mut(indices).expect("different tensors do not overlap").map(Tensor::change)
+    /// If `make` appends another number of values than it was given.
+    pub fn replace<const N: usize>(
+        &mut self,
+        indices: [usize; N],
+        mut make: impl FnMut(Range<usize>, [&[f32]; N], &mut [Vec<f32>; N]),
+    ) {
+        let tensors = indices.map(|index| self.tensor(index));
+        let len = tensors.first().map_or(0, |values| values.len());
+        let mut new = [(); N].map(|()| Vec::with_capacity(len));
+        let mut hashes = [(); N].map(|()| [digest::Running::default(), digest::Running::default()]);
+        for start in (0..len).step_by(BLOCK_VALUES) {
+            let block = start..len.min(start + BLOCK_VALUES);
+            make(block.clone(), tensors.map(|values| &values[block.clone()]), &mut new);
+            for (([old, made], values), new) in hashes.iter_mut().zip(tensors).zip(&new) {
+                old.add(&values[block.clone()]);
+                made.add(&new[block.clone()]);
+            }
+        }
+        for ((index, values), [old, made]) in indices.into_iter().zip(new).zip(hashes) {
+            assert_eq!(values.len(), self.tensor(index).len(), "a tensor keeps its shape");
+            if self.tensors[index].digest.is_some_and(|digest| digest != old.digest()) {
+                self.found_damaged.get_or_insert(index);
+            }
+            let digest = Some(made.digest());
+            self.tensors[index] = Tensor { values: Arc::new(values), digest, derived: OnceLock::new() };
+        }
     }
 
     /// What `make` makes of the values of tensor `index`, such as combinations of weights: made once, by whoever needs it
@@ -150,15 +183,18 @@ impl State {
     /// The name of the first of these tensors whose values are not those that were hashed: memory forgets a bit now and
     /// then.
     pub fn first_damaged(&self, indices: impl IntoIterator<Item = usize>) -> Option<&str> {
-        let is_damaged = |&index: &usize| {
-            let Tensor { values, digest, .. } = &self.tensors[index];
-            digest.is_some_and(|digest| digest != digest::of_values(values))
-        };
-        indices.into_iter().find(is_damaged).map(|index| self.layout.tensors()[index].name.as_str())
+        let damaged = indices.into_iter().find(|&index| self.tensors[index].is_damaged());
+        damaged.map(|index| self.layout.tensors()[index].name.as_str())
+    }
+
+    /// The name of the first tensor that was changed although its values were not those that were hashed: nothing that
+    /// was made of them is to be used.
+    pub fn found_damaged(&self) -> Option<&str> {
+        self.found_damaged.map(|index| self.layout.tensors()[index].name.as_str())
     }
 
     /// The numbers of all tensors.
-    pub fn all(&self) -> std::ops::Range<usize> {
+    pub fn all(&self) -> Range<usize> {
         0..self.tensors.len()
     }
 
@@ -193,10 +229,11 @@ mod tests {
         let mut state = state();
         let [a, b] = ["a", "b"].map(|name| state.layout().find(name).unwrap());
         assert_eq!(state.layout().find("c"), None);
-        let [in_b, in_a] = state.tensors_mut([b, a]);
-        in_a.fill(1.0);
-        in_b.fill(2.0);
+        state.tensor_mut(a).fill(1.0);
+        state.tensor_mut(b).fill(2.0);
         assert_eq!((state.tensor(a), state.tensor(b)), (&[1.0; 4][..], &[2.0; 6][..]));
+        state.replace([b], |_, [b], [new]| new.extend(b.iter().map(|value| value + 1.0)));
+        assert_eq!((state.tensor(a), state.tensor(b)), (&[1.0; 4][..], &[3.0; 6][..]));
     }
 
     #[test]
@@ -224,6 +261,21 @@ mod tests {
     }
 
     #[test]
+    fn blocks_make_the_whole() {
+        let len = 2 * BLOCK_VALUES + 5;
+        let layout = Layout::new(["a", "b"].map(|name| (name.to_owned(), vec![len])));
+        let mut state = State::zeros(Arc::new(layout));
+        state.replace([1, 0], |block, [_, _], [b, a]| {
+            a.extend(block.clone().map(|n| n as f32));
+            b.extend(block.map(|n| n as f32 + 1.0));
+        });
+        let expected = [0.0, 1.0].map(|first| (0..len).map(|n| n as f32 + first).collect::<Vec<_>>());
+        assert_eq!([state.tensor(0), state.tensor(1)], expected.each_ref().map(|values| &**values));
+        let digests = expected.map(|values| digest::of_values(&values));
+        assert_eq!(state.digest(), digest::of_digests(digests));
+    }
+
+    #[test]
     fn a_flipped_bit_is_noticed_where_it_is() {
         let mut state = state();
         state.digest();
@@ -233,6 +285,10 @@ mod tests {
         assert_eq!((state.first_damaged(state.all()), state.first_damaged([0])), (Some("b"), None));
         assert_eq!(state.first_difference(&before), Some("b"));
         assert_eq!(before.first_damaged(before.all()), None, "a copy is on its own");
+        state.tensor_mut(0)[0] = 1.0;
+        assert_eq!(state.found_damaged(), None);
+        state.replace([1], |_, [b], [new]| new.extend(b));
+        assert_eq!((state.found_damaged(), before.found_damaged()), (Some("b"), None));
     }
 
     #[test]

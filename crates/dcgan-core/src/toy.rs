@@ -69,10 +69,6 @@ impl Objective for Toy {
         &[PARAMETERS]
     }
 
-    fn changes(&self, _phase: u8) -> &[usize] {
-        &[GENERATOR, METRICS_TENSOR, PARAMETERS]
-    }
-
     fn shard(&self, task: &Task<'_>, _scratch: &mut Scratch) -> Vec<f32> {
         let Task { state, at, shard, partition } = *task;
         let step: Step = at.step + 1;
@@ -90,13 +86,15 @@ impl Objective for Toy {
     fn apply(&self, state: &mut State, at: Position, sum: &[f32]) {
         let phase = usize::from(at.phase);
         let rate = self.recipe.learning_rate as f32 / f32::from(self.recipe.shards);
-        let [generator, metrics, parameters] = state.tensors_mut([GENERATOR, METRICS_TENSOR, PARAMETERS]);
+        let parameters = state.tensor_mut(PARAMETERS);
         for (p, gradient) in parameters[phase * WIDTH..].iter_mut().zip(&sum[..WIDTH]) {
             *p -= rate * gradient;
         }
+        let generator = parameters[2 * WIDTH..].to_vec();
+        state.tensor_mut(GENERATOR).copy_from_slice(&generator);
+        let metrics = state.tensor_mut(METRICS_TENSOR);
         metrics[phase] = sum[WIDTH] / f32::from(self.recipe.shards);
         metrics[3 + phase] = 0.5;
-        generator.copy_from_slice(&parameters[2 * WIDTH..]);
     }
 
     fn metrics(&self, state: &State) -> Metrics {
@@ -138,7 +136,7 @@ pub(crate) mod fixture {
             let mut sum = TreeSum::new(toy.recipe.shards);
             for shard in shard_ids(toy.recipe.shards) {
                 let task = Task { state: &state, at, shard, partition: &partition };
-                sum.insert(Node::leaf(shard), Arc::new(toy.shard(&task, &mut Scratch::default())));
+                sum.insert(Node::leaf(shard), toy.shard(&task, &mut Scratch::default()).into());
             }
             toy.apply(&mut state, at, &sum.take(Node::root(toy.recipe.shards)).unwrap());
             at = at.next(PHASES);

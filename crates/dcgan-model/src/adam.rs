@@ -24,7 +24,7 @@ impl Adam {
         }
     }
 
-    /// Updates weights and moments by a gradient that is the sum of `count` shards' gradients.
+    /// Updates blocks of weights and moments by a gradient that is the sum of `count` shards' gradients.
     #[inline(always)]
     pub(crate) fn update(self, [weights, m, v]: [&mut [f32]; 3], sum: &[f32], count: f32) {
         let Self { beta1, step_size, root_correction } = self;

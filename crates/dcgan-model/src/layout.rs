@@ -29,8 +29,6 @@ pub(crate) struct StateTensors {
     pub(crate) discriminator: NetworkTensors,
     /// The weights of D, and those of both.
     pub(crate) read: [Vec<usize>; 2],
-    /// What an update of G changes, and one of D: weights, moments, running statistics, and the metrics.
-    pub(crate) changed: [Vec<usize>; 2],
     /// Losses and accuracies of the step that is computed.
     pub(crate) metrics: usize,
 }
@@ -67,16 +65,7 @@ impl StateTensors {
         let (generator, discriminator, metrics) = (network(GENERATOR), network(DISCRIMINATOR), find(METRICS_TENSOR));
         let weights = |network: &NetworkTensors| network.trained.iter().map(|t| t.weight).collect::<Vec<_>>();
         let read = [weights(&discriminator), [weights(&generator), weights(&discriminator)].concat()];
-        let changed = [&generator, &discriminator].map(|network| {
-            let moments = network.trained.iter().flat_map(|tensor| tensor.moments);
-            weights(network)
-                .into_iter()
-                .chain(moments)
-                .chain(network.running.iter().copied())
-                .chain([metrics])
-                .collect()
-        });
-        Self { generator, discriminator, read, changed, metrics }
+        Self { generator, discriminator, read, metrics }
     }
 }
 

@@ -187,10 +187,6 @@ impl Objective for Dcgan {
         &self.tensors.read[usize::from(phase != REAL)]
     }
 
-    fn changes(&self, phase: u8) -> &[usize] {
-        &self.tensors.changed[usize::from(phase != GENERATE)]
-    }
-
     fn shard(&self, task: &Task<'_>, scratch: &mut Scratch) -> Vec<f32> {
         let kept = Self::kept(task, scratch);
         if task.at.phase == REAL {
@@ -236,8 +232,11 @@ impl Objective for Dcgan {
             let (gradient, later) = gradients.split_at(tensor.table.len());
             gradients = later;
             let [m, v] = tensor.moments;
-            let places = state.tensors_mut([tensor.weight, m, v]);
-            self.place.run(|| adam.update(places, gradient, count));
+            state.replace([tensor.weight, m, v], |block, old, new| {
+                new.iter_mut().zip(old).for_each(|(new, old)| new.extend_from_slice(old));
+                let fresh = new.each_mut().map(|new| &mut new[block.clone()]);
+                self.place.run(|| adam.update(fresh, &gradient[block], count));
+            });
         }
         let (mut statistics, metrics) = rest.split_at(rest.len() - 2);
         for &index in &network.running {

@@ -7,6 +7,7 @@ use dcgan_core::ids::{Digest, Generation, Rank, RunId};
 use dcgan_core::plan::Plan;
 use dcgan_core::reduction::{Node, PART_VALUES, Piece};
 use dcgan_core::step_machine::Frame;
+use dcgan_core::values::{Values, little_endian};
 
 use crate::checked::Checked;
 use crate::convert::{self, Malformed, required};
@@ -41,20 +42,31 @@ impl From<&ExchangeMessage> for pb::ExchangeMessage {
             ExchangeMessage::Opening(Opening { run, plan, from }) => {
                 Kind::Opening(pb::Opening { run: run.0, plan: Some((&**plan).into()), from: from.0.into() })
             }
-            ExchangeMessage::Frame(Frame { position, digest, piece, .. }) => {
-                let values = piece.values.iter().flat_map(|value| value.to_le_bytes());
-                let values: Bytes = values.collect();
-                Kind::Part(pb::Part {
-                    position: Some((*position).into()),
-                    digest: digest.0,
-                    part: piece.part,
-                    node: piece.node.map(|Node { lo, hi }| pb::Node { lo: lo.into(), hi: hi.into() }),
-                    values,
-                })
-            }
+            ExchangeMessage::Frame(Frame { position, digest, piece, .. }) => Kind::Part(pb::Part {
+                position: Some((*position).into()),
+                digest: digest.0,
+                part: piece.part,
+                node: piece.node.map(|Node { lo, hi }| pb::Node { lo: lo.into(), hi: hi.into() }),
+                values: bytes_of(&piece.values),
+            }),
             ExchangeMessage::Superseded => Kind::Superseded(pb::Superseded {}),
         };
         Self { kind: Some(kind), checksum: 0 }.sealed()
+    }
+}
+
+/// Values as they travel, on most machines without a copy.
+fn bytes_of(values: &Values) -> Bytes {
+    struct Held(Values);
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            bytemuck::cast_slice(&self.0)
+        }
+    }
+    if cfg!(target_endian = "little") {
+        Bytes::from_owner(Held(values.clone()))
+    } else {
+        little_endian(values).into_owned().into()
     }
 }
 
@@ -87,7 +99,7 @@ fn frame(part: pb::Part, generation: Generation) -> Result<Frame, Malformed> {
     let edge = |shard: u32| shard.try_into().map_err(|_| Malformed("a shard above 65535"));
     let node = node.map(|pb::Node { lo, hi }| Ok(Node { lo: edge(lo)?, hi: edge(hi)? })).transpose()?;
     let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("chunks of 4 bytes"));
-    let values = Arc::new(values.chunks_exact(4).map(number).collect());
+    let values = values.chunks_exact(4).map(number).collect::<Vec<_>>().into();
     Ok(Frame {
         generation,
         position: required(position, "a part without a position")?,
@@ -108,7 +120,7 @@ mod tests {
             generation: Generation(3),
             position: Position { step: 7, phase: 1 },
             digest: Digest(9),
-            piece: Piece { part: 2, node: node.map(|(lo, hi)| Node { lo, hi }), values: Arc::new(values) },
+            piece: Piece { part: 2, node: node.map(|(lo, hi)| Node { lo, hi }), values: values.into() },
         }
     }
 

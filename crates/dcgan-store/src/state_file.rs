@@ -7,6 +7,7 @@ use std::sync::Arc;
 use dcgan_core::digest;
 use dcgan_core::ids::Digest;
 use dcgan_core::state::{Layout, State};
+use dcgan_core::values::little_endian;
 use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 
 /// A file that does not hold the state that it should.
@@ -52,11 +53,7 @@ impl View for Values<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        if cfg!(target_endian = "little") {
-            Cow::Borrowed(bytemuck::cast_slice(self.values))
-        } else {
-            Cow::Owned(self.values.iter().flat_map(|value| value.to_le_bytes()).collect())
-        }
+        little_endian(self.values)
     }
 
     fn data_len(&self) -> usize {

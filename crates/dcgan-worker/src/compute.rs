@@ -7,12 +7,12 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use dcgan_core::ids::ShardId;
 use dcgan_core::objective::{Objective, Scratch, Task};
 use dcgan_core::state::State;
-use dcgan_core::step_machine::Work;
+use dcgan_core::step_machine::{Vector, Work};
 
 use crate::partitions::Partitions;
 
 /// A result for the driver.
-pub(crate) type Computed = (Work, ShardId, Result<Vec<f32>, String>);
+pub(crate) type Computed = (Work, ShardId, Vector);
 
 /// The threads, and what they have to do.
 pub(crate) struct Compute {
@@ -100,7 +100,7 @@ impl Jobs {
                 let _ = dcgan_process::catch(|| objective.ahead(&task, scratch));
                 continue;
             }
-            let vector = dcgan_process::catch(|| objective.shard(&task, scratch));
+            let vector = Vector::new(dcgan_process::catch(|| objective.shard(&task, scratch)));
             let thread = &mut self.lock()[index];
             thread.running = None;
             thread.done.push_back(job);

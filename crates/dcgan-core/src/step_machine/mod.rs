@@ -24,6 +24,7 @@ use crate::plan::{Plan, StateAt};
 use crate::reduction::{AllReduce, Piece};
 use crate::schedule::Schedule;
 use crate::state::State;
+use crate::values::Values;
 use memory::{Memory, Pace};
 
 /// A piece of an all-reduce with its name: what it was computed from.
@@ -55,7 +56,7 @@ pub enum Event {
     /// A stream to or from a member of this generation broke.
     StreamBroken(Generation, Rank),
     /// A shard's vector is computed, or the computation panicked.
-    Computed(Work, ShardId, Result<Vec<f32>, String>),
+    Computed(Work, ShardId, Vector),
     /// Somebody asks for a copy of this state; the token goes with the answer.
     CopyAsked(StateAt, u64),
     /// A copy came, or did not.
@@ -66,6 +67,21 @@ pub enum Event {
     Leave,
     /// Time passed.
     Tick,
+}
+
+/// A shard's vector that can be summed, or why not.
+#[derive(Clone, Debug)]
+pub struct Vector(Result<Values, String>);
+
+impl Vector {
+    /// What was computed, or with what words the computation panicked. Looks at every number: best called where it was
+    /// computed, while it is in the cache.
+    pub fn new(computed: Result<Vec<f32>, String>) -> Self {
+        Self(computed.map_err(|panic| format!("computing it panicked: {panic}")).and_then(|vector| {
+            let vector = Values::from(vector);
+            if vector.are_finite() { Ok(vector) } else { Err("it has numbers that are not finite".to_owned()) }
+        }))
+    }
 }
 
 /// A copied state, with the reports that go with it.
@@ -138,7 +154,7 @@ pub struct StepMachine {
     /// The start state is being copied.
     copying: Option<Copying>,
     /// Vectors of this state that are computed, by shard.
-    computed: BTreeMap<ShardId, Arc<Vec<f32>>>,
+    computed: BTreeMap<ShardId, Values>,
     /// Vectors of this state that cannot be summed, and why.
     unusable: BTreeMap<ShardId, String>,
     /// Frames of the next phase, from members that are ahead.
@@ -322,13 +338,17 @@ impl StepMachine {
     /// state, which everybody has; says whether they are.
     fn check(&mut self, tensors: impl IntoIterator<Item = usize>) -> bool {
         let Some(tensor) = self.state.first_damaged(tensors).map(str::to_owned) else { return true };
+        self.lose_state(&tensor);
+        false
+    }
+
+    fn lose_state(&mut self, damaged: &str) {
         let mut initial = self.objective.initial();
         let at = StateAt { generation: Generation(0), position: Position::after(0), digest: initial.digest() };
         self.replace(initial, at);
         self.round = None;
         self.memory.drop_snapshots();
-        self.complain(Trouble::Damaged(tensor));
-        false
+        self.complain(Trouble::Damaged(damaged.to_owned()));
     }
 
     /// Goes on with another state, and drops everything that was computed from the one before.

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Command, Frame, Round, StepMachine, Work};
+use super::{Command, Frame, Round, StepMachine, Vector, Work};
 use crate::ids::{Position, Rank, ShardId};
 use crate::message::{FromWorker, Trouble, Unusable};
 use crate::metrics::StepDone;
 use crate::plan::StateAt;
 use crate::reduction::{AllReduce, Piece};
+use crate::state::State;
 
 impl StepMachine {
     /// Begins the phase that follows the state, if it is to be trained.
@@ -43,18 +44,14 @@ impl StepMachine {
         self.promised == self.generation()
     }
 
-    pub(super) fn take_vector(&mut self, work: Work, shard: ShardId, vector: Result<Vec<f32>, String>) {
+    pub(super) fn take_vector(&mut self, work: Work, shard: ShardId, Vector(usable): Vector) {
         if work != self.work() {
             return;
         }
-        let usable = vector.map_err(|panic| format!("computing it panicked: {panic}")).and_then(|vector| {
-            let finite = vector.iter().all(|value| value.is_finite());
-            if finite { Ok(vector) } else { Err("it has numbers that are not finite".to_owned()) }
-        });
         match usable {
             Ok(vector) => {
                 // It is kept until the state changes: after a fence only what was lost is computed again.
-                self.computed.insert(shard, Arc::new(vector));
+                self.computed.insert(shard, vector);
                 self.contribute(shard);
             }
             Err(what) => drop(self.unusable.insert(shard, what)),
@@ -81,7 +78,7 @@ impl StepMachine {
         if plan.owner(shard) != *rank {
             return;
         }
-        let pieces = round.reduce.contribute(shard, Arc::clone(&self.computed[&shard]));
+        let pieces = round.reduce.contribute(shard, self.computed[&shard].clone());
         if round.reduce.contributed() {
             round.contributed_at.get_or_insert(self.now);
             // Before the last part leaves, without which nobody can apply anything.
@@ -135,15 +132,15 @@ impl StepMachine {
         if !self.may_apply() {
             return;
         }
-        let Some(round) = self.round.take_if(|round| round.reduce.finished().is_some()) else { return };
-        let Some(sum) = round.reduce.finished() else { return };
-        let (generation, at, objective) = (self.generation(), self.at.position, Arc::clone(&self.objective));
-        if !self.check(objective.changes(at.phase).iter().copied()) {
-            return;
+        let Some(round) = self.round.take_if(|round| round.reduce.is_finished()) else { return };
+        let (generation, at) = (self.generation(), self.at.position);
+        let mut state = State::clone(&self.state);
+        self.objective.apply(&mut state, at, &round.reduce.sum());
+        if let Some(tensor) = state.found_damaged() {
+            return self.lose_state(tensor);
         }
-        let state = Arc::make_mut(&mut self.state);
-        objective.apply(state, at, sum);
-        self.at = StateAt { generation, position: at.next(objective.phases()), digest: state.digest() };
+        self.at = StateAt { generation, position: at.next(self.objective.phases()), digest: state.digest() };
+        self.state = Arc::new(state);
         self.computed.clear();
         self.unusable.clear();
         self.pace.reduced(self.now.saturating_sub(round.contributed_at.unwrap_or(self.now)));

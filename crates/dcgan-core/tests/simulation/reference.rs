@@ -42,7 +42,7 @@ impl Reference {
             let mut sum = TreeSum::new(shards);
             for shard in shard_ids(shards) {
                 let task = Task { state: &state, at, shard, partition: &partition };
-                sum.insert(Node::leaf(shard), Arc::new(toy.shard(&task, &mut Scratch::default())));
+                sum.insert(Node::leaf(shard), toy.shard(&task, &mut Scratch::default()).into());
             }
             toy.apply(&mut state, at, &sum.take(Node::root(shards)).unwrap());
             at = at.next(toy.phases());
@@ -111,10 +111,6 @@ impl Objective for Spoiled {
 
     fn reads(&self, phase: u8) -> &[usize] {
         self.toy.reads(phase)
-    }
-
-    fn changes(&self, phase: u8) -> &[usize] {
-        self.toy.changes(phase)
     }
 
     fn shard(&self, task: &Task<'_>, scratch: &mut Scratch) -> Vec<f32> {

@@ -14,7 +14,7 @@ use dcgan_core::objective::{Objective, Scratch, Task};
 use dcgan_core::plan::Plan;
 use dcgan_core::schedule::Schedule;
 use dcgan_core::state::State;
-use dcgan_core::step_machine::{self, Frame, StepMachine, Work};
+use dcgan_core::step_machine::{self, Frame, StepMachine, Vector, Work};
 
 use crate::disk::{Disk, decode};
 use crate::faults::{Fault, Pick};
@@ -348,7 +348,7 @@ impl World {
                 let objective = &self.workers[&name].objective;
                 let vector = objective.shard(&task, &mut Scratch::default());
                 let result = if objective.panics() { Err("spoiled".to_owned()) } else { Ok(vector) };
-                self.worker_event(&name, step_machine::Event::Computed(work, shard, result));
+                self.worker_event(&name, step_machine::Event::Computed(work, shard, Vector::new(result)));
             }
             Action::Connect(name) => self.connect(&name),
             Action::Time => self.pass_time(),
