@@ -4,11 +4,12 @@
 # that of one undisturbed worker. Needs root, and says so where it is skipped. The programs are built before.
 set -eu
 cd "$(dirname "$0")/.."
-bin=$(realpath "${CARGO_TARGET_DIR:-target}")/release
+bin=$(realpath -m "${CARGO_TARGET_DIR:-target}")/release
 
 skip() { echo "tests/hosts.sh: skipped: $1"; exit 0; }
 [ "$(id -u)" = 0 ] || skip "it needs root"
 command -v ip >/dev/null || skip "there is no ip command"
+[ -x "$bin/dcgan-coord" ] || { echo "tests/hosts.sh: no programs in $bin: cargo build --release" >&2; exit 1; }
 
 prefix=dcgan-$$
 out=$(mktemp -d)

@@ -111,6 +111,26 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_leads() {
 }
 
 #[test]
+fn a_checkpoint_that_is_damaged_later_is_noticed_when_it_is_needed() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let coordinator = Coordinator::start(here, &format!("--workers 1 {TOY} --steps 3000"));
+    let first = coordinator.worker(here, "--name first");
+    coordinator.process.wait_for("checkpoint of step 200");
+    drop(first);
+    coordinator.process.wait_for("lost worker first");
+    flip_a_bit_of_the_newest_checkpoint(here);
+    let second = coordinator.worker(here, "--name second");
+    coordinator.process.wait_for("the newest checkpoint, which no worker has, cannot be read");
+    coordinator.process.wait_for("skipping a damaged checkpoint: ");
+    coordinator.process.wait_for(" was computed again, with the same digest");
+    coordinator.process.expect(0);
+    second.expect(0);
+    assert_eq!(logged_steps(here), (1..=60).map(|n| 50 * n).collect::<Vec<_>>());
+    assert!(run(COORD, here, "verify run", 0).contains("intact"));
+}
+
+#[test]
 fn runs_that_differ_are_told_apart() {
     let folder = tempdir().unwrap();
     let here = folder.path();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dcgan_core::ids::{RunId, Step};
-use dcgan_core::membership::{Command, ConnId, Event, Membership, Outcome, Reason, Stop, TICK};
+use dcgan_core::membership::{Command, ConnId, Event, Membership, Outcome, Reason, Settings, Stop, TICK};
 use dcgan_core::message::{Hello, ToWorker};
 use dcgan_process::{Signal, fault, status};
 use dcgan_rpc::{FromCoordinator, Welcome, pb};
@@ -44,6 +44,8 @@ pub(crate) enum Input {
     Unfollows(FollowerId),
     /// A grid was drawn.
     Drawn(Step, Bytes),
+    /// A worker needs the checkpoint of this step, which cannot be read.
+    Unreadable(Step),
     ChildEnded(usize, ExitStatus),
     Signal(Signal),
 }
@@ -53,6 +55,8 @@ pub(crate) struct Driver {
     config: Config,
     record: Record,
     machine: Membership,
+    /// What the machine was made with.
+    settings: Settings,
     start: Instant,
     conns: BTreeMap<ConnId, ToConn>,
     followers: Followers,
@@ -80,6 +84,7 @@ impl Driver {
     pub(crate) fn new(
         start: Instant,
         machine: Membership,
+        settings: Settings,
         config: Config,
         record: Record,
         local: Option<Local>,
@@ -90,6 +95,7 @@ impl Driver {
             config,
             record,
             machine,
+            settings,
             start,
             conns: BTreeMap::new(),
             local,
@@ -105,9 +111,7 @@ impl Driver {
 
     /// Runs to the end; gives the exit status.
     pub(crate) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> anyhow::Result<u8> {
-        if self.local.as_ref().is_some_and(Local::has_sampler) {
-            self.handle(Event::DrawGrids(true))?;
-        }
+        self.handle(Event::DrawGrids(self.draws_grids()))?;
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let outcome = loop {
@@ -151,9 +155,13 @@ impl Driver {
             }
             Input::Unfollows(follower) => {
                 self.followers.remove(follower);
-                let draw = !self.followers.is_empty() || self.local.as_ref().is_some_and(Local::has_sampler);
-                return self.handle(Event::DrawGrids(draw));
+                return self.handle(Event::DrawGrids(self.draws_grids()));
             }
+            Input::Unreadable(step) if self.machine.checkpoint().is_some_and(|saved| saved.step == step) => {
+                return self.begin_again();
+            }
+            // There is a newer one.
+            Input::Unreadable(_) => {}
             Input::Drawn(step, png) => drop(or_warn(self.record.save_grid(step, &png))),
             Input::ChildEnded(index, status) => return self.child_ended(index, status),
             Input::Signal(signal) => {
@@ -170,6 +178,21 @@ impl Driver {
             }
         }
         Ok(None)
+    }
+
+    fn draws_grids(&self) -> bool {
+        !self.followers.is_empty() || self.local.as_ref().is_some_and(Local::has_sampler)
+    }
+
+    /// Goes on from what is intact on disk, as a coordinator that is started again does: workers say hello once more.
+    fn begin_again(&mut self) -> anyhow::Result<Option<Outcome>> {
+        tracing::warn!("the newest checkpoint, which no worker has, cannot be read: looking for another");
+        let (run, recorded) = (self.record.run().clone(), self.record.look_again()?);
+        let settings = Settings { fingerprint: run.fingerprint, plan: run.plan, recorded, ..self.settings.clone() };
+        self.machine = Membership::new(self.start.elapsed(), settings);
+        self.conns.clear();
+        self.pending.clear();
+        self.handle(Event::DrawGrids(self.draws_grids()))
     }
 
     fn child_ended(&mut self, index: usize, status: ExitStatus) -> anyhow::Result<Option<Outcome>> {

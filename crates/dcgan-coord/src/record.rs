@@ -12,7 +12,7 @@ use dcgan_core::membership::{Recorded, Saved};
 use dcgan_core::metrics::Line;
 use dcgan_core::plan::Plan;
 use dcgan_store::checkpoint::{Checkpoints, Manifest};
-use dcgan_store::metrics_log::MetricsLog;
+use dcgan_store::metrics_log::{self, MetricsLog};
 use dcgan_store::run_dir::{FORMAT, RunDir, RunFile};
 use dcgan_store::state_file;
 
@@ -53,30 +53,42 @@ impl Record {
             }
         };
         let (metrics, lines) = MetricsLog::open(&dir.paths().metrics())?;
-        let checkpoints = Checkpoints::new(dir.paths());
-        let (newest, damaged) = checkpoints.newest().context(dir.paths().checkpoints().display().to_string())?;
+        let record = Self {
+            checkpoints: Checkpoints::new(dir.paths()),
+            pending_grids: dir.grids()?.1.into_iter().collect(),
+            dir,
+            run,
+            metrics,
+            recipe: config.recipe.clone(),
+            keep_checkpoints: config.keep_checkpoints,
+        };
+        let recorded = record.recorded(lines)?;
+        Ok((record, recorded))
+    }
+
+    /// What the directory holds now.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn look_again(&self) -> anyhow::Result<Recorded> {
+        self.recorded(metrics_log::read(&self.dir.paths().metrics())?)
+    }
+
+    fn recorded(&self, lines: Vec<Line>) -> anyhow::Result<Recorded> {
+        let newest = self.checkpoints.newest();
+        let (newest, damaged) = newest.with_context(|| self.dir.paths().checkpoints().display().to_string())?;
         for damaged in damaged {
             tracing::warn!("skipping a damaged checkpoint: {damaged}");
         }
-        let (drawn, pending) = dir.grids()?;
-        let recorded = Recorded {
+        let (drawn, pending) = self.dir.grids()?;
+        Ok(Recorded {
             lines: lines.into_iter().map(|line| (line.step, line.state_digest)).collect(),
             checkpoint: newest.map(|checkpoint| {
                 let Manifest { step, state_digest: digest, window, .. } = checkpoint.manifest().clone();
                 Saved { step, digest, window }
             }),
-            grids: drawn.into_iter().chain(pending.iter().copied()).collect(),
-        };
-        let record = Self {
-            dir,
-            run,
-            metrics,
-            checkpoints,
-            recipe: config.recipe.clone(),
-            keep_checkpoints: config.keep_checkpoints,
-            pending_grids: pending.into_iter().collect(),
-        };
-        Ok((record, recorded))
+            grids: drawn.into_iter().chain(pending).collect(),
+        })
     }
 
     /// The directory.

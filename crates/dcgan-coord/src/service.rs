@@ -115,7 +115,13 @@ impl Coordinator for Service {
         let served = Arc::clone(&self.served);
         let loaded = spawn_blocking(move || served.checkpoints.load(step)).await;
         let loaded = loaded.map_err(|error| Status::internal(error.to_string()))?;
-        let checkpoint = loaded.map_err(|error| Status::not_found(error.to_string()))?;
+        let checkpoint = match loaded {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => {
+                tell(&self.driver, Input::Unreadable(step)).await?;
+                return Err(Status::not_found(error.to_string()));
+            }
+        };
         let digest = checkpoint.manifest().file_digest;
         Ok(transfer::answer(transfer::split(Bytes::copy_from_slice(checkpoint.state()), digest)))
     }
