@@ -11,7 +11,8 @@ use crate::ids::{Generation, Position, Rank, ShardId, WorkerId};
 use crate::message::{Finish, ToWorker, Unusable};
 use crate::plan::Plan;
 
-/// A worker that fails in so many generations at one position fails at whatever it is given.
+/// A worker that fails in so many generations at one position fails at whatever it is given: it stays out of the plan until
+/// others have gone beyond, and it goes, or have failed at its shards as well. They may be slower than it.
 const ROUNDS_MAX: usize = 3;
 
 /// What is in doubt, at one position.
@@ -36,7 +37,6 @@ impl Membership {
         let rounds = rounds.entry(by.clone()).or_default();
         let again = rounds.iter().any(|&earlier| earlier < plan.generation);
         rounds.insert(plan.generation);
-        let hopeless = rounds.len() >= ROUNDS_MAX && !alone;
         for shard in shards {
             let found_by = found_by.entry(shard).or_default();
             let agreed = found_by.iter().any(|other| other != by) || (alone && again && found_by.contains(by));
@@ -45,10 +45,17 @@ impl Membership {
             }
             found_by.insert(by.clone());
         }
-        if hopeless {
+        if self.doubts.is_hopeless(by) && self.fit() < self.min_workers && !alone {
+            // Without it nobody goes on, and so nobody finds out: another may come in its place.
             self.expel(by, position);
         }
         Ok(())
+    }
+
+    /// How many workers reach each other and have not failed too often.
+    pub(super) fn fit(&self) -> usize {
+        let is_fit = |id: &WorkerId| !self.reach.is_outside(id) && !self.doubts.is_hopeless(id);
+        self.roster.ready().filter(|worker| is_fit(&worker.id)).count()
     }
 
     /// Somebody has gone beyond what was in doubt: who could not, goes.
@@ -78,6 +85,11 @@ impl Membership {
 }
 
 impl Doubts {
+    /// Whether a worker has failed too often to be given anything, at the position that is in doubt.
+    pub(super) fn is_hopeless(&self, id: &WorkerId) -> bool {
+        self.rounds.get(id).is_some_and(|rounds| rounds.len() >= ROUNDS_MAX)
+    }
+
     /// Gives shards that are in doubt to members who have not tried them, if there are any.
     pub(super) fn pass_on(&self, plan: &mut Plan) {
         if self.position != plan.start.position {

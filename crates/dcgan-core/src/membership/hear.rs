@@ -107,9 +107,11 @@ impl Membership {
         match message {
             FromWorker::Ready => self.ready(&id.name, conn),
             FromWorker::Fenced { generation, state } => {
-                // The answer of one who was too late for a fence counts as ready.
                 worker.fenced = Some((generation, state));
-                worker.ready = true;
+                // The answer of one who was too late for a fence counts as ready, and the next fence may be open.
+                if !std::mem::replace(&mut worker.ready, true) {
+                    self.ask(conn);
+                }
                 if let Some(state) = state {
                     self.went_beyond(state.position);
                 }
@@ -167,6 +169,11 @@ impl Membership {
             return;
         }
         self.out.push(Command::Note(Note::Ready(name.to_owned())));
+        self.ask(conn);
+    }
+
+    /// Asks a worker that has become ready where it is, if a fence is open.
+    fn ask(&mut self, conn: ConnId) {
         if let Stage::Fencing { generation, .. } = self.stage {
             self.out.push(Command::Send(conn, ToWorker::Fence(generation)));
         }

@@ -35,6 +35,10 @@ impl Membership {
         }
     }
 
+    fn may_be_planned(&self, worker: &Worker) -> bool {
+        !self.reach.is_outside(&worker.id) && (!self.doubts.is_hopeless(&worker.id) || self.fit() < self.min_workers)
+    }
+
     fn drop_the_gone(&mut self) {
         let now = self.now;
         let verdict = |worker: &Worker| match worker.closed_at {
@@ -109,7 +113,7 @@ impl Membership {
         let is_here = |member: &Member| self.roster.get(&member.id.name).is_some_and(|worker| worker.id == member.id);
         let lost = !plan.members.iter().all(is_here);
         let room = plan.members.len() < usize::from(self.shards);
-        let is_new = |worker: &&Worker| plan.rank_of(&worker.id).is_none() && !self.reach.is_outside(&worker.id);
+        let is_new = |worker: &&Worker| plan.rank_of(&worker.id).is_none() && self.may_be_planned(worker);
         let newcomer = self.roster.ready().find(is_new).filter(|_| room).map(|worker| worker.id.name.clone());
         let complaint = complaint && (progress || self.now >= since + COMPLAINT_PAUSE);
         if complaint && !progress && !lost {
@@ -140,7 +144,7 @@ impl Membership {
 
     fn collect(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
         let overdue = self.now >= since + FENCE_MAX;
-        let inside = || self.roster.ready().filter(|worker| !self.reach.is_outside(&worker.id));
+        let inside = || self.roster.ready().filter(|worker| self.may_be_planned(worker));
         let answered = inside().filter(|worker| worker.has_answered(generation)).count();
         let all = answered == inside().count();
         if !(all || overdue) || (answered < self.min_workers && self.stop.is_none()) {
@@ -164,7 +168,7 @@ impl Membership {
 
     /// Makes the plan that follows from the answers; none while nobody has a state to go on from.
     fn make_plan(&mut self, generation: Generation) -> Result<(), Failure> {
-        let inside = self.roster.ready().filter(|worker| !self.reach.is_outside(&worker.id));
+        let inside = self.roster.ready().filter(|worker| self.may_be_planned(worker));
         let answered = inside.filter(|worker| worker.has_answered(generation));
         let candidates: Vec<Candidate> = answered
             .map(|worker| Candidate {

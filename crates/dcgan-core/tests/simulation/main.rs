@@ -13,7 +13,7 @@ mod world;
 use dcgan_core::membership::{Outcome, Stop};
 use faults::{FAULTS, Fault};
 use reference::{How, Reference};
-use world::{Setup, World};
+use world::{Order, Setup, World};
 
 /// Runs a training under random faults; gives the number of faults.
 fn run(seed: u64) -> usize {
@@ -118,6 +118,25 @@ fn two_faults_at_every_pair_of_points_change_nothing() {
     }
 }
 
+#[test]
+fn one_fault_and_one_action_out_of_order_at_every_pair_of_points_change_nothing() {
+    let setup = Setup { shards: 2, workers: 2, min_workers: 1, last_step: 1 };
+    let world = |but| World::in_order(setup, Reference::new(2, 1), 4, Order::First { but });
+    let mut undisturbed = world((0, 0));
+    assert_eq!(undisturbed.run_with(&[]), Outcome::Finished);
+    let kinds = [Fault::Kill, Fault::KillCoordinator, Fault::Cut, Fault::Stop];
+    for but in (1..undisturbed.actions()).flat_map(|at| (1..6).map(move |place| (at, place))) {
+        for fault in (1..undisturbed.actions()).flat_map(|at| kinds.map(|kind| (at, kind))) {
+            let run = || {
+                let mut world = world(but);
+                assert_eq!(world.run_with(&[fault]), Outcome::Finished);
+                world.check_the_end();
+            };
+            std::panic::catch_unwind(run).unwrap_or_else(|_| panic!("{but:?} {fault:?} fail: see above"));
+        }
+    }
+}
+
 /// A world of honest workers, at work.
 fn at_work(workers: usize, seed: u64) -> World {
     let setup = Setup { shards: 8, workers, min_workers: 1, last_step: 12 };
@@ -162,9 +181,10 @@ fn a_worker_whose_vectors_cannot_be_used_goes_and_the_others_go_on() {
 
 #[test]
 fn a_training_that_has_diverged_ends_and_evicts_nobody() {
-    for (workers, seed) in (1..=4).flat_map(|workers| (0..10).map(move |seed| (workers, seed))) {
-        let mut world = at_work(workers, seed);
-        (0..workers).for_each(|n| world.spoil(&format!("w{n}"), How::NotFinite));
+    for (workers, seed) in (1..=4).flat_map(|workers| (0..30).map(move |seed| (workers, seed))) {
+        let setup = Setup { shards: 8, workers, min_workers: 1, last_step: 12 };
+        let mut world = World::new(setup, Reference::new(8, 12), seed);
+        (0..workers).for_each(|n| world.spoil(&format!("w{n}"), How::Diverges));
         let Outcome::Failed(failure) = world.run(Vec::new()) else { panic!("nobody noticed") };
         assert!(failure.to_string().starts_with("the training has diverged: the vector of shard"), "{failure}");
         assert!(!world.notes.iter().any(|note| note.starts_with("lost worker")), "{workers} {seed}: {:?}", world.notes);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use dcgan_core::config::{DataSet, ObjectiveKind, Recipe, shard_ids};
-use dcgan_core::ids::{Digest, Position};
+use dcgan_core::ids::{Digest, Position, Step};
 use dcgan_core::metrics::Metrics;
 use dcgan_core::objective::{Objective, Scratch, Task};
 use dcgan_core::reduction::{Node, TreeSum};
@@ -70,9 +70,13 @@ pub(crate) enum How {
     Once,
     /// Its vectors are not finite.
     NotFinite,
+    /// It is not, but the training diverges after some steps.
+    Diverges,
     /// It panics.
     Panics,
 }
+
+const DIVERGES_AFTER: Step = 4;
 
 impl Spoiled {
     pub(crate) fn new(toy: Arc<Toy>) -> Self {
@@ -115,7 +119,7 @@ impl Objective for Spoiled {
 
     fn shard(&self, task: &Task<'_>, scratch: &mut Scratch) -> Vec<f32> {
         let mut vector = self.toy.shard(task, scratch);
-        if self.is(How::NotFinite) {
+        if self.is(How::NotFinite) || (self.is(How::Diverges) && task.at.step >= DIVERGES_AFTER) {
             vector[0] = f32::NAN;
         }
         vector

@@ -92,10 +92,20 @@ enum Action {
     Time,
 }
 
+/// Which of the actions that are possible comes next.
+#[derive(Clone, Copy)]
+pub(crate) enum Order {
+    /// Any.
+    Drawn,
+    /// The first, but once, after so many actions, another: its place among them, or time passes.
+    First { but: (usize, usize) },
+}
+
 pub(crate) struct World {
     setup: Setup,
     reference: Reference,
     schedule: Schedule,
+    order: Order,
     pick: Pick,
     now: Duration,
     pub(crate) disk: Disk,
@@ -123,11 +133,16 @@ const ACTIONS_MAX: usize = 200_000;
 
 impl World {
     pub(crate) fn new(setup: Setup, reference: Reference, seed: u64) -> Self {
+        Self::in_order(setup, reference, seed, Order::Drawn)
+    }
+
+    pub(crate) fn in_order(setup: Setup, reference: Reference, seed: u64, order: Order) -> Self {
         let schedule = Schedule { last_step: setup.last_step, log_every: 4, grid_every: 6, checkpoint_every: 5 };
         let mut world = Self {
             setup,
             reference,
             schedule,
+            order,
             pick: Pick::new(seed ^ 0xD1CE),
             now: Duration::from_secs(1),
             disk: Disk::default(),
@@ -322,10 +337,18 @@ impl World {
         }
         let waiting = self.data.iter().filter(|((_, to, _), queue)| !queue.is_empty() && !busy(&to.name));
         actions.extend(waiting.map(|(link, _)| Action::Data(link.clone())));
-        if actions.is_empty() || self.pick.one_in(40) {
-            actions = vec![Action::Time];
-        }
-        let chosen = self.pick.below(actions.len());
+        let chosen = match self.order {
+            Order::Drawn => {
+                if actions.is_empty() || self.pick.one_in(40) {
+                    actions = vec![Action::Time];
+                }
+                self.pick.below(actions.len())
+            }
+            Order::First { but: (at, place) } => {
+                actions.push(Action::Time);
+                if at == self.actions { place.min(actions.len() - 1) } else { 0 }
+            }
+        };
         self.execute(actions.swap_remove(chosen));
     }
 
