@@ -142,7 +142,8 @@ fn with_a_coordinator(happens: Happens, point: (&str, u32)) {
         Process::start(crate::process::WORKER, here, &format!("--coordinator http://{} --name {name}", door.address))
     };
     let workers = ["a", "b"].map(join);
-    meanwhile(happens, &network, &first.process, &workers[0], "lost the coordinator: nothing heard for 3 s");
+    // Whether it was welcomed before or not.
+    meanwhile(happens, &network, &first.process, &workers[0], "the coordinator: nothing heard for 3 s");
     let mut coordinator = first;
     if happens == Dies {
         assert_eq!(coordinator.process.wait().status, None, "at {point:?} it was killed");
