@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dcgan_core::ids::{RunId, Step};
-use dcgan_core::membership::{Command, ConnId, Event, Membership, Outcome, Reason, Settings, Stop, TICK};
+use dcgan_core::membership::{Command, ConnId, Event, Membership, Outcome, Reason, Stop, TICK};
 use dcgan_core::message::{Hello, ToWorker};
 use dcgan_process::{Signal, fault, status};
 use dcgan_rpc::{FromCoordinator, Welcome, pb};
@@ -55,8 +55,6 @@ pub(crate) struct Driver {
     config: Config,
     record: Record,
     machine: Membership,
-    /// What the machine was made with.
-    settings: Settings,
     start: Instant,
     conns: BTreeMap<ConnId, ToConn>,
     followers: Followers,
@@ -84,7 +82,6 @@ impl Driver {
     pub(crate) fn new(
         start: Instant,
         machine: Membership,
-        settings: Settings,
         config: Config,
         record: Record,
         local: Option<Local>,
@@ -95,7 +92,6 @@ impl Driver {
             config,
             record,
             machine,
-            settings,
             start,
             conns: BTreeMap::new(),
             local,
@@ -111,17 +107,17 @@ impl Driver {
 
     /// Runs to the end; gives the exit status.
     pub(crate) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> anyhow::Result<u8> {
-        self.handle(Event::DrawGrids(self.draws_grids()))?;
+        let mut outcome = self.handle(Event::DrawGrids(self.draws_grids()))?;
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let outcome = loop {
-            let outcome = tokio::select! {
-                Some(input) = inputs.recv() => self.input(input)?,
-                _ = ticks.tick() => self.tick()?,
-            };
             if let Some(outcome) = outcome {
                 break outcome;
             }
+            outcome = tokio::select! {
+                Some(input) = inputs.recv() => self.input(input)?,
+                _ = ticks.tick() => self.tick()?,
+            };
         };
         self.wait_for_grids(&mut inputs).await?;
         SCREEN.end_bar();
@@ -157,11 +153,13 @@ impl Driver {
                 self.followers.remove(follower);
                 return self.handle(Event::DrawGrids(self.draws_grids()));
             }
-            Input::Unreadable(step) if self.machine.checkpoint().is_some_and(|saved| saved.step == step) => {
-                return self.begin_again();
-            }
-            // There is a newer one.
-            Input::Unreadable(_) => {}
+            // While the disk fails, it may not be there yet.
+            Input::Unreadable(_) if self.disk.is_some() => {}
+            Input::Unreadable(step) => match self.record.newest_checkpoint() {
+                Ok(newest) => return self.handle(Event::Unreadable { step, newest }),
+                // Whoever needs it asks again.
+                Err(error) => tracing::warn!("the checkpoint of step {step} cannot be read: {error:#}"),
+            },
             Input::Drawn(step, png) => drop(or_warn(self.record.save_grid(step, &png))),
             Input::ChildEnded(index, status) => return self.child_ended(index, status),
             Input::Signal(signal) => {
@@ -182,17 +180,6 @@ impl Driver {
 
     fn draws_grids(&self) -> bool {
         !self.followers.is_empty() || self.local.as_ref().is_some_and(Local::has_sampler)
-    }
-
-    /// Goes on from what is intact on disk, as a coordinator that is started again does: workers say hello once more.
-    fn begin_again(&mut self) -> anyhow::Result<Option<Outcome>> {
-        tracing::warn!("the newest checkpoint, which no worker has, cannot be read: looking for another");
-        let (run, recorded) = (self.record.run().clone(), self.record.look_again()?);
-        let settings = Settings { fingerprint: run.fingerprint, plan: run.plan, recorded, ..self.settings.clone() };
-        self.machine = Membership::new(self.start.elapsed(), settings);
-        self.conns.clear();
-        self.pending.clear();
-        self.handle(Event::DrawGrids(self.draws_grids()))
     }
 
     fn child_ended(&mut self, index: usize, status: ExitStatus) -> anyhow::Result<Option<Outcome>> {

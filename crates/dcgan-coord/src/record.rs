@@ -12,7 +12,7 @@ use dcgan_core::membership::{Recorded, Saved};
 use dcgan_core::metrics::Line;
 use dcgan_core::plan::Plan;
 use dcgan_store::checkpoint::{Checkpoints, Manifest};
-use dcgan_store::metrics_log::{self, MetricsLog};
+use dcgan_store::metrics_log::MetricsLog;
 use dcgan_store::run_dir::{FORMAT, RunDir, RunFile};
 use dcgan_store::state_file;
 
@@ -62,33 +62,29 @@ impl Record {
             recipe: config.recipe.clone(),
             keep_checkpoints: config.keep_checkpoints,
         };
-        let recorded = record.recorded(lines)?;
+        let (drawn, pending) = record.dir.grids()?;
+        let recorded = Recorded {
+            lines: lines.into_iter().map(|line| (line.step, line.state_digest)).collect(),
+            checkpoint: record.newest_checkpoint()?,
+            grids: drawn.into_iter().chain(pending).collect(),
+        };
         Ok((record, recorded))
     }
 
-    /// What the directory holds now.
+    /// The newest intact checkpoint; says which newer ones are damaged.
     ///
     /// # Errors
-    /// If it cannot be read.
-    pub(crate) fn look_again(&self) -> anyhow::Result<Recorded> {
-        self.recorded(metrics_log::read(&self.dir.paths().metrics())?)
-    }
-
-    fn recorded(&self, lines: Vec<Line>) -> anyhow::Result<Recorded> {
+    /// If their folder cannot be read.
+    pub(crate) fn newest_checkpoint(&self) -> anyhow::Result<Option<Saved>> {
         let newest = self.checkpoints.newest();
         let (newest, damaged) = newest.with_context(|| self.dir.paths().checkpoints().display().to_string())?;
         for damaged in damaged {
             tracing::warn!("skipping a damaged checkpoint: {damaged}");
         }
-        let (drawn, pending) = self.dir.grids()?;
-        Ok(Recorded {
-            lines: lines.into_iter().map(|line| (line.step, line.state_digest)).collect(),
-            checkpoint: newest.map(|checkpoint| {
-                let Manifest { step, state_digest: digest, window, .. } = checkpoint.manifest().clone();
-                Saved { step, digest, window }
-            }),
-            grids: drawn.into_iter().chain(pending).collect(),
-        })
+        Ok(newest.map(|checkpoint| {
+            let Manifest { step, state_digest: digest, window, .. } = checkpoint.manifest().clone();
+            Saved { step, digest, window }
+        }))
     }
 
     /// The directory.
@@ -141,7 +137,7 @@ impl Record {
         };
         let failed = || format!("cannot save the checkpoint of step {step}");
         self.checkpoints.save(&manifest, bytes).with_context(failed)?;
-        self.checkpoints.prune(self.keep_checkpoints).with_context(failed)
+        self.checkpoints.prune(self.keep_checkpoints, step).with_context(failed)
     }
 
     /// Keeps the generator of a state until its grid is drawn; gives it.

@@ -85,7 +85,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
         recorded,
     };
     let start = Instant::now();
-    let machine = Membership::new(start.elapsed(), settings.clone());
+    let machine = Membership::new(start.elapsed(), settings);
     tracing::info!("run {} in {}: {}", record.run().run, root.display(), describe(&config));
     let is_finished = machine.reason() == Reason::Finishing;
     if is_finished {
@@ -108,7 +108,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     };
     let local = (args.local && !is_finished).then(|| Local::start(&plan, inputs_in)).transpose()?;
     SCREEN.start_bar(reached, config.schedule.last_step, config.recipe.batch_size);
-    let driver = Driver::new(start, machine, settings, config, record, local, args.local);
+    let driver = Driver::new(start, machine, config, record, local, args.local);
     let outcome = network.block_on(async {
         let outcome = driver.run(inputs).await;
         // What was said last, such as a plan, still reaches its workers.

@@ -208,7 +208,7 @@ pub struct AllReduce {
     plan: Arc<Plan>,
     me: Rank,
     parts: Vec<Part>,
-    /// Sums of this member's own shards, until they form one of its largest subtrees.
+    /// Vectors of this member's own shards, until they form one of its largest subtrees.
     local: TreeSum,
     own_subtrees: Vec<Node>,
     /// Parts that this member owns and that are not complete.

@@ -147,13 +147,14 @@ impl Checkpoints {
         Ok((None, damaged))
     }
 
-    /// Removes all but the newest `keep`, and what crashes left behind.
+    /// Of those up to `step`, removes all but the newest `keep`; and what crashes left behind. If there are later ones, the
+    /// training has gone back before them because they are damaged: they are replaced as it comes by.
     ///
     /// # Errors
     /// If something cannot be removed.
-    pub fn prune(&self, keep: usize) -> io::Result<()> {
+    pub fn prune(&self, keep: usize, step: Step) -> io::Result<()> {
         let steps = self.steps()?;
-        for &step in steps.iter().rev().skip(keep.max(1)) {
+        for &step in steps.iter().rev().filter(|&&other| other <= step).skip(keep.max(1)) {
             // Renamed first: a checkpoint that is being removed is no checkpoint.
             let leaving = self.path(step).with_extension("tmp");
             fs::rename(self.path(step), &leaving)?;
@@ -279,8 +280,14 @@ mod tests {
         let (folder, checkpoints) = three();
         fs::create_dir(folder.path().join("checkpoints/step-00000040.tmp")).unwrap();
         assert_eq!(checkpoints.steps().unwrap(), [10, 20, 30], "what a crash left is no checkpoint");
-        checkpoints.prune(2).unwrap();
-        assert_eq!(checkpoints.steps().unwrap(), [20, 30]);
-        assert_eq!(fs::read_dir(folder.path().join("checkpoints")).unwrap().count(), 2);
+        checkpoints.prune(1, 20).unwrap();
+        assert_eq!(
+            checkpoints.steps().unwrap(),
+            [20, 30],
+            "what is later is not kept in the place of what was just saved"
+        );
+        checkpoints.prune(1, 30).unwrap();
+        assert_eq!(checkpoints.steps().unwrap(), [30]);
+        assert_eq!(fs::read_dir(folder.path().join("checkpoints")).unwrap().count(), 1);
     }
 }

@@ -21,8 +21,8 @@ pub(super) struct Doubts {
     position: Position,
     /// Who could not use which shard's vector.
     found_by: BTreeMap<ShardId, BTreeSet<WorkerId>>,
-    /// In which generations each of them said so.
-    rounds: BTreeMap<WorkerId, BTreeSet<Generation>>,
+    /// In which generations each of them said so, and whether it was alone.
+    rounds: BTreeMap<WorkerId, BTreeMap<Generation, bool>>,
 }
 
 impl Membership {
@@ -35,8 +35,8 @@ impl Membership {
         }
         let Doubts { found_by, rounds, .. } = &mut self.doubts;
         let rounds = rounds.entry(by.clone()).or_default();
-        let again = rounds.iter().any(|&earlier| earlier < plan.generation);
-        rounds.insert(plan.generation);
+        let again = rounds.range(..plan.generation).any(|(_, &alone)| alone);
+        rounds.insert(plan.generation, alone);
         for shard in shards {
             let found_by = found_by.entry(shard).or_default();
             let agreed = found_by.iter().any(|other| other != by) || (alone && again && found_by.contains(by));

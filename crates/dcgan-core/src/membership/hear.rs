@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Command, ConnId, Event, Failure, Loss, Membership, Note, Stage};
-use crate::ids::{Generation, Position, Rank, ShardId, WorkerId};
+use super::{Command, ConnId, Event, Failure, Loss, Membership, Note, Saved, Stage};
+use crate::ids::{Generation, Position, Rank, ShardId, Step, WorkerId};
 use crate::message::{Finish, FromWorker, Hello, PROTOCOL, Refusal, ToWorker, Trouble, Unusable};
 use crate::metrics::StepDone;
 use crate::plan::{Plan, assign, even};
@@ -21,6 +21,7 @@ impl Membership {
             }
             Event::Closed(conn) => self.closed(conn),
             Event::Snapshot { step, digest, bytes } => self.ledger.snapshot(step, digest, &bytes, &mut self.out),
+            Event::Unreadable { step, newest } => self.unreadable(step, newest),
             Event::DrawGrids(draw) => self.ledger.draw_grids(draw),
             Event::Stop(stop) => self.stop = Some(stop),
             Event::Checkpoint => self.ledger.ask_for_checkpoint(),
@@ -161,6 +162,14 @@ impl Membership {
         let conn = worker.conn;
         self.out.extend(conn.map(|conn| Command::Send(conn, ToWorker::Finish(Finish::Done))));
         self.lose(name, Loss::Drained);
+    }
+
+    /// The checkpoint that the newest plan may start from cannot be read: a fence shows whether a worker has its state.
+    fn unreadable(&mut self, step: Step, newest: Option<Saved>) {
+        let starts_there = self.plan.as_ref().is_some_and(|plan| plan.start.position == Position::after(step));
+        if self.ledger.unreadable(step, newest) && starts_there && matches!(self.stage, Stage::Training { .. }) {
+            self.fence(&format!("the checkpoint of step {step} cannot be read"));
+        }
     }
 
     fn ready(&mut self, name: &str, conn: ConnId) {

@@ -78,6 +78,8 @@ struct Report {
 pub(super) struct Ledger {
     terms: Terms,
     recorded: Recorded,
+    /// The step of a checkpoint that cannot be read, and the newest that can be.
+    unreadable: Option<(Step, Option<Saved>)>,
     /// Whether somebody draws grids.
     grids: bool,
     window: Window,
@@ -106,19 +108,49 @@ const ANY_DIGEST: std::ops::RangeInclusive<u64> = 0..=u64::MAX;
 
 impl Ledger {
     pub(super) fn new(terms: Terms, recorded: Recorded) -> Self {
-        let window = recorded.checkpoint.as_ref().map_or_else(|| Window::after(0), |saved| saved.window.clone());
-        let lined = window.through - window.steps;
-        Self {
+        let checkpoint = recorded.checkpoint.clone();
+        let mut ledger = Self {
             terms,
             recorded,
+            unreadable: None,
             grids: false,
-            window,
-            lined,
+            window: Window::after(0),
+            lined: 0,
             reports: BTreeMap::new(),
             due: BTreeMap::new(),
             missed: BTreeMap::new(),
             asked: None,
+        };
+        ledger.go_on_from(checkpoint);
+        ledger
+    }
+
+    /// The newest checkpoint is this one: lines go on after it.
+    fn go_on_from(&mut self, checkpoint: Option<Saved>) {
+        self.window = checkpoint.as_ref().map_or_else(|| Window::after(0), |saved| saved.window.clone());
+        self.lined = self.window.through - self.window.steps;
+        self.recorded.checkpoint = checkpoint;
+    }
+
+    /// The checkpoint of `step` cannot be read, but `newest` can; says whether it matters.
+    pub(super) fn unreadable(&mut self, step: Step, newest: Option<Saved>) -> bool {
+        let is_newest = |saved: &Saved| saved.step == step;
+        let matters =
+            self.checkpoint().is_some_and(is_newest) && newest.as_ref().is_none_or(|newest| newest.step < step);
+        if matters {
+            self.unreadable = Some((step, newest));
         }
+        matters
+    }
+
+    /// Nobody has the state of the newest checkpoint. If that cannot be read, an older one takes its place: gives the
+    /// steps of both.
+    pub(super) fn fall_back(&mut self) -> Option<(Step, Step)> {
+        let newest = self.checkpoint()?.step;
+        let (from, older) = self.unreadable.take().filter(|(step, _)| *step == newest)?;
+        let to = older.as_ref().map_or(0, |saved| saved.step);
+        self.go_on_from(older);
+        Some((from, to))
     }
 
     pub(super) fn draw_grids(&mut self, grids: bool) {

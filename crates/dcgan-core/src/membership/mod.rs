@@ -86,6 +86,13 @@ pub enum Event {
         /// The state, as a file.
         bytes: Arc<Vec<u8>>,
     },
+    /// A worker needs the checkpoint of a step, which cannot be read.
+    Unreadable {
+        /// The step.
+        step: Step,
+        /// The newest checkpoint that can be.
+        newest: Option<Saved>,
+    },
     /// Somebody draws grids from now on, or nobody does.
     DrawGrids(bool),
     /// The run is to end early.

@@ -17,7 +17,7 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    fn holds(&self, start: &StateAt) -> bool {
+    pub(super) fn holds(&self, start: &StateAt) -> bool {
         self.state.is_some_and(|state| (state.position, state.digest) == (start.position, start.digest))
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::ids::{Generation, Position, WorkerId};
 use crate::message::{Finish, ToWorker};
-use crate::plan::{Member, Plan};
+use crate::plan::{Member, Plan, StateAt};
 
 impl Membership {
     /// Goes on as far as possible with what is known.
@@ -178,16 +178,28 @@ impl Membership {
                 joined: worker.joined,
             })
             .collect();
-        let saved = self.ledger.checkpoint().map(|saved| (Position::after(saved.step), saved.digest));
         if candidates.len() < self.min_workers {
             return Ok(());
         }
-        if let Some(start) = planning::start(generation, &candidates, saved)? {
+        if let Some(start) = self.start(generation, &candidates)? {
             let mut plan = planning::draw(self.plan.as_deref(), candidates, start, self.shards, &self.paces);
             self.doubts.pass_on(&mut plan);
             self.announce(Arc::new(plan));
         }
         Ok(())
+    }
+
+    /// Where the next plan starts: at a state that a candidate has, or else at a checkpoint that can be read.
+    fn start(&mut self, generation: Generation, candidates: &[Candidate]) -> Result<Option<StateAt>, Failure> {
+        let saved = self.ledger.checkpoint().map(|saved| (Position::after(saved.step), saved.digest));
+        let start = planning::start(generation, candidates, saved)?;
+        let is_held = |start: &StateAt| candidates.iter().any(|candidate| candidate.holds(start));
+        if start.as_ref().is_none_or(is_held) {
+            return Ok(start);
+        }
+        let Some((from, to)) = self.ledger.fall_back() else { return Ok(start) };
+        self.note(Note::FellBack { from, to });
+        self.start(generation, candidates)
     }
 
     /// Stores a plan, then tells its members.

@@ -160,6 +160,13 @@ pub enum Note {
     Adopted(Generation),
     /// A snapshot that was due is held by nobody any more.
     GivenUp(Step),
+    /// The checkpoint of a step, whose state no worker has, cannot be read: an older one, or the beginning, takes its place.
+    FellBack {
+        /// The step that is lost.
+        from: Step,
+        /// The step that leads, or 0.
+        to: Step,
+    },
     /// A step was computed again, with the same result as before.
     Repeated(Step),
     /// The coordinator itself was not running for a while.
@@ -207,6 +214,12 @@ impl fmt::Display for Note {
             }
             Self::Adopted(generation) => write!(f, "all workers of generation {generation} are back, and go on"),
             Self::GivenUp(step) => write!(f, "nobody holds the snapshot of step {step} any more: it is skipped"),
+            Self::FellBack { from, to } => {
+                write!(
+                    f,
+                    "the checkpoint of step {from}, which no worker has, cannot be read: going on after step {to}"
+                )
+            }
             Self::Repeated(step) => write!(f, "step {step} was computed again, with the same digest"),
             Self::Late(by) => write!(f, "the coordinator was not running for {:.1} s", by.as_secs_f64()),
         }

@@ -23,9 +23,11 @@ pub(crate) enum Fault {
     Drain,
     /// A person asks for a checkpoint.
     Checkpoint,
+    /// The newest checkpoint cannot be read any more.
+    Damage,
 }
 
-/// All of them.
+/// All that processes and people do.
 pub(crate) const FAULTS: [Fault; 10] = [
     Fault::Kill,
     Fault::KillCoordinator,

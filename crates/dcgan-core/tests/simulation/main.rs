@@ -15,8 +15,8 @@ use faults::{FAULTS, Fault};
 use reference::{How, Reference};
 use world::{Order, Setup, World};
 
-/// Runs a training under random faults; gives the number of faults.
-fn run(seed: u64) -> usize {
+/// Runs a training under random faults, and as many damaged checkpoints; gives the number of faults.
+fn run(seed: u64, damages: usize) -> usize {
     let mut pick = faults::Pick::new(seed);
     let workers = 1 + pick.below(4);
     let setup = Setup {
@@ -27,7 +27,10 @@ fn run(seed: u64) -> usize {
     };
     let reference = Reference::new(setup.shards, setup.last_step);
     let mut world = World::new(setup, reference, seed);
-    let faults = pick.faults(14);
+    let mut faults = pick.faults(14);
+    for _ in 0..damages {
+        faults.insert(pick.below(faults.len() + 1), Fault::Damage);
+    }
     let outcome = world.run(faults);
     assert_eq!(outcome, Outcome::Finished, "seed {seed}");
     world.check_the_end();
@@ -38,7 +41,7 @@ fn run(seed: u64) -> usize {
 #[test]
 fn one_seed() {
     for seed in [42, 194, 495, 839, 1137, 2129, 2802, 3611, 4094, 8908, 17804] {
-        run(seed);
+        run(seed, 0);
     }
 }
 
@@ -47,7 +50,9 @@ fn any_faults_end_with_one_processs_bits() {
     let count = std::env::var("DCGAN_SIMULATION_SEEDS").map_or(400, |count| count.parse().unwrap());
     let mut faults = 0;
     for seed in 0..count {
-        faults += std::panic::catch_unwind(|| run(seed)).unwrap_or_else(|_| panic!("seed {seed} fails: see above"));
+        let damages = 2 * usize::from(seed % 3 == 2);
+        let run = || run(seed, damages);
+        faults += std::panic::catch_unwind(run).unwrap_or_else(|_| panic!("{seed}, {damages} fails: see above"));
     }
     assert!(faults as u64 > count, "the generator of faults has become tame: {faults} in {count} runs");
 }
@@ -143,6 +148,20 @@ fn at_work(workers: usize, seed: u64) -> World {
     let mut world = World::new(setup, Reference::new(8, 12), seed);
     world.act_until(|world| world.reached() >= 3);
     world
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_read_costs_steps_and_no_bits() {
+    for seed in 0..30 {
+        let mut world = at_work(2, seed);
+        world.act_until(|world| world.disk.checkpoints.contains_key(&5));
+        world.fault(Fault::Damage);
+        world.kill_all_workers();
+        assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
+        let said = "the checkpoint of step 5, which no worker has, cannot be read: going on after step 0";
+        assert!(world.notes.iter().any(|note| note == said), "seed {seed}: {:?}", world.notes);
+        world.check_the_end();
+    }
 }
 
 #[test]

@@ -79,6 +79,13 @@ impl World {
             (Fault::Leave, Some(name)) => self.worker_event(&name, step_machine::Event::Leave),
             (Fault::Drain, Some(name)) => self.coordinator_event(membership::Event::Drain(name)),
             (Fault::Checkpoint, _) => self.coordinator_event(membership::Event::Checkpoint),
+            (Fault::Damage, _) => {
+                // The last one ends the run.
+                let last = self.setup.last_step;
+                if let Some(newest) = self.disk.checkpoints.last_entry().filter(|newest| *newest.key() < last) {
+                    newest.remove();
+                }
+            }
             (_, None) => {}
         }
     }

@@ -226,14 +226,18 @@ impl World {
     /// Starts a new coordinator and `workers` new workers on the old disk.
     pub(crate) fn restart_all(&mut self, workers: usize) {
         // Who was just starting when the others were told to finish.
-        let names: Vec<String> = self.workers.keys().cloned().collect();
-        for name in names {
-            self.remove_worker(&name);
-        }
+        self.kill_all_workers();
         self.setup.workers = workers;
         self.start_coordinator();
         for _ in 0..workers {
             self.start_new_worker();
+        }
+    }
+
+    pub(crate) fn kill_all_workers(&mut self) {
+        let names: Vec<String> = self.workers.keys().cloned().collect();
+        for name in names {
+            self.remove_worker(&name);
         }
     }
 

@@ -238,11 +238,17 @@ impl World {
         let nothing = step_machine::Event::Copied(plan.generation, None);
         match donor {
             Donor::Coordinator => {
-                let saved = self.disk.checkpoints.get(&plan.start.position.step);
+                let step = plan.start.position.step;
+                let saved = self.disk.checkpoints.get(&step);
                 let copy = saved.filter(|_| self.coordinator.is_some()).map(|(_, bytes)| Copy {
                     state: decode(self.reference.objective.layout(), bytes),
                     reports: Vec::new(),
                 });
+                // What is to be saved may not be there yet.
+                if saved.is_none() && self.coordinator.as_ref().is_some_and(|c| c.commands.is_empty()) {
+                    let newest = self.disk.recorded().checkpoint;
+                    self.coordinator_event(membership::Event::Unreadable { step, newest });
+                }
                 self.worker_event(name, step_machine::Event::Copied(plan.generation, copy));
             }
             Donor::Member(rank) => {
