@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dcgan_core::ids::Step;
-use dcgan_rpc::pb;
+use dcgan_rpc::{Checked, pb};
 
 use crate::service::ToFollower;
 
@@ -64,6 +64,6 @@ impl Followers {
     }
 
     fn snapshot(&self, step: Step, generator: Vec<u8>, grid_due: bool) -> pb::GeneratorSnapshot {
-        pb::GeneratorSnapshot { step, seed: self.seed, state: generator.into(), grid_due }
+        pb::GeneratorSnapshot { step, seed: self.seed, state: generator.into(), grid_due, checksum: 0 }.sealed()
     }
 }

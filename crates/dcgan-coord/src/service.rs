@@ -172,7 +172,8 @@ impl Coordinator for Service {
         request: Request<Streaming<pb::FollowRequest>>,
     ) -> Result<Response<Self::FollowStream>, Status> {
         let mut stream = request.into_inner();
-        let Some(pb::follow_request::Kind::Following(pb::Following { page })) = first(&mut stream).await?.kind else {
+        let request = first(&mut stream).await?.opened()?;
+        let Some(pb::follow_request::Kind::Following(pb::Following { page })) = request.kind else {
             return Err(Status::invalid_argument("the first message of a sampler says where its page is"));
         };
         let follower = FollowerId(self.number());
@@ -181,7 +182,8 @@ impl Coordinator for Service {
         let driver = self.driver.clone();
         tokio::spawn(async move {
             while let Ok(Some(message)) = stream.message().await {
-                let Some(pb::follow_request::Kind::Grid(grid)) = message.kind else { break };
+                let kind = message.opened().ok().and_then(|message| message.kind);
+                let Some(pb::follow_request::Kind::Grid(grid)) = kind else { break };
                 if driver.send(Input::Drawn(grid.step, grid.png)).await.is_err() {
                     return;
                 }

@@ -75,6 +75,29 @@ impl Checked for pb::ExchangeMessage {
     }
 }
 
+impl Checked for pb::FollowRequest {
+    fn checksum(&mut self) -> &mut u64 {
+        &mut self.checksum
+    }
+
+    fn bulk(&mut self) -> Option<&mut Bytes> {
+        match &mut self.kind {
+            Some(pb::follow_request::Kind::Grid(grid)) => Some(&mut grid.png),
+            _ => None,
+        }
+    }
+}
+
+impl Checked for pb::GeneratorSnapshot {
+    fn checksum(&mut self) -> &mut u64 {
+        &mut self.checksum
+    }
+
+    fn bulk(&mut self) -> Option<&mut Bytes> {
+        Some(&mut self.state)
+    }
+}
+
 impl Checked for pb::CopyStateResponse {
     fn checksum(&mut self) -> &mut u64 {
         &mut self.checksum

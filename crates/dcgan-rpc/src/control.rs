@@ -212,7 +212,10 @@ impl TryFrom<pb::CoordinatorMessage> for FromCoordinator {
     type Error = Malformed;
 
     fn try_from(message: pb::CoordinatorMessage) -> Result<Self, Malformed> {
-        let message = match message.opened()?.kind.ok_or(Malformed("a coordinator's message of an unknown kind"))? {
+        // A refusal without a checksum is one of an earlier version, in words.
+        let is_foreign = message.checksum == 0 && matches!(&message.kind, Some(ToKind::Refused(_)));
+        let message = if is_foreign { message } else { message.opened()? };
+        let message = match message.kind.ok_or(Malformed("a coordinator's message of an unknown kind"))? {
             ToKind::Welcome(welcome) => return Ok(Self::Welcome(welcome.try_into()?)),
             ToKind::Refused(pb::Refused { reason }) => return Ok(Self::Refused(reason)),
             ToKind::Heartbeat(pb::Heartbeat {}) => return Ok(Self::Heartbeat),
@@ -461,6 +464,15 @@ mod tests {
             let _ = pb::WorkerMessage::decode(&*bytes).map(FromWorkerStream::try_from);
             let _ = pb::CoordinatorMessage::decode(&*bytes).map(FromCoordinator::try_from);
         }
+    }
+
+    #[test]
+    fn only_a_refusal_may_lack_a_checksum() {
+        let reason = "of an earlier version".to_owned();
+        let arrived = |kind| FromCoordinator::try_from(pb::CoordinatorMessage { kind: Some(kind), checksum: 0 });
+        let refused = arrived(ToKind::Refused(pb::Refused { reason: reason.clone() })).unwrap();
+        assert!(matches!(refused, FromCoordinator::Refused(arrived) if arrived == reason));
+        assert!(arrived(ToKind::Heartbeat(pb::Heartbeat {})).is_err());
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use dcgan_core::ids::Step;
 use dcgan_model::Generator;
 use dcgan_rpc::net::{self, Address};
-use dcgan_rpc::pb;
 use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
+use dcgan_rpc::{Checked, pb};
 use pb::follow_request::Kind;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -50,16 +50,17 @@ async fn stay(address: &Address, page: &str, newest: &Newest, followed: &mut boo
     let channel = net::connect(address).await?;
     let (requests, outgoing) = mpsc::channel(GRIDS_MAX);
     let following = pb::Following { page: page.to_owned() };
-    requests.send(pb::FollowRequest { kind: Some(Kind::Following(following)) }).await?;
+    let request = |kind| pb::FollowRequest { kind: Some(kind), checksum: 0 }.sealed();
+    requests.send(request(Kind::Following(following))).await?;
     let mut generators = CoordinatorClient::new(channel).follow(ReceiverStream::new(outgoing)).await?.into_inner();
     *followed = true;
     tracing::info!("following the coordinator at {address}");
-    while let Some(pb::GeneratorSnapshot { step, seed, state, grid_due }) = generators.message().await? {
+    while let Some(message) = generators.message().await? {
+        let pb::GeneratorSnapshot { step, seed, state, grid_due, .. } = message.opened()?;
         let load = move || Ok(Source { step, seed, generator: Generator::from_file(&state)? });
         let drawn = newest.replace(load).await?;
         if grid_due {
-            let kind = Some(Kind::Grid(pb::Grid { step, png: drawn.grid }));
-            requests.send(pb::FollowRequest { kind }).await?;
+            requests.send(request(Kind::Grid(pb::Grid { step, png: drawn.grid }))).await?;
             tracing::info!("drew the grid of step {step}");
         }
     }
