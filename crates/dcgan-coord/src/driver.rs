@@ -153,8 +153,9 @@ impl Driver {
                 self.followers.remove(follower);
                 return self.handle(Event::DrawGrids(self.draws_grids()));
             }
-            // While the disk fails, it may not be there yet.
-            Input::Unreadable(_) if self.disk.is_some() => {}
+            // Only the newest leads a plan; while the disk fails, it may not be there yet.
+            Input::Unreadable(step)
+                if self.disk.is_some() || self.machine.checkpoint().is_none_or(|saved| saved.step != step) => {}
             Input::Unreadable(step) => match self.record.newest_checkpoint() {
                 Ok(newest) => return self.handle(Event::Unreadable { step, newest }),
                 // Whoever needs it asks again.

@@ -107,8 +107,8 @@ const ASKED_AHEAD: u64 = 2;
 const ANY_DIGEST: std::ops::RangeInclusive<u64> = 0..=u64::MAX;
 
 impl Ledger {
-    pub(super) fn new(terms: Terms, recorded: Recorded) -> Self {
-        let checkpoint = recorded.checkpoint.clone();
+    pub(super) fn new(terms: Terms, mut recorded: Recorded) -> Self {
+        let checkpoint = recorded.checkpoint.take();
         let mut ledger = Self {
             terms,
             recorded,
