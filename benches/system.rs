@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use dcgan_core::metrics::Line;
+use dcgan_core::metrics::MetricsRow;
 use dcgan_store::metrics_log;
 use dcgan_store::run_dir::RunPaths;
 
@@ -60,7 +60,8 @@ fn main() {
         for (size, best) in args.sizes.iter().zip(&mut best) {
             let measured = measure_together(size, args.steps);
             print(size, &measured);
-            if best.as_ref().is_none_or(|best| best.images_per_second < measured.images_per_second) {
+            if best.as_ref().is_none_or(|best| best.images_per_second < measured.images_per_second)
+            {
                 *best = Some(measured);
             }
         }
@@ -80,13 +81,16 @@ fn main() {
 fn print(size: &str, measured: &Measured) {
     let Measured { images_per_second, step_ms, allreduce_ms, first_step, peak } = measured;
     let first_step = first_step.as_secs_f64();
-    println!("{size:>8} {images_per_second:9.1} {step_ms:9.1} {allreduce_ms:14.1} {first_step:11.2} {peak:9.0}");
+    println!(
+        "{size:>8} {images_per_second:9.1} {step_ms:9.1} {allreduce_ms:14.1} {first_step:11.2} {peak:9.0}"
+    );
 }
 
 /// Images per second add up; of the rest, the largest counts.
 fn measure_together(sizes: &str, steps: u64) -> Measured {
     std::thread::scope(|scope| {
-        let each: Vec<_> = sizes.split('+').map(|size| scope.spawn(move || measure(size, steps))).collect();
+        let each: Vec<_> =
+            sizes.split('+').map(|size| scope.spawn(move || measure(size, steps))).collect();
         let each = each.into_iter().map(|each| each.join().expect("it is measured"));
         each.reduce(|a, b| Measured {
             images_per_second: a.images_per_second + b.images_per_second,
@@ -101,24 +105,39 @@ fn measure_together(sizes: &str, steps: u64) -> Measured {
 
 fn measure(size: &str, steps: u64) -> Measured {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let (workers, threads) = size.split_once('x').unwrap_or_else(|| panic!("{size}: expected WORKERSxTHREADS"));
+    let (workers, threads) =
+        size.split_once('x').unwrap_or_else(|| panic!("{size}: expected WORKERSxTHREADS"));
     // A shard of 32 images for each thread: as little as can be.
-    let threads_in_all = [workers, threads].map(|n| n.parse::<u64>().expect("a number")).iter().product::<u64>();
+    let threads_in_all =
+        [workers, threads].map(|n| n.parse::<u64>().expect("a number")).iter().product::<u64>();
     let [shards, batch] = [threads_in_all, 32 * threads_in_all].map(|n| n.to_string());
     let small = ["--steps", "1", "--log-every", "1", "--shards", &shards, "--batch-size", &batch];
     let start = Instant::now();
     let (first, _) = train([workers, threads], &folder.path().join("first"), &small);
     let first_step = first.map_or_else(|| start.elapsed(), |written| written.duration_since(start));
     let run = folder.path().join("run");
-    let (_, peak) = train([workers, threads], &run, &["--steps", &steps.to_string(), "--log-every", "5"]);
+    let (_, peak) =
+        train([workers, threads], &run, &["--steps", &steps.to_string(), "--log-every", "5"]);
     summarize(&RunPaths::new(run).metrics(), first_step, peak)
 }
 
 /// Trains to the end; gives when the first line of metrics was there, and the peak memory of the largest worker.
-#[allow(clippy::disallowed_methods, reason = "another process's file and memory can only be looked at now and then")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "another process's file and memory can only be looked at now and then"
+)]
 fn train([workers, threads]: [&str; 2], run: &Path, arguments: &[&str]) -> (Option<Instant>, f64) {
     let mut coordinator = Command::new(env!("CARGO_BIN_EXE_dcgan-coord"))
-        .args(["--local", "--workers", workers, "--threads", threads, "--grid-every", "1000000", "--out"])
+        .args([
+            "--local",
+            "--workers",
+            workers,
+            "--threads",
+            threads,
+            "--grid-every",
+            "1000000",
+            "--out",
+        ])
         .arg(run)
         .args(arguments)
         .stdout(Stdio::null())
@@ -141,8 +160,8 @@ fn train([workers, threads]: [&str; 2], run: &Path, arguments: &[&str]) -> (Opti
 
 fn summarize(metrics: &Path, first_step: Duration, peak: f64) -> Measured {
     let lines = metrics_log::read(metrics).expect("the run has metrics");
-    let counted: Vec<&Line> = lines.iter().filter(|line| line.step > WARM_UP).collect();
-    let median = |value: fn(&Line) -> f64| {
+    let counted: Vec<&MetricsRow> = lines.iter().filter(|line| line.step > WARM_UP).collect();
+    let median = |value: fn(&MetricsRow) -> f64| {
         let mut values: Vec<f64> = counted.iter().map(|line| value(line)).collect();
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
@@ -160,11 +179,15 @@ fn summarize(metrics: &Path, first_step: Duration, peak: f64) -> Measured {
 fn peak_of_workers(coordinator: &Child) -> f64 {
     let parent = coordinator.id().to_string();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let statuses = processes.filter_map(|process| std::fs::read_to_string(process.path().join("status")).ok());
+    let statuses =
+        processes.filter_map(|process| std::fs::read_to_string(process.path().join("status")).ok());
     let peak = |status: String| {
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let field =
+            |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let ours = field("PPid:") == Some(&parent) && field("Name:") == Some("dcgan-worker");
-        let kib = field("VmHWM:").and_then(|value| value.strip_suffix(" kB")).and_then(|kib| kib.parse::<f64>().ok());
+        let kib = field("VmHWM:")
+            .and_then(|value| value.strip_suffix(" kB"))
+            .and_then(|kib| kib.parse::<f64>().ok());
         kib.filter(|_| ours).map_or(0.0, |kib| kib / 1024.0)
     };
     statuses.map(peak).fold(0.0, f64::max)

@@ -14,7 +14,9 @@ fn list(manifest: &str, key: &str) -> Vec<String> {
     let text = std::fs::read_to_string(base().join(manifest)).unwrap();
     let below = text.lines().skip_while(|line| line.trim() != format!("{key}:")).skip(1);
     let items = below.map_while(|line| line.trim().strip_prefix("- "));
-    items.map(|item| item.replace("$(JOB_COMPLETION_INDEX)", "3").replace("$(POD_IP)", "10.0.0.7")).collect()
+    items
+        .map(|item| item.replace("$(JOB_COMPLETION_INDEX)", "3").replace("$(POD_IP)", "10.0.0.7"))
+        .collect()
 }
 
 fn command_line(manifest: &str) -> Vec<String> {
@@ -30,7 +32,8 @@ fn the_programs_understand_the_arguments_of_their_containers() {
     assert_eq!(worker.advertise.unwrap().authority(), "10.0.0.7:7423");
     assert_eq!(worker.coordinator.to_string(), "http://dcgan-coord:7420");
     let sampler = command_line("sampler.yaml");
-    dcgan_sampler::Args::try_parse_from(&sampler).unwrap_or_else(|error| panic!("{sampler:?}: {error}"));
+    dcgan_sampler::Args::try_parse_from(&sampler)
+        .unwrap_or_else(|error| panic!("{sampler:?}: {error}"));
     for manifest in ["coordinator.yaml", "workers.yaml", "sampler.yaml"] {
         assert!(list(manifest, "args").len() > 3, "the arguments of {manifest} are found");
     }

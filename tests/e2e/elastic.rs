@@ -22,15 +22,23 @@ fn flip_a_bit_of_the_newest_checkpoint(folder: &Path) {
 #[test]
 fn chaos_changes_nothing() {
     let folder = tempdir().unwrap();
-    let text = run(COORD, folder.path(), "chaos --seed 3 --kills 8 --coordinator-kills 2 --out here", 0);
+    let text =
+        run(COORD, folder.path(), "chaos --seed 3 --kills 8 --coordinator-kills 2 --out here", 0);
     assert!(text.contains("the same at all "), "{text}");
     // Also when a person says what happens.
-    fs::write(folder.path().join("all-die"), "300 kill 0 0.1\n300 kill 1 0.1\n300 kill-coordinator 0\n").unwrap();
+    fs::write(
+        folder.path().join("all-die"),
+        "300 kill 0 0.1\n300 kill 1 0.1\n300 kill-coordinator 0\n",
+    )
+    .unwrap();
     let text = run(COORD, folder.path(), "chaos --workers 2 --schedule all-die --steps 600", 0);
     assert!(text.contains("3 faults in ") && text.contains("the same at all "), "{text}");
     fs::write(folder.path().join("typo"), "300 kil 0 0.1\n").unwrap();
     let text = run(COORD, folder.path(), "chaos --schedule typo", 2);
-    assert!(text.contains("error: typo: line 1: expected kill, stop, slow, cut or cut-off"), "{text}");
+    assert!(
+        text.contains("error: typo: line 1: expected kill, stop, slow, cut or cut-off"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -44,14 +52,30 @@ fn a_person_asks_and_acts() {
     let staying = coordinator.worker(here, "--name staying");
     let leaving = coordinator.worker(here, "--name leaving");
     coordinator.process.wait_for("step 50/");
-    let ask = |verb: &str, status| run(COORD, here, &format!("{verb} --coordinator {}", coordinator.address), status);
+    let ask = |verb: &str, status| {
+        run(COORD, here, &format!("{verb} --coordinator {}", coordinator.address), status)
+    };
 
     let text = ask("status", 0);
-    for part in ["generation 1", "training: generation 1, 2 workers", "no checkpoint yet", "staying", "rank 1"] {
+    for part in [
+        "generation 1",
+        "training: generation 1, 2 workers",
+        "no checkpoint yet",
+        "staying",
+        "rank 1",
+    ] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
     let text = ask("checkpoint", 0);
-    let step = text.split("checkpoint of step ").nth(1).unwrap().split(',').next().unwrap().parse::<u64>().unwrap();
+    let step = text
+        .split("checkpoint of step ")
+        .nth(1)
+        .unwrap()
+        .split(',')
+        .next()
+        .unwrap()
+        .parse::<u64>()
+        .unwrap();
     assert_eq!(saved_steps(here), [step]);
 
     let text = ask("drain nobody", 2);
@@ -82,7 +106,9 @@ fn a_disk_that_fails_is_waited_for_while_workers_train_on() {
     let (checkpoints, away) = (here.join("run/checkpoints"), here.join("run/away"));
     fs::rename(&checkpoints, &away).unwrap();
     let worker = coordinator.worker(here, "--name w");
-    coordinator.process.wait_for("for the disk, workers train on: cannot save the checkpoint of step 50: ");
+    coordinator
+        .process
+        .wait_for("for the disk, workers train on: cannot save the checkpoint of step 50: ");
     fs::rename(away, checkpoints).unwrap();
     coordinator.process.wait_for("the disk works again");
     coordinator.process.expect(0);
@@ -136,11 +162,13 @@ fn runs_that_differ_are_told_apart() {
     let here = folder.path();
     for (out, seed) in [("one", 22), ("same", 22), ("other", 23)] {
         let workers = if out == "same" { 3 } else { 1 };
-        let arguments = format!("--out {out} --local --workers {workers} {TOY} --steps 100 --seed {seed}");
+        let arguments =
+            format!("--out {out} --local --workers {workers} {TOY} --steps 100 --seed {seed}");
         run(COORD, here, &arguments, 0);
     }
     assert!(
-        run(COORD, here, "verify one same", 0).starts_with("the same at all 2 steps that both have, up to step 100")
+        run(COORD, here, "verify one same", 0)
+            .starts_with("the same at all 2 steps that both have, up to step 100")
     );
     let text = run(COORD, here, "verify one other", 1);
     assert!(text.starts_with("they differ first at step 50: one has "), "{text}");

@@ -60,12 +60,17 @@ const COORDINATOR: [(&str, u32); 9] = [
 /// What one worker gives that nobody interferes with.
 fn alone(steps: Step) -> Digest {
     static ALONE: OnceLock<[Digest; 2]> = OnceLock::new();
-    let digests = ALONE.get_or_init(|| STEPS.map(|steps| local(tempdir().unwrap().path(), &toy("--workers 1", steps))));
+    let digests = ALONE.get_or_init(|| {
+        STEPS.map(|steps| local(tempdir().unwrap().path(), &toy("--workers 1", steps)))
+    });
     digests[usize::from(steps == STEPS[1])]
 }
 
 fn toy(arguments: &str, steps: Step) -> String {
-    format!("{arguments} --objective toy --log-every {0} --checkpoint-every {0} --steps {steps}", steps / 10)
+    format!(
+        "{arguments} --objective toy --log-every {0} --checkpoint-every {0} --steps {steps}",
+        steps / 10
+    )
 }
 
 /// The option with which it happens at a point.
@@ -80,7 +85,13 @@ fn fault(happens: Happens, (point, nth): (&str, u32)) -> String {
 }
 
 /// Does to a process that has stopped at a point what was meant; `noticed` is what another says of its silence.
-fn meanwhile(happens: Happens, network: &Network, stopped: &Process, other: &Process, noticed: &str) {
+fn meanwhile(
+    happens: Happens,
+    network: &Network,
+    stopped: &Process,
+    other: &Process,
+    noticed: &str,
+) {
     if !matches!(happens, Stops | LosesConnections | HasBitsFlipped) {
         return;
     }
@@ -105,7 +116,10 @@ fn with_a_worker(happens: Happens, point: (&str, u32)) {
     door.leads_to(coordinator.address.trim_start_matches("http://"));
     let join = |arguments: &str| {
         let relay = network.relay();
-        let arguments = format!("--coordinator http://{} --advertise {} {arguments}", door.address, relay.address);
+        let arguments = format!(
+            "--coordinator http://{} --advertise {} {arguments}",
+            door.address, relay.address
+        );
         let worker = Process::start(crate::process::WORKER, here, &arguments);
         relay.leads_to(&worker.wait_for_word_after(") at "));
         worker
@@ -119,7 +133,8 @@ fn with_a_worker(happens: Happens, point: (&str, u32)) {
         coordinator.process.wait_for("step 200/");
     }
     let newcomer = join(&format!("--name newcomer {late}"));
-    let (stopped, name) = if late.is_empty() { (&faulty, "faulty") } else { (&newcomer, "newcomer") };
+    let (stopped, name) =
+        if late.is_empty() { (&faulty, "faulty") } else { (&newcomer, "newcomer") };
     let noticed = format!("lost worker {name}: nothing heard of it for 3 s");
     meanwhile(happens, &network, stopped, &coordinator.process, &noticed);
     coordinator.process.expect(0);
@@ -139,11 +154,21 @@ fn with_a_coordinator(happens: Happens, point: (&str, u32)) {
     door.leads_to(first.address.trim_start_matches("http://"));
     let port = first.same_port();
     let join = |name| {
-        Process::start(crate::process::WORKER, here, &format!("--coordinator http://{} --name {name}", door.address))
+        Process::start(
+            crate::process::WORKER,
+            here,
+            &format!("--coordinator http://{} --name {name}", door.address),
+        )
     };
     let workers = ["a", "b"].map(join);
     // Whether it was welcomed before or not.
-    meanwhile(happens, &network, &first.process, &workers[0], "the coordinator: nothing heard for 3 s");
+    meanwhile(
+        happens,
+        &network,
+        &first.process,
+        &workers[0],
+        "the coordinator: nothing heard for 3 s",
+    );
     let mut coordinator = first;
     if happens == Dies {
         assert_eq!(coordinator.process.wait().status, None, "at {point:?} it was killed");
@@ -152,7 +177,11 @@ fn with_a_coordinator(happens: Happens, point: (&str, u32)) {
     coordinator.process.expect(0);
     workers.into_iter().for_each(|worker| drop(worker.expect(0)));
     assert_eq!(last_digest(here), alone(STEPS[0]), "{happens:?} at {point:?}");
-    assert_eq!(logged_steps(here), (1..=10).map(|n| 20 * n).collect::<Vec<_>>(), "{happens:?} at {point:?}");
+    assert_eq!(
+        logged_steps(here),
+        (1..=10).map(|n| 20 * n).collect::<Vec<_>>(),
+        "{happens:?} at {point:?}"
+    );
 }
 
 #[test]

@@ -52,8 +52,12 @@ impl Process {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DCGAN_")) {
             command.env_remove(name);
         }
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
         let said = Arc::new(Said::default());
         said.text.lock().unwrap().open_streams = 2;
         listen(child.stdout.take().expect("it is piped"), &said);
@@ -83,7 +87,11 @@ impl Process {
     /// Waits for the end.
     pub(crate) fn wait(mut self) -> Ended {
         let said = self.said.text.lock().unwrap();
-        let (said, timeout) = self.said.more.wait_timeout_while(said, PATIENCE, |said| said.open_streams > 0).unwrap();
+        let (said, timeout) = self
+            .said
+            .more
+            .wait_timeout_while(said, PATIENCE, |said| said.open_streams > 0)
+            .unwrap();
         drop(said);
         assert!(!timeout.timed_out(), "{} does not end:\n{}", self.title, self.text());
         let status = self.child.wait().unwrap().code();
@@ -129,7 +137,8 @@ impl Drop for Process {
 
 /// Sends a signal to a process.
 pub(crate) fn signal(name: &str, process: &str) {
-    let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {process}")).status().unwrap();
+    let sent =
+        Command::new("sh").arg("-c").arg(format!("kill -{name} {process}")).status().unwrap();
     assert!(sent.success(), "kill -{name} {process}");
 }
 

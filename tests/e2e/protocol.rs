@@ -1,7 +1,7 @@
 //! The protocol, on the toy objective: the same processes without tensors.
 
 use dcgan_core::ids::Digest;
-use dcgan_core::message::PROTOCOL;
+use dcgan_core::protocol::message::PROTOCOL;
 use dcgan_rpc::pb;
 use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
 use tempfile::{TempDir, tempdir};
@@ -27,10 +27,19 @@ fn folder() -> TempDir {
 #[test]
 fn any_number_of_workers_and_threads_gives_the_same_bits() {
     let alone = undisturbed(300);
-    for arguments in ["--workers 2", "--workers 3 --threads 2", "--workers 5", "--workers 8 --threads 3", "--workers 9"]
-    {
+    for arguments in [
+        "--workers 2",
+        "--workers 3 --threads 2",
+        "--workers 5",
+        "--workers 8 --threads 3",
+        "--workers 9",
+    ] {
         let folder = folder();
-        assert_eq!(local(folder.path(), &format!("{arguments} {TOY} {SHORT}")), alone, "{arguments}");
+        assert_eq!(
+            local(folder.path(), &format!("{arguments} {TOY} {SHORT}")),
+            alone,
+            "{arguments}"
+        );
         assert_eq!(logged_steps(folder.path()), [50, 100, 150, 200, 250, 300]);
         assert_eq!(saved_steps(folder.path()), [100, 150, 200, 250, 300], "the newest five");
     }
@@ -39,7 +48,8 @@ fn any_number_of_workers_and_threads_gives_the_same_bits() {
 #[test]
 fn a_worker_joins_and_another_leaves() {
     let folder = folder();
-    let coordinator = Coordinator::start(folder.path(), &format!("--workers 1 {TOY} --steps 10000"));
+    let coordinator =
+        Coordinator::start(folder.path(), &format!("--workers 1 {TOY} --steps 10000"));
     let first = coordinator.worker(folder.path(), "--name first");
     coordinator.process.wait_for("step 50/");
     let second = coordinator.worker(folder.path(), "--name second");
@@ -55,7 +65,8 @@ fn a_worker_joins_and_another_leaves() {
 #[test]
 fn below_the_minimum_the_run_waits_and_says_for_whom() {
     let folder = folder();
-    let coordinator = Coordinator::start(folder.path(), &format!("--workers 2 --min-workers 2 {TOY} {ENDLESS}"));
+    let coordinator =
+        Coordinator::start(folder.path(), &format!("--workers 2 --min-workers 2 {TOY} {ENDLESS}"));
     let staying = coordinator.worker(folder.path(), "--name staying");
     let dying = coordinator.worker(folder.path(), "--name dying");
     coordinator.process.wait_for("step 50/");
@@ -73,7 +84,8 @@ fn below_the_minimum_the_run_waits_and_says_for_whom() {
 fn workers_train_on_without_their_coordinator() {
     let folder = folder();
     let coordinator = Coordinator::start(folder.path(), &format!("--workers 2 {TOY} {ENDLESS}"));
-    let workers = ["a", "b"].map(|name| coordinator.worker(folder.path(), &format!("--name {name}")));
+    let workers =
+        ["a", "b"].map(|name| coordinator.worker(folder.path(), &format!("--name {name}")));
     coordinator.process.wait_for("step 50/");
     let again = coordinator.same_port();
     // Killed, then moved by a cluster.
@@ -96,7 +108,11 @@ fn workers_train_on_without_their_coordinator() {
 #[test]
 fn a_run_ends_in_words_when_its_local_workers_are_spent() {
     let folder = folder();
-    let coordinator = Process::start(COORD, folder.path(), &format!("--out run --local --workers 1 {TOY} {ENDLESS}"));
+    let coordinator = Process::start(
+        COORD,
+        folder.path(),
+        &format!("--out run --local --workers 1 {TOY} {ENDLESS}"),
+    );
     coordinator.wait_for("step 50/");
     for restart in 1..=4 {
         signal("KILL", &LocalWorker::find(folder.path(), "worker-0").process);
@@ -133,10 +149,16 @@ fn a_finished_run_says_so() {
 fn a_worker_gives_up_without_a_coordinator() {
     let folder = folder();
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let worker =
-        Process::start(WORKER, folder.path(), &format!("--coordinator http://{nobody} --coordinator-timeout 1s"));
+    let worker = Process::start(
+        WORKER,
+        folder.path(),
+        &format!("--coordinator http://{nobody} --coordinator-timeout 1s"),
+    );
     let text = worker.expect(1);
-    assert!(text.contains(&format!("error: no coordinator for 1 s: cannot reach http://{nobody}")), "{text}");
+    assert!(
+        text.contains(&format!("error: no coordinator for 1 s: cannot reach http://{nobody}")),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -148,7 +170,8 @@ async fn a_worker_of_another_version_is_refused_in_words() {
         protocol: 0,
         ..Default::default()
     };
-    let message = pb::WorkerMessage { kind: Some(pb::worker_message::Kind::Hello(hello)), checksum: 0 };
+    let message =
+        pb::WorkerMessage { kind: Some(pb::worker_message::Kind::Hello(hello)), checksum: 0 };
     let mut client = CoordinatorClient::connect(coordinator.address.clone()).await.unwrap();
     let mut answers = client.control(tokio_stream::once(message)).await.unwrap().into_inner();
     let answer = answers.message().await.unwrap().unwrap().kind;

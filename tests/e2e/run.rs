@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 
 use dcgan_core::ids::{Digest, Step};
-use dcgan_core::metrics::Line;
+use dcgan_core::metrics::MetricsRow;
 use dcgan_store::checkpoint::{Checkpoints, Manifest};
 use dcgan_store::metrics_log;
 use dcgan_store::run_dir::RunPaths;
@@ -45,7 +45,7 @@ pub(crate) fn local(folder: &Path, arguments: &str) -> Digest {
 }
 
 /// The lines of metrics.
-pub(crate) fn lines(folder: &Path) -> Vec<Line> {
+pub(crate) fn lines(folder: &Path) -> Vec<MetricsRow> {
     metrics_log::read(&RunPaths::new(folder.join("run")).metrics()).unwrap()
 }
 
@@ -86,7 +86,9 @@ impl LocalWorker {
     pub(crate) fn find(folder: &Path, name: &str) -> Self {
         let log = std::fs::read_to_string(folder.join(format!("run/logs/{name}.log"))).unwrap();
         let line = log.lines().rfind(|line| line.contains("(process ")).expect("it says who it is");
-        let word = |after: &str| line.split_once(after).unwrap().1.split([')', ';', ',']).next().unwrap().to_owned();
+        let word = |after: &str| {
+            line.split_once(after).unwrap().1.split([')', ';', ',']).next().unwrap().to_owned()
+        };
         let stream = TcpStream::connect(word(") at ")).unwrap();
         Self { process: word("(process "), stream }
     }

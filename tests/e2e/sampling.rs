@@ -30,7 +30,8 @@ fn decode(bytes: &[u8]) -> (u32, u32) {
 fn get(address: &str, path: &str) -> Vec<u8> {
     let authority = address.trim_start_matches("http://");
     let mut stream = TcpStream::connect(authority).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n")
+        .unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
@@ -59,16 +60,26 @@ async fn a_sampler_draws_answers_and_shows() {
     let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
     let mut samples = SamplerClient::new(channel.clone());
     let mut ask = async |seed, rows, columns| {
-        samples.sample(pb::SampleRequest { seed, rows, columns }).await.map(tonic::Response::into_inner)
+        samples
+            .sample(pb::SampleRequest { seed, rows, columns })
+            .await
+            .map(tonic::Response::into_inner)
     };
     let own = ask(None, None, None).await.unwrap();
     assert_eq!((own.step, &*own.png), (2, &*newest), "without a seed, the run's own grid");
     let few = ask(Some(7), Some(2), Some(3)).await.unwrap();
     assert_eq!(decode(&few.png), (92, 62));
-    assert_eq!(ask(Some(7), Some(2), Some(3)).await.unwrap().png, few.png, "the same seed, the same picture");
+    assert_eq!(
+        ask(Some(7), Some(2), Some(3)).await.unwrap().png,
+        few.png,
+        "the same seed, the same picture"
+    );
     assert_ne!(ask(Some(8), Some(2), Some(3)).await.unwrap().png, few.png);
     let refused = ask(None, Some(33), None).await.unwrap_err();
-    assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "rows: expected 1 to 32, found 33"));
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::InvalidArgument, "rows: expected 1 to 32, found 33")
+    );
 
     let request = HealthCheckRequest { service: "dcgan.v1.Sampler".to_owned() };
     let health = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
@@ -110,7 +121,8 @@ macro_rules! services {
             let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
                 panic!("expected a list, found {answer:?}");
             };
-            let mut names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
+            let mut names: Vec<String> =
+                list.service.into_iter().map(|service| service.name).collect();
             names.sort();
             names
         }

@@ -6,7 +6,9 @@ use dcgan_core::ids::Digest;
 use tempfile::tempdir;
 
 use crate::process::{COORD, Process, signal};
-use crate::run::{Coordinator, LocalWorker, last_digest, lines, local, logged_steps, newest_manifest};
+use crate::run::{
+    Coordinator, LocalWorker, last_digest, lines, local, logged_steps, newest_manifest,
+};
 
 /// Six steps with a line, a grid and a checkpoint at every other one.
 const SIX: &str = "--steps 6 --log-every 2 --grid-every 2 --checkpoint-every 2";
@@ -29,7 +31,11 @@ fn alone() -> Digest {
         let folder = tempdir().unwrap();
         let digest = local(folder.path(), &format!("--workers 1 {SIX}"));
         let fingerprint = newest_manifest(folder.path()).fingerprint;
-        assert_eq!([fingerprint, digest.to_string()], GOLDEN, "a change of numerics is always seen and said");
+        assert_eq!(
+            [fingerprint, digest.to_string()],
+            GOLDEN,
+            "a change of numerics is always seen and said"
+        );
         digest
     })
 }
@@ -38,7 +44,8 @@ fn alone() -> Digest {
 fn four_workers_give_one_workers_bits_also_when_one_is_killed() {
     let _cores = all_cores();
     let folder = tempdir().unwrap();
-    let coordinator = Process::start(COORD, folder.path(), &format!("--out run --local --workers 4 {SIX}"));
+    let coordinator =
+        Process::start(COORD, folder.path(), &format!("--out run --local --workers 4 {SIX}"));
     coordinator.wait_for("step 2/6");
     signal("KILL", &LocalWorker::find(folder.path(), "worker-1").process);
     coordinator.wait_for("lost worker worker-1");
@@ -46,7 +53,8 @@ fn four_workers_give_one_workers_bits_also_when_one_is_killed() {
     assert_eq!(last_digest(folder.path()), alone());
     assert_eq!(logged_steps(folder.path()), [2, 4, 6]);
     for step in [2, 4, 6] {
-        let grid = std::fs::File::open(folder.path().join(format!("run/grids/step-{step:08}.png"))).unwrap();
+        let grid = std::fs::File::open(folder.path().join(format!("run/grids/step-{step:08}.png")))
+            .unwrap();
         let reader = png::Decoder::new(std::io::BufReader::new(grid)).read_info().unwrap();
         assert_eq!((reader.info().width, reader.info().height), (302, 302));
     }
@@ -56,7 +64,8 @@ fn four_workers_give_one_workers_bits_also_when_one_is_killed() {
 fn a_run_that_is_stopped_goes_on_with_another_number_of_workers_and_threads() {
     let _cores = all_cores();
     let folder = tempdir().unwrap();
-    let coordinator = Process::start(COORD, folder.path(), &format!("--out run --local --workers 3 {SIX}"));
+    let coordinator =
+        Process::start(COORD, folder.path(), &format!("--out run --local --workers 3 {SIX}"));
     coordinator.wait_for("step 2/6");
     coordinator.signal("TERM");
     let text = coordinator.expect(143);
@@ -71,7 +80,8 @@ fn a_run_that_is_stopped_goes_on_with_another_number_of_workers_and_threads() {
 fn a_killed_coordinator_takes_its_children_along_and_loses_nothing() {
     let _cores = all_cores();
     let folder = tempdir().unwrap();
-    let coordinator = Process::start(COORD, folder.path(), &format!("--out run --local --workers 2 {SIX}"));
+    let coordinator =
+        Process::start(COORD, folder.path(), &format!("--out run --local --workers 2 {SIX}"));
     coordinator.wait_for("checkpoint of step 2");
     let workers = ["worker-0", "worker-1"].map(|name| LocalWorker::find(folder.path(), name));
     coordinator.signal("KILL");
@@ -80,7 +90,14 @@ fn a_killed_coordinator_takes_its_children_along_and_loses_nothing() {
     assert_eq!(local(folder.path(), "--workers 1 --threads 2"), alone());
     assert_eq!(logged_steps(folder.path()), [2, 4, 6]);
     for line in lines(folder.path()) {
-        let numbers = [line.d_loss_real, line.d_loss_fake, line.g_loss, line.real_dacc, line.fake_dacc, line.gacc];
+        let numbers = [
+            line.d_loss_real,
+            line.d_loss_fake,
+            line.g_loss,
+            line.real_dacc,
+            line.fake_dacc,
+            line.gacc,
+        ];
         assert!(numbers.iter().all(|number| number.is_finite()), "{line:?}");
     }
 }
@@ -95,7 +112,10 @@ fn workers_started_by_hand_give_the_same_and_exit_0() {
     let narrow = if std::arch::is_x86_feature_detected!("avx2") { "--device cpu:avx2" } else { "" };
     #[cfg(not(target_arch = "x86_64"))]
     let narrow = "";
-    let workers = [coordinator.worker(folder.path(), "--threads 2"), coordinator.worker(folder.path(), narrow)];
+    let workers = [
+        coordinator.worker(folder.path(), "--threads 2"),
+        coordinator.worker(folder.path(), narrow),
+    ];
     coordinator.process.expect(0);
     workers.into_iter().for_each(|worker| drop(worker.expect(0)));
     assert_eq!(last_digest(folder.path()), alone());

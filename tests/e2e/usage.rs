@@ -46,11 +46,29 @@ fn a_run_directory_is_protected() {
     let here = folder.path();
     local(here, &format!("--workers 1 {TOY}"));
     let differing = "--out run --local --seed 23 --learning-rate 0.001";
-    check(COORD, here, differing, 2, "seed: saved 22, given 23; learning-rate: saved 0.0002, given 0.001");
-    check(COORD, here, "--out run --workers 1 --resume never", 2, "run: not empty, and --resume never");
+    check(
+        COORD,
+        here,
+        differing,
+        2,
+        "seed: saved 22, given 23; learning-rate: saved 0.0002, given 0.001",
+    );
+    check(
+        COORD,
+        here,
+        "--out run --workers 1 --resume never",
+        2,
+        "run: not empty, and --resume never",
+    );
     std::fs::create_dir(here.join("thesis")).unwrap();
     std::fs::write(here.join("thesis/chapter"), "").unwrap();
-    check(COORD, here, &format!("--out thesis --workers 1 {TOY}"), 1, "thesis: not empty, and not a run directory");
+    check(
+        COORD,
+        here,
+        &format!("--out thesis --workers 1 {TOY}"),
+        1,
+        "thesis: not empty, and not a run directory",
+    );
 }
 
 #[test]
@@ -59,10 +77,22 @@ fn a_port_in_use_and_a_directory_in_use_are_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let arguments = format!("--workers 1 {TOY} --listen {address}");
-    check(COORD, folder.path(), &arguments, 1, &format!("cannot listen on {address}: Address already in use"));
+    check(
+        COORD,
+        folder.path(),
+        &arguments,
+        1,
+        &format!("cannot listen on {address}: Address already in use"),
+    );
     let running = crate::run::Coordinator::start(folder.path(), &format!("--workers 1 {TOY}"));
     let arguments = format!("--out run --workers 1 {TOY} --listen 127.0.0.1:0");
-    check(COORD, folder.path(), &arguments, 1, "run: another coordinator is using this run directory");
+    check(
+        COORD,
+        folder.path(),
+        &arguments,
+        1,
+        "run: another coordinator is using this run directory",
+    );
     running.process.signal("INT");
     running.process.expect(130);
 }
@@ -78,7 +108,9 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
     check(SAMPLER, here, "grid --run run --weights ema --out grid.png", 2, "no moving average");
     check(SAMPLER, here, "grid --run run --checkpoint 7 --out grid.png", 2, "there are: 15, 20");
     check(SAMPLER, here, "grid --run run --out grid.png", 1, "the checkpoint of step 20: ");
-    for (program, arguments) in [(WORKER, "--coordinator nonsense"), (COORD, "--no-such-flag"), (SAMPLER, "")] {
+    for (program, arguments) in
+        [(WORKER, "--coordinator nonsense"), (COORD, "--no-such-flag"), (SAMPLER, "")]
+    {
         run(program, here, arguments, 2);
     }
 }
@@ -87,7 +119,9 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
 fn a_dry_run_says_what_would_be_done() {
     let folder = tempdir().unwrap();
     let text = run(COORD, folder.path(), "--workers 4 --dry-run", 0);
-    assert!(text.contains("dcgan on 60000 images, 4680 steps of 256 images (234 an epoch), 8 shards on 4 workers"));
+    assert!(text.contains(
+        "dcgan on 60000 images, 4680 steps of 256 images (234 an epoch), 8 shards on 4 workers"
+    ));
     assert!(text.lines().any(|line| line == "learning-rate = 0.0002"), "{text}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -17,7 +17,17 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("dcgan-rpc", &["dcgan-core"]),
     ("dcgan-sampler", &["dcgan-core", "dcgan-model", "dcgan-process", "dcgan-rpc", "dcgan-store"]),
     ("dcgan-store", &["dcgan-core"]),
-    ("dcgan-worker", &["dcgan-collective", "dcgan-core", "dcgan-model", "dcgan-process", "dcgan-rpc", "dcgan-store"]),
+    (
+        "dcgan-worker",
+        &[
+            "dcgan-collective",
+            "dcgan-core",
+            "dcgan-model",
+            "dcgan-process",
+            "dcgan-rpc",
+            "dcgan-store",
+        ],
+    ),
 ];
 
 /// Packages by name, each with those that its code uses.
@@ -27,14 +37,19 @@ impl Graph {
     fn read() -> Self {
         let version = output("rustc", &["-vV"]);
         let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
-        let arguments = ["metadata", "--format-version", "1", "--locked", "--filter-platform", host];
+        let arguments =
+            ["metadata", "--format-version", "1", "--locked", "--filter-platform", host];
         let metadata: Value = serde_json::from_str(&output(env!("CARGO"), &arguments)).unwrap();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let array = |value: &Value| value.as_array().unwrap().clone();
-        let names: BTreeMap<String, String> =
-            array(&metadata["packages"]).iter().map(|package| (text(&package["id"]), text(&package["name"]))).collect();
+        let names: BTreeMap<String, String> = array(&metadata["packages"])
+            .iter()
+            .map(|package| (text(&package["id"]), text(&package["name"])))
+            .collect();
         // Tests and build scripts may use what they like.
-        let is_normal = |dependency: &Value| array(&dependency["dep_kinds"]).iter().any(|kind| kind["kind"].is_null());
+        let is_normal = |dependency: &Value| {
+            array(&dependency["dep_kinds"]).iter().any(|kind| kind["kind"].is_null())
+        };
         let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for node in array(&metadata["resolve"]["nodes"]) {
             let used = array(&node["deps"]).into_iter().filter(is_normal);
@@ -50,16 +65,32 @@ impl Graph {
 fn all_below(package: &str) -> BTreeSet<String> {
     let tree = output(
         env!("CARGO"),
-        &["tree", "--locked", "--package", package, "--edges", "normal", "--prefix", "none", "--format", "{p}"],
+        &[
+            "tree",
+            "--locked",
+            "--package",
+            package,
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ],
     );
-    let names: BTreeSet<String> = tree.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
+    let names: BTreeSet<String> =
+        tree.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
     assert!(names.contains(package), "{tree}");
     names
 }
 
 /// What a program prints, run where this project is.
 fn output(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -83,9 +114,11 @@ fn dependencies_point_one_way() {
 #[test]
 fn only_the_model_knows_the_tensor_library() {
     let graph = Graph::read();
-    let users: Vec<&String> = graph.0.iter().filter(|(_, used)| used.contains("burn")).map(|(name, _)| name).collect();
+    let users: Vec<&String> =
+        graph.0.iter().filter(|(_, used)| used.contains("burn")).map(|(name, _)| name).collect();
     assert_eq!(users, ["dcgan-model"]);
-    let loaded: Vec<String> = all_below("dcgan-coord").into_iter().filter(|name| is_tensor_library(name)).collect();
+    let loaded: Vec<String> =
+        all_below("dcgan-coord").into_iter().filter(|name| is_tensor_library(name)).collect();
     assert!(loaded.is_empty(), "the coordinator loads {loaded:?}");
 }
 

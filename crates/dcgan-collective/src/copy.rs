@@ -2,10 +2,10 @@
 
 use dcgan_core::ids::RunId;
 use dcgan_core::metrics::StepDone;
-use dcgan_core::plan::StateAt;
-use dcgan_rpc::net::{self, Address, ConnectError, NoAddress};
+use dcgan_core::protocol::plan::StateRef;
+use dcgan_rpc::net::{self, Address, ConnectError, InvalidAddress};
 use dcgan_rpc::pb::collective_client::CollectiveClient;
-use dcgan_rpc::{Checked, Malformed, pb, transfer};
+use dcgan_rpc::{Checksummed, Malformed, pb, transfer};
 use tonic::Status;
 
 /// Why there is no copy.
@@ -13,7 +13,7 @@ use tonic::Status;
 pub enum CopyError {
     /// The plan's address is not one.
     #[error(transparent)]
-    Address(#[from] NoAddress),
+    Address(#[from] InvalidAddress),
     /// The member cannot be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -36,17 +36,17 @@ pub enum CopyError {
 pub async fn copy_state(
     member: &str,
     run: RunId,
-    state: StateAt,
+    state: StateRef,
     bytes_max: usize,
 ) -> Result<(Vec<u8>, Vec<StepDone>), CopyError> {
     let address: Address = member.parse()?;
     let channel = net::connect(&address).await?;
     let request = pb::CopyStateRequest { run: run.0, state: Some(state.into()) };
     let mut stream = CollectiveClient::new(channel).copy_state(request).await?.into_inner();
-    let mut assembly = transfer::Assembly::new(bytes_max);
+    let mut assembly = transfer::ChunkAssembler::new(bytes_max);
     let mut reports: Vec<StepDone> = Vec::new();
     while let Some(message) = transfer::next(&mut stream).await? {
-        let pb::CopyStateResponse { reports: more, chunk, .. } = message.opened()?;
+        let pb::CopyStateResponse { reports: more, chunk, .. } = message.verify_checksum()?;
         for report in more {
             reports.push(report.try_into()?);
         }

@@ -18,8 +18,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use dcgan_core::ids::{Generation, Rank, RunId};
 use dcgan_core::metrics::StepDone;
-use dcgan_core::plan::{Plan, StateAt};
-use dcgan_core::step_machine::Frame;
+use dcgan_core::protocol::plan::{Plan, StateRef};
+use dcgan_core::protocol::worker::ReduceFrame;
 use tokio::sync::{mpsc, oneshot};
 
 pub use copy::{CopyError, copy_state};
@@ -29,14 +29,14 @@ pub use service::service;
 /// What comes from other members.
 #[derive(Debug)]
 pub enum Event {
-    /// A stream opened, with its sender's plan.
+    /// A stream verify_checksum, with its sender's plan.
     PeerPlan(Arc<Plan>),
     /// A part of a vector, from a member of the plan of its generation.
-    Frame(Rank, Frame),
+    ReduceFrame(Rank, ReduceFrame),
     /// A stream to or from a member of this generation broke.
     StreamBroken(Generation, Rank),
     /// Somebody asks for a copy of this state; dropping the sender says that it is not here.
-    CopyAsked(StateAt, oneshot::Sender<Offer>),
+    CopyAsked(StateRef, oneshot::Sender<Offer>),
 }
 
 /// A state to copy.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcgan_core::ids::{Rank, RunId};
-use dcgan_core::plan::Plan;
-use dcgan_core::step_machine::Frame;
+use dcgan_core::protocol::plan::Plan;
+use dcgan_core::protocol::worker::ReduceFrame;
 use dcgan_rpc::net::{self, Address};
 use dcgan_rpc::pb::collective_client::CollectiveClient;
 use dcgan_rpc::{ExchangeMessage, Opening, pb};
@@ -40,12 +40,18 @@ impl Streams {
         let others = plan.ranks().filter(|&rank| rank != me);
         let link = |peer| {
             let (queue, waiting) = mpsc::unbounded_channel();
-            let opening = ExchangeMessage::Opening(Opening { run, plan: Arc::clone(plan), from: me });
+            let opening =
+                ExchangeMessage::Opening(Opening { run, plan: Arc::clone(plan), from: me });
             let messages = tokio_stream::once(opening).chain(UnboundedReceiverStream::new(waiting));
             let (plan, events) = (Arc::clone(plan), events.clone());
             let task = runtime.spawn(async move {
                 if let Err(why) = exchange(&plan, peer, messages).await {
-                    tracing::debug!(generation = plan.generation.0, rank = peer.0, why, "a stream to a member broke");
+                    tracing::debug!(
+                        generation = plan.generation.0,
+                        rank = peer.0,
+                        why,
+                        "a stream to a member broke"
+                    );
                     // Nobody hears it: the worker is ending.
                     let _ = events.send(Event::StreamBroken(plan.generation, peer)).await;
                 }
@@ -56,9 +62,9 @@ impl Streams {
     }
 
     /// Sends a frame to a member. If its stream is broken, that was told as an event.
-    pub fn send(&self, to: Rank, frame: Frame) {
+    pub fn send(&self, to: Rank, frame: ReduceFrame) {
         if let Some(link) = self.links.get(&to) {
-            let _ = link.queue.send(ExchangeMessage::Frame(frame));
+            let _ = link.queue.send(ExchangeMessage::ReduceFrame(frame));
         }
     }
 }
@@ -83,7 +89,8 @@ async fn exchange(
     messages: impl Stream<Item = ExchangeMessage> + Send + 'static,
 ) -> Result<(), String> {
     let member = plan.member(peer).ok_or("there is no such member")?;
-    let address: Address = member.address.parse().map_err(|error: net::NoAddress| error.to_string())?;
+    let address: Address =
+        member.address.parse().map_err(|error: net::InvalidAddress| error.to_string())?;
     let channel = net::connect(&address).await.map_err(|error| error.to_string())?;
     // Encoded as they go, on a thread of the network.
     let messages = messages.map(|message| pb::ExchangeMessage::from(&message));

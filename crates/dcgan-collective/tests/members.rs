@@ -7,17 +7,19 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use dcgan_collective::{CopyError, EVENTS_MAX, Event, Events, Offer, RunCell, Streams, copy_state, service};
-use dcgan_core::ids::{Digest, Generation, Position, Rank, RunId, WorkerId};
-use dcgan_core::message::{FromWorker, ToWorker, Trouble};
+use dcgan_collective::{
+    CopyError, EVENTS_MAX, Event, Events, Offer, RunCell, Streams, copy_state, service,
+};
+use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, RunId, WorkerId};
 use dcgan_core::metrics::Metrics;
-use dcgan_core::objective::{Objective, Scratch, Task};
-use dcgan_core::plan::{Member, Plan, StateAt, assign, even};
-use dcgan_core::random::{Purpose, Stream};
-use dcgan_core::schedule::Schedule;
-use dcgan_core::sharding::Partition;
+use dcgan_core::objective::{Objective, Scratch, ShardTask};
+use dcgan_core::protocol::message::{Complaint, FromWorker, ToWorker};
+use dcgan_core::protocol::plan::{Member, Plan, StateRef, assign, even};
+use dcgan_core::protocol::worker::{self, Command, ShardResult, WorkerMachine};
+use dcgan_core::random::{Purpose, RandomStream};
+use dcgan_core::spec::schedule::Schedule;
+use dcgan_core::spec::sharding::Partition;
 use dcgan_core::state::{Layout, State};
-use dcgan_core::step_machine::{self, Command, StepMachine, Vector};
 use dcgan_rpc::net;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -47,27 +49,24 @@ impl Objective for Noise {
     fn layout(&self) -> &Arc<Layout> {
         &self.layout
     }
-    fn initial(&self) -> State {
+    fn initial_state(&self) -> State {
         let mut state = State::zeros(Arc::clone(&self.layout));
         state.tensor_mut(0)[0] = self.first;
         state
     }
-    fn reads(&self, _: u8) -> &[usize] {
+    fn tensors_read(&self, _: Phase) -> &[usize] {
         &[0]
     }
 
-    fn phases(&self) -> u8 {
-        2
-    }
-    fn vector_len(&self, _phase: u8) -> usize {
+    fn phase_vector_len(&self, _phase: Phase) -> usize {
         LEN
     }
-    fn shard(&self, task: &Task<'_>, _scratch: &mut Scratch) -> Vec<f32> {
-        let time = 2 * task.at.step + u64::from(task.at.phase);
-        let noise = Stream::new(1, Purpose::Toy, task.shard.0.into(), time).uniforms(LEN);
+    fn shard_gradients(&self, task: &ShardTask<'_>, _scratch: &mut Scratch) -> Vec<f32> {
+        let time = 3 * task.at.step + task.at.phase.index() as u64;
+        let noise = RandomStream::new(1, Purpose::Toy, task.shard.0.into(), time).uniforms(LEN);
         noise.zip(task.state.tensor(0)).map(|(noise, w)| noise * (1.0 + w)).collect()
     }
-    fn apply(&self, state: &mut State, _at: Position, sum: &[f32]) {
+    fn optimizer_step(&self, state: &mut State, _at: Position, sum: &[f32]) {
         for (w, sum) in state.tensor_mut(0).iter_mut().zip(sum) {
             *w += 1e-3 * sum;
         }
@@ -79,7 +78,7 @@ impl Objective for Noise {
 
 /// A process: its server, its machine, and what its coordinator would hear.
 struct Process {
-    machine: StepMachine,
+    machine: WorkerMachine,
     id: WorkerId,
     address: SocketAddr,
     objective: Arc<Noise>,
@@ -96,46 +95,65 @@ impl Process {
         let (events, arriving) = mpsc::channel(EVENTS_MAX);
         let run: RunCell = Arc::new(OnceLock::from(RUN));
         let routes = Routes::new(service(run, events.clone()));
-        let server =
-            tokio::spawn(async move { net::serve(listener, routes, &["dcgan.v1.Collective"], pending()).await });
+        let server = tokio::spawn(async move {
+            net::serve(listener, routes, &["dcgan.v1.Collective"], pending()).await
+        });
         let id = WorkerId { name: format!("worker-{rank}"), incarnation: 1 };
         let objective = Arc::new(objective);
-        let mut machine = StepMachine::new(Duration::ZERO, id.clone(), Arc::clone(&objective) as Arc<dyn Objective>);
-        let schedule = Schedule { last_step: STEPS, log_every: 1, grid_every: 1, checkpoint_every: 1 };
-        machine.handle(Duration::ZERO, step_machine::Event::Welcome(schedule));
-        machine.handle(Duration::ZERO, step_machine::Event::Message(ToWorker::Fence(Generation(1))));
+        let mut machine = WorkerMachine::new(
+            Duration::ZERO,
+            id.clone(),
+            Arc::clone(&objective) as Arc<dyn Objective>,
+        );
+        let schedule =
+            Schedule { last_step: STEPS, log_every: 1, grid_every: 1, checkpoint_every: 1 };
+        machine.handle(Duration::ZERO, worker::Event::Welcome(schedule));
+        machine.handle(Duration::ZERO, worker::Event::Message(ToWorker::Fence(Generation(1))));
         Self { machine, id, address, objective, events, arriving, streams: None, server }
     }
 
-    /// Trains by the plan until the last step or a trouble, and gives the state and the process.
-    async fn train(mut self, plan: Arc<Plan>) -> (Result<Digest, Trouble>, Self) {
+    /// Trains by the plan until the last step or a complaint, and gives the state and the process.
+    async fn train(mut self, plan: Arc<Plan>) -> (Result<Digest, Complaint>, Self) {
         let partition = Partition::new(1, vec![0]);
-        let mut inbox = VecDeque::from([step_machine::Event::Message(ToWorker::Plan(plan))]);
+        let mut inbox = VecDeque::from([worker::Event::Message(ToWorker::Plan(plan))]);
         loop {
             let event = match inbox.pop_front() {
                 Some(event) => event,
                 None => match self.arriving.recv().await.unwrap() {
-                    Event::PeerPlan(plan) => step_machine::Event::PeerPlan(plan),
-                    Event::Frame(from, frame) => step_machine::Event::Frame(from, frame),
-                    Event::StreamBroken(generation, peer) => step_machine::Event::StreamBroken(generation, peer),
+                    Event::PeerPlan(plan) => worker::Event::PeerPlan(plan),
+                    Event::ReduceFrame(from, frame) => worker::Event::ReduceFrame(from, frame),
+                    Event::StreamBroken(generation, peer) => {
+                        worker::Event::StreamBroken(generation, peer)
+                    }
                     Event::CopyAsked(..) => panic!("nobody lacks a state here"),
                 },
             };
             for command in self.machine.handle(Duration::ZERO, event) {
                 match command {
                     Command::Connect(plan, me) => {
-                        self.streams = Some(Streams::open(&Handle::current(), RUN, &plan, me, &self.events));
+                        self.streams =
+                            Some(Streams::open(&Handle::current(), RUN, &plan, me, &self.events));
                     }
                     Command::Send(to, frame) => self.streams.as_ref().unwrap().send(to, frame),
-                    Command::Compute(work, state, shards) => inbox.extend(shards.into_iter().map(|shard| {
-                        let task = Task { state: &state, at: work.at, shard, partition: &partition };
-                        let vector = self.objective.shard(&task, &mut Scratch::default());
-                        step_machine::Event::Computed(work, shard, Vector::new(Ok(vector)))
-                    })),
+                    Command::Compute(work, state, shards) => {
+                        inbox.extend(shards.into_iter().map(|shard| {
+                            let task = ShardTask {
+                                state: &state,
+                                at: work.at,
+                                shard,
+                                partition: &partition,
+                            };
+                            let vector =
+                                self.objective.shard_gradients(&task, &mut Scratch::default());
+                            worker::Event::Computed(work, shard, ShardResult::new(Ok(vector)))
+                        }))
+                    }
                     Command::Report(FromWorker::StepDone(done)) if done.step == STEPS => {
                         return (Ok(done.digest), self);
                     }
-                    Command::Report(FromWorker::Trouble { trouble, .. }) => return (Err(trouble), self),
+                    Command::Report(FromWorker::Complaint { complaint, .. }) => {
+                        return (Err(complaint), self);
+                    }
                     _ => {}
                 }
             }
@@ -144,9 +162,12 @@ impl Process {
 }
 
 fn plan(processes: &[Process]) -> Arc<Plan> {
-    let member =
-        |process: &Process| Member { id: process.id.clone(), address: process.address.to_string(), holds_start: true };
-    let start = StateAt { generation: Generation(1), ..processes[0].machine.at() };
+    let member = |process: &Process| Member {
+        id: process.id.clone(),
+        address: process.address.to_string(),
+        holds_start: true,
+    };
+    let start = StateRef { generation: Generation(1), ..processes[0].machine.at() };
     Arc::new(Plan {
         generation: Generation(1),
         members: processes.iter().map(member).collect(),
@@ -155,7 +176,7 @@ fn plan(processes: &[Process]) -> Arc<Plan> {
     })
 }
 
-async fn train(processes: Vec<Process>) -> Vec<(Result<Digest, Trouble>, Process)> {
+async fn train(processes: Vec<Process>) -> Vec<(Result<Digest, Complaint>, Process)> {
     let plan = plan(&processes);
     let mut members = JoinSet::new();
     for process in processes {
@@ -184,16 +205,24 @@ async fn a_different_state_is_never_summed() {
     let mut processes = processes.into_iter();
     let honest = tokio::spawn(processes.next().unwrap().train(Arc::clone(&plan)));
     // The other is told that its state is the plan's, as after a flipped bit that nothing noticed.
-    let differing = Arc::new(Plan { start: StateAt { digest: theirs, ..plan.start }, ..(*plan).clone() });
+    let differing =
+        Arc::new(Plan { start: StateRef { digest: theirs, ..plan.start }, ..(*plan).clone() });
     let differing = tokio::spawn(processes.next().unwrap().train(differing));
-    let trouble = honest.await.unwrap().0.unwrap_err();
-    assert_eq!(trouble, Trouble::Differs { peer: Rank(1), position: Position::after(0), mine, theirs });
-    assert!(matches!(differing.await.unwrap().0, Err(Trouble::Differs { peer: Rank(0), .. })));
+    let complaint = honest.await.unwrap().0.unwrap_err();
+    assert_eq!(
+        complaint,
+        Complaint::StateMismatch { peer: Rank(1), position: Position::after(0), mine, theirs }
+    );
+    assert!(matches!(
+        differing.await.unwrap().0,
+        Err(Complaint::StateMismatch { peer: Rank(0), .. })
+    ));
 }
 
 #[tokio::test]
 async fn a_member_that_dies_is_noticed_by_its_streams() {
-    let mut processes: Vec<Process> = (0..3).map(|rank| Process::start(rank, Noise::new(0.0))).collect();
+    let mut processes: Vec<Process> =
+        (0..3).map(|rank| Process::start(rank, Noise::new(0.0))).collect();
     let plan = plan(&processes);
     let dead = processes.pop().unwrap();
     // Its listener is gone with its server.
@@ -204,20 +233,24 @@ async fn a_member_that_dies_is_noticed_by_its_streams() {
         living.spawn(process.train(Arc::clone(&plan)));
     }
     for (result, _) in living.join_all().await {
-        assert_eq!(result, Err(Trouble::StreamBroken(Rank(2))));
+        assert_eq!(result, Err(Complaint::StreamBroken(Rank(2))));
     }
 }
 
 #[tokio::test]
 async fn a_superseded_stream_is_not_a_broken_one() {
-    let mut processes: Vec<Process> = (0..2).map(|rank| Process::start(rank, Noise::new(0.0))).collect();
+    let mut processes: Vec<Process> =
+        (0..2).map(|rank| Process::start(rank, Noise::new(0.0))).collect();
     let plan = plan(&processes);
     let streams = Streams::open(&Handle::current(), RUN, &plan, Rank(0), &processes[0].events);
     drop(streams);
     assert!(matches!(processes[1].arriving.recv().await, Some(Event::PeerPlan(_))));
     let other = Streams::open(&Handle::current(), RunId(8), &plan, Rank(0), &processes[0].events);
     let refused = processes[0].arriving.recv().await;
-    assert!(matches!(refused, Some(Event::StreamBroken(Generation(1), Rank(1)))), "another run's: {refused:?}");
+    assert!(
+        matches!(refused, Some(Event::StreamBroken(Generation(1), Rank(1)))),
+        "another run's: {refused:?}"
+    );
     drop(other);
     assert!(processes[1].arriving.try_recv().is_err(), "neither is told as broken");
 }
@@ -230,10 +263,17 @@ async fn a_state_is_copied_with_its_reports() {
     let state: Vec<u8> = (0..1_000_000u32).map(|i| (i / 3) as u8).collect();
     let asking = tokio::spawn({
         let address = address.clone();
-        async move { (copy_state(&address, RUN, wanted, 2_000_000).await, copy_state(&address, RUN, wanted, 10).await) }
+        async move {
+            (
+                copy_state(&address, RUN, wanted, 2_000_000).await,
+                copy_state(&address, RUN, wanted, 10).await,
+            )
+        }
     });
     for _ in 0..2 {
-        let Some(Event::CopyAsked(asked, reply)) = process.arriving.recv().await else { panic!("a copy is asked for") };
+        let Some(Event::CopyAsked(asked, reply)) = process.arriving.recv().await else {
+            panic!("a copy is asked for")
+        };
         assert_eq!(asked, wanted);
         reply.send(Offer { state: state.clone().into(), reports: Vec::new() }).unwrap();
     }
@@ -242,7 +282,9 @@ async fn a_state_is_copied_with_its_reports() {
     assert_eq!(too_long.unwrap_err().to_string(), "expected at most 10 bytes, found 1000000");
 
     let asking = tokio::spawn(async move { copy_state(&address, RUN, wanted, 10).await });
-    let Some(Event::CopyAsked(_, reply)) = process.arriving.recv().await else { panic!("a copy is asked for") };
+    let Some(Event::CopyAsked(_, reply)) = process.arriving.recv().await else {
+        panic!("a copy is asked for")
+    };
     drop(reply);
     let refused = asking.await.unwrap().unwrap_err();
     assert!(matches!(refused, CopyError::Refused(_)));

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use dcgan_process::LogArgs;
 use dcgan_process::fault::Fault;
+use dcgan_process::logging::LogArgs;
 use dcgan_rpc::net::Address;
 use serde::{Deserialize, Serialize};
 
 use crate::chaos::ChaosArgs;
-use crate::config::Given;
+use crate::config::PartialConfig;
 
 /// Trains a DCGAN synchronously across worker processes, with the same bits at any number of them
 #[derive(Debug, Parser)]
@@ -19,7 +19,7 @@ pub struct Args {
     #[command(subcommand)]
     pub(crate) verb: Option<Verb>,
     #[command(flatten)]
-    pub(crate) given: Given,
+    pub(crate) given: PartialConfig,
     /// Starts the workers and a sampler on this machine, and ends them
     #[arg(long, env = "DCGAN_LOCAL")]
     pub local: bool,
@@ -32,7 +32,7 @@ pub struct Args {
     /// Goes on with a run directory that belongs to a run, or refuses one
     #[arg(long, value_name = "WHEN", value_enum, default_value_t, env = "DCGAN_RESUME")]
     pub resume: Resume,
-    /// Settings by the names of their flags, as in a run directory's config.toml; flags and DCGAN_* variables go before
+    /// CoordinatorConfig by the names of their flags, as in a run directory's config.toml; flags and DCGAN_* variables go before
     #[arg(long, value_name = "FILE.toml", env = "DCGAN_CONFIG")]
     pub config: Option<PathBuf>,
     /// Leaves shards where they are although a worker is slower than the others
@@ -65,7 +65,7 @@ pub(crate) enum Verb {
     /// Says how a run is: step, members, what it waits for, what interrupted it
     Status {
         #[command(flatten)]
-        at: At,
+        at: CoordinatorAddress,
         /// As one JSON object
         #[arg(long)]
         json: bool,
@@ -73,19 +73,19 @@ pub(crate) enum Verb {
     /// Takes a checkpoint as soon as can be, while training goes on
     Checkpoint {
         #[command(flatten)]
-        at: At,
+        at: CoordinatorAddress,
     },
     /// Has a worker leave the run; the others take its shards over
     Drain {
         /// The worker's name
         name: String,
         #[command(flatten)]
-        at: At,
+        at: CoordinatorAddress,
     },
     /// Ends a run in order, with a checkpoint of the last finished step
     Stop {
         #[command(flatten)]
-        at: At,
+        at: CoordinatorAddress,
     },
     /// Checks a run's files; with two runs, says where they differ first
     Verify {
@@ -100,9 +100,14 @@ pub(crate) enum Verb {
 
 /// A coordinator to talk to.
 #[derive(Debug, clap::Args)]
-pub(crate) struct At {
+pub(crate) struct CoordinatorAddress {
     /// Where the coordinator listens
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7420", env = "DCGAN_COORDINATOR")]
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7420",
+        env = "DCGAN_COORDINATOR"
+    )]
     pub(crate) coordinator: Address,
 }
 

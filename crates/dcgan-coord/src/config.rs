@@ -4,17 +4,17 @@ use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
-use dcgan_core::config::{DataSet, ObjectiveKind, Recipe, steps};
 use dcgan_core::ids::Step;
-use dcgan_core::schedule::Schedule;
-use dcgan_core::sharding::Sharding;
+use dcgan_core::spec::schedule::Schedule;
+use dcgan_core::spec::sharding::Sharding;
+use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec, steps};
 use dcgan_store::dataset::{Source, default_source};
 use serde::{Deserialize, Serialize};
 
-/// Settings as given: those that are not keep their saved or default value. The keys of a file are the flags' names.
+/// CoordinatorConfig as given: those that are not keep their saved or default value. The keys of a file are the flags' names.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub(crate) struct Given {
+pub(crate) struct PartialConfig {
     /// Workers that the first step waits for
     #[arg(long, value_name = "N", env = "DCGAN_WORKERS")]
     pub(crate) workers: Option<NonZeroU16>,
@@ -65,13 +65,16 @@ pub(crate) struct Given {
     pub(crate) objective: Option<ObjectiveKind>,
     /// Of a saved configuration: what the data set was.
     #[arg(skip)]
-    pub(crate) data_set: Option<DataSet>,
+    pub(crate) data_set: Option<DatasetInfo>,
 }
 
 /// What is trained, as a flag names it.
 fn objective(name: &str) -> Result<ObjectiveKind, String> {
     let kinds = [ObjectiveKind::Dcgan, ObjectiveKind::Toy];
-    kinds.into_iter().find(|kind| kind.to_string() == name).ok_or_else(|| "expected dcgan or toy".to_owned())
+    kinds
+        .into_iter()
+        .find(|kind| kind.to_string() == name)
+        .ok_or_else(|| "expected dcgan or toy".to_owned())
 }
 
 /// How long a run is.
@@ -81,20 +84,20 @@ pub(crate) enum Length {
     Steps(NonZeroU64),
 }
 
-/// Settings, each with its value.
+/// CoordinatorConfig, each with its value.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Config {
+pub(crate) struct RunConfig {
     pub(crate) workers: usize,
     pub(crate) min_workers: usize,
     pub(crate) threads: u16,
     pub(crate) length: Length,
     pub(crate) keep_checkpoints: usize,
-    pub(crate) recipe: Recipe,
+    pub(crate) spec: RunSpec,
     pub(crate) sharding: Sharding,
     pub(crate) schedule: Schedule,
 }
 
-impl Given {
+impl PartialConfig {
     /// Where the images come from.
     pub(crate) fn source(&self) -> Source {
         match &self.data {
@@ -105,8 +108,8 @@ impl Given {
     }
 
     /// What the result is a function of.
-    pub(crate) fn recipe(&self, data: DataSet) -> Recipe {
-        Recipe {
+    pub(crate) fn spec(&self, data: DatasetInfo) -> RunSpec {
+        RunSpec {
             objective: self.objective.unwrap_or_default(),
             batch_size: self.batch_size.map_or(256, NonZeroUsize::get),
             shards: self.shards.map_or(8, NonZeroU16::get),
@@ -121,12 +124,16 @@ impl Given {
     ///
     /// # Errors
     /// If they do not go together, or one that has no default is missing.
-    pub(crate) fn resolve(&self, data: DataSet) -> anyhow::Result<Config> {
-        let workers = self.workers.context("--workers is missing: a run begins with a number of workers")?;
+    pub(crate) fn resolve(&self, data: DatasetInfo) -> anyhow::Result<RunConfig> {
+        let workers =
+            self.workers.context("--workers is missing: a run begins with a number of workers")?;
         let min_workers = self.min_workers.unwrap_or(NonZeroU16::MIN);
-        ensure!(min_workers <= workers, "--min-workers {min_workers} is more than --workers {workers}");
-        let recipe = self.recipe(data);
-        let sharding = recipe.check()?;
+        ensure!(
+            min_workers <= workers,
+            "--min-workers {min_workers} is more than --workers {workers}"
+        );
+        let spec = self.spec(data);
+        let sharding = spec.check()?;
         let length = self.length()?;
         let last_step: Step = match length {
             Length::Steps(steps) => steps.get(),
@@ -137,15 +144,17 @@ impl Given {
             last_step,
             log_every: every(self.log_every),
             grid_every: every(self.grid_every),
-            checkpoint_every: self.checkpoint_every.map_or(sharding.steps_per_epoch(), NonZeroU64::get),
+            checkpoint_every: self
+                .checkpoint_every
+                .map_or(sharding.steps_per_epoch(), NonZeroU64::get),
         };
-        Ok(Config {
+        Ok(RunConfig {
             workers: workers.get().into(),
             min_workers: min_workers.get().into(),
             threads: self.threads.map_or(1, NonZeroU16::get),
             length,
             keep_checkpoints: self.keep_checkpoints.map_or(5, NonZeroUsize::get),
-            recipe,
+            spec,
             sharding,
             schedule,
         })
@@ -153,22 +162,27 @@ impl Given {
 
     fn length(&self) -> anyhow::Result<Length> {
         match (self.epochs, self.steps) {
-            (Some(_), Some(_)) => anyhow::bail!("--epochs and --steps both give the length: give one"),
+            (Some(_), Some(_)) => {
+                anyhow::bail!("--epochs and --steps both give the length: give one")
+            }
             (None, Some(steps)) => Ok(Length::Steps(steps)),
-            (epochs, None) => Ok(Length::Epochs(epochs.unwrap_or(const { NonZeroU64::new(20).unwrap() }))),
+            (epochs, None) => {
+                Ok(Length::Epochs(epochs.unwrap_or(const { NonZeroU64::new(20).unwrap() })))
+            }
         }
     }
 }
 
-impl Config {
+impl RunConfig {
     /// As settings that are all given, to be saved. `data` is where the images came from.
-    pub(crate) fn to_given(&self, data: Option<PathBuf>) -> Given {
-        let Recipe { objective, batch_size, shards, seed, learning_rate, beta1, data: data_set } = self.recipe.clone();
+    pub(crate) fn to_given(&self, data: Option<PathBuf>) -> PartialConfig {
+        let RunSpec { objective, batch_size, shards, seed, learning_rate, beta1, data: data_set } =
+            self.spec.clone();
         let (epochs, steps) = match self.length {
             Length::Epochs(epochs) => (Some(epochs), None),
             Length::Steps(steps) => (None, Some(steps)),
         };
-        Given {
+        PartialConfig {
             workers: NonZeroU16::new(self.workers as u16),
             min_workers: NonZeroU16::new(self.min_workers as u16),
             threads: NonZeroU16::new(self.threads),
@@ -196,9 +210,10 @@ mod tests {
 
     use super::*;
 
-    const MNIST: DataSet = DataSet { images: 60_000, rows: 28, columns: 28, digest: Digest(1) };
+    const MNIST: DatasetInfo =
+        DatasetInfo { images: 60_000, rows: 28, columns: 28, digest: Digest(1) };
 
-    fn given(toml: &str) -> Given {
+    fn given(toml: &str) -> PartialConfig {
         toml::from_str(toml).unwrap()
     }
 
@@ -206,13 +221,15 @@ mod tests {
     fn the_defaults_are_the_tutorials() {
         let config = given("workers = 4").resolve(MNIST).unwrap();
         assert_eq!((config.schedule.last_step, config.schedule.checkpoint_every), (4680, 234));
-        let Recipe { batch_size, shards, seed, learning_rate, beta1, .. } = config.recipe;
+        let RunSpec { batch_size, shards, seed, learning_rate, beta1, .. } = config.spec;
         assert_eq!((batch_size, shards, seed, learning_rate, beta1), (256, 8, 22, 2e-4, 0.5));
     }
 
     #[test]
     fn what_is_saved_resolves_to_the_same() {
-        for text in ["workers = 4", "workers = 2\nsteps = 40\nlearning-rate = 0.001\nmin-workers = 2"] {
+        for text in
+            ["workers = 4", "workers = 2\nsteps = 40\nlearning-rate = 0.001\nmin-workers = 2"]
+        {
             let config = given(text).resolve(MNIST).unwrap();
             let saved = toml::to_string(&config.to_given(Some("mnist".into()))).unwrap();
             assert_eq!(given(&saved).resolve(MNIST).unwrap(), config, "{saved}");
@@ -223,10 +240,24 @@ mod tests {
     fn what_does_not_go_together_is_said() {
         let error = |text: &str| given(text).resolve(MNIST).unwrap_err().to_string();
         assert_eq!(error(""), "--workers is missing: a run begins with a number of workers");
-        assert_eq!(error("workers = 2\nmin-workers = 3"), "--min-workers 3 is more than --workers 2");
-        assert_eq!(error("workers = 2\nsteps = 3\nepochs = 1"), "--epochs and --steps both give the length: give one");
-        assert!(error("workers = 2\nshards = 7").starts_with("batch size 256 cannot be split into 7 shards"));
-        assert!(toml::from_str::<Given>("worker = 2").unwrap_err().to_string().contains("unknown field `worker`"));
-        assert!(toml::from_str::<Given>("log-every = 0").is_err());
+        assert_eq!(
+            error("workers = 2\nmin-workers = 3"),
+            "--min-workers 3 is more than --workers 2"
+        );
+        assert_eq!(
+            error("workers = 2\nsteps = 3\nepochs = 1"),
+            "--epochs and --steps both give the length: give one"
+        );
+        assert!(
+            error("workers = 2\nshards = 7")
+                .starts_with("batch size 256 cannot be split into 7 shards")
+        );
+        assert!(
+            toml::from_str::<PartialConfig>("worker = 2")
+                .unwrap_err()
+                .to_string()
+                .contains("unknown field `worker`")
+        );
+        assert!(toml::from_str::<PartialConfig>("log-every = 0").is_err());
     }
 }

@@ -7,20 +7,24 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dcgan_core::ids::{RunId, Step};
-use dcgan_core::membership::{Command, ConnId, Event, Membership, Outcome, Reason, Stop, TICK};
-use dcgan_core::message::{Hello, ToWorker};
-use dcgan_process::{Signal, fault, status};
-use dcgan_rpc::{FromCoordinator, Welcome, pb};
+use dcgan_core::protocol::coordinator::{
+    Command, ConnId, CoordinatorMachine, Event, Outcome, Reason, Stop, TICK,
+};
+use dcgan_core::protocol::message::{Hello, ToWorker};
+use dcgan_process::exit::status;
+use dcgan_process::fault;
+use dcgan_process::signals::Signal;
+use dcgan_rpc::{CoordinatorMessage, Welcome, pb};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::config::Config;
-use crate::followers::{FollowerId, Followers};
-use crate::local::Local;
-use crate::record::Record;
-use crate::screen::SCREEN;
+use crate::config::RunConfig;
+use crate::console::CONSOLE;
+use crate::feed::{FollowerId, SamplerFeed};
+use crate::local_processes::LocalProcesses;
+use crate::reason_log::ReasonLog;
+use crate::recorder::Recorder;
 use crate::service::{ToConn, ToFollower};
-use crate::watch::Watch;
 
 /// Inputs wait here for the driver; then their senders wait.
 pub(crate) const INPUTS_MAX: usize = 1024;
@@ -29,12 +33,12 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// Between attempts to write to a disk that fails, and to say so.
 const DISK_PAUSE: Duration = Duration::from_millis(500);
 const DISK_SAYS: Duration = Duration::from_secs(10);
-/// At the end, the local sampler may take so long for the grids that are pending.
+/// CoordinatorAddress the end, the local sampler may take so long for the grids that are pending.
 const LAST_GRIDS_MAX: Duration = Duration::from_secs(60);
 
 /// What happens.
 pub(crate) enum Input {
-    /// A control stream opened with a hello.
+    /// A control stream verify_checksum with a hello.
     Connected(ConnId, ToConn, Hello),
     Machine(Event),
     /// Somebody wants to know how the run is.
@@ -52,18 +56,18 @@ pub(crate) enum Input {
 
 /// The driver of a run.
 pub(crate) struct Driver {
-    config: Config,
-    record: Record,
-    machine: Membership,
+    config: RunConfig,
+    record: Recorder,
+    machine: CoordinatorMachine,
     start: Instant,
     conns: BTreeMap<ConnId, ToConn>,
-    followers: Followers,
-    local: Option<Local>,
+    followers: SamplerFeed,
+    local: Option<LocalProcesses>,
     is_local: bool,
     signal: Option<Signal>,
-    watch: Watch,
+    watch: ReasonLog,
     /// Too few local workers are left, and none is started again.
-    hopeless: bool,
+    out_of_workers: bool,
     heartbeat_at: Duration,
     /// What the machine wants done.
     pending: VecDeque<Command>,
@@ -81,14 +85,14 @@ impl Driver {
     /// A driver of a machine that was made at `start`.
     pub(crate) fn new(
         start: Instant,
-        machine: Membership,
-        config: Config,
-        record: Record,
-        local: Option<Local>,
+        machine: CoordinatorMachine,
+        config: RunConfig,
+        record: Recorder,
+        local: Option<LocalProcesses>,
         is_local: bool,
     ) -> Self {
         Self {
-            followers: Followers::new(config.recipe.seed),
+            followers: SamplerFeed::new(config.spec.seed),
             config,
             record,
             machine,
@@ -97,8 +101,8 @@ impl Driver {
             local,
             is_local,
             signal: None,
-            watch: Watch::default(),
-            hopeless: false,
+            watch: ReasonLog::default(),
+            out_of_workers: false,
             heartbeat_at: Duration::ZERO,
             pending: VecDeque::new(),
             disk: None,
@@ -120,7 +124,7 @@ impl Driver {
             };
         };
         self.wait_for_grids(&mut inputs).await?;
-        SCREEN.end_bar();
+        CONSOLE.end_bar();
         let status = self.conclude(outcome);
         if let Some(local) = self.local.take() {
             local.end();
@@ -145,7 +149,8 @@ impl Driver {
             Input::Follows(follower, page, stream) => {
                 tracing::info!("watch the digits at {page}");
                 let newest = self.machine.checkpoint().map(|saved| saved.step);
-                let newest = newest.and_then(|step| Some((step, or_warn(self.record.newest_generator(step))?)));
+                let newest = newest
+                    .and_then(|step| Some((step, or_warn(self.record.newest_generator(step))?)));
                 self.followers.insert(follower, stream, newest);
                 return self.handle(Event::DrawGrids(true));
             }
@@ -155,20 +160,25 @@ impl Driver {
             }
             // Only the newest leads a plan; while the disk fails, it may not be there yet.
             Input::Unreadable(step)
-                if self.disk.is_some() || self.machine.checkpoint().is_none_or(|saved| saved.step != step) => {}
+                if self.disk.is_some()
+                    || self.machine.checkpoint().is_none_or(|saved| saved.step != step) => {}
             Input::Unreadable(step) => match self.record.newest_checkpoint() {
                 Ok(newest) => return self.handle(Event::Unreadable { step, newest }),
                 // Whoever needs it asks again.
-                Err(error) => tracing::warn!("the checkpoint of step {step} cannot be read: {error:#}"),
+                Err(error) => {
+                    tracing::warn!("the checkpoint of step {step} cannot be read: {error:#}")
+                }
             },
             Input::Drawn(step, png) => drop(or_warn(self.record.save_grid(step, &png))),
             Input::ChildEnded(index, status) => return self.child_ended(index, status),
             Input::Signal(signal) => {
                 if self.signal.replace(signal).is_some() {
-                    // The second: at once. Local processes see their standard input close.
+                    // The second: at once. LocalProcesses processes see their standard input close.
                     std::process::exit(signal.status().into());
                 }
-                tracing::info!("stopping after the step that is being finished; once more to stop at once");
+                tracing::info!(
+                    "stopping after the step that is being finished; once more to stop at once"
+                );
                 let stop = match signal {
                     Signal::Terminate if !self.is_local => Stop::HandOver,
                     _ => Stop::Finish,
@@ -180,21 +190,27 @@ impl Driver {
     }
 
     fn draws_grids(&self) -> bool {
-        !self.followers.is_empty() || self.local.as_ref().is_some_and(Local::has_sampler)
+        !self.followers.is_empty() || self.local.as_ref().is_some_and(LocalProcesses::has_sampler)
     }
 
     fn child_ended(&mut self, index: usize, status: ExitStatus) -> anyhow::Result<Option<Outcome>> {
         let is_over = self.machine.reason() == Reason::Finishing;
-        let Some(local) = &mut self.local else { return Ok(None) };
+        let Some(local) = &mut self.local else {
+            return Ok(None);
+        };
         // Workers that were told that the run is over end, as they should; so do those that were drained.
         if (is_over || status.success()) && !local.is_sampler(index) {
             local.left(index);
         } else {
             local.ended(index, status);
         }
-        let needed = if self.machine.plan().is_none() { self.config.workers } else { self.config.min_workers };
-        if local.workers() < needed && !self.hopeless && !is_over {
-            self.hopeless = true;
+        let needed = if self.machine.plan().is_none() {
+            self.config.workers
+        } else {
+            self.config.min_workers
+        };
+        if local.workers() < needed && !self.out_of_workers && !is_over {
+            self.out_of_workers = true;
             return self.handle(Event::Stop(Stop::Finish));
         }
         Ok(None)
@@ -205,11 +221,11 @@ impl Driver {
         if now >= self.heartbeat_at {
             self.heartbeat_at = now + HEARTBEAT_INTERVAL;
             let conns: Vec<ConnId> = self.conns.keys().copied().collect();
-            conns.into_iter().for_each(|conn| self.send(conn, FromCoordinator::Heartbeat));
+            conns.into_iter().for_each(|conn| self.send(conn, CoordinatorMessage::Heartbeat));
         }
         let waits = self.watch.look(&self.machine.reason());
-        SCREEN.waits(waits.as_deref().unwrap_or_default());
-        SCREEN.reached(self.machine.reached());
+        CONSOLE.waits(waits.as_deref().unwrap_or_default());
+        CONSOLE.reached(self.machine.reached());
         self.ask_for_grids();
         if self.disk.as_ref().is_some_and(|disk| disk.try_again_at <= now) {
             let outcome = self.execute_pending();
@@ -219,7 +235,8 @@ impl Driver {
     }
 
     fn ask_for_grids(&mut self) {
-        self.followers.ask(self.record.pending_grids(), |step| or_warn(self.record.pending_generator(step)));
+        self.followers
+            .ask(self.record.pending_grids(), |step| or_warn(self.record.pending_generator(step)));
     }
 
     fn handle(&mut self, event: Event) -> anyhow::Result<Option<Outcome>> {
@@ -239,18 +256,27 @@ impl Driver {
             if let Err(error) = self.execute(&command) {
                 self.pending.push_front(command);
                 let now = self.start.elapsed();
-                let disk = self.disk.get_or_insert(Disk { fails_since: now, says_at: now, try_again_at: now });
+                let disk = self.disk.get_or_insert(Disk {
+                    fails_since: now,
+                    says_at: now,
+                    try_again_at: now,
+                });
                 disk.try_again_at = now + DISK_PAUSE;
                 if now >= disk.says_at {
                     disk.says_at = now + DISK_SAYS;
                     let seconds = (now - disk.fails_since).as_secs();
-                    tracing::error!("waiting for {seconds} s for the disk, workers train on: {error:#}");
+                    tracing::error!(
+                        "waiting for {seconds} s for the disk, workers train on: {error:#}"
+                    );
                 }
                 return None;
             }
         }
         if let Some(Disk { fails_since, .. }) = self.disk.take() {
-            tracing::info!("the disk works again after {} s", (self.start.elapsed() - fails_since).as_secs());
+            tracing::info!(
+                "the disk works again after {} s",
+                (self.start.elapsed() - fails_since).as_secs()
+            );
         }
         None
     }
@@ -266,26 +292,31 @@ impl Driver {
         match command.clone() {
             Command::Welcome(conn, likely_shards) => {
                 let run: RunId = self.record.run().run;
-                let (recipe, schedule) = (self.config.recipe.clone(), self.config.schedule);
-                self.send(conn, FromCoordinator::Welcome(Welcome { run, recipe, schedule, likely_shards }));
+                let (spec, schedule) = (self.config.spec.clone(), self.config.schedule);
+                self.send(
+                    conn,
+                    CoordinatorMessage::Welcome(Welcome { run, spec, schedule, likely_shards }),
+                );
             }
             Command::Refuse(conn, refusal) => {
                 tracing::warn!("refused: {refusal}");
-                self.send(conn, FromCoordinator::Refused(refusal.to_string()));
+                self.send(conn, CoordinatorMessage::Refused(refusal.to_string()));
                 self.conns.remove(&conn);
             }
             Command::Send(conn, message) => {
                 if let ToWorker::Plan(plan) = &message {
                     tracing::debug!("{plan}");
                 }
-                self.send(conn, FromCoordinator::Message(message));
+                self.send(conn, CoordinatorMessage::Message(message));
             }
             Command::Close(conn) => drop(self.conns.remove(&conn)),
-            Command::StorePlan(plan, fingerprint) => self.record.store_plan((*plan).clone(), fingerprint)?,
-            Command::AppendLine(line) => {
+            Command::StorePlan(plan, fingerprint) => {
+                self.record.store_plan((*plan).clone(), fingerprint)?
+            }
+            Command::AppendRow(line) => {
                 self.record.append_line(&line)?;
                 let last_step = self.config.schedule.last_step;
-                SCREEN.line(&line, self.config.sharding.epoch(last_step), last_step);
+                CONSOLE.line(&line, self.config.sharding.epoch(last_step), last_step);
             }
             Command::SaveCheckpoint { saved, bytes } => {
                 let (step, digest) = (saved.step, saved.digest);
@@ -296,15 +327,19 @@ impl Driver {
                 self.record.save_pending_grid(step, &bytes)?;
                 self.ask_for_grids();
             }
-            Command::Note(note) => tracing::info!("{note}"),
+            Command::Notice(note) => tracing::info!("{note}"),
             Command::Exit(_) => {}
         }
         Ok(())
     }
 
-    fn send(&mut self, conn: ConnId, message: FromCoordinator) {
+    fn send(&mut self, conn: ConnId, message: CoordinatorMessage) {
         // Who does not read is gone, and hears it by the end of its stream.
-        if self.conns.get(&conn).is_some_and(|to_conn| to_conn.try_send(Ok(message.into())).is_err()) {
+        if self
+            .conns
+            .get(&conn)
+            .is_some_and(|to_conn| to_conn.try_send(Ok(message.into())).is_err())
+        {
             self.conns.remove(&conn);
         }
     }
@@ -312,8 +347,10 @@ impl Driver {
     /// The local sampler draws the grids that are pending.
     async fn wait_for_grids(&mut self, inputs: &mut mpsc::Receiver<Input>) -> anyhow::Result<()> {
         let since = Instant::now();
-        while self.local.as_ref().is_some_and(Local::has_sampler) && !self.record.pending_grids().is_empty() {
-            SCREEN.waits("waiting for the last grid");
+        while self.local.as_ref().is_some_and(LocalProcesses::has_sampler)
+            && !self.record.pending_grids().is_empty()
+        {
+            CONSOLE.waits("waiting for the last grid");
             self.ask_for_grids();
             if since.elapsed() >= LAST_GRIDS_MAX {
                 let count = self.record.pending_grids().len();
@@ -335,12 +372,15 @@ impl Driver {
                 self.say_block(&failure.to_string());
                 status::FAILED
             }
-            _ if self.hopeless => {
+            _ if self.out_of_workers => {
                 self.say_block("too few workers are left, and none is started again");
                 status::FAILED
             }
             Outcome::Finished => {
-                tracing::info!("finished: {} steps; everything is in {root}", self.machine.reached());
+                tracing::info!(
+                    "finished: {} steps; everything is in {root}",
+                    self.machine.reached()
+                );
                 status::FINISHED
             }
             Outcome::Stopped(step) => {
@@ -353,7 +393,7 @@ impl Driver {
     /// One block, the last thing on the screen.
     fn say_block(&self, what: &str) {
         eprintln!("\nthe run has failed: {what}");
-        if let Some(death) = self.local.as_ref().and_then(Local::first_death) {
+        if let Some(death) = self.local.as_ref().and_then(LocalProcesses::first_death) {
             eprintln!("  first:   {} ended with {}", death.name, death.status);
             eprintln!("  log:     {}", death.log.display());
         } else if self.is_local {
@@ -378,10 +418,10 @@ fn point(command: &Command) -> &'static str {
         Command::Welcome(..) => "welcome",
         Command::Send(_, ToWorker::Fence(_)) => "send-fence",
         Command::Send(_, ToWorker::Plan(_)) => "send-plan",
-        Command::Send(_, ToWorker::Stored(_)) => "send-stored",
-        Command::Send(_, ToWorker::Fetch(_)) => "send-fetch",
+        Command::Send(_, ToWorker::Persisted(_)) => "send-stored",
+        Command::Send(_, ToWorker::RequestSnapshot(_)) => "send-fetch",
         Command::StorePlan(..) => "store-plan",
-        Command::AppendLine(_) => "append-line",
+        Command::AppendRow(_) => "append-line",
         Command::SaveCheckpoint { .. } => "save-checkpoint",
         _ => "other",
     }

@@ -4,19 +4,19 @@
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-use crate::config::Given;
+use crate::config::PartialConfig;
 
 /// Takes each setting from the first that gives it.
 macro_rules! first_given {
     ($first:ident, $second:ident; $($field:ident)*) => {
-        Given {
+        PartialConfig {
             $($field: $first.$field.or($second.$field),)*
             ..$first
         }
     };
 }
 
-impl Given {
+impl PartialConfig {
     /// These settings, and those of `second` where nothing is given here. The length is one setting.
     pub(crate) fn or(self, second: Self) -> Self {
         let first = self;
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn the_first_that_is_given_counts() {
-        let given = |toml: &str| -> Given { toml::from_str(toml).unwrap() };
+        let given = |toml: &str| -> PartialConfig { toml::from_str(toml).unwrap() };
         let merged = given("seed = 1\nsteps = 5").or(given("seed = 2\nworkers = 3\nepochs = 4"));
         assert_eq!(merged, given("seed = 1\nsteps = 5\nworkers = 3"));
         assert_eq!(given("").or(given("epochs = 4")), given("epochs = 4"));

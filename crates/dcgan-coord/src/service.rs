@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dcgan_core::ids::{Digest, Step};
-use dcgan_core::membership::{ConnId, Event, Stop};
+use dcgan_core::protocol::coordinator::{ConnId, Event, Stop};
 use dcgan_rpc::pb::coordinator_server::{Coordinator, CoordinatorServer};
-use dcgan_rpc::{Checked, FromWorkerStream, pb, transfer};
+use dcgan_rpc::{Checksummed, WorkerMessage, pb, transfer};
 use dcgan_store::checkpoint::Checkpoints;
 use dcgan_store::state_file;
 use tokio::sync::{mpsc, oneshot};
@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::driver::Input;
-use crate::followers::FollowerId;
+use crate::feed::FollowerId;
 
 /// Messages on their way to one worker. One that does not read them is as good as gone.
 pub(crate) const OUTGOING_MAX: usize = 64;
@@ -41,7 +41,10 @@ pub(crate) struct Served {
 }
 
 /// The service; what arrives goes to `driver`.
-pub(crate) fn service(served: Served, driver: mpsc::Sender<Input>) -> CoordinatorServer<impl Coordinator> {
+pub(crate) fn service(
+    served: Served,
+    driver: mpsc::Sender<Input>,
+) -> CoordinatorServer<impl Coordinator> {
     CoordinatorServer::new(Service { served: Arc::new(served), driver, numbers: AtomicU64::new(1) })
 }
 
@@ -77,7 +80,7 @@ impl Coordinator for Service {
         request: Request<Streaming<pb::WorkerMessage>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
         let mut stream = request.into_inner();
-        let FromWorkerStream::Hello(hello) = first(&mut stream).await?.try_into()? else {
+        let WorkerMessage::Hello(hello) = first(&mut stream).await?.try_into()? else {
             return Err(Status::invalid_argument("the first message of a worker is its hello"));
         };
         let conn = ConnId(self.number());
@@ -93,19 +96,20 @@ impl Coordinator for Service {
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 
-    type GetPartitionStream = transfer::Pieces<pb::Chunk>;
+    type GetPartitionStream = transfer::ChunkStream<pb::Chunk>;
 
     async fn get_partition(
         &self,
         request: Request<pb::GetPartitionRequest>,
     ) -> Result<Response<Self::GetPartitionStream>, Status> {
-        let shard = request.into_inner().opened()?.shard;
+        let shard = request.into_inner().verify_checksum()?.shard;
         let partition = self.served.partitions.get(shard as usize);
-        let (pixels, digest) = partition.cloned().ok_or_else(|| Status::not_found(format!("no shard {shard}")))?;
+        let (pixels, digest) =
+            partition.cloned().ok_or_else(|| Status::not_found(format!("no shard {shard}")))?;
         Ok(transfer::answer(transfer::split(pixels, digest)))
     }
 
-    type GetCheckpointStream = transfer::Pieces<pb::Chunk>;
+    type GetCheckpointStream = transfer::ChunkStream<pb::Chunk>;
 
     async fn get_checkpoint(
         &self,
@@ -131,9 +135,10 @@ impl Coordinator for Service {
         request: Request<Streaming<pb::PutSnapshotRequest>>,
     ) -> Result<Response<pb::PutSnapshotResponse>, Status> {
         let mut stream = request.into_inner();
-        let mut assembly = transfer::Assembly::new(SNAPSHOT_BYTES_MAX);
+        let mut assembly = transfer::ChunkAssembler::new(SNAPSHOT_BYTES_MAX);
         let mut of_step: Option<Step> = None;
-        while let Some(pb::PutSnapshotRequest { step, chunk }) = transfer::next(&mut stream).await? {
+        while let Some(pb::PutSnapshotRequest { step, chunk }) = transfer::next(&mut stream).await?
+        {
             if *of_step.get_or_insert(step) != step {
                 return Err(Status::invalid_argument("pieces of different steps"));
             }
@@ -141,21 +146,37 @@ impl Coordinator for Service {
         }
         let step = of_step.ok_or_else(|| Status::invalid_argument("an empty stream"))?;
         let bytes = assembly.finish()?;
-        let read = spawn_blocking(move || state_file::digest_of(&bytes).map(|digest| (digest, bytes))).await;
+        let read =
+            spawn_blocking(move || state_file::digest_of(&bytes).map(|digest| (digest, bytes)))
+                .await;
         let read = read.map_err(|error| Status::internal(error.to_string()))?;
         let (digest, bytes) = read.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        tell(&self.driver, Input::Machine(Event::Snapshot { step, digest, bytes: Arc::new(bytes) })).await?;
+        tell(
+            &self.driver,
+            Input::Machine(Event::Snapshot { step, digest, bytes: Arc::new(bytes) }),
+        )
+        .await?;
         Ok(Response::new(pb::PutSnapshotResponse {}))
     }
 
-    async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> Result<Response<pb::Status>, Status> {
+    async fn get_status(
+        &self,
+        _: Request<pb::GetStatusRequest>,
+    ) -> Result<Response<pb::Status>, Status> {
         let (reply, status) = oneshot::channel();
         tell(&self.driver, Input::Status(reply)).await?;
-        status.await.map(Response::new).map_err(|_| Status::unavailable("the coordinator is ending"))
+        status
+            .await
+            .map(Response::new)
+            .map_err(|_| Status::unavailable("the coordinator is ending"))
     }
 
-    async fn act(&self, request: Request<pb::ActRequest>) -> Result<Response<pb::ActResponse>, Status> {
-        let kind = request.into_inner().kind.ok_or_else(|| Status::invalid_argument("nothing to do"))?;
+    async fn act(
+        &self,
+        request: Request<pb::ActRequest>,
+    ) -> Result<Response<pb::ActResponse>, Status> {
+        let kind =
+            request.into_inner().kind.ok_or_else(|| Status::invalid_argument("nothing to do"))?;
         let event = match kind {
             pb::act_request::Kind::Stop(pb::Stop {}) => Event::Stop(Stop::Finish),
             pb::act_request::Kind::Checkpoint(pb::TakeCheckpoint {}) => Event::Checkpoint,
@@ -172,9 +193,11 @@ impl Coordinator for Service {
         request: Request<Streaming<pb::FollowRequest>>,
     ) -> Result<Response<Self::FollowStream>, Status> {
         let mut stream = request.into_inner();
-        let request = first(&mut stream).await?.opened()?;
+        let request = first(&mut stream).await?.verify_checksum()?;
         let Some(pb::follow_request::Kind::Following(pb::Following { page })) = request.kind else {
-            return Err(Status::invalid_argument("the first message of a sampler says where its page is"));
+            return Err(Status::invalid_argument(
+                "the first message of a sampler says where its page is",
+            ));
         };
         let follower = FollowerId(self.number());
         let (to_follower, outgoing) = mpsc::channel(SNAPSHOTS_MAX);
@@ -182,8 +205,10 @@ impl Coordinator for Service {
         let driver = self.driver.clone();
         tokio::spawn(async move {
             while let Ok(Some(message)) = stream.message().await {
-                let kind = message.opened().ok().and_then(|message| message.kind);
-                let Some(pb::follow_request::Kind::Grid(grid)) = kind else { break };
+                let kind = message.verify_checksum().ok().and_then(|message| message.kind);
+                let Some(pb::follow_request::Kind::Grid(grid)) = kind else {
+                    break;
+                };
                 if driver.send(Input::Drawn(grid.step, grid.png)).await.is_err() {
                     return;
                 }
@@ -201,10 +226,10 @@ async fn hear(
     driver: &mpsc::Sender<Input>,
 ) -> Result<(), Status> {
     while let Some(message) = stream.message().await? {
-        let event = match FromWorkerStream::try_from(message)? {
-            FromWorkerStream::Hello(_) => return Err(Status::invalid_argument("a second hello")),
-            FromWorkerStream::Heartbeat => Event::Heartbeat(conn),
-            FromWorkerStream::Message(message) => Event::Message(conn, message),
+        let event = match WorkerMessage::try_from(message)? {
+            WorkerMessage::Hello(_) => return Err(Status::invalid_argument("a second hello")),
+            WorkerMessage::Heartbeat => Event::Heartbeat(conn),
+            WorkerMessage::Message(message) => Event::Message(conn, message),
         };
         tell(driver, Input::Machine(event)).await?;
     }
@@ -214,10 +239,10 @@ async fn hear(
 /// The pixels of every shard; the data set is not needed any more then.
 pub(crate) fn partitions(
     dataset: &dcgan_store::dataset::Dataset,
-    sharding: &dcgan_core::sharding::Sharding,
+    sharding: &dcgan_core::spec::sharding::Sharding,
 ) -> Vec<(Bytes, Digest)> {
     let partitions = dataset.partitions(sharding);
-    let shards = dcgan_core::config::shard_ids(sharding.shards());
+    let shards = dcgan_core::spec::shard_ids(sharding.shards());
     let pixels = shards.filter_map(|shard| partitions.pixels(shard));
     pixels.map(|(pixels, digest)| (Bytes::from(pixels), digest)).collect()
 }

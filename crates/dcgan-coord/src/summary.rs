@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use dcgan_core::layers::{DISCRIMINATOR, GENERATOR, Kind, Layer, Network};
+use dcgan_core::spec::networks::{DISCRIMINATOR, GENERATOR, LayerKind, LayerSpec, NetworkSpec};
 
 use crate::args::SummaryFormat;
 
@@ -24,10 +24,12 @@ fn text() -> String {
             let (shape, parameters) = (shape(layer.output), layer.parameters(input));
             let _ = writeln!(out, "  {:<28}{shape:<18}{parameters:>10}", title(layer));
         }
-        let trained: usize = network.tensors().iter().filter(|tensor| tensor.trained).map(|t| t.len()).sum();
+        let trained: usize =
+            network.tensors().iter().filter(|tensor| tensor.trained).map(|t| t.len()).sum();
         let total = network.parameters();
         let fixed = total - trained;
-        let _ = writeln!(out, "  {total} parameters: {trained} trained, {fixed} running statistics\n");
+        let _ =
+            writeln!(out, "  {total} parameters: {trained} trained, {fixed} running statistics\n");
     }
     let total = GENERATOR.parameters() + DISCRIMINATOR.parameters();
     let _ = writeln!(out, "both: {total} parameters");
@@ -40,18 +42,27 @@ fn dot() -> String {
     for network in [GENERATOR, DISCRIMINATOR] {
         cluster(&mut out, &network);
     }
-    let _ = writeln!(out, "  generator_{} -> discriminator_0 [label=\"fakes\"];", GENERATOR.layers.len());
+    let _ = writeln!(
+        out,
+        "  generator_{} -> discriminator_0 [label=\"fakes\"];",
+        GENERATOR.layers.len()
+    );
     out.push_str("}\n");
     out
 }
 
-fn cluster(out: &mut String, network: &Network) {
+fn cluster(out: &mut String, network: &NetworkSpec) {
     let name = network.name;
     let _ = writeln!(out, "  subgraph cluster_{name} {{\n    label=\"{name}\";");
     let _ = writeln!(out, "    {name}_0 [label=\"input\\n{}\"];", shape(network.input));
     for (index, layer) in network.layers.iter().enumerate() {
         let (from, to) = (index, index + 1);
-        let _ = writeln!(out, "    {name}_{to} [label=\"{}\\n{}\"];", title(layer), shape(layer.output));
+        let _ = writeln!(
+            out,
+            "    {name}_{to} [label=\"{}\\n{}\"];",
+            title(layer),
+            shape(layer.output)
+        );
         let _ = writeln!(out, "    {name}_{from} -> {name}_{to};");
     }
     out.push_str("  }\n");
@@ -59,22 +70,30 @@ fn cluster(out: &mut String, network: &Network) {
 
 /// Rows x columns x channels, as in Keras; a vector by its length.
 fn shape([channels, rows, columns]: [usize; 3]) -> String {
-    if (rows, columns) == (1, 1) { channels.to_string() } else { format!("{rows} x {columns} x {channels}") }
+    if (rows, columns) == (1, 1) {
+        channels.to_string()
+    } else {
+        format!("{rows} x {columns} x {channels}")
+    }
 }
 
-fn title(layer: &Layer) -> String {
+fn title(layer: &LayerSpec) -> String {
     let kind = match layer.kind {
-        Kind::Dense => "dense".to_owned(),
-        Kind::Conv { stride } => format!("conv 3x3 stride {stride}"),
-        Kind::BatchNorm => "batch norm".to_owned(),
-        Kind::Upsample => "upsample x2".to_owned(),
-        Kind::Relu => "ReLU".to_owned(),
-        Kind::LeakyRelu => "LeakyReLU 0.2".to_owned(),
-        Kind::Tanh => "tanh".to_owned(),
-        Kind::Reshape => "reshape".to_owned(),
-        Kind::AveragePool => "global average pool".to_owned(),
+        LayerKind::Dense => "dense".to_owned(),
+        LayerKind::Conv { stride } => format!("conv 3x3 stride {stride}"),
+        LayerKind::BatchNorm => "batch norm".to_owned(),
+        LayerKind::Upsample => "upsample x2".to_owned(),
+        LayerKind::Relu => "ReLU".to_owned(),
+        LayerKind::LeakyRelu => "LeakyReLU 0.2".to_owned(),
+        LayerKind::Tanh => "tanh".to_owned(),
+        LayerKind::Reshape => "reshape".to_owned(),
+        LayerKind::AveragePool => "global average pool".to_owned(),
     };
-    if layer.name.is_empty() || layer.name == kind { kind } else { format!("{} ({kind})", layer.name) }
+    if layer.name.is_empty() || layer.name == kind {
+        kind
+    } else {
+        format!("{} ({kind})", layer.name)
+    }
 }
 
 #[cfg(test)]

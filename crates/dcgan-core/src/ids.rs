@@ -18,7 +18,9 @@ pub struct ShardId(pub u16);
 pub struct Rank(pub u16);
 
 /// The number of one immutable plan. Only grows, also across restarts of the coordinator.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Generation(pub u64);
 
@@ -29,31 +31,91 @@ impl Generation {
     }
 }
 
-/// How far a state has come: `step` steps are finished, and `phase` phases of the next one are applied.
+/// A phase of a training step. Each ends with one all-reduce and one optimizer step.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(into = "u8", try_from = "u8")]
+pub enum Phase {
+    /// The discriminator on real images.
+    #[default]
+    DiscriminatorReal,
+    /// The discriminator on fakes.
+    DiscriminatorFake,
+    /// The generator, through the discriminator, on the same fakes.
+    Generator,
+}
+
+impl Phase {
+    /// The phases in their order.
+    pub const ALL: [Self; 3] = [Self::DiscriminatorReal, Self::DiscriminatorFake, Self::Generator];
+
+    /// The phase's place in the step, from 0.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl From<Phase> for u8 {
+    fn from(phase: Phase) -> Self {
+        phase as Self
+    }
+}
+
+impl TryFrom<u8> for Phase {
+    type Error = UnknownPhase;
+
+    fn try_from(index: u8) -> Result<Self, UnknownPhase> {
+        Self::ALL.get(usize::from(index)).copied().ok_or(UnknownPhase(index))
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DiscriminatorReal => "discriminator-real",
+            Self::DiscriminatorFake => "discriminator-fake",
+            Self::Generator => "generator",
+        })
+    }
+}
+
+/// A number that names no phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a phase from 0 to 2, found {0}")]
+pub struct UnknownPhase(u8);
+
+/// How far a state has come: `step` steps are finished, and `phase` is the
+/// next to be computed.
 ///
 /// Ordered, so the furthest of several states is the greatest position.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Position {
     /// Finished steps.
     pub step: Step,
-    /// Phases of step `step + 1` that are applied; below the objective's number of phases.
-    pub phase: u8,
+    /// The phase of step `step + 1` that comes next.
+    pub phase: Phase,
 }
 
 impl Position {
     /// The position at which exactly `step` steps are finished.
     pub fn after(step: Step) -> Self {
-        Self { step, phase: 0 }
+        Self { step, phase: Phase::ALL[0] }
     }
 
-    /// The position after one more update, of an objective with `phases` phases.
-    pub fn next(self, phases: u8) -> Self {
-        if self.phase + 1 < phases { Self { phase: self.phase + 1, ..self } } else { Self::after(self.step + 1) }
+    /// The position after one more update.
+    pub fn next(self) -> Self {
+        match Phase::ALL.get(self.phase.index() + 1) {
+            Some(&phase) => Self { phase, ..self },
+            None => Self::after(self.step + 1),
+        }
     }
 
     /// Whether a step has just been finished (or none begun).
     pub fn is_step_boundary(self) -> bool {
-        self.phase == 0
+        self.phase == Phase::ALL[0]
     }
 }
 
@@ -94,7 +156,11 @@ impl fmt::Display for Generation {
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "step {} phase {}", self.step, self.phase)
+        match self.step {
+            0 if self.is_step_boundary() => f.write_str("the initial state"),
+            step if self.is_step_boundary() => write!(f, "the end of step {step}"),
+            step => write!(f, "step {}, before phase {}", step + 1, self.phase),
+        }
     }
 }
 
@@ -163,8 +229,8 @@ mod tests {
         let mut at = Position::after(7);
         let mut seen = Vec::new();
         for _ in 0..4 {
-            seen.push((at.step, at.phase));
-            let next = at.next(3);
+            seen.push((at.step, at.phase.index()));
+            let next = at.next();
             assert!(next > at);
             at = next;
         }

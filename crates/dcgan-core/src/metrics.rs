@@ -5,13 +5,14 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Digest, Generation, Step};
 
 /// How many numbers a step reports.
-pub const METRICS: usize = 6;
+pub const METRIC_COUNT: usize = 6;
 
 /// The losses and accuracies of one step's training passes, in the order of [`METRIC_NAMES`].
-pub type Metrics = [f32; METRICS];
+pub type Metrics = [f32; METRIC_COUNT];
 
 /// Losses, and accuracies at threshold 0.5; `gacc` is the share of fakes that D calls real in the generator's phase.
-pub const METRIC_NAMES: [&str; METRICS] = ["d_loss_real", "d_loss_fake", "g_loss", "real_dacc", "fake_dacc", "gacc"];
+pub const METRIC_NAMES: [&str; METRIC_COUNT] =
+    ["d_loss_real", "d_loss_fake", "g_loss", "real_dacc", "fake_dacc", "gacc"];
 
 /// A finished step, as a worker reports it.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,20 +35,20 @@ pub struct StepDone {
 
 /// The sums of the open log window: the steps since the last multiple of the log interval.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Window {
+pub struct LogWindow {
     /// Every step up to this one is in this window or in an earlier one.
     pub through: Step,
     /// Steps in the window.
     pub steps: u64,
     /// Sums of the metrics, in the order of [`METRIC_NAMES`].
-    pub sums: [f64; METRICS],
+    pub sums: [f64; METRIC_COUNT],
     /// Sum of the steps' times, in milliseconds.
     pub step_ms: f64,
     /// Sum of the all-reduces' times, in milliseconds.
     pub allreduce_ms: f64,
 }
 
-impl Window {
+impl LogWindow {
     /// An empty window after `step`.
     pub fn after(step: Step) -> Self {
         Self { through: step, ..Self::default() }
@@ -56,7 +57,7 @@ impl Window {
     /// Adds the step that follows.
     ///
     /// # Panics
-    /// If `done` is not the step after [`Window::through`].
+    /// If `done` is not the step after [`LogWindow::through`].
     pub fn add(&mut self, done: &StepDone) {
         assert_eq!(done.step, self.through + 1, "a window adds up steps in their order");
         self.through = done.step;
@@ -69,11 +70,18 @@ impl Window {
     }
 
     /// The line that averages the window, at the step that `last` finished.
-    pub fn line(&self, last: &StepDone, epoch: u64, batch_size: usize, learning_rate: f64) -> Line {
+    pub fn line(
+        &self,
+        last: &StepDone,
+        epoch: u64,
+        batch_size: usize,
+        learning_rate: f64,
+    ) -> MetricsRow {
         let n = self.steps.max(1) as f64;
-        let [d_loss_real, d_loss_fake, g_loss, real_dacc, fake_dacc, gacc] = self.sums.map(|sum| sum / n);
+        let [d_loss_real, d_loss_fake, g_loss, real_dacc, fake_dacc, gacc] =
+            self.sums.map(|sum| sum / n);
         let seconds = (self.step_ms / 1e3).max(1e-9);
-        Line {
+        MetricsRow {
             step: last.step,
             epoch,
             d_loss_real,
@@ -95,8 +103,11 @@ impl Window {
 
 /// One line of `metrics.jsonl`: averages over the steps since the last multiple of the log interval.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields are the contract of the run directory; README.md explains each")]
-pub struct Line {
+#[expect(
+    missing_docs,
+    reason = "the fields are the contract of the run directory; README.md explains each"
+)]
+pub struct MetricsRow {
     pub step: Step,
     pub epoch: u64,
     pub d_loss_real: f64,
@@ -132,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_line_averages_its_window() {
-        let mut window = Window::after(20);
+        let mut window = LogWindow::after(20);
         window.add(&done(21, 1.0));
         window.add(&done(22, 2.0));
         let line = window.line(&done(22, 2.0), 1, 256, 2e-4);
@@ -144,6 +155,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "in their order")]
     fn a_window_refuses_a_gap() {
-        Window::after(20).add(&done(22, 1.0));
+        LogWindow::after(20).add(&done(22, 1.0));
     }
 }

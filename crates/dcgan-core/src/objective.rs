@@ -3,9 +3,9 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use crate::ids::{Position, ShardId};
+use crate::ids::{Phase, Position, ShardId};
 use crate::metrics::Metrics;
-use crate::sharding::Partition;
+use crate::spec::sharding::Partition;
 use crate::state::{Layout, State};
 
 /// Something that is trained by ordered phases, such as "discriminator on real", "discriminator on fake", "generator".
@@ -17,26 +17,23 @@ pub trait Objective: Send + Sync {
     fn layout(&self) -> &Arc<Layout>;
 
     /// The state before the first step; the same wherever it is computed.
-    fn initial(&self) -> State;
-
-    /// Phases of a step.
-    fn phases(&self) -> u8;
+    fn initial_state(&self) -> State;
 
     /// Elements of the vector of a phase.
-    fn vector_len(&self, phase: u8) -> usize;
+    fn phase_vector_len(&self, phase: Phase) -> usize;
 
     /// The tensors that a phase's vectors are computed from.
-    fn reads(&self, phase: u8) -> &[usize];
+    fn tensors_read(&self, phase: Phase) -> &[usize];
 
     /// The vector of one shard: a function of the task and the shard's data alone.
-    fn shard(&self, task: &Task<'_>, scratch: &mut Scratch) -> Vec<f32>;
+    fn shard_gradients(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32>;
 
     /// Computes into `scratch` what the shard's next phase needs and the update in between does not change. Called after
-    /// [`Objective::shard`] with the same task while a thread would wait for the sum; it may never be called.
-    fn ahead(&self, _task: &Task<'_>, _scratch: &mut Scratch) {}
+    /// [`Objective::shard_gradients`] with the same task while a thread would wait for the sum; it may never be called.
+    fn compute_ahead(&self, _task: &ShardTask<'_>, _scratch: &mut Scratch) {}
 
-    /// Applies the sum of all shards' vectors to the state at `at`, which reaches `at.next(phases)`.
-    fn apply(&self, state: &mut State, at: Position, sum: &[f32]);
+    /// Applies the sum of all shards' vectors to the state at `at`, which reaches `at.next()`.
+    fn optimizer_step(&self, state: &mut State, at: Position, sum: &[f32]);
 
     /// The losses and accuracies of the step that the state has just finished.
     fn metrics(&self, state: &State) -> Metrics;
@@ -44,7 +41,7 @@ pub trait Objective: Send + Sync {
 
 /// What to compute.
 #[derive(Clone, Copy)]
-pub struct Task<'a> {
+pub struct ShardTask<'a> {
     /// The state that the vector is computed from.
     pub state: &'a State,
     /// Its position: phase `at.phase` of step `at.step + 1` is computed.

@@ -30,16 +30,19 @@ pub enum Purpose {
 
 /// The numbers of one key, addressed by index.
 #[derive(Clone, Copy, Debug)]
-pub struct Stream {
+pub struct RandomStream {
     key: [u32; 2],
     high: [u32; 3],
 }
 
-impl Stream {
+impl RandomStream {
     /// The stream of (seed, purpose, item, time). `item` is below 2^24.
     pub fn new(seed: u64, purpose: Purpose, item: u32, time: u64) -> Self {
         debug_assert!(item < 1 << 24, "item {item} does not fit beside the purpose");
-        Self { key: split(seed), high: [(purpose as u32) << 24 | item, split(time)[0], split(time)[1]] }
+        Self {
+            key: split(seed),
+            high: [(purpose as u32) << 24 | item, split(time)[0], split(time)[1]],
+        }
     }
 
     /// 32 random bits: number `index` of the stream, below 2^34.
@@ -200,9 +203,15 @@ mod tests {
     #[test]
     fn philox_gives_the_known_answers_of_its_authors() {
         assert_eq!(philox4x32_10([0; 4], [0; 2]), [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
-        assert_eq!(philox4x32_10([!0; 4], [!0; 2]), [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]);
         assert_eq!(
-            philox4x32_10([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0]),
+            philox4x32_10([!0; 4], [!0; 2]),
+            [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]
+        );
+        assert_eq!(
+            philox4x32_10(
+                [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344],
+                [0xa4093822, 0x299f31d0]
+            ),
             [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]
         );
     }
@@ -217,21 +226,28 @@ mod tests {
             (1e-3, -3.090232306167813),
             (1e-9, -5.997807015007686),
         ] {
-            assert!((normal_quantile(p) - x).abs() < 1e-13, "{p}: {} instead of {x}", normal_quantile(p));
+            assert!(
+                (normal_quantile(p) - x).abs() < 1e-13,
+                "{p}: {} instead of {x}",
+                normal_quantile(p)
+            );
         }
         assert!(normal_quantile(2f64.powi(-33)).abs() < 6.4);
     }
 
     #[test]
     fn logarithms_are_exact_to_the_last_digits() {
-        for (x, expected) in [(0.075, -2.590_267_165_445_826_7), (1e-9, -20.723_265_836_946_414), (1.0, 0.0)] {
+        for (x, expected) in
+            [(0.075, -2.590_267_165_445_826_7), (1e-9, -20.723_265_836_946_414), (1.0, 0.0)]
+        {
             assert!((ln(x) - expected).abs() <= 4e-15, "{x}: {}", ln(x));
         }
     }
 
     #[test]
     fn streams_differ_by_every_part_of_their_key() {
-        let first = |seed, purpose, item, time| Stream::new(seed, purpose, item, time).bits(0);
+        let first =
+            |seed, purpose, item, time| RandomStream::new(seed, purpose, item, time).bits(0);
         let mut numbers = vec![
             first(1, Purpose::Latents, 2, 3),
             first(2, Purpose::Latents, 2, 3),
@@ -239,7 +255,7 @@ mod tests {
             first(1, Purpose::Latents, 3, 3),
             first(1, Purpose::Latents, 2, 4),
             first(1, Purpose::Latents, 2, 3 + (1 << 32)),
-            Stream::new(1, Purpose::Latents, 2, 3).bits(1),
+            RandomStream::new(1, Purpose::Latents, 2, 3).bits(1),
         ];
         numbers.sort_unstable();
         numbers.dedup();
@@ -248,7 +264,7 @@ mod tests {
 
     #[test]
     fn deviates_have_the_moments_of_their_distributions() {
-        let stream = Stream::new(22, Purpose::Latents, 0, 1);
+        let stream = RandomStream::new(22, Purpose::Latents, 0, 1);
         let n = 100_000;
         let mean = |values: &[f32]| values.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64;
         let normals: Vec<f32> = stream.normals(n).collect();
@@ -262,7 +278,7 @@ mod tests {
     #[test]
     fn a_permutation_holds_every_item_once() {
         for n in [0, 1, 2, 7500] {
-            let mut items = Stream::new(22, Purpose::Order, 5, 1).permutation(n);
+            let mut items = RandomStream::new(22, Purpose::Order, 5, 1).permutation(n);
             if n == 7500 {
                 assert_ne!(items[..8], [0, 1, 2, 3, 4, 5, 6, 7]);
             }

@@ -3,17 +3,17 @@
 
 use std::sync::Arc;
 
-use crate::config::Recipe;
-use crate::ids::{Position, Step};
-use crate::metrics::{METRICS, Metrics};
-use crate::objective::{Objective, Scratch, Task};
-use crate::random::{Purpose, Stream};
-use crate::sharding::{Sharding, ShardingError};
+use crate::ids::{Phase, Position, Step};
+use crate::metrics::{METRIC_COUNT, Metrics};
+use crate::objective::{Objective, Scratch, ShardTask};
+use crate::random::{Purpose, RandomStream};
+use crate::spec::RunSpec;
+use crate::spec::sharding::{Sharding, ShardingError};
 use crate::state::{Layout, State};
 
 /// Elements of each of the toy's parameter vectors, one a phase.
 const WIDTH: usize = 24;
-const PHASES: u8 = 3;
+const PHASES: u64 = Phase::ALL.len() as u64;
 /// Order of the tensors in the layout.
 const GENERATOR: usize = 0;
 const METRICS_TENSOR: usize = 1;
@@ -22,24 +22,24 @@ const PARAMETERS: usize = 2;
 /// The toy objective.
 #[derive(Debug)]
 pub struct Toy {
-    recipe: Recipe,
+    spec: RunSpec,
     sharding: Sharding,
     layout: Arc<Layout>,
 }
 
 impl Toy {
-    /// The toy of a recipe.
+    /// The toy of a spec.
     ///
     /// # Errors
-    /// If the recipe's batch does not fit its shards and data.
-    pub fn new(recipe: Recipe) -> Result<Self, ShardingError> {
-        let sharding = Sharding::new(recipe.seed, recipe.data.images, recipe.shards, recipe.batch_size)?;
+    /// If the spec's batch does not fit its shards and data.
+    pub fn new(spec: RunSpec) -> Result<Self, ShardingError> {
+        let sharding = Sharding::new(spec.seed, spec.data.images, spec.shards, spec.batch_size)?;
         let layout = Layout::new([
             ("generator.weight".to_owned(), vec![WIDTH]),
-            ("metrics".to_owned(), vec![METRICS]),
-            ("parameters".to_owned(), vec![usize::from(PHASES), WIDTH]),
+            ("metrics".to_owned(), vec![METRIC_COUNT]),
+            ("parameters".to_owned(), vec![Phase::ALL.len(), WIDTH]),
         ]);
-        Ok(Self { recipe, sharding, layout: Arc::new(layout) })
+        Ok(Self { spec, sharding, layout: Arc::new(layout) })
     }
 }
 
@@ -48,44 +48,44 @@ impl Objective for Toy {
         &self.layout
     }
 
-    fn initial(&self) -> State {
+    fn initial_state(&self) -> State {
         let mut state = State::zeros(Arc::clone(&self.layout));
-        let stream = Stream::new(self.recipe.seed, Purpose::Weights, 0, 0);
+        let stream = RandomStream::new(self.spec.seed, Purpose::Weights, 0, 0);
         let parameters = state.tensor_mut(PARAMETERS);
         let values: Vec<f32> = stream.normals(parameters.len()).collect();
         parameters.copy_from_slice(&values);
         state
     }
 
-    fn phases(&self) -> u8 {
-        PHASES
-    }
-
-    fn vector_len(&self, _phase: u8) -> usize {
+    fn phase_vector_len(&self, _phase: Phase) -> usize {
         WIDTH + 1
     }
 
-    fn reads(&self, _phase: u8) -> &[usize] {
+    fn tensors_read(&self, _phase: Phase) -> &[usize] {
         &[PARAMETERS]
     }
 
-    fn shard(&self, task: &Task<'_>, _scratch: &mut Scratch) -> Vec<f32> {
-        let Task { state, at, shard, partition } = *task;
+    fn shard_gradients(&self, task: &ShardTask<'_>, _scratch: &mut Scratch) -> Vec<f32> {
+        let ShardTask { state, at, shard, partition } = *task;
         let step: Step = at.step + 1;
-        let time = step * u64::from(PHASES) + u64::from(at.phase);
-        let noise = Stream::new(self.recipe.seed, Purpose::Toy, shard.0.into(), time);
+        let time = step * PHASES + at.phase.index() as u64;
+        let noise = RandomStream::new(self.spec.seed, Purpose::Toy, shard.0.into(), time);
         let batch = self.sharding.batch(shard, step);
-        let brightness: f32 = batch.iter().map(|&i| f32::from(partition.image(i)[0])).sum::<f32>() / 255.0;
-        let parameters = &state.tensor(PARAMETERS)[usize::from(at.phase) * WIDTH..][..WIDTH];
-        let mut vector: Vec<f32> =
-            parameters.iter().zip(noise.normals(WIDTH)).map(|(p, noise)| p - brightness - noise).collect();
+        let brightness: f32 =
+            batch.iter().map(|&i| f32::from(partition.image(i)[0])).sum::<f32>() / 255.0;
+        let parameters = &state.tensor(PARAMETERS)[at.phase.index() * WIDTH..][..WIDTH];
+        let mut vector: Vec<f32> = parameters
+            .iter()
+            .zip(noise.normals(WIDTH))
+            .map(|(p, noise)| p - brightness - noise)
+            .collect();
         vector.push(vector.iter().map(|gap| gap * gap).sum());
         vector
     }
 
-    fn apply(&self, state: &mut State, at: Position, sum: &[f32]) {
-        let phase = usize::from(at.phase);
-        let rate = self.recipe.learning_rate as f32 / f32::from(self.recipe.shards);
+    fn optimizer_step(&self, state: &mut State, at: Position, sum: &[f32]) {
+        let phase = at.phase.index();
+        let rate = self.spec.learning_rate as f32 / f32::from(self.spec.shards);
         let parameters = state.tensor_mut(PARAMETERS);
         for (p, gradient) in parameters[phase * WIDTH..].iter_mut().zip(&sum[..WIDTH]) {
             *p -= rate * gradient;
@@ -93,8 +93,8 @@ impl Objective for Toy {
         let generator = parameters[2 * WIDTH..].to_vec();
         state.tensor_mut(GENERATOR).copy_from_slice(&generator);
         let metrics = state.tensor_mut(METRICS_TENSOR);
-        metrics[phase] = sum[WIDTH] / f32::from(self.recipe.shards);
-        metrics[3 + phase] = 0.5;
+        metrics[phase] = sum[WIDTH] / f32::from(self.spec.shards);
+        metrics[Phase::ALL.len() + phase] = 0.5;
     }
 
     fn metrics(&self, state: &State) -> Metrics {
@@ -106,20 +106,25 @@ impl Objective for Toy {
 #[cfg(test)]
 pub(crate) mod fixture {
     use super::*;
-    use crate::config::{DataSet, ObjectiveKind, shard_ids};
     use crate::ids::Digest;
-    use crate::reduction::{Node, TreeSum};
-    use crate::sharding::Partition;
+    use crate::spec::sharding::Partition;
+    use crate::spec::{DatasetInfo, ObjectiveKind};
+    use crate::train::{Shard, train_step};
 
-    pub(crate) fn recipe(shards: u16) -> Recipe {
-        Recipe {
+    pub(crate) fn spec(shards: u16) -> RunSpec {
+        RunSpec {
             objective: ObjectiveKind::Toy,
             batch_size: 2 * usize::from(shards),
             shards,
             seed: 22,
             learning_rate: 0.1,
             beta1: 0.5,
-            data: DataSet { images: 10 * usize::from(shards) + 1, rows: 1, columns: 1, digest: Digest(0) },
+            data: DatasetInfo {
+                images: 10 * usize::from(shards) + 1,
+                rows: 1,
+                columns: 1,
+                digest: Digest(0),
+            },
         }
     }
 
@@ -127,19 +132,13 @@ pub(crate) mod fixture {
         Partition::new(1, (0..11).collect())
     }
 
-    /// The state after `steps` steps of one process, straight from the definition.
-    pub(crate) fn alone(toy: &Toy, steps: u64) -> State {
-        let mut state = toy.initial();
-        let mut at = Position::after(0);
+    /// The state after `steps` steps.
+    pub(crate) fn state_after(toy: &Toy, steps: u64) -> State {
         let partition = partition();
-        while at < Position::after(steps) {
-            let mut sum = TreeSum::new(toy.recipe.shards);
-            for shard in shard_ids(toy.recipe.shards) {
-                let task = Task { state: &state, at, shard, partition: &partition };
-                sum.insert(Node::leaf(shard), toy.shard(&task, &mut Scratch::default()).into());
-            }
-            toy.apply(&mut state, at, &sum.take(Node::root(toy.recipe.shards)).unwrap());
-            at = at.next(PHASES);
+        let mut shards = Shard::all(toy.spec.shards, |_| &partition);
+        let mut state = toy.initial_state();
+        for step in 1..=steps {
+            train_step(toy, &mut shards, &mut state, step, |_, _| {});
         }
         state
     }
@@ -151,8 +150,9 @@ mod tests {
 
     #[test]
     fn every_step_changes_the_state() {
-        let toy = Toy::new(fixture::recipe(8)).unwrap();
-        let digests: Vec<_> = (0..4).map(|steps| fixture::alone(&toy, steps).digest()).collect();
+        let toy = Toy::new(fixture::spec(8)).unwrap();
+        let digests: Vec<_> =
+            (0..4).map(|steps| fixture::state_after(&toy, steps).digest()).collect();
         for (i, digest) in digests.iter().enumerate() {
             assert!(!digests[..i].contains(digest));
         }

@@ -4,23 +4,25 @@
 
 use std::time::Duration;
 
-use dcgan_core::config::{DataSet, ObjectiveKind, Recipe};
 use dcgan_core::ids::{Digest, Generation, Position, RunId, WorkerId};
-use dcgan_core::membership::{Command, ConnId, Event, Membership, Recorded, Settings, Terms};
-use dcgan_core::message::{FromWorker, Hello, PROTOCOL, ToWorker};
-use dcgan_core::plan::{Plan, StateAt};
-use dcgan_core::schedule::Schedule;
+use dcgan_core::protocol::coordinator::{
+    Command, ConnId, CoordinatorConfig, CoordinatorMachine, Event, OutputConfig, PersistedOutputs,
+};
+use dcgan_core::protocol::message::{FromWorker, Hello, PROTOCOL, ToWorker};
+use dcgan_core::protocol::plan::{Plan, StateRef};
+use dcgan_core::spec::schedule::Schedule;
+use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
 
 /// A coordinator whose workers are named by letters, and connected once.
 struct Story {
-    machine: Membership,
+    machine: CoordinatorMachine,
     now: Duration,
 }
 
 impl Story {
     fn new(workers: usize, min_workers: usize) -> Self {
-        let data = DataSet { images: 100, rows: 1, columns: 1, digest: Digest(0) };
-        let recipe = Recipe {
+        let data = DatasetInfo { images: 100, rows: 1, columns: 1, digest: Digest(0) };
+        let spec = RunSpec {
             objective: ObjectiveKind::Toy,
             batch_size: 16,
             shards: 8,
@@ -29,23 +31,28 @@ impl Story {
             beta1: 0.5,
             data,
         };
-        let settings = Settings {
+        let settings = CoordinatorConfig {
             run: RunId(1),
             workers,
             min_workers,
             rebalance: true,
-            terms: Terms {
-                schedule: Schedule { last_step: 100, log_every: 10, grid_every: 10, checkpoint_every: 10 },
-                sharding: recipe.check().unwrap(),
+            output: OutputConfig {
+                schedule: Schedule {
+                    last_step: 100,
+                    log_every: 10,
+                    grid_every: 10,
+                    checkpoint_every: 10,
+                },
+                sharding: spec.check().unwrap(),
                 batch_size: 16,
                 learning_rate: 0.1,
             },
             fingerprint: None,
             plan: None,
-            recorded: Recorded::default(),
+            persisted: PersistedOutputs::default(),
         };
         let now = Duration::from_secs(1);
-        Self { machine: Membership::new(now, settings), now }
+        Self { machine: CoordinatorMachine::new(now, settings), now }
     }
 
     /// Time passes, in which the workers `living` are heard.
@@ -54,7 +61,11 @@ impl Story {
         let mut done = Vec::new();
         while self.now < until {
             self.now += Duration::from_millis(100);
-            done.extend(living.chars().flat_map(|name| self.machine.handle(self.now, Event::Heartbeat(conn(name)))));
+            done.extend(
+                living
+                    .chars()
+                    .flat_map(|name| self.machine.handle(self.now, Event::Heartbeat(conn(name)))),
+            );
             done.extend(self.machine.handle(self.now, Event::Tick));
         }
         done
@@ -81,8 +92,12 @@ impl Story {
 
     /// Answers a fence with the initial state.
     fn promises(&mut self, name: char, generation: u64) -> Vec<Command> {
-        let state = StateAt { generation: Generation(0), position: Position::after(0), digest: Digest(7) };
-        self.says(name, FromWorker::Fenced { generation: Generation(generation), state: Some(state) })
+        let state =
+            StateRef { generation: Generation(0), position: Position::after(0), digest: Digest(7) };
+        self.says(
+            name,
+            FromWorker::FenceAck { generation: Generation(generation), state: Some(state) },
+        )
     }
 }
 

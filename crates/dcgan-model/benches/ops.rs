@@ -5,13 +5,13 @@
 
 use std::sync::LazyLock;
 
-use dcgan_model::measure::{self, Case};
+use dcgan_model::bench_cases::{self, Case};
 use divan::counter::ItemsCount;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-static CASES: LazyLock<Vec<Case>> = LazyLock::new(measure::cases);
+static CASES: LazyLock<Vec<Case>> = LazyLock::new(bench_cases::cases);
 
 fn main() {
     divan::main();
@@ -21,22 +21,27 @@ fn names() -> impl Iterator<Item = &'static str> {
     CASES.iter().map(|case| case.name)
 }
 
-fn measure(bencher: divan::Bencher<'_, '_>, name: &str, times: u64, run: impl Fn(&Case) + Sync) {
+fn bench_cases(
+    bencher: divan::Bencher<'_, '_>,
+    name: &str,
+    times: u64,
+    run: impl Fn(&Case) + Sync,
+) {
     let case = CASES.iter().find(|case| case.name == name).expect("names come from the cases");
     bencher.counter(ItemsCount::new(times * case.operations)).bench(|| run(case));
 }
 
 #[divan::bench(args = names())]
 fn forward(bencher: divan::Bencher<'_, '_>, name: &str) {
-    measure(bencher, name, 1, Case::forward);
+    bench_cases(bencher, name, 1, Case::forward);
 }
 
 #[divan::bench(args = names())]
 fn backward(bencher: divan::Bencher<'_, '_>, name: &str) {
-    measure(bencher, name, 2, Case::backward);
+    bench_cases(bencher, name, 2, Case::backward);
 }
 
 #[divan::bench(args = names())]
 fn product(bencher: divan::Bencher<'_, '_>, name: &str) {
-    measure(bencher, name, 1, Case::product);
+    bench_cases(bencher, name, 1, Case::gemm);
 }

@@ -1,6 +1,6 @@
 //! Adam (Kingma and Ba, ICLR 2015, algorithm 1), with epsilon outside the root as in PyTorch.
 
-use dcgan_core::config::Recipe;
+use dcgan_core::spec::RunSpec;
 
 const BETA2: f32 = 0.999;
 const EPSILON: f32 = 1e-7;
@@ -15,11 +15,11 @@ pub(crate) struct Adam {
 
 impl Adam {
     /// The update number `time`, counted from 1.
-    pub(crate) fn new(recipe: &Recipe, time: u64) -> Self {
+    pub(crate) fn new(spec: &RunSpec, time: u64) -> Self {
         let correction = |beta: f64| 1.0 - power(beta, time);
         Self {
-            beta1: recipe.beta1 as f32,
-            step_size: (recipe.learning_rate / correction(recipe.beta1)) as f32,
+            beta1: spec.beta1 as f32,
+            step_size: (spec.learning_rate / correction(spec.beta1)) as f32,
             root_correction: correction(f64::from(BETA2)).sqrt() as f32,
         }
     }
@@ -52,16 +52,16 @@ fn power(base: f64, exponent: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use dcgan_core::config::{DataSet, ObjectiveKind};
     use dcgan_core::ids::Digest;
+    use dcgan_core::spec::{DatasetInfo, ObjectiveKind};
 
     use super::*;
 
     /// torch.optim.Adam([w], lr=2e-4, betas=(0.5, 0.999), eps=1e-7) in float64, for gradients 0.3, -0.1, 0.0, 1e-6.
     #[test]
     fn updates_are_those_of_pytorch() {
-        let data = DataSet { images: 4, rows: 1, columns: 1, digest: Digest(0) };
-        let recipe = Recipe {
+        let data = DatasetInfo { images: 4, rows: 1, columns: 1, digest: Digest(0) };
+        let spec = RunSpec {
             objective: ObjectiveKind::Dcgan,
             batch_size: 4,
             shards: 2,
@@ -72,9 +72,15 @@ mod tests {
         };
         let (mut w, mut m, mut v) = ([0.5], [0.0], [0.0]);
         let expected = [0.499_8, 0.499_770_2, 0.499_754_5, 0.499_746_08];
-        for (time, (gradient, expected)) in (1..).zip([0.3, -0.1, 0.0, 1e-6].into_iter().zip(expected)) {
-            Adam::new(&recipe, time).update([&mut w, &mut m, &mut v], &[2.0 * gradient], 2.0);
-            assert!((w[0] - expected).abs() < 1e-7, "update {time}: {} instead of {expected}", w[0]);
+        for (time, (gradient, expected)) in
+            (1..).zip([0.3, -0.1, 0.0, 1e-6].into_iter().zip(expected))
+        {
+            Adam::new(&spec, time).update([&mut w, &mut m, &mut v], &[2.0 * gradient], 2.0);
+            assert!(
+                (w[0] - expected).abs() < 1e-7,
+                "update {time}: {} instead of {expected}",
+                w[0]
+            );
         }
     }
 

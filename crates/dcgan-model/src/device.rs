@@ -5,8 +5,7 @@ use std::str::FromStr;
 
 use burn::tensor::Device;
 
-use crate::ops::Isa;
-use crate::parameters::Place;
+use crate::ops::{Isa, WithIsa};
 
 /// A device as people name it: `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +40,9 @@ impl FromStr for DeviceChoice {
     type Err = DeviceError;
 
     fn from_str(name: &str) -> Result<Self, DeviceError> {
-        let number = |digits: &str| digits.parse().map(Self::Cuda).map_err(|_| DeviceError::Name(name.to_owned()));
+        let number = |digits: &str| {
+            digits.parse().map(Self::Cuda).map_err(|_| DeviceError::Name(name.to_owned()))
+        };
         match name {
             "cpu" => Ok(Self::default()),
             "cuda" => Ok(Self::Cuda(0)),
@@ -73,13 +74,34 @@ impl DeviceChoice {
     ///
     /// # Errors
     /// If this build does not support it.
-    pub(crate) fn open(self) -> Result<Place, DeviceError> {
+    pub(crate) fn open(self) -> Result<ExecutionDevice, DeviceError> {
         match self {
-            Self::Cpu(isa) => Ok(Place { device: Device::flex(), isa: Some(isa.unwrap_or_else(Isa::widest)) }),
+            Self::Cpu(isa) => Ok(ExecutionDevice {
+                device: Device::flex(),
+                isa: Some(isa.unwrap_or_else(Isa::widest)),
+            }),
             #[cfg(feature = "cuda")]
-            Self::Cuda(number) => Ok(Place { device: Device::cuda(number), isa: None }),
+            Self::Cuda(number) => Ok(ExecutionDevice { device: Device::cuda(number), isa: None }),
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(_) => Err(DeviceError::NoCuda),
+        }
+    }
+}
+
+/// Where a network's operations run.
+#[derive(Clone)]
+pub(crate) struct ExecutionDevice {
+    pub(crate) device: Device,
+    /// On the processor: the instructions of the operations that were written for it.
+    pub(crate) isa: Option<Isa>,
+}
+
+impl ExecutionDevice {
+    /// Runs a loop over numbers, with the instructions that operations use.
+    pub(crate) fn run<R>(&self, numbers: impl FnOnce() -> R) -> R {
+        match self.isa {
+            Some(isa) => isa.run(WithIsa(numbers)),
+            None => numbers(),
         }
     }
 }

@@ -4,27 +4,33 @@
 use burn::tensor::Gradients;
 use dcgan_core::state::State;
 
+use crate::device::ExecutionDevice;
 use crate::layout::NetworkTensors;
-use crate::ops::{ConvWeights, Input, Maps, PoolWeights, Statistics, conv, to_logits};
-use crate::parameters::{Collector, ConvNorm, Place, Reader, Weighted};
+use crate::ops::{ConvWeights, FeatureMaps, LayerInput, PoolWeights, Statistics, conv, to_logits};
+use crate::params::{ConvBatchNorm, GradCollector, ParamReader, WeightAndBias};
 
 /// What negative numbers are multiplied by.
 const SLOPE: f32 = 0.2;
 
 pub(crate) struct Discriminator {
-    convs: [ConvNorm<ConvWeights>; 3],
-    dense: Weighted<2, PoolWeights>,
+    convs: [ConvBatchNorm<ConvWeights>; 3],
+    dense: WeightAndBias<2, PoolWeights>,
 }
 
 impl Discriminator {
-    pub(crate) fn new(state: &State, tensors: &NetworkTensors, place: &Place, trained: bool) -> Self {
-        let mut reader = Reader::new(state, tensors, place, trained);
+    pub(crate) fn new(
+        state: &State,
+        tensors: &NetworkTensors,
+        device: &ExecutionDevice,
+        trained: bool,
+    ) -> Self {
+        let mut reader = ParamReader::new(state, tensors, device, trained);
         Self { convs: [(); 3].map(|()| reader.conv_norm()), dense: reader.weighted() }
     }
 
     /// Images `[N, 28, 28, 1]` to logits `[N, 1, 1, 1]`, by batch statistics.
-    pub(crate) fn forward(&self, images: Maps) -> (Maps, Vec<Statistics>) {
-        let mut x = Input { maps: images, norm: None };
+    pub(crate) fn forward(&self, images: FeatureMaps) -> (FeatureMaps, Vec<Statistics>) {
+        let mut x = LayerInput { maps: images, norm: None };
         let mut seen = Vec::new();
         for layer in &self.convs {
             let raw = conv(x, &layer.kernel, 2);
@@ -36,7 +42,7 @@ impl Discriminator {
 
     /// The gradients of all trained tensors, in the order of the table.
     pub(crate) fn gradients(&self, gradients: &mut Gradients, len: usize) -> Vec<f32> {
-        let collector = Collector::new(gradients, len);
-        self.convs.iter().fold(collector, Collector::conv_norm).weighted(&self.dense).finish()
+        let collector = GradCollector::new(gradients, len);
+        self.convs.iter().fold(collector, GradCollector::conv_norm).weighted(&self.dense).finish()
     }
 }

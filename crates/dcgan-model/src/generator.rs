@@ -2,26 +2,32 @@
 //! convolution to one channel with tanh.
 
 use burn::tensor::{Gradients, Tensor};
-use dcgan_core::layers::LATENT;
+use dcgan_core::spec::networks::LATENT_LEN;
 use dcgan_core::state::State;
 
+use crate::device::ExecutionDevice;
 use crate::layout::NetworkTensors;
 use crate::ops::{
-    ConvWeights, DenseWeights, Input, Maps, Raw, Statistics, ToOneWeights, UpsampleWeights, conv, dense, to_images,
-    upsample_conv,
+    ConvOutput, ConvToImageWeights, ConvWeights, DenseWeights, FeatureMaps, LayerInput, Statistics,
+    UpsampleWeights, conv, dense, to_images, upsample_conv,
 };
-use crate::parameters::{Collector, ConvNorm, Place, Reader, Weighted};
+use crate::params::{ConvBatchNorm, GradCollector, ParamReader, WeightAndBias};
 
 pub(crate) struct GeneratorNet {
-    dense: Weighted<2, DenseWeights>,
-    first: ConvNorm<ConvWeights>,
-    upsampled: [ConvNorm<UpsampleWeights>; 2],
-    last: Weighted<4, ToOneWeights>,
+    dense: WeightAndBias<2, DenseWeights>,
+    first: ConvBatchNorm<ConvWeights>,
+    upsampled: [ConvBatchNorm<UpsampleWeights>; 2],
+    last: WeightAndBias<4, ConvToImageWeights>,
 }
 
 impl GeneratorNet {
-    pub(crate) fn new(state: &State, tensors: &NetworkTensors, place: &Place, trained: bool) -> Self {
-        let mut reader = Reader::new(state, tensors, place, trained);
+    pub(crate) fn new(
+        state: &State,
+        tensors: &NetworkTensors,
+        device: &ExecutionDevice,
+        trained: bool,
+    ) -> Self {
+        let mut reader = ParamReader::new(state, tensors, device, trained);
         Self {
             dense: reader.weighted(),
             first: reader.conv_norm(),
@@ -31,7 +37,7 @@ impl GeneratorNet {
     }
 
     /// Latents `[N, 100]` to images `[N, 28, 28, 1]`, by batch statistics.
-    pub(crate) fn forward(&self, latents: Tensor<2>) -> (Maps, Vec<Statistics>) {
+    pub(crate) fn forward(&self, latents: Tensor<2>) -> (FeatureMaps, Vec<Statistics>) {
         let mut seen = Vec::new();
         let images = self.layers(latents, |raw, bias| {
             seen.push(raw.statistics.clone().with_bias(bias));
@@ -41,17 +47,22 @@ impl GeneratorNet {
     }
 
     /// Latents `[N, 100]` to images `[N, 28, 28, 1]`, by given statistics.
-    pub(crate) fn infer(&self, latents: Tensor<2>, running: Vec<Statistics>) -> Maps {
+    pub(crate) fn infer(&self, latents: Tensor<2>, running: Vec<Statistics>) -> FeatureMaps {
         let mut running = running.into_iter();
         self.layers(latents, |raw, bias| {
             let known = running.next().expect("there are statistics for each batch norm");
-            Raw { statistics: known.with_bias(-bias), ..raw }
+            ConvOutput { statistics: known.with_bias(-bias), ..raw }
         })
     }
 
-    fn layers(&self, latents: Tensor<2>, mut statistics: impl FnMut(Raw, Tensor<1>) -> Raw) -> Maps {
-        debug_assert_eq!(latents.dims()[1], LATENT);
-        let x = Input { maps: dense(latents, &self.dense.kernel, &self.dense.bias), norm: None };
+    fn layers(
+        &self,
+        latents: Tensor<2>,
+        mut statistics: impl FnMut(ConvOutput, Tensor<1>) -> ConvOutput,
+    ) -> FeatureMaps {
+        debug_assert_eq!(latents.dims()[1], LATENT_LEN);
+        let x =
+            LayerInput { maps: dense(latents, &self.dense.kernel, &self.dense.bias), norm: None };
         let raw = conv(x, &self.first.kernel, 1);
         let mut x = self.first.norm(statistics(raw, self.first.bias.clone()), 0.0);
         for layer in &self.upsampled {
@@ -63,7 +74,12 @@ impl GeneratorNet {
 
     /// The gradients of all trained tensors, in the order of the table.
     pub(crate) fn gradients(&self, gradients: &mut Gradients, len: usize) -> Vec<f32> {
-        let collector = Collector::new(gradients, len).weighted(&self.dense).conv_norm(&self.first);
-        self.upsampled.iter().fold(collector, Collector::conv_norm).weighted(&self.last).finish()
+        let collector =
+            GradCollector::new(gradients, len).weighted(&self.dense).conv_norm(&self.first);
+        self.upsampled
+            .iter()
+            .fold(collector, GradCollector::conv_norm)
+            .weighted(&self.last)
+            .finish()
     }
 }

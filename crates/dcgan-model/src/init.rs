@@ -1,11 +1,11 @@
 //! The state before the first step: Glorot-uniform weights, biases zero, batch norms that change nothing.
 
-use dcgan_core::random::{Purpose, Stream};
+use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::state::State;
 
 use crate::layout::{NetworkTensors, StateTensors};
 
-/// Fills a state of zeros. Each weight tensor is a function of the seed and of its place among both networks' tensors.
+/// Fills a state of zeros. Each weight tensor is a function of the seed and of its device among both networks' tensors.
 pub(crate) fn fill(state: &mut State, tensors: &StateTensors, seed: u64) {
     let trained = tensors.generator.trained.iter().chain(&tensors.discriminator.trained);
     for (tensor, item) in trained.zip(0..) {
@@ -13,13 +13,21 @@ pub(crate) fn fill(state: &mut State, tensors: &StateTensors, seed: u64) {
         match *tensor.table.shape.as_slice() {
             [outputs, inputs] => glorot_uniform(values, inputs, outputs, seed, item),
             [outputs, inputs, rows, columns] => {
-                glorot_uniform(values, inputs * rows * columns, outputs * rows * columns, seed, item);
+                glorot_uniform(
+                    values,
+                    inputs * rows * columns,
+                    outputs * rows * columns,
+                    seed,
+                    item,
+                );
             }
             _ if is_scale(&tensor.table.name) => values.fill(1.0),
             _ => {}
         }
     }
-    let variances = |network: &NetworkTensors| network.running.iter().skip(1).step_by(2).copied().collect::<Vec<_>>();
+    let variances = |network: &NetworkTensors| {
+        network.running.iter().skip(1).step_by(2).copied().collect::<Vec<_>>()
+    };
     for index in [variances(&tensors.generator), variances(&tensors.discriminator)].concat() {
         state.tensor_mut(index).fill(1.0);
     }
@@ -28,7 +36,7 @@ pub(crate) fn fill(state: &mut State, tensors: &StateTensors, seed: u64) {
 /// Uniform within ±sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, AISTATS 2010, equation 16).
 fn glorot_uniform(values: &mut [f32], fan_in: usize, fan_out: usize, seed: u64, item: u32) {
     let bound = (6.0 / (fan_in + fan_out) as f64).sqrt() as f32;
-    let uniforms = Stream::new(seed, Purpose::Weights, item, 0).uniforms(values.len());
+    let uniforms = RandomStream::new(seed, Purpose::Weights, item, 0).uniforms(values.len());
     for (value, uniform) in values.iter_mut().zip(uniforms) {
         *value = (2.0 * uniform - 1.0) * bound;
     }
@@ -60,7 +68,9 @@ mod tests {
         assert!((variance / (bound * bound / 3.0) - 1.0).abs() < 0.02);
         assert!(tensor("generator.bn2.weight").iter().all(|&w| w == 1.0));
         assert!(tensor("discriminator.bn1.running_var").iter().all(|&v| v == 1.0));
-        for zeros in ["generator.conv3.bias", "discriminator.bn1.bias", "generator.bn1.running_mean"] {
+        for zeros in
+            ["generator.conv3.bias", "discriminator.bn1.bias", "generator.bn1.running_mean"]
+        {
             assert!(tensor(zeros).iter().all(|&w| w == 0.0), "{zeros}");
         }
     }

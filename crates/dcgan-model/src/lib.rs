@@ -5,23 +5,24 @@
 #![recursion_limit = "256"]
 
 mod adam;
-mod arithmetic;
 mod device;
 mod discriminator;
+mod fingerprint;
 mod generator;
 mod init;
 mod layout;
 mod loss;
 mod ops;
-mod parameters;
+mod params;
+mod phase_vector;
 mod sample;
 mod step;
 #[cfg(test)]
 mod vectors_test;
 
-pub use arithmetic::fingerprint;
 pub use device::{DeviceChoice, DeviceError};
+pub use fingerprint::fingerprint;
 #[doc(hidden)]
-pub use ops::cpu::measure;
+pub use ops::cpu::bench_cases;
 pub use sample::{Generator, PIXELS};
 pub use step::{Dcgan, DcganError};

@@ -16,7 +16,7 @@ pub(crate) struct Loss {
     /// The mean over the images.
     pub(crate) value: f32,
     /// The share of images on the target's side of the threshold, probability 0.5.
-    pub(crate) share: f32,
+    pub(crate) accuracy: f32,
     /// The derivative of the mean by each logit.
     pub(crate) gradient: Vec<f32>,
 }
@@ -36,7 +36,7 @@ pub(crate) fn cross_entropy(logits: &[f32], target: Target) -> Loss {
         let looks_real = logit > 0.0;
         right += usize::from(looks_real == (target == Target::Real));
     }
-    Loss { value: (value / n) as f32, share: (right as f64 / n) as f32, gradient }
+    Loss { value: (value / n) as f32, accuracy: (right as f64 / n) as f32, gradient }
 }
 
 /// ln 2 in two parts, the first with so few digits that its products with exponents are exact (Cody and Waite).
@@ -83,7 +83,9 @@ mod tests {
         let real = cross_entropy(&logits, Target::Real);
         let fake = cross_entropy(&logits, Target::Fake);
         assert!((real.value - 0.867_001_6).abs() < 1e-6 && (fake.value - 13.700_335).abs() < 1e-6);
-        assert!((real.share - 2.0 / 3.0).abs() < 1e-6 && (fake.share - 1.0 / 3.0).abs() < 1e-6);
+        assert!(
+            (real.accuracy - 2.0 / 3.0).abs() < 1e-6 && (fake.accuracy - 1.0 / 3.0).abs() < 1e-6
+        );
         for (found, expected) in real.gradient.iter().zip([-0.125_846_9, -0.293_599, 0.0]) {
             assert!((found - expected).abs() < 1e-6);
         }

@@ -1,163 +1,228 @@
-//! The recipe, as phases of the engine: the discriminator on real images, the discriminator on fakes, the generator.
+//! The phases of a DCGAN training step.
 //!
-//! One iteration: D on real, its own update; `fake = G(z)` once, D on it, its own update; G through the updated D on the
-//! same fakes. D uses batch statistics in all three; with running statistics, as Keras does for a frozen batch norm, the
-//! training collapses.
+//! [`dcgan_core::train::train_step`] defines their order. Each phase computes, for one shard and from
+//! a given state, the vector that is summed over the shards; [`Objective::optimizer_step`] then
+//! updates one network by the sum.
+//!
+//! The discriminator normalises by batch statistics in all three phases. With running statistics in
+//! the generator's phase, as Keras has for a frozen batch norm, the training collapses: after 390
+//! steps every sample looks alike.
 
 use std::sync::Arc;
 
-use burn::tensor::{Tensor, TensorData};
-use dcgan_core::config::Recipe;
-use dcgan_core::ids::{Position, ShardId, Step};
-use dcgan_core::layers::LATENT;
+use burn::tensor::{Gradients, Tensor, TensorData};
+use dcgan_core::ids::{Phase, Position, ShardId, Step};
 use dcgan_core::metrics::Metrics;
-use dcgan_core::objective::{Objective, Scratch, Task};
-use dcgan_core::random::{Purpose, Stream};
-use dcgan_core::sharding::{Sharding, ShardingError};
+use dcgan_core::objective::{Objective, Scratch, ShardTask};
+use dcgan_core::random::{Purpose, RandomStream};
+use dcgan_core::spec::RunSpec;
+use dcgan_core::spec::networks::LATENT_LEN;
+use dcgan_core::spec::sharding::{Sharding, ShardingError};
 use dcgan_core::state::{Layout, State};
 
 use crate::adam::Adam;
-use crate::device::{DeviceChoice, DeviceError};
+use crate::device::{DeviceChoice, DeviceError, ExecutionDevice};
 use crate::discriminator::Discriminator;
 use crate::generator::GeneratorNet;
 use crate::init;
 use crate::layout::{NetworkTensors, StateTensors, layout};
 use crate::loss::{Loss, Target, cross_entropy};
-use crate::ops::{Maps, Statistics};
-use crate::parameters::{Place, append};
-
-/// The phases of a step, in order.
-pub(crate) const REAL: u8 = 0;
-pub(crate) const FAKE: u8 = 1;
-pub(crate) const GENERATE: u8 = 2;
-const PHASES: u8 = 3;
+use crate::ops::{FeatureMaps, Statistics};
+use crate::params::append;
+use crate::phase_vector::{PhaseVector, PhaseVectorLayout};
 
 /// The share of a new value in a running statistic: Keras's momentum 0.8.
 const MOMENTUM: f32 = 0.2;
 
 /// The DCGAN as an objective.
 pub struct Dcgan {
-    recipe: Recipe,
+    spec: RunSpec,
     sharding: Sharding,
     layout: Arc<Layout>,
     tensors: StateTensors,
-    place: Place,
+    generator_vector: PhaseVectorLayout,
+    discriminator_vector: PhaseVectorLayout,
+    device: ExecutionDevice,
 }
 
 /// Why a DCGAN cannot be trained as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum DcganError {
-    /// The recipe cannot be followed.
+    /// The batch does not fit the shards or the data.
     #[error(transparent)]
-    Recipe(#[from] ShardingError),
-    /// The device cannot be had.
+    Sharding(#[from] ShardingError),
+    /// The device is not available.
     #[error(transparent)]
     Device(#[from] DeviceError),
 }
 
-/// What a later phase can reuse.
-struct Kept {
-    step: Step,
-    shard: ShardId,
-    what: Part,
-}
-
-enum Part {
-    /// The vector of the phase on real images.
-    Real(Vec<f32>),
-    /// For both phases on fakes.
-    Draft(Box<Draft>),
-}
-
-/// The fakes of a step, with their graph.
-struct Draft {
+/// The fakes of one shard and step, with the graph that made them.
+pub(crate) struct FakeBatch {
     generator: GeneratorNet,
-    fakes: Maps,
+    /// `[N, 28, 28, 1]`
+    images: FeatureMaps,
+    /// Batch statistics of the generator's batch norms.
     statistics: Vec<Statistics>,
 }
 
+/// What a shard's scratch keeps for a later phase.
+struct ScratchEntry {
+    step: Step,
+    shard: ShardId,
+    content: ScratchContent,
+}
+
+enum ScratchContent {
+    /// The vector of the discriminator's phase on real images.
+    RealVector(Vec<f32>),
+    /// The fakes, for both phases that use them.
+    Fakes(Box<FakeBatch>),
+}
+
 impl Dcgan {
-    /// The DCGAN of a recipe, on a device.
+    /// The DCGAN of a run, on a device.
     ///
     /// # Errors
-    /// If the recipe cannot be followed or the device cannot be had.
-    pub fn new(recipe: Recipe, device: DeviceChoice) -> Result<Self, DcganError> {
-        let sharding = Sharding::new(recipe.seed, recipe.data.images, recipe.shards, recipe.batch_size)?;
-        let place = device.open()?;
+    /// If the specification does not fit together or the device is not available.
+    pub fn new(spec: RunSpec, device: DeviceChoice) -> Result<Self, DcganError> {
+        let sharding = Sharding::new(spec.seed, spec.data.images, spec.shards, spec.batch_size)?;
+        let device = device.open()?;
         let layout = layout();
-        Ok(Self { recipe, sharding, tensors: StateTensors::new(&layout), layout: Arc::new(layout), place })
+        let tensors = StateTensors::new(&layout);
+        Ok(Self {
+            spec,
+            sharding,
+            generator_vector: PhaseVectorLayout::new(&tensors.generator, &layout),
+            discriminator_vector: PhaseVectorLayout::new(&tensors.discriminator, &layout),
+            tensors,
+            layout: Arc::new(layout),
+            device,
+        })
     }
 
-    /// D on real images: gradients, batch statistics, loss and accuracy.
-    pub(crate) fn real_phase(&self, state: &State, images: Maps) -> Vec<f32> {
-        self.discriminator_phase(state, images, Target::Real)
+    // The phases. Each gives the vector of one shard.
+
+    /// The discriminator on real images `[N, 28, 28, 1]`: they should look real to it.
+    pub(crate) fn discriminator_on_real(&self, state: &State, images: FeatureMaps) -> Vec<f32> {
+        self.train_discriminator(state, images, Target::Real)
     }
 
-    /// D on fakes.
-    fn fake_phase(&self, state: &State, draft: &Draft) -> Vec<f32> {
-        self.discriminator_phase(state, draft.fakes.clone().without_autodiff(), Target::Fake)
+    /// The discriminator on fakes: they should look fake to it. Nothing flows back to the generator.
+    pub(crate) fn discriminator_on_fakes(&self, state: &State, fakes: &FakeBatch) -> Vec<f32> {
+        self.train_discriminator(state, fakes.images.clone().without_autodiff(), Target::Fake)
     }
 
-    /// G through D on the same fakes: no gradients of D's weights, no running statistics of D.
-    fn generator_phase(&self, state: &State, draft: Draft) -> Vec<f32> {
-        let discriminator = Discriminator::new(state, &self.tensors.discriminator, &self.place, false);
-        let (logits, _) = discriminator.forward(draft.fakes);
+    /// The generator through the discriminator: the same fakes should look real. The discriminator's
+    /// weights get no gradients here, and its running statistics stay as they are.
+    pub(crate) fn generator_on_fakes(&self, state: &State, fakes: FakeBatch) -> Vec<f32> {
+        let discriminator =
+            Discriminator::new(state, &self.tensors.discriminator, &self.device, false);
+        let (logits, _) = discriminator.forward(fakes.images);
         let (loss, mut gradients) = backward(logits, Target::Real);
-        let len = self.tensors.generator.trained_len();
-        let flat = draft.generator.gradients(&mut gradients, len);
-        finish(flat, draft.statistics, &loss)
+        let vector = &self.generator_vector;
+        let gradients = fakes.generator.gradients(&mut gradients, vector.gradients_len());
+        vector.assemble(gradients, fakes.statistics, &loss)
     }
 
-    fn discriminator_phase(&self, state: &State, images: Maps, target: Target) -> Vec<f32> {
-        let discriminator = Discriminator::new(state, &self.tensors.discriminator, &self.place, true);
+    fn train_discriminator(&self, state: &State, images: FeatureMaps, target: Target) -> Vec<f32> {
+        let discriminator =
+            Discriminator::new(state, &self.tensors.discriminator, &self.device, true);
         let (logits, statistics) = discriminator.forward(images);
         let (loss, mut gradients) = backward(logits, target);
-        let flat = discriminator.gradients(&mut gradients, self.tensors.discriminator.trained_len());
-        finish(flat, statistics, &loss)
+        let vector = &self.discriminator_vector;
+        let gradients = discriminator.gradients(&mut gradients, vector.gradients_len());
+        vector.assemble(gradients, statistics, &loss)
     }
 
-    /// `fake = G(z)`, in training mode.
-    fn draft(&self, state: &State, latents: &[f32]) -> Draft {
-        let generator = GeneratorNet::new(state, &self.tensors.generator, &self.place, true);
-        let shape = [latents.len() / LATENT, LATENT];
-        let latents = Tensor::from_data(TensorData::new(latents.to_vec(), shape), &self.place.device);
-        let (fakes, statistics) = generator.forward(latents);
-        Draft { generator, fakes, statistics }
+    /// `G(z)` in training mode, for latents `[N, 100]`, one after the other.
+    pub(crate) fn generate(&self, state: &State, latents: &[f32]) -> FakeBatch {
+        let generator = GeneratorNet::new(state, &self.tensors.generator, &self.device, true);
+        let shape = [latents.len() / LATENT_LEN, LATENT_LEN];
+        let data = TensorData::new(latents.to_vec(), shape);
+        let latents = Tensor::from_data(data, &self.device.device);
+        let (images, statistics) = generator.forward(latents);
+        FakeBatch { generator, images, statistics }
     }
 
-    /// The phases on fakes, from given latents.
-    #[cfg(test)]
-    pub(crate) fn phase_on(&self, phase: u8, state: &State, latents: &[f32]) -> Vec<f32> {
-        let draft = self.draft(state, latents);
-        if phase == FAKE { self.fake_phase(state, &draft) } else { self.generator_phase(state, draft) }
-    }
+    // What a shard draws at a step.
 
-    fn real_images(&self, task: &Task<'_>) -> Maps {
+    /// The shard's real images, `[N, 28, 28, 1]` in [-1, 1].
+    fn real_images(&self, task: &ShardTask<'_>) -> FeatureMaps {
         let batch = self.sharding.batch(task.shard, task.at.step + 1);
-        let pixels: Vec<f32> =
-            batch.iter().flat_map(|&i| task.partition.image(i)).map(|&pixel| f32::from(pixel) / 127.5 - 1.0).collect();
-        Tensor::from_data(TensorData::new(pixels, [batch.len(), 28, 28, 1]), &self.place.device)
+        let pixels = batch.iter().flat_map(|&index| task.partition.image(index));
+        let values: Vec<f32> = pixels.map(|&pixel| f32::from(pixel) / 127.5 - 1.0).collect();
+        let shape = [batch.len(), 28, 28, 1];
+        Tensor::from_data(TensorData::new(values, shape), &self.device.device)
     }
 
-    fn draft_of(&self, task: &Task<'_>) -> Draft {
-        let step = task.at.step + 1;
-        let stream = Stream::new(self.recipe.seed, Purpose::Latents, task.shard.0.into(), step);
-        let latents: Vec<f32> = stream.normals(LATENT * self.sharding.shard_batch()).collect();
-        self.draft(task.state, &latents)
+    /// The shard's fakes, from latents of its own.
+    fn fakes(&self, task: &ShardTask<'_>) -> FakeBatch {
+        let (seed, shard, step) = (self.spec.seed, task.shard.0.into(), task.at.step + 1);
+        let stream = RandomStream::new(seed, Purpose::Latents, shard, step);
+        let count = LATENT_LEN * self.sharding.shard_batch();
+        let latents: Vec<f32> = stream.normals(count).collect();
+        self.generate(task.state, &latents)
     }
 
-    /// What the scratch keeps for a task.
-    fn kept(task: &Task<'_>, scratch: &mut Scratch) -> Option<Part> {
-        let kept = scratch.0.take()?.downcast::<Kept>().ok()?;
-        (kept.step == task.at.step + 1 && kept.shard == task.shard).then_some(kept.what)
+    // The network that a phase trains.
+
+    fn trained_network(&self, phase: Phase) -> &NetworkTensors {
+        match phase {
+            Phase::DiscriminatorReal | Phase::DiscriminatorFake => &self.tensors.discriminator,
+            Phase::Generator => &self.tensors.generator,
+        }
     }
 
-    fn keep(task: &Task<'_>, scratch: &mut Scratch, what: Part) {
-        scratch.0 = Some(Box::new(Kept { step: task.at.step + 1, shard: task.shard, what }));
+    fn vector_layout(&self, phase: Phase) -> &PhaseVectorLayout {
+        match phase {
+            Phase::DiscriminatorReal | Phase::DiscriminatorFake => &self.discriminator_vector,
+            Phase::Generator => &self.generator_vector,
+        }
     }
 
-    fn network(&self, phase: u8) -> &NetworkTensors {
-        if phase == GENERATE { &self.tensors.generator } else { &self.tensors.discriminator }
+    /// The number of the network's update that follows at a position, counted from 1.
+    fn update_number(at: Position) -> u64 {
+        match at.phase {
+            Phase::DiscriminatorReal => 2 * at.step + 1,
+            Phase::DiscriminatorFake => 2 * at.step + 2,
+            Phase::Generator => at.step + 1,
+        }
+    }
+
+    /// Adam, on all trained tensors of a network. `gradients` are sums over all shards.
+    fn update_weights(
+        &self,
+        state: &mut State,
+        network: &NetworkTensors,
+        adam: Adam,
+        gradients: &[&[f32]],
+    ) {
+        let shards = f32::from(self.spec.shards);
+        for (tensor, gradient) in network.trained.iter().zip(gradients) {
+            let [m, v] = tensor.moments;
+            state.replace([tensor.weight, m, v], |block, old, new| {
+                for (new, old) in new.iter_mut().zip(old) {
+                    new.extend_from_slice(old);
+                }
+                let appended = new.each_mut().map(|new| &mut new[block.clone()]);
+                self.device.run(|| adam.update(appended, &gradient[block], shards));
+            });
+        }
+    }
+
+    /// Moves the running statistics towards the mean of the shards' batch statistics.
+    fn update_running_statistics(
+        &self,
+        state: &mut State,
+        network: &NetworkTensors,
+        sums: &[&[f32]],
+    ) {
+        let shards = f32::from(self.spec.shards);
+        for (&index, sums) in network.running.iter().zip(sums) {
+            for (running, sum) in state.tensor_mut(index).iter_mut().zip(*sums) {
+                *running += MOMENTUM * (sum / shards - *running);
+            }
+        }
     }
 }
 
@@ -166,90 +231,74 @@ impl Objective for Dcgan {
         &self.layout
     }
 
-    fn initial(&self) -> State {
+    fn initial_state(&self) -> State {
         let mut state = State::zeros(Arc::clone(&self.layout));
-        init::fill(&mut state, &self.tensors, self.recipe.seed);
+        init::fill(&mut state, &self.tensors, self.spec.seed);
         state
     }
 
-    fn phases(&self) -> u8 {
-        PHASES
+    fn phase_vector_len(&self, phase: Phase) -> usize {
+        self.vector_layout(phase).len()
     }
 
-    fn vector_len(&self, phase: u8) -> usize {
-        let network = self.network(phase);
-        let running: usize = network.running.iter().map(|&index| self.layout.tensors()[index].len()).sum();
-        network.trained_len() + running + 2
-    }
-
-    fn reads(&self, phase: u8) -> &[usize] {
-        // The fakes are G's, also where they were made ahead.
-        &self.tensors.read[usize::from(phase != REAL)]
-    }
-
-    fn shard(&self, task: &Task<'_>, scratch: &mut Scratch) -> Vec<f32> {
-        let kept = Self::kept(task, scratch);
-        if task.at.phase == REAL {
-            return match kept {
-                Some(Part::Real(vector)) => vector,
-                _ => self.real_phase(task.state, self.real_images(task)),
-            };
+    fn tensors_read(&self, phase: Phase) -> &[usize] {
+        match phase {
+            Phase::DiscriminatorReal => &self.tensors.discriminator_weights,
+            // The fakes are G's, also where they were made ahead of the phase.
+            Phase::DiscriminatorFake | Phase::Generator => &self.tensors.both_networks_weights,
         }
-        let draft = match kept {
-            Some(Part::Draft(draft)) => *draft,
-            _ => self.draft_of(task),
+    }
+
+    fn shard_gradients(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32> {
+        let kept = ScratchContent::take(task, scratch);
+        match (task.at.phase, kept) {
+            (Phase::DiscriminatorReal, Some(ScratchContent::RealVector(vector))) => vector,
+            (Phase::DiscriminatorReal, _) => {
+                self.discriminator_on_real(task.state, self.real_images(task))
+            }
+            (Phase::DiscriminatorFake, kept) => {
+                let fakes = kept.and_then(ScratchContent::fakes);
+                let fakes = fakes.unwrap_or_else(|| Box::new(self.fakes(task)));
+                let vector = self.discriminator_on_fakes(task.state, &fakes);
+                ScratchContent::Fakes(fakes).keep(task, scratch);
+                vector
+            }
+            (Phase::Generator, kept) => {
+                let fakes = kept.and_then(ScratchContent::fakes);
+                let fakes = fakes.unwrap_or_else(|| Box::new(self.fakes(task)));
+                self.generator_on_fakes(task.state, *fakes)
+            }
+        }
+    }
+
+    /// Updates of D leave G as it is, and the update of G leaves D. So the fakes can be made while D
+    /// is updated on real images, and D's gradients on the next real images while G is updated.
+    fn compute_ahead(&self, task: &ShardTask<'_>, scratch: &mut Scratch) {
+        let next = ShardTask { at: task.at.next(), ..*task };
+        let content = match next.at.phase {
+            Phase::DiscriminatorReal => {
+                let images = self.real_images(&next);
+                ScratchContent::RealVector(self.discriminator_on_real(next.state, images))
+            }
+            Phase::DiscriminatorFake => ScratchContent::Fakes(Box::new(self.fakes(&next))),
+            Phase::Generator => return,
         };
-        if task.at.phase == GENERATE {
-            return self.generator_phase(task.state, draft);
-        }
-        let vector = self.fake_phase(task.state, &draft);
-        Self::keep(task, scratch, Part::Draft(Box::new(draft)));
-        vector
+        content.keep(&next, scratch);
     }
 
-    /// Updates of D leave G as it is, and that of G leaves D: the fakes can be made while D is updated on real images, and
-    /// D's gradients on the next real images while G is updated.
-    fn ahead(&self, task: &Task<'_>, scratch: &mut Scratch) {
-        let task = Task { at: task.at.next(PHASES), ..*task };
-        match task.at.phase {
-            FAKE => Self::keep(&task, scratch, Part::Draft(Box::new(self.draft_of(&task)))),
-            REAL => {
-                let vector = self.real_phase(task.state, self.real_images(&task));
-                Self::keep(&task, scratch, Part::Real(vector));
-            }
-            _ => {}
-        }
-    }
+    fn optimizer_step(&self, state: &mut State, at: Position, sum: &[f32]) {
+        let network = self.trained_network(at.phase);
+        let PhaseVector { gradients, statistics, loss, accuracy } =
+            self.vector_layout(at.phase).split(sum);
 
-    fn apply(&self, state: &mut State, at: Position, sum: &[f32]) {
-        let count = f32::from(self.recipe.shards);
-        let network = self.network(at.phase);
-        // D is updated twice a step.
-        let time = if at.phase == GENERATE { at.step + 1 } else { 2 * at.step + 1 + u64::from(at.phase) };
-        let adam = Adam::new(&self.recipe, time);
-        let (mut gradients, rest) = sum.split_at(network.trained_len());
-        for tensor in &network.trained {
-            let (gradient, later) = gradients.split_at(tensor.table.len());
-            gradients = later;
-            let [m, v] = tensor.moments;
-            state.replace([tensor.weight, m, v], |block, old, new| {
-                new.iter_mut().zip(old).for_each(|(new, old)| new.extend_from_slice(old));
-                let fresh = new.each_mut().map(|new| &mut new[block.clone()]);
-                self.place.run(|| adam.update(fresh, &gradient[block], count));
-            });
-        }
-        let (mut statistics, metrics) = rest.split_at(rest.len() - 2);
-        for &index in &network.running {
-            let running = state.tensor_mut(index);
-            let (seen, later) = statistics.split_at(running.len());
-            statistics = later;
-            for (running, sum) in running.iter_mut().zip(seen) {
-                *running += MOMENTUM * (sum / count - *running);
-            }
-        }
-        let all = state.tensor_mut(self.tensors.metrics);
-        all[usize::from(at.phase)] = metrics[0] / count;
-        all[usize::from(PHASES + at.phase)] = metrics[1] / count;
+        let adam = Adam::new(&self.spec, Self::update_number(at));
+        self.update_weights(state, network, adam, &gradients);
+        self.update_running_statistics(state, network, &statistics);
+
+        let shards = f32::from(self.spec.shards);
+        let metrics = state.tensor_mut(self.tensors.metrics);
+        metrics[at.phase.index()] = loss / shards;
+        metrics[Phase::ALL.len() + at.phase.index()] = accuracy / shards;
     }
 
     fn metrics(&self, state: &State) -> Metrics {
@@ -257,24 +306,35 @@ impl Objective for Dcgan {
     }
 }
 
+impl ScratchContent {
+    /// What the scratch keeps for the task's step and shard.
+    fn take(task: &ShardTask<'_>, scratch: &mut Scratch) -> Option<Self> {
+        let entry = scratch.0.take()?.downcast::<ScratchEntry>().ok()?;
+        let is_for_task = entry.step == task.at.step + 1 && entry.shard == task.shard;
+        is_for_task.then_some(entry.content)
+    }
+
+    fn keep(self, task: &ShardTask<'_>, scratch: &mut Scratch) {
+        let (step, shard) = (task.at.step + 1, task.shard);
+        scratch.0 = Some(Box::new(ScratchEntry { step, shard, content: self }));
+    }
+
+    fn fakes(self) -> Option<Box<FakeBatch>> {
+        match self {
+            Self::Fakes(fakes) => Some(fakes),
+            Self::RealVector(_) => None,
+        }
+    }
+}
+
 /// The loss of logits `[N, 1, 1, 1]`, and the gradients of everything that they depend on.
-fn backward(logits: Maps, target: Target) -> (Loss, burn::tensor::Gradients) {
+fn backward(logits: FeatureMaps, target: Target) -> (Loss, Gradients) {
     let mut values = Vec::new();
     append(&mut values, logits.clone().without_autodiff());
     let loss = cross_entropy(&values, target);
     let data = TensorData::new(loss.gradient.clone(), logits.dims());
     let weights = Tensor::from_data(data, &logits.device().without_autodiff());
-    // The derivative of this sum by each logit is the loss's.
+    // The derivative of this weighted sum with respect to each logit is the loss's derivative.
     let gradients = (logits * weights).sum().backward();
     (loss, gradients)
-}
-
-/// A phase's vector: gradients, batch statistics, loss, accuracy.
-fn finish(mut flat: Vec<f32>, statistics: Vec<Statistics>, loss: &Loss) -> Vec<f32> {
-    for Statistics { mean, variance } in statistics {
-        append(&mut flat, mean);
-        append(&mut flat, variance);
-    }
-    flat.extend([loss.value, loss.share]);
-    flat
 }

@@ -1,15 +1,21 @@
 //! One iteration against PyTorch in float64: losses, gradients, weights after the three updates, running statistics.
 //! `vectors/make.py` made the file that this compares with, and says how.
 
+use std::sync::{Arc, Mutex};
+
 use burn::tensor::{Device, Tensor, TensorData};
-use dcgan_core::config::{DataSet, ObjectiveKind, Recipe};
-use dcgan_core::ids::{Digest, Position};
-use dcgan_core::objective::Objective;
-use dcgan_core::state::State;
+use dcgan_core::ids::{Digest, Phase, Position};
+use dcgan_core::metrics::Metrics;
+use dcgan_core::objective::{Objective, Scratch, ShardTask};
+use dcgan_core::spec::sharding::Partition;
+use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
+use dcgan_core::state::{Layout, State};
+use dcgan_core::train::{Shard, train_step};
 use safetensors::SafeTensors;
 
 use crate::layout::{NetworkTensors, TrainedTensor};
-use crate::step::{FAKE, GENERATE, REAL};
+use crate::ops::FeatureMaps;
+use crate::phase_vector::PhaseVectorLayout;
 use crate::{Dcgan, DeviceChoice};
 
 const VECTORS: &[u8] = include_bytes!("../vectors/step.safetensors");
@@ -36,7 +42,9 @@ fn initial_weights(tensor: &TrainedTensor, seed: u64, number: u64) -> Vec<f32> {
             let bound = f64::from((6.0 / fan as f64).sqrt() as f32);
             values.map(|u| (u * bound) as f32).collect()
         }
-        _ if tensor.table.name.ends_with(".weight") => values.map(|u| (1.0 + 0.25 * u) as f32).collect(),
+        _ if tensor.table.name.ends_with(".weight") => {
+            values.map(|u| (1.0 + 0.25 * u) as f32).collect()
+        }
         _ => values.map(|u| (0.1 * u) as f32).collect(),
     }
 }
@@ -51,7 +59,8 @@ impl Vectors<'_> {
     /// Compares every entry of which there is a sample; `bound` gives the allowed error for a tensor's largest entry.
     fn check(&mut self, name: &str, values: &[f32], bound: impl Fn(f64) -> f64) {
         let tensor = self.file.tensor(name).unwrap_or_else(|_| panic!("{name} is not in the file"));
-        let mut expected = tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        let mut expected =
+            tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
         let bound = bound(expected.next().unwrap().into());
         let stride = values.len().div_ceil(SAMPLE);
         assert_eq!(expected.len(), values.len().div_ceil(stride), "{name}");
@@ -63,16 +72,17 @@ impl Vectors<'_> {
     }
 
     /// Compares a phase's loss and gradients.
-    fn check_phase(&mut self, phase: &str, network: &NetworkTensors, vector: &[f32]) {
-        self.check(&format!("loss.{phase}"), &vector[vector.len() - 2..vector.len() - 1], |_| 1e-5);
-        let mut rest = vector;
-        for TrainedTensor { table, .. } in &network.trained {
-            let (gradient, later) = rest.split_at(table.len());
-            rest = later;
+    fn check_phase(&mut self, phase: &str, network: &NetworkTensors, layout: &Layout, sum: &[f32]) {
+        let vector = PhaseVectorLayout::new(network, layout);
+        let vector = vector.split(sum);
+        self.check(&format!("loss.{phase}"), &[vector.loss], |_| 1e-5);
+        for (TrainedTensor { table, .. }, gradient) in network.trained.iter().zip(vector.gradients)
+        {
             if is_cancelled(&table.name) {
                 assert!(gradient.iter().all(|&g| g == 0.0), "{} has no influence", table.name);
             } else {
-                self.check(&format!("gradient.{phase}.{}", table.name), gradient, |largest| 1e-4 * largest);
+                let name = format!("gradient.{phase}.{}", table.name);
+                self.check(&name, gradient, |largest| 1e-4 * largest);
             }
         }
     }
@@ -95,23 +105,70 @@ fn is_cancelled(name: &str) -> bool {
     ["conv1.bias", "conv2.bias", "conv3.bias"].iter().any(|bias| name.ends_with(bias))
 }
 
+/// The DCGAN on given images and latents, which keeps the vectors that it is updated by.
+struct OnGivenInputs {
+    dcgan: Dcgan,
+    images: FeatureMaps,
+    latents: Vec<f32>,
+    sums: Mutex<Vec<Vec<f32>>>,
+}
+
+impl Objective for OnGivenInputs {
+    fn layout(&self) -> &Arc<Layout> {
+        self.dcgan.layout()
+    }
+
+    fn initial_state(&self) -> State {
+        self.dcgan.initial_state()
+    }
+
+    fn phase_vector_len(&self, phase: Phase) -> usize {
+        self.dcgan.phase_vector_len(phase)
+    }
+
+    fn tensors_read(&self, phase: Phase) -> &[usize] {
+        self.dcgan.tensors_read(phase)
+    }
+
+    fn shard_gradients(&self, task: &ShardTask<'_>, _: &mut Scratch) -> Vec<f32> {
+        let Self { dcgan, images, latents, .. } = self;
+        let fakes = || dcgan.generate(task.state, latents);
+        match task.at.phase {
+            Phase::DiscriminatorReal => dcgan.discriminator_on_real(task.state, images.clone()),
+            Phase::DiscriminatorFake => dcgan.discriminator_on_fakes(task.state, &fakes()),
+            Phase::Generator => dcgan.generator_on_fakes(task.state, fakes()),
+        }
+    }
+
+    fn optimizer_step(&self, state: &mut State, at: Position, sum: &[f32]) {
+        self.sums.lock().unwrap().push(sum.to_vec());
+        self.dcgan.optimizer_step(state, at, sum);
+    }
+
+    fn metrics(&self, state: &State) -> Metrics {
+        self.dcgan.metrics(state)
+    }
+}
+
 #[test]
-fn an_iteration_is_that_of_pytorch() {
+fn a_training_step_is_that_of_pytorch() {
     let file = SafeTensors::deserialize(VECTORS).unwrap();
     let seed = f32::from_le_bytes(file.tensor("seed").unwrap().data().try_into().unwrap()) as u64;
-    let recipe = Recipe {
+    let spec = RunSpec {
         objective: ObjectiveKind::Dcgan,
         batch_size: IMAGES,
         shards: 1,
         seed: 0,
         learning_rate: LEARNING_RATE,
         beta1: 0.5,
-        data: DataSet { images: IMAGES, rows: 28, columns: 28, digest: Digest(0) },
+        data: DatasetInfo { images: IMAGES, rows: 28, columns: 28, digest: Digest(0) },
     };
-    let dcgan = Dcgan::new(recipe, DeviceChoice::default()).unwrap();
+    let dcgan = Dcgan::new(spec, DeviceChoice::default()).unwrap();
     let tensors = crate::layout::StateTensors::new(dcgan.layout());
-    let mut state = dcgan.initial();
-    for (tensor, number) in tensors.generator.trained.iter().chain(&tensors.discriminator.trained).zip(0..) {
+    let mut state = dcgan.initial_state();
+    for (tensor, number) in
+        tensors.generator.trained.iter().chain(&tensors.discriminator.trained).zip(0..)
+    {
         state.tensor_mut(tensor.weight).copy_from_slice(&initial_weights(tensor, seed, number));
     }
     let pixels = uniforms(seed, 100, IMAGES * 784).map(|u| ((u + 1.0) * 128.0) as u8);
@@ -119,17 +176,18 @@ fn an_iteration_is_that_of_pytorch() {
     let images = Tensor::from_data(TensorData::new(images, [IMAGES, 28, 28, 1]), &Device::flex());
     let latents: Vec<f32> = uniforms(seed, 101, IMAGES * 100).map(|u| (2.0 * u) as f32).collect();
 
+    let objective = OnGivenInputs { dcgan, images, latents, sums: Mutex::default() };
+    // The images are given, so the partition is never read.
+    let partition = Partition::new(1, vec![0]);
+    let mut shards = Shard::all(1, |_| &partition);
+    train_step(&objective, &mut shards, &mut state, 1, |_, _| {});
+
     let mut vectors = Vectors { file, compared: 0 };
-    let at = |phase| Position { step: 0, phase };
-    let vector = dcgan.real_phase(&state, images);
-    vectors.check_phase("real", &tensors.discriminator, &vector);
-    dcgan.apply(&mut state, at(REAL), &vector);
-    let vector = dcgan.phase_on(FAKE, &state, &latents);
-    vectors.check_phase("fake", &tensors.discriminator, &vector);
-    dcgan.apply(&mut state, at(FAKE), &vector);
-    let vector = dcgan.phase_on(GENERATE, &state, &latents);
-    vectors.check_phase("generate", &tensors.generator, &vector);
-    dcgan.apply(&mut state, at(GENERATE), &vector);
+    let sums = objective.sums.into_inner().unwrap();
+    let networks = [&tensors.discriminator, &tensors.discriminator, &tensors.generator];
+    for ((phase, network), sum) in ["real", "fake", "generate"].iter().zip(networks).zip(&sums) {
+        vectors.check_phase(phase, network, state.layout(), sum);
+    }
     vectors.check_state(&tensors.generator, &state);
     vectors.check_state(&tensors.discriminator, &state);
     // Three losses, 14 + 14 + 16 gradients less nine cancelled ones, 30 weights, 12 running statistics.

@@ -2,10 +2,16 @@
 //!
 //! `.ci/aarch64` runs the same on an emulated ARM processor.
 
-use dcgan_core::config::{DataSet, ObjectiveKind, Recipe};
-use dcgan_core::ids::{Digest, Position, ShardId};
-use dcgan_core::objective::{Objective, Scratch, Task};
-use dcgan_core::sharding::Partition;
+use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
+use std::sync::Arc;
+
+use dcgan_core::ids::{Digest, Phase, Position};
+use dcgan_core::metrics::Metrics;
+use dcgan_core::objective::{Objective, Scratch, ShardTask};
+use dcgan_core::spec::sharding::Partition;
+use dcgan_core::state::Layout;
+use dcgan_core::state::State;
+use dcgan_core::train::{Shard, train_step};
 use dcgan_model::{Dcgan, DeviceChoice};
 
 /// After three steps from seed 22 on the pattern below. It changes with `REVISION`, and with nothing else.
@@ -15,27 +21,60 @@ const PIXELS: usize = 28 * 28;
 const IMAGES: usize = 12;
 const STEPS: u64 = 3;
 
-fn digest(device: DeviceChoice, ahead: bool) -> Digest {
-    let recipe = Recipe {
+/// An objective that computes ahead after every phase, as a worker's threads do while they wait.
+struct ComputesAhead<'a>(&'a Dcgan);
+
+impl Objective for ComputesAhead<'_> {
+    fn layout(&self) -> &Arc<Layout> {
+        self.0.layout()
+    }
+
+    fn initial_state(&self) -> State {
+        self.0.initial_state()
+    }
+
+    fn phase_vector_len(&self, phase: Phase) -> usize {
+        self.0.phase_vector_len(phase)
+    }
+
+    fn tensors_read(&self, phase: Phase) -> &[usize] {
+        self.0.tensors_read(phase)
+    }
+
+    fn shard_gradients(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32> {
+        let vector = self.0.shard_gradients(task, scratch);
+        self.0.compute_ahead(task, scratch);
+        vector
+    }
+
+    fn optimizer_step(&self, state: &mut State, at: Position, sum: &[f32]) {
+        self.0.optimizer_step(state, at, sum);
+    }
+
+    fn metrics(&self, state: &State) -> Metrics {
+        self.0.metrics(state)
+    }
+}
+
+fn digest(device: DeviceChoice, computes_ahead: bool) -> Digest {
+    let spec = RunSpec {
         objective: ObjectiveKind::Dcgan,
         batch_size: 5,
         shards: 1,
         seed: 22,
         learning_rate: 2e-4,
         beta1: 0.5,
-        data: DataSet { images: IMAGES, rows: 28, columns: 28, digest: Digest(0) },
+        data: DatasetInfo { images: IMAGES, rows: 28, columns: 28, digest: Digest(0) },
     };
-    let dcgan = Dcgan::new(recipe, device).expect("the recipe is a good one");
-    let partition = Partition::new(PIXELS, (0..IMAGES * PIXELS).map(|i| (i * i / 97) as u8).collect());
-    let (mut state, mut at, mut scratch) = (dcgan.initial(), Position::after(0), Scratch::default());
-    while at < Position::after(STEPS) {
-        let task = Task { state: &state, at, shard: ShardId(0), partition: &partition };
-        let vector = dcgan.shard(&task, &mut scratch);
-        if ahead {
-            dcgan.ahead(&task, &mut scratch);
-        }
-        dcgan.apply(&mut state, at, &vector);
-        at = at.next(dcgan.phases());
+    let dcgan = Dcgan::new(spec, device).expect("the spec is a good one");
+    let partition =
+        Partition::new(PIXELS, (0..IMAGES * PIXELS).map(|i| (i * i / 97) as u8).collect());
+    let ahead = ComputesAhead(&dcgan);
+    let objective: &dyn Objective = if computes_ahead { &ahead } else { &dcgan };
+    let mut shards = Shard::all(1, |_| &partition);
+    let mut state = dcgan.initial_state();
+    for step in 1..=STEPS {
+        train_step(objective, &mut shards, &mut state, step, |_, _| {});
     }
     state.digest()
 }

@@ -32,7 +32,8 @@ impl FromStr for Fault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once('=').and_then(|(point, rest)| Some((point, rest.split_once('@')?)));
+        let parts =
+            text.split_once('=').and_then(|(point, rest)| Some((point, rest.split_once('@')?)));
         let (point, (action, nth)) = parts.ok_or("expected POINT=ACTION@N")?;
         let action = match action {
             "kill" => Action::Kill,
@@ -55,7 +56,9 @@ impl Fault {
 
 /// The program passes a point; says whether it is to do there what it does twice.
 pub fn pass(point: &str) -> bool {
-    let Some((fault, passed)) = FAULT.get().filter(|(fault, _)| fault.point == point) else { return false };
+    let Some((fault, passed)) = FAULT.get().filter(|(fault, _)| fault.point == point) else {
+        return false;
+    };
     if passed.fetch_add(1, Ordering::Relaxed) + 1 != fault.nth {
         return false;
     }

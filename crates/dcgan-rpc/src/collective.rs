@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dcgan_core::ids::{Digest, Generation, Rank, RunId};
-use dcgan_core::plan::Plan;
-use dcgan_core::reduction::{Node, PART_VALUES, Piece};
-use dcgan_core::step_machine::Frame;
-use dcgan_core::values::{Values, little_endian};
+use dcgan_core::protocol::plan::Plan;
+use dcgan_core::protocol::worker::ReduceFrame;
+use dcgan_core::reduction::{BUCKET_VALUES_MAX, BucketSum, Subtree};
+use dcgan_core::state::values::{SharedValues, little_endian};
 
-use crate::checked::Checked;
+use crate::checksum::Checksummed;
 use crate::convert::{self, Malformed, required};
 use crate::pb;
 use pb::exchange_message::Kind;
@@ -19,8 +19,8 @@ use pb::exchange_message::Kind;
 pub enum ExchangeMessage {
     /// The first.
     Opening(Opening),
-    /// A part of a vector. Its generation is not sent again: a stream belongs to one.
-    Frame(Frame),
+    /// A bucket of a vector. Its generation is not sent again: a stream belongs to one.
+    ReduceFrame(ReduceFrame),
     /// The last: the sender follows a newer plan.
     Superseded,
 }
@@ -39,25 +39,31 @@ pub struct Opening {
 impl From<&ExchangeMessage> for pb::ExchangeMessage {
     fn from(message: &ExchangeMessage) -> Self {
         let kind = match message {
-            ExchangeMessage::Opening(Opening { run, plan, from }) => {
-                Kind::Opening(pb::Opening { run: run.0, plan: Some((&**plan).into()), from: from.0.into() })
-            }
-            ExchangeMessage::Frame(Frame { position, digest, piece, .. }) => Kind::Part(pb::Part {
-                position: Some((*position).into()),
-                digest: digest.0,
-                part: piece.part,
-                node: piece.node.map(|Node { lo, hi }| pb::Node { lo: lo.into(), hi: hi.into() }),
-                values: bytes_of(&piece.values),
+            ExchangeMessage::Opening(Opening { run, plan, from }) => Kind::Opening(pb::Opening {
+                run: run.0,
+                plan: Some((&**plan).into()),
+                from: from.0.into(),
             }),
+            ExchangeMessage::ReduceFrame(ReduceFrame { position, digest, bucket_sum, .. }) => {
+                Kind::BucketSum(pb::BucketSum {
+                    position: Some((*position).into()),
+                    digest: digest.0,
+                    bucket: bucket_sum.bucket,
+                    subtree: bucket_sum
+                        .subtree
+                        .map(|Subtree { lo, hi }| pb::Subtree { lo: lo.into(), hi: hi.into() }),
+                    values: bytes_of(&bucket_sum.values),
+                })
+            }
             ExchangeMessage::Superseded => Kind::Superseded(pb::Superseded {}),
         };
-        Self { kind: Some(kind), checksum: 0 }.sealed()
+        Self { kind: Some(kind), checksum: 0 }.with_checksum()
     }
 }
 
-/// Values as they travel, on most machines without a copy.
-fn bytes_of(values: &Values) -> Bytes {
-    struct Held(Values);
+/// SharedValues as they travel, on most machines without a copy.
+fn bytes_of(values: &SharedValues) -> Bytes {
+    struct Held(SharedValues);
     impl AsRef<[u8]> for Held {
         fn as_ref(&self) -> &[u8] {
             bytemuck::cast_slice(&self.0)
@@ -75,67 +81,84 @@ impl ExchangeMessage {
     ///
     /// # Errors
     /// If it is malformed, or not the one that was sent.
-    pub fn from_wire(message: pb::ExchangeMessage, generation: Generation) -> Result<Self, Malformed> {
-        Ok(match message.opened()?.kind.ok_or(Malformed("a member's message of an unknown kind"))? {
-            Kind::Opening(pb::Opening { run, plan, from }) => {
-                let plan: Plan = required(plan, "an opening without a plan")?;
-                let from = convert::rank(from)?;
-                if plan.member(from).is_none() {
-                    return Err(Malformed("an opening from a rank that its plan does not have"));
+    pub fn from_wire(
+        message: pb::ExchangeMessage,
+        generation: Generation,
+    ) -> Result<Self, Malformed> {
+        Ok(
+            match message
+                .verify_checksum()?
+                .kind
+                .ok_or(Malformed("a member's message of an unknown kind"))?
+            {
+                Kind::Opening(pb::Opening { run, plan, from }) => {
+                    let plan: Plan = required(plan, "an opening without a plan")?;
+                    let from = convert::rank(from)?;
+                    if plan.member(from).is_none() {
+                        return Err(Malformed(
+                            "an opening from a rank that its plan does not have",
+                        ));
+                    }
+                    Self::Opening(Opening { run: RunId(run), plan: Arc::new(plan), from })
                 }
-                Self::Opening(Opening { run: RunId(run), plan: Arc::new(plan), from })
-            }
-            Kind::Part(part) => Self::Frame(frame(part, generation)?),
-            Kind::Superseded(pb::Superseded {}) => Self::Superseded,
-        })
+                Kind::BucketSum(bucket) => Self::ReduceFrame(frame(bucket, generation)?),
+                Kind::Superseded(pb::Superseded {}) => Self::Superseded,
+            },
+        )
     }
 }
 
-fn frame(part: pb::Part, generation: Generation) -> Result<Frame, Malformed> {
-    let pb::Part { position, digest, part, node, values } = part;
-    if values.len() % 4 != 0 || values.len() > 4 * PART_VALUES {
-        return Err(Malformed("a part that is too long, or not made of float32"));
+fn frame(bucket: pb::BucketSum, generation: Generation) -> Result<ReduceFrame, Malformed> {
+    let pb::BucketSum { position, digest, bucket, subtree, values } = bucket;
+    if values.len() % 4 != 0 || values.len() > 4 * BUCKET_VALUES_MAX {
+        return Err(Malformed("a bucket that is too long, or not made of float32"));
     }
     let edge = |shard: u32| shard.try_into().map_err(|_| Malformed("a shard above 65535"));
-    let node = node.map(|pb::Node { lo, hi }| Ok(Node { lo: edge(lo)?, hi: edge(hi)? })).transpose()?;
+    let subtree = subtree
+        .map(|pb::Subtree { lo, hi }| Ok(Subtree { lo: edge(lo)?, hi: edge(hi)? }))
+        .transpose()?;
     let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("chunks of 4 bytes"));
     let values = values.chunks_exact(4).map(number).collect::<Vec<_>>().into();
-    Ok(Frame {
+    Ok(ReduceFrame {
         generation,
-        position: required(position, "a part without a position")?,
+        position: required(position, "a bucket without a position")?,
         digest: Digest(digest),
-        piece: Piece { part, node, values },
+        bucket_sum: BucketSum { bucket, subtree, values },
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use dcgan_core::ids::Position;
+    use dcgan_core::ids::{Phase, Position};
     use proptest::prelude::*;
 
     use super::*;
 
-    fn example(values: Vec<f32>, node: Option<(u16, u16)>) -> Frame {
-        Frame {
+    fn example(values: Vec<f32>, subtree: Option<(u16, u16)>) -> ReduceFrame {
+        ReduceFrame {
             generation: Generation(3),
-            position: Position { step: 7, phase: 1 },
+            position: Position { step: 7, phase: Phase::DiscriminatorFake },
             digest: Digest(9),
-            piece: Piece { part: 2, node: node.map(|(lo, hi)| Node { lo, hi }), values: values.into() },
+            bucket_sum: BucketSum {
+                bucket: 2,
+                subtree: subtree.map(|(lo, hi)| Subtree { lo, hi }),
+                values: values.into(),
+            },
         }
     }
 
     proptest! {
         #[test]
-        fn frames_keep_every_bit(bits: Vec<u32>, node in proptest::option::of((0u16..9, 0u16..9))) {
-            let frame = example(bits.iter().map(|&bits| f32::from_bits(bits)).collect(), node);
-            let sent = pb::ExchangeMessage::from(&ExchangeMessage::Frame(frame.clone()));
-            let Ok(ExchangeMessage::Frame(arrived)) = ExchangeMessage::from_wire(sent, Generation(3)) else {
+        fn frames_keep_every_bit(bits: Vec<u32>, subtree in proptest::option::of((0u16..9, 0u16..9))) {
+            let frame = example(bits.iter().map(|&bits| f32::from_bits(bits)).collect(), subtree);
+            let sent = pb::ExchangeMessage::from(&ExchangeMessage::ReduceFrame(frame.clone()));
+            let Ok(ExchangeMessage::ReduceFrame(arrived)) = ExchangeMessage::from_wire(sent, Generation(3)) else {
                 panic!("a frame stays a frame");
             };
-            let arrived_bits: Vec<u32> = arrived.piece.values.iter().map(|value| value.to_bits()).collect();
+            let arrived_bits: Vec<u32> = arrived.bucket_sum.values.iter().map(|value| value.to_bits()).collect();
             prop_assert_eq!(arrived_bits, bits);
             prop_assert_eq!((arrived.position, arrived.digest), (frame.position, frame.digest));
-            prop_assert_eq!((arrived.piece.part, arrived.piece.node), (frame.piece.part, frame.piece.node));
+            prop_assert_eq!((arrived.bucket_sum.bucket, arrived.bucket_sum.subtree), (frame.bucket_sum.bucket, frame.bucket_sum.subtree));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use dcgan_core::ids::{Digest, Generation, Position, Rank, ShardId, WorkerId};
 use dcgan_core::metrics::StepDone;
-use dcgan_core::plan::{Member, Plan, StateAt};
+use dcgan_core::protocol::plan::{Member, Plan, StateRef};
 
 use crate::pb;
 
@@ -39,7 +39,7 @@ pub(crate) fn size(number: u64) -> Result<usize, Malformed> {
 
 impl From<Position> for pb::Position {
     fn from(Position { step, phase }: Position) -> Self {
-        Self { step, phase: phase.into() }
+        Self { step, phase: u8::from(phase).into() }
     }
 }
 
@@ -47,22 +47,27 @@ impl TryFrom<pb::Position> for Position {
     type Error = Malformed;
 
     fn try_from(pb::Position { step, phase }: pb::Position) -> Result<Self, Malformed> {
-        Ok(Self { step, phase: phase.try_into().map_err(|_| Malformed("a phase above 255"))? })
+        let phase = u8::try_from(phase).ok().and_then(|phase| phase.try_into().ok());
+        Ok(Self { step, phase: phase.ok_or(Malformed("a phase above 2"))? })
     }
 }
 
-impl From<StateAt> for pb::StateAt {
-    fn from(StateAt { generation, position, digest }: StateAt) -> Self {
+impl From<StateRef> for pb::StateRef {
+    fn from(StateRef { generation, position, digest }: StateRef) -> Self {
         Self { generation: generation.0, position: Some(position.into()), digest: digest.0 }
     }
 }
 
-impl TryFrom<pb::StateAt> for StateAt {
+impl TryFrom<pb::StateRef> for StateRef {
     type Error = Malformed;
 
-    fn try_from(state: pb::StateAt) -> Result<Self, Malformed> {
+    fn try_from(state: pb::StateRef) -> Result<Self, Malformed> {
         let position = required(state.position, "a state without a position")?;
-        Ok(Self { generation: Generation(state.generation), position, digest: Digest(state.digest) })
+        Ok(Self {
+            generation: Generation(state.generation),
+            position,
+            digest: Digest(state.digest),
+        })
     }
 }
 
@@ -77,7 +82,9 @@ impl TryFrom<pb::WorkerId> for WorkerId {
 
     fn try_from(pb::WorkerId { name, incarnation }: pb::WorkerId) -> Result<Self, Malformed> {
         if !Self::is_name(&name) {
-            return Err(Malformed("a worker's name that is not 1 to 100 of letters, digits, '-', '_' and '.'"));
+            return Err(Malformed(
+                "a worker's name that is not 1 to 100 of letters, digits, '-', '_' and '.'",
+            ));
         }
         Ok(Self { name, incarnation })
     }
@@ -106,14 +113,19 @@ impl TryFrom<pb::Plan> for Plan {
         let member = |pb::Member { id, address, holds_start }| {
             Ok(Member { id: required(id, "a member without an id")?, address, holds_start })
         };
-        let members = plan.members.into_iter().map(member).collect::<Result<Vec<Member>, Malformed>>()?;
+        let members =
+            plan.members.into_iter().map(member).collect::<Result<Vec<Member>, Malformed>>()?;
         let owners = plan.owners.into_iter().map(rank).collect::<Result<Vec<Rank>, Malformed>>()?;
         if members.len() > usize::from(u16::MAX) || owners.len() > usize::from(u16::MAX) {
             return Err(Malformed("a plan of more than 65535 members or shards"));
         }
         let start = required(plan.start, "a plan without a start")?;
         let plan = Self { generation: Generation(plan.generation), members, owners, start };
-        if plan.is_valid() { Ok(plan) } else { Err(Malformed("a plan in which a shard or a member has nobody")) }
+        if plan.is_valid() {
+            Ok(plan)
+        } else {
+            Err(Malformed("a plan in which a shard or a member has nobody"))
+        }
     }
 }
 
@@ -138,9 +150,15 @@ impl TryFrom<pb::StepDone> for StepDone {
         Ok(Self {
             step: done.step,
             generation: Generation(done.generation),
-            world_size: done.world_size.try_into().map_err(|_| Malformed("a world size above 65535"))?,
+            world_size: done
+                .world_size
+                .try_into()
+                .map_err(|_| Malformed("a world size above 65535"))?,
             digest: Digest(done.digest),
-            metrics: done.metrics.try_into().map_err(|_| Malformed("a step with another number of metrics"))?,
+            metrics: done
+                .metrics
+                .try_into()
+                .map_err(|_| Malformed("a step with another number of metrics"))?,
             step_ms: done.step_ms,
             allreduce_ms: done.allreduce_ms,
         })

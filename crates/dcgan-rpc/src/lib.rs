@@ -4,7 +4,7 @@
 //! Generated types stop here and at the service methods of the programs: whatever comes out of a conversion is valid.
 //! Nothing here decides.
 
-mod checked;
+mod checksum;
 mod collective;
 mod control;
 mod convert;
@@ -12,9 +12,9 @@ pub mod net;
 mod status;
 pub mod transfer;
 
-pub use checked::Checked;
+pub use checksum::Checksummed;
 pub use collective::{ExchangeMessage, Opening};
-pub use control::{FromCoordinator, FromWorkerStream, Welcome};
+pub use control::{CoordinatorMessage, Welcome, WorkerMessage};
 pub use convert::Malformed;
 pub use status::status;
 

@@ -19,8 +19,9 @@ const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// Bytes of an HTTP/2 frame: a part of a vector fits into one.
 const FRAME_BYTES_MAX: u32 = 1024 * 1024;
-const _: () = assert!(FRAME_BYTES_MAX < STREAM_WINDOW_BYTES && STREAM_WINDOW_BYTES < CONNECTION_WINDOW_BYTES);
-const _: () = assert!(4 * dcgan_core::reduction::PART_VALUES < FRAME_BYTES_MAX as usize);
+const _: () =
+    assert!(FRAME_BYTES_MAX < STREAM_WINDOW_BYTES && STREAM_WINDOW_BYTES < CONNECTION_WINDOW_BYTES);
+const _: () = assert!(4 * dcgan_core::reduction::BUCKET_VALUES_MAX < FRAME_BYTES_MAX as usize);
 
 /// A connection that is not made in this time is not made.
 pub const CONNECT_MAX: Duration = Duration::from_secs(3);
@@ -41,7 +42,7 @@ pub struct Address {
 /// An address that is not one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected an address such as http://127.0.0.1:7420, found {0:?}")]
-pub struct NoAddress(String);
+pub struct InvalidAddress(String);
 
 /// An address that others can reach, without a word that this is meant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,13 +50,13 @@ pub struct NoAddress(String);
     "{0} is not an address of this machine alone, and the connection is not encrypted: add --insecure if the network \
      is trusted"
 )]
-pub struct Exposed(String);
+pub struct NotLoopback(String);
 
 impl std::str::FromStr for Address {
-    type Err = NoAddress;
+    type Err = InvalidAddress;
 
-    fn from_str(text: &str) -> Result<Self, NoAddress> {
-        let wrong = || NoAddress(text.to_owned());
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        let wrong = || InvalidAddress(text.to_owned());
         let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
         let (host, port) = authority.rsplit_once(':').ok_or_else(wrong)?;
         let bracketed = host.starts_with('[') && host.ends_with(']');
@@ -93,10 +94,10 @@ impl Address {
     ///
     /// # Errors
     /// If it is not this machine's own and `insecure` is false.
-    pub fn check(&self, insecure: bool) -> Result<(), Exposed> {
+    pub fn check(&self, insecure: bool) -> Result<(), NotLoopback> {
         let bare = self.host.trim_matches(['[', ']']);
         let loopback = bare == "localhost" || bare.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-        if loopback || insecure { Ok(()) } else { Err(Exposed(self.authority())) }
+        if loopback || insecure { Ok(()) } else { Err(NotLoopback(self.authority())) }
     }
 }
 
@@ -192,7 +193,10 @@ pub async fn serve(
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_MAX))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown)
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            shutdown,
+        )
         .await
 }
 
@@ -207,7 +211,15 @@ mod tests {
         }
         let address: Address = "http://[::1]:80".parse().unwrap();
         assert_eq!(address, SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 80)).into());
-        for wrong in ["", "localhost", "http://:1", "http://host:0", "http://host:65536", "ftp://host:1", "::1:80"] {
+        for wrong in [
+            "",
+            "localhost",
+            "http://:1",
+            "http://host:0",
+            "http://host:65536",
+            "ftp://host:1",
+            "::1:80",
+        ] {
             assert!(wrong.parse::<Address>().is_err(), "{wrong}");
         }
     }
@@ -229,7 +241,10 @@ mod tests {
         let first = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = first.local_addr().unwrap();
         let error = listen(address).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("cannot listen on {address}: Address already in use")), "{error}");
+        assert!(
+            error.starts_with(&format!("cannot listen on {address}: Address already in use")),
+            "{error}"
+        );
     }
 
     #[tokio::test]
@@ -238,6 +253,9 @@ mod tests {
         let address = Address::from(listener.local_addr().unwrap());
         drop(listener);
         let error = connect(&address).await.unwrap_err().to_string();
-        assert!(error.starts_with(&format!("cannot reach {address}: Connection refused")), "{error}");
+        assert!(
+            error.starts_with(&format!("cannot reach {address}: Connection refused")),
+            "{error}"
+        );
     }
 }

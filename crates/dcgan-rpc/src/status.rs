@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dcgan_core::ids::RunId;
-use dcgan_core::membership::{Recovery, Role, Status, WorkerStatus};
+use dcgan_core::protocol::coordinator::{Recovery, Role, Status, WorkerStatus};
 
 use crate::pb;
 

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use dcgan_core::digest;
 use dcgan_core::ids::Digest;
+use dcgan_core::state::digest;
 use tonic::{Response, Status, Streaming};
 
 use crate::pb::Chunk;
@@ -21,9 +21,9 @@ pub const STALLED_MAX: Duration = Duration::from_secs(10);
 /// # Errors
 /// The stream's own error, or a deadline exceeded after [`STALLED_MAX`].
 pub async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
-    tokio::time::timeout(STALLED_MAX, stream.message())
-        .await
-        .unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("nothing came for {} s", STALLED_MAX.as_secs()))))
+    tokio::time::timeout(STALLED_MAX, stream.message()).await.unwrap_or_else(|_| {
+        Err(Status::deadline_exceeded(format!("nothing came for {} s", STALLED_MAX.as_secs())))
+    })
 }
 
 /// The pieces of `bytes`, whose digest is `digest`; at least one.
@@ -40,17 +40,19 @@ pub fn split(bytes: Bytes, digest: Digest) -> impl Iterator<Item = Chunk> + Send
 }
 
 /// A server's answer that is made of pieces.
-pub type Pieces<T> = tokio_stream::Iter<Box<dyn Iterator<Item = Result<T, Status>> + Send>>;
+pub type ChunkStream<T> = tokio_stream::Iter<Box<dyn Iterator<Item = Result<T, Status>> + Send>>;
 
 /// The answer that consists of `messages`.
-pub fn answer<T: 'static>(messages: impl Iterator<Item = T> + Send + 'static) -> Response<Pieces<T>> {
+pub fn answer<T: 'static>(
+    messages: impl Iterator<Item = T> + Send + 'static,
+) -> Response<ChunkStream<T>> {
     let messages: Box<dyn Iterator<Item = Result<T, Status>> + Send> = Box::new(messages.map(Ok));
     Response::new(tokio_stream::iter(messages))
 }
 
-/// Pieces that have arrived.
+/// ChunkStream that have arrived.
 #[derive(Debug)]
-pub struct Assembly {
+pub struct ChunkAssembler {
     bytes_max: usize,
     expected: Option<(u64, u64)>,
     bytes: Vec<u8>,
@@ -67,7 +69,7 @@ pub enum TransferError {
         /// What the sender announced.
         found: u64,
     },
-    /// Pieces do not belong together, or there are more than announced.
+    /// ChunkStream do not belong together, or there are more than announced.
     #[error("pieces that do not belong together")]
     Mixed,
     /// The stream ended early.
@@ -94,7 +96,7 @@ impl From<TransferError> for Status {
     }
 }
 
-impl Assembly {
+impl ChunkAssembler {
     /// Nothing yet, of something that has `bytes_max` bytes at most.
     pub fn new(bytes_max: usize) -> Self {
         Self { bytes_max, expected: None, bytes: Vec::new() }
@@ -106,7 +108,10 @@ impl Assembly {
     /// If it does not fit the limit or the pieces before it.
     pub fn push(&mut self, chunk: &Chunk) -> Result<(), TransferError> {
         if chunk.total_bytes > self.bytes_max as u64 {
-            return Err(TransferError::TooLong { bytes_max: self.bytes_max, found: chunk.total_bytes });
+            return Err(TransferError::TooLong {
+                bytes_max: self.bytes_max,
+                found: chunk.total_bytes,
+            });
         }
         let expected = *self.expected.get_or_insert_with(|| {
             self.bytes.reserve_exact(chunk.total_bytes as usize);
@@ -131,7 +136,11 @@ impl Assembly {
             return Err(TransferError::Incomplete { expected, found: self.bytes.len() });
         }
         let (expected, found) = (Digest(digest), digest::of_bytes(&self.bytes));
-        if expected == found { Ok(self.bytes) } else { Err(TransferError::Digest { expected, found }) }
+        if expected == found {
+            Ok(self.bytes)
+        } else {
+            Err(TransferError::Digest { expected, found })
+        }
     }
 }
 
@@ -140,7 +149,7 @@ impl Assembly {
 /// # Errors
 /// If the stream breaks or stalls, or what comes does not add up.
 pub async fn receive(mut stream: Streaming<Chunk>, bytes_max: usize) -> Result<Vec<u8>, Status> {
-    let mut assembly = Assembly::new(bytes_max);
+    let mut assembly = ChunkAssembler::new(bytes_max);
     while let Some(chunk) = next(&mut stream).await? {
         assembly.push(&chunk)?;
     }
@@ -158,7 +167,7 @@ mod tests {
     }
 
     fn assemble(bytes_max: usize, chunks: &[Chunk]) -> Result<Vec<u8>, TransferError> {
-        let mut assembly = Assembly::new(bytes_max);
+        let mut assembly = ChunkAssembler::new(bytes_max);
         chunks.iter().try_for_each(|chunk| assembly.push(chunk))?;
         assembly.finish()
     }
@@ -176,7 +185,8 @@ mod tests {
     fn what_does_not_add_up_is_refused() {
         let (_, mut chunks) = chunks(CHUNK_BYTES + 5);
         let total = CHUNK_BYTES + 5;
-        let error = |bytes_max, chunks: &[Chunk]| assemble(bytes_max, chunks).unwrap_err().to_string();
+        let error =
+            |bytes_max, chunks: &[Chunk]| assemble(bytes_max, chunks).unwrap_err().to_string();
         assert_eq!(error(total - 1, &chunks), "expected at most 262148 bytes, found 262149");
         assert_eq!(error(total, &chunks[..1]), "expected 262149 bytes, found 262144");
         assert_eq!(error(total, &[]), "expected 1 bytes, found 0");

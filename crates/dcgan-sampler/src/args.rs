@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use dcgan_core::ids::Step;
-use dcgan_process::LogArgs;
+use dcgan_process::logging::LogArgs;
 use dcgan_rpc::net::Address;
 
 use crate::picture::SIDE_MAX;

@@ -5,7 +5,8 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Context;
-use dcgan_process::{print, status};
+use dcgan_process::exit::status;
+use dcgan_process::print;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
@@ -29,8 +30,11 @@ pub(crate) fn grid(args: &GridArgs) -> anyhow::Result<u8> {
 pub(crate) fn images(args: &ExportArgs) -> anyhow::Result<u8> {
     let source = run_dir::load(&args.which)?;
     let images = source.generator.draw(args.count as usize, args.seed, source.seed);
-    let bytes: Vec<u8> =
-        [IDX_IMAGES, args.count, SIDE, SIDE].into_iter().flat_map(u32::to_be_bytes).chain(images).collect();
+    let bytes: Vec<u8> = [IDX_IMAGES, args.count, SIDE, SIDE]
+        .into_iter()
+        .flat_map(u32::to_be_bytes)
+        .chain(images)
+        .collect();
     let packed = args.out.extension().is_some_and(|extension| extension == "gz");
     write(&args.out, &if packed { pack(&bytes)? } else { bytes })?;
     print(&format!("{}: {} images of step {}\n", args.out.display(), args.count, source.step));
@@ -45,8 +49,11 @@ fn pack(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
 
 /// Writes a file, complete or not at all.
 fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let name = path.file_name().with_context(|| format!("{}: not the name of a file", path.display()))?;
+    let name =
+        path.file_name().with_context(|| format!("{}: not the name of a file", path.display()))?;
     let temporary = path.with_file_name(format!(".{}.tmp", name.to_string_lossy()));
     let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
-    written.inspect_err(|_| drop(fs::remove_file(&temporary))).with_context(|| path.display().to_string())
+    written
+        .inspect_err(|_| drop(fs::remove_file(&temporary)))
+        .with_context(|| path.display().to_string())
 }

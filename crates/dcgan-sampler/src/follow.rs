@@ -7,7 +7,7 @@ use dcgan_core::ids::Step;
 use dcgan_model::Generator;
 use dcgan_rpc::net::{self, Address};
 use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
-use dcgan_rpc::{Checked, pb};
+use dcgan_rpc::{Checksummed, pb};
 use pb::follow_request::Kind;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -39,24 +39,34 @@ pub(crate) async fn coordinator(address: Address, page: String, newest: Newest) 
         }
         if said_at.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
             said_at = Some(Instant::now());
-            tracing::info!("waiting for {} s for the coordinator: {why}", since.elapsed().as_secs());
+            tracing::info!(
+                "waiting for {} s for the coordinator: {why}",
+                since.elapsed().as_secs()
+            );
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
 /// Follows until the stream ends.
-async fn stay(address: &Address, page: &str, newest: &Newest, followed: &mut bool) -> anyhow::Result<()> {
+async fn stay(
+    address: &Address,
+    page: &str,
+    newest: &Newest,
+    followed: &mut bool,
+) -> anyhow::Result<()> {
     let channel = net::connect(address).await?;
     let (requests, outgoing) = mpsc::channel(GRIDS_MAX);
     let following = pb::Following { page: page.to_owned() };
-    let request = |kind| pb::FollowRequest { kind: Some(kind), checksum: 0 }.sealed();
+    let request = |kind| pb::FollowRequest { kind: Some(kind), checksum: 0 }.with_checksum();
     requests.send(request(Kind::Following(following))).await?;
-    let mut generators = CoordinatorClient::new(channel).follow(ReceiverStream::new(outgoing)).await?.into_inner();
+    let mut generators =
+        CoordinatorClient::new(channel).follow(ReceiverStream::new(outgoing)).await?.into_inner();
     *followed = true;
     tracing::info!("following the coordinator at {address}");
     while let Some(message) = generators.message().await? {
-        let pb::GeneratorSnapshot { step, seed, state, grid_due, .. } = message.opened()?;
+        let pb::GeneratorSnapshot { step, seed, state, grid_due, .. } =
+            message.verify_checksum()?;
         let load = move || Ok(Source { step, seed, generator: Generator::from_file(&state)? });
         let drawn = newest.replace(load).await?;
         if grid_due {
@@ -88,12 +98,18 @@ pub(crate) async fn run_directory(root: PathBuf, newest: Newest) {
     }
 }
 
-async fn look_at(root: &std::path::Path, shown: Option<Step>, newest: &Newest) -> anyhow::Result<Option<Step>> {
+async fn look_at(
+    root: &std::path::Path,
+    shown: Option<Step>,
+    newest: &Newest,
+) -> anyhow::Result<Option<Step>> {
     let checkpoints = run_dir::checkpoints(root)?;
     if checkpoints.steps()?.last().copied() == shown {
         return Ok(shown);
     }
-    let Some(checkpoint) = run_dir::newest(&checkpoints, root)? else { return Ok(None) };
+    let Some(checkpoint) = run_dir::newest(&checkpoints, root)? else {
+        return Ok(None);
+    };
     let step = checkpoint.manifest().step;
     newest.replace(move || run_dir::source(&checkpoint)).await?;
     tracing::info!("showing the checkpoint of step {step}");

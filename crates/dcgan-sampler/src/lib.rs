@@ -22,7 +22,7 @@ use args::Verb;
 
 /// The program.
 pub fn main() -> ExitCode {
-    dcgan_process::run(|| {
+    dcgan_process::exit::run(|| {
         let args = Args::parse();
         args.log.start(std::io::stderr);
         match &args.verb {

@@ -20,7 +20,8 @@ pub(crate) fn router(newest: Newest) -> Router {
 async fn grid(State(newest): State<Newest>) -> Response {
     match newest.get() {
         Some(drawn) => {
-            let headers = [(header::CONTENT_TYPE, "image/png"), (header::CACHE_CONTROL, "no-store")];
+            let headers =
+                [(header::CONTENT_TYPE, "image/png"), (header::CACHE_CONTROL, "no-store")];
             (headers, drawn.grid).into_response()
         }
         None => (StatusCode::NOT_FOUND, "there is no grid yet\n").into_response(),

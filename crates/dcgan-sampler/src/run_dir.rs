@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use dcgan_core::ids::Step;
 use dcgan_model::Generator;
-use dcgan_process::usage;
+use dcgan_process::exit::usage;
 use dcgan_store::checkpoint::{Checkpoints, VerifiedCheckpoint};
 use dcgan_store::run_dir::{RunPaths, read_run_file};
 
@@ -19,7 +19,10 @@ use crate::newest::Source;
 pub(crate) fn checkpoints(root: &Path) -> anyhow::Result<Checkpoints> {
     let paths = RunPaths::new(root);
     if read_run_file(&paths)?.is_none() {
-        bail!(usage(anyhow::anyhow!("{}: not a run directory: there is no run.json", root.display())));
+        bail!(usage(anyhow::anyhow!(
+            "{}: not a run directory: there is no run.json",
+            root.display()
+        )));
     }
     Ok(Checkpoints::new(&paths))
 }
@@ -30,7 +33,9 @@ pub(crate) fn checkpoints(root: &Path) -> anyhow::Result<Checkpoints> {
 /// If there is none, or it is damaged.
 pub(crate) fn load(which: &Which) -> anyhow::Result<Source> {
     if which.weights == Weights::Ema {
-        bail!(usage(anyhow::anyhow!("--weights ema: checkpoints of this version hold no moving average; use raw")));
+        bail!(usage(anyhow::anyhow!(
+            "--weights ema: checkpoints of this version hold no moving average; use raw"
+        )));
     }
     let checkpoints = checkpoints(&which.run)?;
     let checkpoint = match which.checkpoint {
@@ -41,14 +46,20 @@ pub(crate) fn load(which: &Which) -> anyhow::Result<Source> {
         }
         Some(step) => checkpoints.load(step)?,
         None => newest(&checkpoints, &which.run)?.with_context(|| {
-            format!("{}: there is no checkpoint yet; the run saves one every epoch by default", which.run.display())
+            format!(
+                "{}: there is no checkpoint yet; the run saves one every epoch by default",
+                which.run.display()
+            )
         })?,
     };
     source(&checkpoint)
 }
 
 /// The newest intact checkpoint; says which are damaged.
-pub(crate) fn newest(checkpoints: &Checkpoints, root: &Path) -> anyhow::Result<Option<VerifiedCheckpoint>> {
+pub(crate) fn newest(
+    checkpoints: &Checkpoints,
+    root: &Path,
+) -> anyhow::Result<Option<VerifiedCheckpoint>> {
     let (newest, damaged) = checkpoints.newest().with_context(|| root.display().to_string())?;
     for damaged in damaged {
         tracing::warn!("skipping a damaged checkpoint: {damaged}");

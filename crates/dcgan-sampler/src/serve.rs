@@ -1,7 +1,7 @@
 //! `dcgan-sampler serve`: follows, answers and shows, until it is told to stop.
 
 use anyhow::Context;
-use dcgan_process::usage;
+use dcgan_process::exit::usage;
 use dcgan_rpc::net::{self, Address};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
@@ -22,9 +22,13 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<u8> {
         run_dir::checkpoints(run).context("--run")?;
     }
     if args.exit_with_stdin {
-        dcgan_process::exit_with_stdin();
+        dcgan_process::lifeline::exit_with_stdin();
     }
-    let network = Builder::new_multi_thread().worker_threads(1).thread_name("network").enable_all().build()?;
+    let network = Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("network")
+        .enable_all()
+        .build()?;
     let status = network.block_on(serve(args));
     network.shutdown_background();
     status
@@ -32,14 +36,17 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<u8> {
 
 async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
     let (signals_in, mut signals) = mpsc::channel(1);
-    dcgan_process::on_signal(move |signal| {
+    dcgan_process::signals::listen(move |signal| {
         // One is enough.
         let _ = signals_in.try_send(signal);
     })?;
     let http = net::listen(args.http).context("--http")?;
     let grpc = net::listen(args.grpc).context("--grpc")?;
     let page = Address::from(http.local_addr()?).to_string();
-    tracing::info!("the page is {page}; samples over gRPC at {}", Address::from(grpc.local_addr()?));
+    tracing::info!(
+        "the page is {page}; samples over gRPC at {}",
+        Address::from(grpc.local_addr()?)
+    );
     let newest = Newest::new();
     let routes = Routes::new(service::service(newest.clone()));
     let answers = net::serve(grpc, routes, &["dcgan.v1.Sampler"], std::future::pending());

@@ -4,10 +4,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use dcgan_core::config::Recipe;
-use dcgan_core::digest;
 use dcgan_core::ids::{Digest, RunId, Step};
-use dcgan_core::metrics::Window;
+use dcgan_core::metrics::LogWindow;
+use dcgan_core::spec::RunSpec;
+use dcgan_core::state::digest;
 use serde::{Deserialize, Serialize};
 
 use crate::file;
@@ -33,11 +33,11 @@ pub struct Manifest {
     /// Its size in bytes.
     pub file_bytes: u64,
     /// Everything that the result depends on, the data's digest among it.
-    pub config: Recipe,
+    pub config: RunSpec,
     /// What the run's arithmetic depends on.
     pub fingerprint: String,
     /// The sums of the open log window.
-    pub window: Window,
+    pub window: LogWindow,
 }
 
 /// A checkpoint whose digests were found right.
@@ -92,7 +92,9 @@ impl Checkpoints {
         let mut steps = Vec::new();
         for entry in entries {
             let name = entry?.file_name();
-            steps.extend(name.to_str().and_then(|name| name.strip_prefix("step-")?.parse::<Step>().ok()));
+            steps.extend(
+                name.to_str().and_then(|name| name.strip_prefix("step-")?.parse::<Step>().ok()),
+            );
         }
         steps.sort_unstable();
         Ok(steps)
@@ -105,7 +107,10 @@ impl Checkpoints {
     pub fn save(&self, manifest: &Manifest, state: &[u8]) -> io::Result<()> {
         let target = self.path(manifest.step);
         if target.exists() {
-            if self.load(manifest.step).is_ok_and(|found| found.manifest.state_digest == manifest.state_digest) {
+            if self
+                .load(manifest.step)
+                .is_ok_and(|found| found.manifest.state_digest == manifest.state_digest)
+            {
                 return Ok(());
             }
             fs::remove_dir_all(&target)?;
@@ -192,9 +197,13 @@ fn load(path: &Path, step: Step) -> Result<VerifiedCheckpoint, String> {
     if digest != manifest.file_digest {
         return Err(format!("{STATE}: expected digest {}, found {digest}", manifest.file_digest));
     }
-    let state_digest = state_file::digest_of(&state).map_err(|error| format!("{STATE}: {error}"))?;
+    let state_digest =
+        state_file::digest_of(&state).map_err(|error| format!("{STATE}: {error}"))?;
     if state_digest != manifest.state_digest {
-        return Err(format!("{STATE}: expected state digest {}, found {state_digest}", manifest.state_digest));
+        return Err(format!(
+            "{STATE}: expected state digest {}, found {state_digest}",
+            manifest.state_digest
+        ));
     }
     Ok(VerifiedCheckpoint { manifest, state })
 }
@@ -203,7 +212,7 @@ fn load(path: &Path, step: Step) -> Result<VerifiedCheckpoint, String> {
 mod tests {
     use std::sync::Arc;
 
-    use dcgan_core::config::{DataSet, ObjectiveKind};
+    use dcgan_core::spec::{DatasetInfo, ObjectiveKind};
     use dcgan_core::state::{Layout, State};
 
     use super::*;
@@ -223,17 +232,23 @@ mod tests {
             state_digest: state_file::digest_of(&state).unwrap(),
             file_digest: digest::of_bytes(&state),
             file_bytes: state.len() as u64,
-            config: Recipe {
+            config: RunSpec {
                 objective: ObjectiveKind::Toy,
                 batch_size: 4,
                 shards: 2,
                 seed: 22,
                 learning_rate: 0.1,
                 beta1: 0.5,
-                data: DataSet { images: 9, rows: 1, columns: 1, digest: Digest(3) },
+                data: DatasetInfo { images: 9, rows: 1, columns: 1, digest: Digest(3) },
             },
             fingerprint: "toy".to_owned(),
-            window: Window { through: step, steps: 1, sums: [0.1 + 0.2; 6], step_ms: 1.0 / 3.0, allreduce_ms: 0.0 },
+            window: LogWindow {
+                through: step,
+                steps: 1,
+                sums: [0.1 + 0.2; 6],
+                step_ms: 1.0 / 3.0,
+                allreduce_ms: 0.0,
+            },
         }
     }
 
@@ -261,7 +276,9 @@ mod tests {
     #[test]
     fn a_damaged_checkpoint_is_told_and_skipped() {
         let (folder, checkpoints) = three();
-        let at = |step: Step, name: &str| folder.path().join(format!("checkpoints/step-{step:08}/{name}"));
+        let at = |step: Step, name: &str| {
+            folder.path().join(format!("checkpoints/step-{step:08}/{name}"))
+        };
         let mut bytes = fs::read(at(30, STATE)).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(at(30, STATE), bytes).unwrap();
@@ -269,7 +286,10 @@ mod tests {
         let (newest, damaged) = checkpoints.newest().unwrap();
         assert_eq!(newest.unwrap().manifest().step, 10);
         let damaged: Vec<String> = damaged.iter().map(ToString::to_string).collect();
-        assert!(damaged[0].contains("step-00000030: state.safetensors: expected digest"), "{damaged:?}");
+        assert!(
+            damaged[0].contains("step-00000030: state.safetensors: expected digest"),
+            "{damaged:?}"
+        );
         assert!(damaged[1].contains("step-00000020: manifest.json: EOF"), "{damaged:?}");
         checkpoints.save(&manifest(30), &state(30)).unwrap();
         assert_eq!(checkpoints.newest().unwrap().0.unwrap().manifest().step, 30);
@@ -279,7 +299,11 @@ mod tests {
     fn the_newest_are_kept_and_debris_goes() {
         let (folder, checkpoints) = three();
         fs::create_dir(folder.path().join("checkpoints/step-00000040.tmp")).unwrap();
-        assert_eq!(checkpoints.steps().unwrap(), [10, 20, 30], "what a crash left is no checkpoint");
+        assert_eq!(
+            checkpoints.steps().unwrap(),
+            [10, 20, 30],
+            "what a crash left is no checkpoint"
+        );
         checkpoints.prune(1, 20).unwrap();
         assert_eq!(
             checkpoints.steps().unwrap(),

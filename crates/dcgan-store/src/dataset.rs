@@ -4,18 +4,20 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use dcgan_core::config::{DataSet, ObjectiveKind, Recipe};
-use dcgan_core::digest;
 use dcgan_core::ids::{Digest, ShardId};
-use dcgan_core::random::{Purpose, Stream};
-use dcgan_core::sharding::Sharding;
+use dcgan_core::random::{Purpose, RandomStream};
+use dcgan_core::spec::sharding::Sharding;
+use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
+use dcgan_core::state::digest;
 use flate2::read::MultiGzDecoder;
 
 use crate::idx::{self, IdxError, Images};
 
 /// The usual names: images and labels of the training set, then of the test set. Each may end in `.gz`.
-const FILES: [(&str, &str); 2] =
-    [("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")];
+const FILES: [(&str, &str); 2] = [
+    ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+];
 
 /// MNIST as it ships inside the project; see the README beside the files for its authors and licence.
 const MNIST: [(&str, &[u8]); 4] = [
@@ -72,7 +74,7 @@ pub enum DataError {
 /// Training images, and the partitions that they are split into.
 pub struct Dataset {
     images: Images,
-    described: DataSet,
+    described: DatasetInfo,
 }
 
 impl Dataset {
@@ -86,7 +88,8 @@ impl Dataset {
             Source::Mnist | Source::Folder(_) => read_split(source, FILES[0])?,
         };
         let Some((train_file, train)) = images else {
-            let folder = if let Source::Folder(folder) = source { folder.clone() } else { PathBuf::new() };
+            let folder =
+                if let Source::Folder(folder) = source { folder.clone() } else { PathBuf::new() };
             return Err(DataError::Missing { folder, name: FILES[0].0 });
         };
         if let Some((file, test)) = read_split(source, FILES[1])? {
@@ -101,12 +104,13 @@ impl Dataset {
 
     fn new(images: Images) -> Self {
         let Images { count, rows, columns, ref pixels } = images;
-        let described = DataSet { images: count, rows, columns, digest: digest::of_bytes(pixels) };
+        let described =
+            DatasetInfo { images: count, rows, columns, digest: digest::of_bytes(pixels) };
         Self { images, described }
     }
 
     /// What results depend on.
-    pub fn described(&self) -> DataSet {
+    pub fn described(&self) -> DatasetInfo {
         self.described
     }
 
@@ -127,7 +131,9 @@ impl Partitions<'_> {
     pub fn pixels(&self, shard: ShardId) -> Option<(Vec<u8>, Digest)> {
         let indices = self.indices.get(usize::from(shard.0))?;
         let image_bytes = self.dataset.described.image_bytes();
-        let image = |&index: &u32| &self.dataset.images.pixels[index as usize * image_bytes..][..image_bytes];
+        let image = |&index: &u32| {
+            &self.dataset.images.pixels[index as usize * image_bytes..][..image_bytes]
+        };
         let pixels: Vec<u8> = indices.iter().flat_map(image).copied().collect();
         let digest = digest::of_bytes(&pixels);
         Some((pixels, digest))
@@ -142,14 +148,17 @@ pub fn default_source(objective: ObjectiveKind) -> Source {
     }
 }
 
-/// Bytes of the largest partition of a recipe, for limits.
-pub fn partition_bytes_max(recipe: &Recipe) -> usize {
-    recipe.data.images.div_ceil(usize::from(recipe.shards)) * recipe.data.image_bytes()
+/// Bytes of the largest partition of a spec, for limits.
+pub fn partition_bytes_max(spec: &RunSpec) -> usize {
+    spec.data.images.div_ceil(usize::from(spec.shards)) * spec.data.image_bytes()
 }
 
 fn synthetic() -> Images {
     let count = 4000;
-    let pixels = Stream::new(0, Purpose::Data, 0, 0).uniforms(count).map(|u| (u * 256.0) as u8).collect();
+    let pixels = RandomStream::new(0, Purpose::Data, 0, 0)
+        .uniforms(count)
+        .map(|u| (u * 256.0) as u8)
+        .collect();
     Images { count, rows: 1, columns: 1, pixels }
 }
 
@@ -158,11 +167,15 @@ fn read_split(
     source: &Source,
     (images, labels): (&'static str, &'static str),
 ) -> Result<Option<(PathBuf, Images)>, DataError> {
-    let Some((file, reader)) = open(source, images)? else { return Ok(None) };
-    let images = idx::read_images(reader).map_err(|error| DataError::File { file: file.clone(), error })?;
+    let Some((file, reader)) = open(source, images)? else {
+        return Ok(None);
+    };
+    let images =
+        idx::read_images(reader).map_err(|error| DataError::File { file: file.clone(), error })?;
     if let Some((labels_file, reader)) = open(source, labels)? {
         let labels = idx::read_labels(reader);
-        let labels = labels.map_err(|error| DataError::File { file: labels_file.clone(), error })?;
+        let labels =
+            labels.map_err(|error| DataError::File { file: labels_file.clone(), error })?;
         if labels.len() != images.count {
             let items = |n: usize| format!("{n} items");
             let (expected, found) = (items(images.count), items(labels.len()));
@@ -180,20 +193,26 @@ fn open(source: &Source, name: &str) -> Result<Option<(PathBuf, FileReader)>, Da
     match source {
         Source::Synthetic => Ok(None),
         Source::Mnist => {
-            let (_, bytes) = MNIST.into_iter().find(|(file, _)| *file == packed).unwrap_or_default();
+            let (_, bytes) =
+                MNIST.into_iter().find(|(file, _)| *file == packed).unwrap_or_default();
             let file = Path::new("mnist (built in)").join(packed);
             Ok(Some((file, Box::new(MultiGzDecoder::new(bytes)))))
         }
         Source::Folder(folder) => {
             for file in [folder.join(name), folder.join(&packed)] {
-                let opened = match File::open(&file) {
-                    Ok(opened) => BufReader::new(opened),
+                let verify_checksum = match File::open(&file) {
+                    Ok(verify_checksum) => BufReader::new(verify_checksum),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    Err(error) => return Err(DataError::File { file, error: error.into() }),
+                    Err(error) => {
+                        return Err(DataError::File { file, error: error.into() });
+                    }
                 };
                 let is_packed = file.extension().is_some_and(|extension| extension == "gz");
-                let reader: FileReader =
-                    if is_packed { Box::new(MultiGzDecoder::new(opened)) } else { Box::new(opened) };
+                let reader: FileReader = if is_packed {
+                    Box::new(MultiGzDecoder::new(verify_checksum))
+                } else {
+                    Box::new(verify_checksum)
+                };
                 return Ok(Some((file, reader)));
             }
             Ok(None)
@@ -213,7 +232,11 @@ mod tests {
     }
 
     fn labels(count: u32) -> Vec<u8> {
-        [0x801, count].into_iter().flat_map(u32::to_be_bytes).chain((0..count).map(|i| i as u8)).collect()
+        [0x801, count]
+            .into_iter()
+            .flat_map(u32::to_be_bytes)
+            .chain((0..count).map(|i| i as u8))
+            .collect()
     }
 
     fn load(files: &[(&str, Vec<u8>)]) -> Result<Dataset, String> {
@@ -222,13 +245,14 @@ mod tests {
             std::fs::write(folder.path().join(name), bytes).unwrap();
         }
         let root = folder.path().display().to_string();
-        Dataset::load(&Source::Folder(folder.path().to_owned())).map_err(|e| e.to_string().replace(&root, "DIR"))
+        Dataset::load(&Source::Folder(folder.path().to_owned()))
+            .map_err(|e| e.to_string().replace(&root, "DIR"))
     }
 
     #[test]
     fn mnist_is_built_in() {
         let mnist = Dataset::load(&Source::Mnist).unwrap();
-        let DataSet { images, rows, columns, .. } = mnist.described();
+        let DatasetInfo { images, rows, columns, .. } = mnist.described();
         assert_eq!((images, rows, columns), (60_000, 28, 28));
         let sum: u64 = mnist.images.pixels.iter().map(|&p| u64::from(p)).sum();
         let mean = sum as f64 / mnist.images.pixels.len() as f64 / 255.0;
@@ -247,7 +271,8 @@ mod tests {
 
     #[test]
     fn wrong_files_are_named() {
-        let check = |files: &[(&str, Vec<u8>)], text: &str| assert_eq!(load(files).err().unwrap(), text);
+        let check =
+            |files: &[(&str, Vec<u8>)], text: &str| assert_eq!(load(files).err().unwrap(), text);
         check(&[], "DIR: there is no train-images-idx3-ubyte and no train-images-idx3-ubyte.gz");
         check(
             &[("train-images-idx3-ubyte", images(5, 2)), ("train-labels-idx1-ubyte", labels(4))],

@@ -52,7 +52,9 @@ pub enum IdxError {
     #[error("expected at most {PAYLOAD_BYTES_MAX} bytes of data, found a header that promises {0}")]
     TooLarge(u128),
     /// It is shorter than its header says.
-    #[error("expected {expected} bytes of data, as its header says, found {found}: the file is truncated")]
+    #[error(
+        "expected {expected} bytes of data, as its header says, found {found}: the file is truncated"
+    )]
     Truncated {
         /// Bytes that the header promises.
         expected: u64,
@@ -107,7 +109,9 @@ fn read<const DIMENSIONS: usize>(
     let header_bytes = 4 + 4 * DIMENSIONS;
     let mut header = Vec::new();
     source.by_ref().take(header_bytes as u64).read_to_end(&mut header)?;
-    let word = |i: usize| header.get(4 * i..4 * i + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+    let word = |i: usize| {
+        header.get(4 * i..4 * i + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+    };
     if let Some(found) = word(0).filter(|&found| found != expected) {
         return Err(IdxError::Magic { expected, what, found });
     }
@@ -154,19 +158,27 @@ mod tests {
 
     #[test]
     fn a_wrong_file_is_told_by_what_was_expected_and_found() {
-        let check = |bytes: Vec<u8>, text: &str| assert_eq!(read_images(&*bytes).unwrap_err().to_string(), text);
+        let check = |bytes: Vec<u8>, text: &str| {
+            assert_eq!(read_images(&*bytes).unwrap_err().to_string(), text)
+        };
         check(
             file(0x801, &[4], 4),
             "expected magic number 0x00000803 (unsigned bytes in 3 dimensions), found 0x00000801",
         );
         check(Vec::new(), "expected a header of 16 bytes, found 0 bytes");
         check(file(0x803, &[3, 2], 0), "expected a header of 16 bytes, found 12 bytes");
-        check(file(0x803, &[0, 28, 28], 0), "expected at least one item of at least one byte, found 0 x 28 x 28");
+        check(
+            file(0x803, &[0, 28, 28], 0),
+            "expected at least one item of at least one byte, found 0 x 28 x 28",
+        );
         check(
             file(0x803, &[3, 2, 2], 11),
             "expected 12 bytes of data, as its header says, found 11: the file is truncated",
         );
-        check(file(0x803, &[3, 2, 2], 13), "expected 12 bytes of data, as its header says, found more");
+        check(
+            file(0x803, &[3, 2, 2], 13),
+            "expected 12 bytes of data, as its header says, found more",
+        );
         check(
             file(0x803, &[u32::MAX; 3], 13),
             "expected at most 1073741824 bytes of data, found a header that promises 79228162458924105385300197375",

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use dcgan_core::metrics::Line;
+use dcgan_core::metrics::MetricsRow;
 
 /// The open log.
 #[derive(Debug)]
@@ -25,8 +25,10 @@ pub enum MetricsError {
         error: io::Error,
     },
     /// A line that is not the last is no line of metrics.
-    #[error("{path}: line {number} is not a line of metrics: {error}; move the file away to go on without it")]
-    Line {
+    #[error(
+        "{path}: line {number} is not a line of metrics: {error}; move the file away to go on without it"
+    )]
+    Row {
         /// The file.
         path: PathBuf,
         /// Which line, from 1.
@@ -41,9 +43,10 @@ impl MetricsLog {
     ///
     /// # Errors
     /// If it cannot be read, or holds something else.
-    pub fn open(path: &Path) -> Result<(Self, Vec<Line>), MetricsError> {
+    pub fn open(path: &Path) -> Result<(Self, Vec<MetricsRow>), MetricsError> {
         let io = |error| MetricsError::Io { path: path.to_owned(), error };
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let options =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let mut file = options.map_err(io)?;
         let (lines, intact_bytes) = read_lines(path, &file)?;
         file.set_len(intact_bytes).map_err(io)?;
@@ -55,7 +58,7 @@ impl MetricsLog {
     ///
     /// # Errors
     /// If it cannot be written; the log then holds what it held.
-    pub fn append(&mut self, line: &Line) -> Result<(), MetricsError> {
+    pub fn append(&mut self, line: &MetricsRow) -> Result<(), MetricsError> {
         let mut text = serde_json::to_vec(line).expect("numbers and digests are always JSON");
         text.push(b'\n');
         let before = self.file.stream_position();
@@ -74,7 +77,7 @@ impl MetricsLog {
 ///
 /// # Errors
 /// If it cannot be read, or holds something else.
-pub fn read(path: &Path) -> Result<Vec<Line>, MetricsError> {
+pub fn read(path: &Path) -> Result<Vec<MetricsRow>, MetricsError> {
     match File::open(path) {
         Ok(file) => Ok(read_lines(path, &file)?.0),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -83,7 +86,7 @@ pub fn read(path: &Path) -> Result<Vec<Line>, MetricsError> {
 }
 
 /// The lines, and the bytes that they take; a last line without an end is not one.
-fn read_lines(path: &Path, file: &File) -> Result<(Vec<Line>, u64), MetricsError> {
+fn read_lines(path: &Path, file: &File) -> Result<(Vec<MetricsRow>, u64), MetricsError> {
     let mut reader = BufReader::new(file);
     let (mut lines, mut intact_bytes) = (Vec::new(), 0);
     let mut text = String::new();
@@ -96,7 +99,11 @@ fn read_lines(path: &Path, file: &File) -> Result<(Vec<Line>, u64), MetricsError
         }
         let number = lines.len() + 1;
         let line = serde_json::from_str(&text);
-        lines.push(line.map_err(|error| MetricsError::Line { path: path.to_owned(), number, error })?);
+        lines.push(line.map_err(|error| MetricsError::Row {
+            path: path.to_owned(),
+            number,
+            error,
+        })?);
         intact_bytes += bytes as u64;
     }
 }
@@ -109,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_line_has_the_promised_fields_in_their_order() {
-        let line: Line = serde_json::from_str(SKETCH).unwrap();
+        let line: MetricsRow = serde_json::from_str(SKETCH).unwrap();
         assert_eq!(serde_json::to_string(&line).unwrap(), SKETCH);
     }
 

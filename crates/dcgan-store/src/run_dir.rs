@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use dcgan_core::ids::{RunId, Step};
-use dcgan_core::plan::Plan;
+use dcgan_core::protocol::plan::Plan;
 use serde::{Deserialize, Serialize};
 
 use crate::file;
@@ -209,7 +209,8 @@ impl RunDir {
         let (mut drawn, mut pending) = (Vec::new(), Vec::new());
         for entry in entries {
             let name = entry.map_err(|error| io_error(&folder, error))?.file_name();
-            let Some((step, extension)) = name.to_str().and_then(|name| name.strip_prefix("step-")?.split_once('.'))
+            let Some((step, extension)) =
+                name.to_str().and_then(|name| name.strip_prefix("step-")?.split_once('.'))
             else {
                 continue;
             };
@@ -306,7 +307,8 @@ mod tests {
     #[test]
     fn a_run_file_of_another_format_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("run.json"), r#"{"format":9,"run":"0000000000000007"}"#).unwrap();
+        fs::write(folder.path().join("run.json"), r#"{"format":9,"run":"0000000000000007"}"#)
+            .unwrap();
         let error = read_run_file(&RunPaths::new(folder.path())).unwrap_err().to_string();
         assert!(error.ends_with("expected format 1, found 9"), "{error}");
     }

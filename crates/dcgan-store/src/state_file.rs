@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dcgan_core::digest;
 use dcgan_core::ids::Digest;
+use dcgan_core::state::digest;
+use dcgan_core::state::values::little_endian;
 use dcgan_core::state::{Layout, State};
-use dcgan_core::values::little_endian;
 use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 
 /// A file that does not hold the state that it should.
@@ -67,7 +67,9 @@ impl View for Values<'_> {
 /// Never: a layout's shapes are those of its values.
 pub fn encode(state: &State) -> Vec<u8> {
     let infos = state.layout().tensors().iter().enumerate();
-    let views = infos.map(|(i, info)| (info.name.as_str(), Values { shape: &info.shape, values: state.tensor(i) }));
+    let views = infos.map(|(i, info)| {
+        (info.name.as_str(), Values { shape: &info.shape, values: state.tensor(i) })
+    });
     safetensors::serialize(views, None).expect("a layout's shapes are those of its values")
 }
 
@@ -92,7 +94,10 @@ pub fn decode(bytes: &[u8], layout: &Arc<Layout>) -> Result<State, StateFileErro
 ///
 /// # Errors
 /// If one is missing or has another shape.
-pub fn decode_tensors(bytes: &[u8], tensors: &[(String, Vec<usize>)]) -> Result<Vec<Vec<f32>>, StateFileError> {
+pub fn decode_tensors(
+    bytes: &[u8],
+    tensors: &[(String, Vec<usize>)],
+) -> Result<Vec<Vec<f32>>, StateFileError> {
     let file = SafeTensors::deserialize(bytes)?;
     let read = |(name, shape): &(String, Vec<usize>)| {
         let mut values = vec![0.0; shape.iter().product()];
@@ -116,7 +121,11 @@ pub fn digest_of(bytes: &[u8]) -> Result<Digest, StateFileError> {
 /// If it is no safetensors file.
 pub fn tensor_digests(bytes: &[u8]) -> Result<BTreeMap<String, Digest>, StateFileError> {
     let file = SafeTensors::deserialize(bytes)?;
-    Ok(file.tensors().into_iter().map(|(name, tensor)| (name, digest::of_bytes(tensor.data()))).collect())
+    Ok(file
+        .tensors()
+        .into_iter()
+        .map(|(name, tensor)| (name, digest::of_bytes(tensor.data())))
+        .collect())
 }
 
 /// A file with only those tensors whose names begin with `prefix`.
@@ -129,7 +138,12 @@ pub fn subset(bytes: &[u8], prefix: &str) -> Result<Vec<u8>, StateFileError> {
     Ok(safetensors::serialize(tensors, None)?)
 }
 
-fn read_tensor(file: &SafeTensors<'_>, name: &str, shape: &[usize], values: &mut [f32]) -> Result<(), StateFileError> {
+fn read_tensor(
+    file: &SafeTensors<'_>,
+    name: &str,
+    shape: &[usize],
+    values: &mut [f32],
+) -> Result<(), StateFileError> {
     let tensor = file.tensor(name)?;
     if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
         return Err(StateFileError::Tensor {
@@ -152,7 +166,10 @@ mod tests {
     use super::*;
 
     fn layout() -> Arc<Layout> {
-        Arc::new(Layout::new([("g.weight".to_owned(), vec![2, 3]), ("d.weight".to_owned(), vec![4])]))
+        Arc::new(Layout::new([
+            ("g.weight".to_owned(), vec![2, 3]),
+            ("d.weight".to_owned(), vec![4]),
+        ]))
     }
 
     fn state() -> State {
@@ -184,7 +201,8 @@ mod tests {
 
     #[test]
     fn another_shape_is_told() {
-        let error = decode_tensors(&encode(&state()), &[("g.weight".to_owned(), vec![3, 2])]).unwrap_err();
+        let error =
+            decode_tensors(&encode(&state()), &[("g.weight".to_owned(), vec![3, 2])]).unwrap_err();
         assert_eq!(error.to_string(), "tensor g.weight: expected F32 [3, 2], found F32 [2, 3]");
     }
 

@@ -7,8 +7,9 @@ use anyhow::Context;
 use clap::Parser;
 use dcgan_core::ids::WorkerId;
 use dcgan_model::DeviceChoice;
+use dcgan_process::exit::usage;
 use dcgan_process::fault::Fault;
-use dcgan_process::{LogArgs, usage};
+use dcgan_process::logging::LogArgs;
 use dcgan_rpc::net::Address;
 
 /// Trains shards of a DCGAN's batch, together with the other workers of a coordinator
@@ -53,9 +54,11 @@ impl Args {
     /// The worker's name.
     pub(crate) fn name(&self) -> String {
         self.name.clone().unwrap_or_else(|| {
-            let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
-                .or_else(|_| std::env::var("HOSTNAME").map_err(|error| std::io::Error::other(error.to_string())));
-            let host = host.map(|host| host.trim().to_owned()).ok().filter(|host| WorkerId::is_name(host));
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| {
+                std::env::var("HOSTNAME").map_err(|error| std::io::Error::other(error.to_string()))
+            });
+            let host =
+                host.map(|host| host.trim().to_owned()).ok().filter(|host| WorkerId::is_name(host));
             format!("{}-{}", host.as_deref().unwrap_or("worker"), std::process::id())
         })
     }
@@ -92,7 +95,9 @@ impl Args {
     pub(crate) fn check_exposure(&self) -> anyhow::Result<()> {
         self.coordinator.check(self.insecure).context("--coordinator").map_err(usage)?;
         match self.listen {
-            Some(address) => Address::from(address).check(self.insecure).context("--listen").map_err(usage),
+            Some(address) => {
+                Address::from(address).check(self.insecure).context("--listen").map_err(usage)
+            }
             None => Ok(()),
         }
     }
@@ -118,7 +123,8 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let (digits, unit) = text.split_at(text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len());
+    let (digits, unit) =
+        text.split_at(text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len());
     let seconds = match unit {
         "s" => 1,
         "m" => 60,
@@ -150,7 +156,10 @@ mod tests {
     #[test]
     fn workers_on_one_host_have_different_names() {
         let args = parse("--coordinator http://127.0.0.1:7420").unwrap();
-        assert!(WorkerId::is_name(&args.name()) && args.name().ends_with(&format!("-{}", std::process::id())));
+        assert!(
+            WorkerId::is_name(&args.name())
+                && args.name().ends_with(&format!("-{}", std::process::id()))
+        );
         assert!(parse("--coordinator http://127.0.0.1:7420 --name a/b").is_err());
     }
 
@@ -161,16 +170,28 @@ mod tests {
         assert_eq!(listening.to_string(), "127.0.0.1:0");
         let everywhere = "0.0.0.0:9000".parse().unwrap();
         assert_eq!(args.advertised(everywhere).unwrap().authority(), "127.0.0.1:9000");
-        let told = parse("--coordinator http://127.0.0.1:7420 --advertise worker-0.workers:7423").unwrap();
+        let told =
+            parse("--coordinator http://127.0.0.1:7420 --advertise worker-0.workers:7423").unwrap();
         assert_eq!(told.advertised(everywhere).unwrap().authority(), "worker-0.workers:7423");
     }
 
     #[test]
     fn plaintext_beyond_this_machine_must_be_meant() {
-        let error = parse("--coordinator http://10.0.0.1:7420").unwrap().check_exposure().unwrap_err();
-        assert!(error.to_string().starts_with("--coordinator: 10.0.0.1:7420 is not an address of this machine"));
-        let error = parse("--coordinator http://127.0.0.1:1 --listen 0.0.0.0:1").unwrap().check_exposure().unwrap_err();
+        let error =
+            parse("--coordinator http://10.0.0.1:7420").unwrap().check_exposure().unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("--coordinator: 10.0.0.1:7420 is not an address of this machine")
+        );
+        let error = parse("--coordinator http://127.0.0.1:1 --listen 0.0.0.0:1")
+            .unwrap()
+            .check_exposure()
+            .unwrap_err();
         assert!(error.to_string().starts_with("--listen: 0.0.0.0:1 is not"), "{error}");
-        parse("--coordinator http://10.0.0.1:7420 --listen 0.0.0.0:1 --insecure").unwrap().check_exposure().unwrap();
+        parse("--coordinator http://10.0.0.1:7420 --listen 0.0.0.0:1 --insecure")
+            .unwrap()
+            .check_exposure()
+            .unwrap();
     }
 }

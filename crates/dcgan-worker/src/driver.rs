@@ -8,15 +8,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use dcgan_collective::{EVENTS_MAX, Events, Offer, RunCell, Streams};
-use dcgan_core::config::ObjectiveKind;
 use dcgan_core::ids::{Generation, WorkerId};
-use dcgan_core::membership::TICK;
-use dcgan_core::message::{Finish, FromWorker, Hello, PROTOCOL};
 use dcgan_core::objective::Objective;
-use dcgan_core::step_machine::{Command, Copy, Event, StepMachine};
+use dcgan_core::protocol::coordinator::TICK;
+use dcgan_core::protocol::message::{Finish, FromWorker, Hello, PROTOCOL};
+use dcgan_core::protocol::worker::{Command, Event, StateCopy, WorkerMachine};
+use dcgan_core::spec::ObjectiveKind;
 use dcgan_core::toy::Toy;
 use dcgan_model::Dcgan;
-use dcgan_process::{Signal, fault, status, usage};
+use dcgan_process::exit::{status, usage};
+use dcgan_process::fault;
+use dcgan_process::signals::Signal;
 use dcgan_rpc::Welcome;
 use dcgan_rpc::net::{self, Address};
 use tokio::runtime::{Builder, Handle};
@@ -26,9 +28,9 @@ use tonic::service::Routes;
 use tracing::span::EnteredSpan;
 
 use crate::args::Args;
-use crate::compute::{Compute, Computed};
-use crate::control::{Control, FromControl, Standing};
+use crate::compute::{ComputePool, Computed};
 use crate::partitions::Partitions;
+use crate::session::{CoordinatorSession, HelloState, SessionEvent};
 use crate::transfers;
 use crate::waiting::Waiting;
 
@@ -42,11 +44,11 @@ const RESOLVE_PAUSE: Duration = Duration::from_millis(250);
 /// What happens, except on the streams between workers.
 #[derive(Debug)]
 pub(crate) enum Input {
-    Control(FromControl),
+    Session(SessionEvent),
     DataReady,
     Computed(Computed),
-    Copied(Generation, Option<Copy>),
-    Probed(WorkerId, bool),
+    Copied(Generation, Option<StateCopy>),
+    ProbeResult(WorkerId, bool),
     Signal(Signal),
 }
 
@@ -57,7 +59,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let id = WorkerId { name: args.name(), incarnation: started.as_micros() as u64 };
 
-    let network = Builder::new_multi_thread().worker_threads(1).thread_name("network").enable_all().build()?;
+    let network = Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("network")
+        .enable_all()
+        .build()?;
     let (inputs_in, inputs) = mpsc::channel(INPUTS_MAX);
     let (events_in, events) = mpsc::channel(EVENTS_MAX);
     let run = RunCell::new(OnceLock::new());
@@ -65,19 +71,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let (listener, address) = network.block_on(listen(args))?;
     let routes = Routes::new(dcgan_collective::service(Arc::clone(&run), events_in.clone()));
     let listening = listener.local_addr()?;
-    network.spawn(async move { net::serve(listener, routes, &["dcgan.v1.Collective"], pending()).await });
+    network.spawn(async move {
+        net::serve(listener, routes, &["dcgan.v1.Collective"], pending()).await
+    });
     let signals_in = inputs_in.clone();
     network.block_on(async {
-        dcgan_process::on_signal(move |signal| {
+        dcgan_process::signals::listen(move |signal| {
             // A driver that is behind hears the next one.
             let _ = signals_in.try_send(Input::Signal(signal));
         })
     })?;
     let (process, at, others) = (std::process::id(), listening.to_string(), address.authority());
     let elsewhere = if at == others { String::new() } else { format!(", for others at {others}") };
-    tracing::info!("worker {} (process {process}) at {at}{elsewhere}; arithmetic: {fingerprint}", id.name);
+    tracing::info!(
+        "worker {} (process {process}) at {at}{elsewhere}; arithmetic: {fingerprint}",
+        id.name
+    );
 
-    let control = Control {
+    let control = CoordinatorSession {
         coordinator: args.coordinator.clone(),
         hello: Hello {
             run: None,
@@ -92,7 +103,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         driver: inputs_in.clone(),
     };
     let control_runtime = Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("control".to_owned()).spawn(move || control_runtime.block_on(control.run()))?;
+    std::thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || control_runtime.block_on(control.run()))?;
 
     let driver = Driver {
         network: network.handle().clone(),
@@ -126,7 +139,9 @@ async fn listen(args: &Args) -> anyhow::Result<(tokio::net::TcpListener, Address
             anyhow::Ok((listener, address))
         };
         match attempt() {
-            Err(error) if error.is::<std::io::Error>() && waiting.elapsed() < args.coordinator_timeout => {
+            Err(error)
+                if error.is::<std::io::Error>() && waiting.elapsed() < args.coordinator_timeout =>
+            {
                 waiting.say(|| format!("the address of {}: {error}", args.coordinator.authority()));
                 tokio::time::sleep(RESOLVE_PAUSE).await;
             }
@@ -165,11 +180,11 @@ struct Driver<'a> {
 fn point(command: &Command) -> &'static str {
     match command {
         Command::Report(FromWorker::Ready) => "ready",
-        Command::Report(FromWorker::Fenced { .. }) => "promise",
+        Command::Report(FromWorker::FenceAck { .. }) => "promise",
         Command::Report(FromWorker::StepDone(_)) => "step-done",
         Command::Report(_) => "report",
         Command::Connect(..) => "connect",
-        Command::Send(_, frame) if frame.piece.node.is_some() => "send-part",
+        Command::Send(_, frame) if frame.bucket_sum.subtree.is_some() => "send-part",
         Command::Send(..) => "send-sum",
         Command::Compute(..) => "compute",
         Command::Copy(..) => "copy",
@@ -181,9 +196,9 @@ fn point(command: &Command) -> &'static str {
 }
 
 struct Trainer {
-    machine: StepMachine,
+    machine: WorkerMachine,
     objective: Arc<dyn Objective>,
-    compute: Compute,
+    compute: ComputePool,
 }
 
 /// What to do after an input.
@@ -236,16 +251,16 @@ impl Driver<'_> {
 
     fn input(&mut self, input: Input) -> Next {
         match input {
-            Input::Control(FromControl::AskStanding(ask)) => {
+            Input::Session(SessionEvent::AskHelloState(ask)) => {
                 let machine = self.trainer.as_ref().map(|trainer| &trainer.machine);
-                let _ = ask.send(Standing {
+                let _ = ask.send(HelloState {
                     run: self.run.get().copied(),
-                    plan: machine.map_or(Generation(0), StepMachine::generation),
-                    promised: machine.map_or(Generation(0), StepMachine::promised),
+                    plan: machine.map_or(Generation(0), WorkerMachine::generation),
+                    promised: machine.map_or(Generation(0), WorkerMachine::promised),
                 });
                 Ok(None)
             }
-            Input::Control(FromControl::Welcomed(welcome, reports)) => {
+            Input::Session(SessionEvent::Welcomed(welcome, reports)) => {
                 self.reports = Some(reports);
                 let schedule = welcome.schedule;
                 if self.trainer.is_none() {
@@ -253,14 +268,20 @@ impl Driver<'_> {
                 }
                 self.handle(Event::Welcome(schedule))
             }
-            Input::Control(FromControl::Message(message)) => self.handle(Event::Message(message)),
-            Input::Control(FromControl::Refused(why)) => anyhow::bail!("the coordinator refuses: {why}"),
-            Input::Control(FromControl::GaveUp(why)) => anyhow::bail!(why),
+            Input::Session(SessionEvent::Message(message)) => self.handle(Event::Message(message)),
+            Input::Session(SessionEvent::Refused(why)) => {
+                anyhow::bail!("the coordinator refuses: {why}")
+            }
+            Input::Session(SessionEvent::GaveUp(why)) => anyhow::bail!(why),
             Input::DataReady => self.handle(Event::DataReady),
-            Input::Computed((work, shard, vector)) => self.handle(Event::Computed(work, shard, vector)),
+            Input::Computed((work, shard, vector)) => {
+                self.handle(Event::Computed(work, shard, vector))
+            }
             Input::Copied(generation, copy) => self.handle(Event::Copied(generation, copy)),
-            Input::Probed(peer, reached) => self.handle(Event::Probed(peer, reached)),
-            Input::Signal(signal) if self.trainer.is_none() || self.leaving.is_some() => Ok(Some(signal.status())),
+            Input::ProbeResult(peer, reached) => self.handle(Event::ProbeResult(peer, reached)),
+            Input::Signal(signal) if self.trainer.is_none() || self.leaving.is_some() => {
+                Ok(Some(signal.status()))
+            }
             Input::Signal(signal) => {
                 tracing::info!("told to stop: leaving the run");
                 self.leaving = Some((signal, Instant::now()));
@@ -272,7 +293,9 @@ impl Driver<'_> {
     fn event(&mut self, event: dcgan_collective::Event) -> Next {
         match event {
             dcgan_collective::Event::PeerPlan(plan) => self.handle(Event::PeerPlan(plan)),
-            dcgan_collective::Event::Frame(from, frame) => self.handle(Event::Frame(from, frame)),
+            dcgan_collective::Event::ReduceFrame(from, frame) => {
+                self.handle(Event::ReduceFrame(from, frame))
+            }
             dcgan_collective::Event::StreamBroken(generation, peer) => {
                 self.handle(Event::StreamBroken(generation, peer))
             }
@@ -286,31 +309,40 @@ impl Driver<'_> {
 
     /// Enters the run that the coordinator told of.
     fn enter(&mut self, welcome: Welcome) -> anyhow::Result<()> {
-        let Welcome { run, recipe, likely_shards, .. } = welcome;
-        let sharding = recipe.check()?;
-        let objective: Arc<dyn Objective> = match recipe.objective {
-            ObjectiveKind::Dcgan => Arc::new(Dcgan::new(recipe.clone(), self.args.device)?),
-            ObjectiveKind::Toy => Arc::new(Toy::new(recipe.clone())?),
+        let Welcome { run, spec, likely_shards, .. } = welcome;
+        let sharding = spec.check()?;
+        let objective: Arc<dyn Objective> = match spec.objective {
+            ObjectiveKind::Dcgan => Arc::new(Dcgan::new(spec.clone(), self.args.device)?),
+            ObjectiveKind::Toy => Arc::new(Toy::new(spec.clone())?),
         };
-        tracing::info!("joined run {run}: {} on {}", recipe.objective, recipe.data);
+        tracing::info!("joined run {run}: {} on {}", spec.objective, spec.data);
         let _ = self.run.set(run);
         let partitions = Partitions::default();
         let results = self.inputs_in.clone();
         // Whoever computes waits while the driver is behind. A driver that is gone needs no results.
         let done = move |computed| drop(results.blocking_send(Input::Computed(computed)));
-        let compute = Compute::start(self.args.threads.into(), &objective, &partitions, done);
+        let compute = ComputePool::start(self.args.threads.into(), &objective, &partitions, done);
         let ready = self.inputs_in.clone();
-        let fetching = partitions.fetch(self.args.coordinator.clone(), recipe, sharding, likely_shards, move || {
-            tokio::spawn(async move { drop(ready.send(Input::DataReady).await) });
-        });
+        let fetching = partitions.fetch(
+            self.args.coordinator.clone(),
+            spec,
+            sharding,
+            likely_shards,
+            move || {
+                tokio::spawn(async move { drop(ready.send(Input::DataReady).await) });
+            },
+        );
         self.network.spawn(fetching);
-        let machine = StepMachine::new(self.start.elapsed(), self.id.clone(), Arc::clone(&objective));
+        let machine =
+            WorkerMachine::new(self.start.elapsed(), self.id.clone(), Arc::clone(&objective));
         self.trainer = Some(Trainer { machine, objective, compute });
         Ok(())
     }
 
     fn handle(&mut self, event: Event) -> Next {
-        let Some(trainer) = &mut self.trainer else { return Ok(None) };
+        let Some(trainer) = &mut self.trainer else {
+            return Ok(None);
+        };
         let commands = trainer.machine.handle(self.start.elapsed(), event);
         for command in commands {
             if let Some(status) = self.execute(command)? {
@@ -328,7 +360,9 @@ impl Driver<'_> {
     }
 
     fn execute_once(&mut self, command: Command) -> Next {
-        let (Some(trainer), Some(&run)) = (&self.trainer, self.run.get()) else { return Ok(None) };
+        let (Some(trainer), Some(&run)) = (&self.trainer, self.run.get()) else {
+            return Ok(None);
+        };
         match command {
             Command::Report(report) => {
                 // Dropped while the coordinator is away: what matters is said again after a hello.
@@ -340,7 +374,9 @@ impl Driver<'_> {
                 tracing::info!("rank {me} of {}", *plan);
                 let (generation, step) = (plan.generation.0, plan.start.position.step);
                 drop(self.span.take());
-                self.span = Some(tracing::info_span!("training", %run, generation, rank = me.0, step).entered());
+                self.span = Some(
+                    tracing::info_span!("training", %run, generation, rank = me.0, step).entered(),
+                );
                 // The older streams are superseded before the new ones open.
                 self.streams = None;
                 self.streams = Some(Streams::open(&self.network, run, &plan, me, &self.events_in));
@@ -352,11 +388,15 @@ impl Driver<'_> {
             }
             Command::Compute(work, state, shards) => trainer.compute.replace(work, &state, &shards),
             Command::Copy(plan, donor) => {
-                let (coordinator, layout) = (self.args.coordinator.clone(), Arc::clone(trainer.objective.layout()));
+                let (coordinator, layout) =
+                    (self.args.coordinator.clone(), Arc::clone(trainer.objective.layout()));
                 let inputs = self.inputs_in.clone();
                 self.network.spawn(async move {
-                    let copied = transfers::fetch_start(&coordinator, run, &plan, donor, &layout).await;
-                    let copy = copied.inspect_err(|error| tracing::warn!("no copy of the state: {error:#}")).ok();
+                    let copied =
+                        transfers::fetch_start(&coordinator, run, &plan, donor, &layout).await;
+                    let copy = copied
+                        .inspect_err(|error| tracing::warn!("no copy of the state: {error:#}"))
+                        .ok();
                     let _ = inputs.send(Input::Copied(plan.generation, copy)).await;
                 });
             }
@@ -371,7 +411,9 @@ impl Driver<'_> {
                 self.network.spawn(async move {
                     // The coordinator asks again.
                     if let Err(error) = transfers::upload(&coordinator, step, state).await {
-                        tracing::warn!("the snapshot of step {step} did not reach the coordinator: {error:#}");
+                        tracing::warn!(
+                            "the snapshot of step {step} did not reach the coordinator: {error:#}"
+                        );
                     }
                 });
             }
@@ -379,7 +421,7 @@ impl Driver<'_> {
                 let inputs = self.inputs_in.clone();
                 self.network.spawn(async move {
                     let reached = transfers::reaches(&address, run).await;
-                    let _ = inputs.send(Input::Probed(peer, reached)).await;
+                    let _ = inputs.send(Input::ProbeResult(peer, reached)).await;
                 });
             }
             Command::Exit(finish) => {

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use dcgan_core::config::{Recipe, shard_ids};
 use dcgan_core::ids::ShardId;
-use dcgan_core::sharding::{Partition, Sharding};
+use dcgan_core::spec::sharding::{Partition, Sharding};
+use dcgan_core::spec::{RunSpec, shard_ids};
 use dcgan_rpc::net::{self, Address};
 use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
-use dcgan_rpc::{Checked, pb, transfer};
+use dcgan_rpc::{Checksummed, pb, transfer};
 use tonic::transport::Channel;
 
 use crate::waiting::Waiting;
@@ -41,7 +41,11 @@ impl Partitions {
     }
 
     fn insert(&self, shard: ShardId, partition: Partition) {
-        self.0.partitions.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, Arc::new(partition));
+        self.0
+            .partitions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(shard, Arc::new(partition));
         self.0.arrived.notify_all();
     }
 
@@ -49,13 +53,14 @@ impl Partitions {
     pub(crate) async fn fetch(
         self,
         coordinator: Address,
-        recipe: Recipe,
+        spec: RunSpec,
         sharding: Sharding,
         likely: Vec<ShardId>,
         ready: impl FnOnce(),
     ) {
-        let mut source = Source { coordinator, recipe, sharding, channel: None };
-        let likely: Vec<ShardId> = likely.into_iter().filter(|shard| shard.0 < source.sharding.shards()).collect();
+        let mut source = Source { coordinator, spec, sharding, channel: None };
+        let likely: Vec<ShardId> =
+            likely.into_iter().filter(|shard| shard.0 < source.sharding.shards()).collect();
         for &shard in &likely {
             self.insert(shard, source.fetch(shard).await);
         }
@@ -68,7 +73,7 @@ impl Partitions {
 
 struct Source {
     coordinator: Address,
-    recipe: Recipe,
+    spec: RunSpec,
     sharding: Sharding,
     channel: Option<Channel>,
 }
@@ -93,12 +98,17 @@ impl Source {
             Some(channel) => channel.clone(),
             None => self.channel.insert(net::connect(&self.coordinator).await?).clone(),
         };
-        let request = pb::GetPartitionRequest { shard: shard.0.into(), checksum: 0 }.sealed();
-        let image_bytes = self.recipe.data.image_bytes();
+        let request =
+            pb::GetPartitionRequest { shard: shard.0.into(), checksum: 0 }.with_checksum();
+        let image_bytes = self.spec.data.image_bytes();
         let expected = self.sharding.partition_len(shard) * image_bytes;
         let answer = CoordinatorClient::new(channel).get_partition(request).await?;
         let pixels = transfer::receive(answer.into_inner(), expected).await?;
-        anyhow::ensure!(pixels.len() == expected, "expected {expected} bytes, found {}", pixels.len());
+        anyhow::ensure!(
+            pixels.len() == expected,
+            "expected {expected} bytes, found {}",
+            pixels.len()
+        );
         Ok(Partition::new(image_bytes, pixels))
     }
 }

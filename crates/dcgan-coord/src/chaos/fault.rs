@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use dcgan_core::ids::Step;
-use dcgan_core::random::{Purpose, Stream};
+use dcgan_core::random::{Purpose, RandomStream};
 
 /// Something that goes wrong. Workers are named by their number.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,12 +61,18 @@ impl FromStr for Planned {
 
     fn from_str(line: &str) -> Result<Self, String> {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let number = |word: &str| word.parse().map_err(|_| format!("expected a number, found {word:?}"));
+        let number =
+            |word: &str| word.parse().map_err(|_| format!("expected a number, found {word:?}"));
         let time = |word: &str| {
-            let seconds = word.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            let seconds = word
+                .parse::<f64>()
+                .ok()
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             seconds.ok_or_else(|| format!("expected seconds, found {word:?}"))
         };
-        let [after, what, rest @ ..] = &words[..] else { return Err("expected STEP FAULT ...".to_owned()) };
+        let [after, what, rest @ ..] = &words[..] else {
+            return Err("expected STEP FAULT ...".to_owned());
+        };
         let fault = match (*what, rest) {
             ("kill", [worker, seconds]) => Fault::Kill(number(worker)?, time(seconds)?),
             ("kill-coordinator", [seconds]) => Fault::KillCoordinator(time(seconds)?),
@@ -115,7 +121,7 @@ const SLOW_TIME: Duration = Duration::from_secs(2);
 
 /// A schedule drawn from a seed: faults of all kinds in any order, spread over the run.
 pub(crate) fn draw(seed: u64, counts: Counts, workers: usize, steps: Step) -> Vec<Planned> {
-    let stream = Stream::new(seed, Purpose::Chaos, 0, 0);
+    let stream = RandomStream::new(seed, Purpose::Chaos, 0, 0);
     let mut index = 0;
     let mut next = |below: usize| {
         index += 1;
@@ -124,7 +130,8 @@ pub(crate) fn draw(seed: u64, counts: Counts, workers: usize, steps: Step) -> Ve
     let Counts { kills, coordinator_kills, stops, cuts, slows, joins } = counts;
     let kinds = [kills, coordinator_kills, stops, cuts, slows, joins];
     let mut faults = Vec::new();
-    for kind in kinds.iter().enumerate().flat_map(|(kind, &count)| std::iter::repeat_n(kind, count)) {
+    for kind in kinds.iter().enumerate().flat_map(|(kind, &count)| std::iter::repeat_n(kind, count))
+    {
         let (worker, way) = (next(workers), next(2));
         let mut up_to = |millis| Duration::from_millis(next(millis) as u64);
         faults.push(match (kind, way) {
@@ -144,14 +151,19 @@ pub(crate) fn draw(seed: u64, counts: Counts, workers: usize, steps: Step) -> Ve
     }
     let room = steps / (count as Step + 1);
     let after = |i: usize, early: usize| (i as Step + 1) * room - (early as Step * room / 200);
-    faults.into_iter().enumerate().map(|(i, fault)| Planned { after: after(i, next(100)), fault }).collect()
+    faults
+        .into_iter()
+        .enumerate()
+        .map(|(i, fault)| Planned { after: after(i, next(100)), fault })
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const COUNTS: Counts = Counts { kills: 20, coordinator_kills: 3, stops: 2, cuts: 4, slows: 1, joins: 1 };
+    const COUNTS: Counts =
+        Counts { kills: 20, coordinator_kills: 3, stops: 2, cuts: 4, slows: 1, joins: 1 };
 
     #[test]
     fn a_drawn_schedule_is_written_as_a_person_would_and_read_again() {

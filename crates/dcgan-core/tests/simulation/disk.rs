@@ -4,23 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dcgan_core::ids::{Digest, Step};
-use dcgan_core::membership::{Recorded, Saved};
-use dcgan_core::metrics::Line;
-use dcgan_core::plan::Plan;
+use dcgan_core::metrics::MetricsRow;
+use dcgan_core::protocol::coordinator::{PersistedOutputs, SavedCheckpoint};
+use dcgan_core::protocol::plan::Plan;
 use dcgan_core::state::{Layout, State};
 
 #[derive(Default)]
 pub(crate) struct Disk {
     pub(crate) plan: Option<Arc<Plan>>,
     pub(crate) fingerprint: Option<String>,
-    pub(crate) lines: Vec<Line>,
-    pub(crate) checkpoints: BTreeMap<Step, (Saved, Arc<Vec<u8>>)>,
+    pub(crate) lines: Vec<MetricsRow>,
+    pub(crate) checkpoints: BTreeMap<Step, (SavedCheckpoint, Arc<Vec<u8>>)>,
     pub(crate) grids: BTreeSet<Step>,
 }
 
 impl Disk {
-    pub(crate) fn recorded(&self) -> Recorded {
-        Recorded {
+    pub(crate) fn persisted(&self) -> PersistedOutputs {
+        PersistedOutputs {
             lines: self.lines.iter().map(|line| (line.step, line.state_digest)).collect(),
             checkpoint: self.checkpoints.values().next_back().map(|(saved, _)| saved.clone()),
             grids: self.grids.clone(),
@@ -31,13 +31,15 @@ impl Disk {
 /// A state as a file of the simulation: its numbers.
 pub(crate) fn encode(state: &State) -> (Digest, Arc<Vec<u8>>) {
     let tensors = 0..state.layout().tensors().len();
-    let bytes = tensors.flat_map(|index| state.tensor(index).to_vec()).flat_map(f32::to_le_bytes).collect();
+    let bytes =
+        tensors.flat_map(|index| state.tensor(index).to_vec()).flat_map(f32::to_le_bytes).collect();
     (state.clone().digest(), Arc::new(bytes))
 }
 
 pub(crate) fn decode(layout: &Arc<Layout>, bytes: &[u8]) -> State {
     let mut state = State::zeros(Arc::clone(layout));
-    let mut values = bytes.chunks_exact(4).map(|value| f32::from_le_bytes(value.try_into().unwrap()));
+    let mut values =
+        bytes.chunks_exact(4).map(|value| f32::from_le_bytes(value.try_into().unwrap()));
     for index in 0..layout.tensors().len() {
         state.tensor_mut(index).fill_with(|| values.next().unwrap());
     }

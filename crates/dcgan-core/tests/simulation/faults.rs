@@ -14,7 +14,7 @@ pub(crate) enum Fault {
     /// A bit of a worker's state flips.
     Flip,
     /// Two workers do not reach each other for a while.
-    Part,
+    Partition,
     /// A new worker comes.
     Join,
     /// A worker leaves.
@@ -34,7 +34,7 @@ pub(crate) const FAULTS: [Fault; 10] = [
     Fault::Cut,
     Fault::Stop,
     Fault::Flip,
-    Fault::Part,
+    Fault::Partition,
     Fault::Join,
     Fault::Leave,
     Fault::Drain,

@@ -1,4 +1,4 @@
-//! One `Membership` and many `StepMachine`s, without sockets, threads or time: every message, every computation and
+//! One `CoordinatorMachine` and many `WorkerMachine`s, without sockets, threads or time: every message, every computation and
 //! every command is an action of its own, picked by a seed, and processes die between any two of them. The oracle is
 //! the digest of an undisturbed run by one process, at every position of every worker.
 //!
@@ -10,7 +10,7 @@ mod faults;
 mod reference;
 mod world;
 
-use dcgan_core::membership::{Outcome, Stop};
+use dcgan_core::protocol::coordinator::{Outcome, Stop};
 use faults::{FAULTS, Fault};
 use reference::{How, Reference};
 use world::{Order, Setup, World};
@@ -52,9 +52,13 @@ fn any_faults_end_with_one_processs_bits() {
     for seed in 0..count {
         let damages = 2 * usize::from(seed % 3 == 2);
         let run = || run(seed, damages);
-        faults += std::panic::catch_unwind(run).unwrap_or_else(|_| panic!("{seed}, {damages} fails: see above"));
+        faults += std::panic::catch_unwind(run)
+            .unwrap_or_else(|_| panic!("{seed}, {damages} fails: see above"));
     }
-    assert!(faults as u64 > count, "the generator of faults has become tame: {faults} in {count} runs");
+    assert!(
+        faults as u64 > count,
+        "the generator of faults has become tame: {faults} in {count} runs"
+    );
 }
 
 #[test]
@@ -96,7 +100,11 @@ fn one_fault_at_every_point_changes_nothing() {
     for at in 1..undisturbed.actions() {
         for fault in FAULTS {
             let mut world = world(3);
-            assert_eq!(world.run_with(&[(at, fault)]), Outcome::Finished, "{fault:?} after {at} actions");
+            assert_eq!(
+                world.run_with(&[(at, fault)]),
+                Outcome::Finished,
+                "{fault:?} after {at} actions"
+            );
             world.check_the_end();
         }
     }
@@ -111,13 +119,16 @@ fn two_faults_at_every_pair_of_points_change_nothing() {
     let kinds = [Fault::Kill, Fault::KillCoordinator, Fault::Cut, Fault::Stop, Fault::Flip];
     for first in 1..undisturbed.actions() {
         for second in first..undisturbed.actions() {
-            for faults in kinds.iter().flat_map(|&one| kinds.map(|other| [(first, one), (second, other)])) {
+            for faults in
+                kinds.iter().flat_map(|&one| kinds.map(|other| [(first, one), (second, other)]))
+            {
                 let run = || {
                     let mut world = world(4);
                     assert_eq!(world.run_with(&faults), Outcome::Finished);
                     world.check_the_end();
                 };
-                std::panic::catch_unwind(run).unwrap_or_else(|_| panic!("{faults:?} fail: see above"));
+                std::panic::catch_unwind(run)
+                    .unwrap_or_else(|_| panic!("{faults:?} fail: see above"));
             }
         }
     }
@@ -137,7 +148,8 @@ fn one_fault_and_one_action_out_of_order_at_every_pair_of_points_change_nothing(
                 assert_eq!(world.run_with(&[fault]), Outcome::Finished);
                 world.check_the_end();
             };
-            std::panic::catch_unwind(run).unwrap_or_else(|_| panic!("{but:?} {fault:?} fail: see above"));
+            std::panic::catch_unwind(run)
+                .unwrap_or_else(|_| panic!("{but:?} {fault:?} fail: see above"));
         }
     }
 }
@@ -158,7 +170,8 @@ fn a_checkpoint_that_cannot_be_read_costs_steps_and_no_bits() {
         world.fault(Fault::Damage);
         world.kill_all_workers();
         assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
-        let said = "the checkpoint of step 5, which no worker has, cannot be read: going on after step 0";
+        let said =
+            "the checkpoint of step 5, which no worker has, cannot be read: going on after step 0";
         assert!(world.notes.iter().any(|note| note == said), "seed {seed}: {:?}", world.notes);
         world.check_the_end();
     }
@@ -170,7 +183,9 @@ fn a_worker_that_differs_is_named_and_copies_the_others_state() {
         let mut world = at_work(3, seed);
         world.spoil("w1", How::NextUpdate);
         assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
-        let named = |note: &String| note.starts_with("worker w1 differed at step ") && note.contains("in parameters");
+        let named = |note: &String| {
+            note.starts_with("worker w1 differed at step ") && note.contains("in parameters")
+        };
         assert!(world.notes.iter().any(named), "seed {seed}: {:?}", world.notes);
         world.check_the_end();
     }
@@ -205,8 +220,15 @@ fn a_training_that_has_diverged_ends_and_evicts_nobody() {
         let mut world = World::new(setup, Reference::new(8, 12), seed);
         (0..workers).for_each(|n| world.spoil(&format!("w{n}"), How::Diverges));
         let Outcome::Failed(failure) = world.run(Vec::new()) else { panic!("nobody noticed") };
-        assert!(failure.to_string().starts_with("the training has diverged: the vector of shard"), "{failure}");
-        assert!(!world.notes.iter().any(|note| note.starts_with("lost worker")), "{workers} {seed}: {:?}", world.notes);
+        assert!(
+            failure.to_string().starts_with("the training has diverged: the vector of shard"),
+            "{failure}"
+        );
+        assert!(
+            !world.notes.iter().any(|note| note.starts_with("lost worker")),
+            "{workers} {seed}: {:?}",
+            world.notes
+        );
     }
 }
 
@@ -217,7 +239,11 @@ fn of_two_workers_that_do_not_reach_each_other_one_waits_outside_until_they_do()
         world.part("w0", "w2", 6);
         assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
         let said = |what: &str| world.notes.iter().any(|note| note.contains(what));
-        assert!(said("w0 and w2") || said("w2 and w0") || said("waits outside"), "seed {seed}: {:?}", world.notes);
+        assert!(
+            said("w0 and w2") || said("w2 and w0") || said("waits outside"),
+            "seed {seed}: {:?}",
+            world.notes
+        );
         world.check_the_end();
     }
 }

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use dcgan_core::config::{DataSet, ObjectiveKind, Recipe, shard_ids};
-use dcgan_core::ids::{Digest, Position, Step};
+use dcgan_core::ids::{Digest, Phase, Position, Step};
 use dcgan_core::metrics::Metrics;
-use dcgan_core::objective::{Objective, Scratch, Task};
-use dcgan_core::reduction::{Node, TreeSum};
-use dcgan_core::sharding::Partition;
+use dcgan_core::objective::{Objective, Scratch, ShardTask};
+use dcgan_core::spec::sharding::Partition;
+use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
 use dcgan_core::state::{Layout, State};
 use dcgan_core::toy::Toy;
+use dcgan_core::train::{Shard, train_step};
 
 pub(crate) struct Reference {
     pub(crate) objective: Arc<Toy>,
-    pub(crate) recipe: Recipe,
+    pub(crate) spec: RunSpec,
     pub(crate) partition: Partition,
     pub(crate) digests: BTreeMap<Position, Digest>,
 }
@@ -23,32 +23,28 @@ pub(crate) struct Reference {
 impl Reference {
     pub(crate) fn new(shards: u16, last_step: u64) -> Self {
         let images = 10 * usize::from(shards) + 1;
-        let recipe = Recipe {
+        let spec = RunSpec {
             objective: ObjectiveKind::Toy,
             batch_size: 2 * usize::from(shards),
             shards,
             seed: 22,
             learning_rate: 0.1,
             beta1: 0.5,
-            data: DataSet { images, rows: 1, columns: 1, digest: Digest(0) },
+            data: DatasetInfo { images, rows: 1, columns: 1, digest: Digest(0) },
         };
-        let toy = Toy::new(recipe.clone()).unwrap();
+        let toy = Toy::new(spec.clone()).unwrap();
         // One image more than any partition holds: which one is used where does not matter to the toy.
         let partition = Partition::new(1, (0..11).collect());
-        let mut state = toy.initial();
-        let mut at = Position::after(0);
-        let mut digests = BTreeMap::from([(at, state.digest())]);
-        while at < Position::after(last_step) {
-            let mut sum = TreeSum::new(shards);
-            for shard in shard_ids(shards) {
-                let task = Task { state: &state, at, shard, partition: &partition };
-                sum.insert(Node::leaf(shard), toy.shard(&task, &mut Scratch::default()).into());
-            }
-            toy.apply(&mut state, at, &sum.take(Node::root(shards)).unwrap());
-            at = at.next(toy.phases());
-            digests.insert(at, state.digest());
+        let mut shards = Shard::all(shards, |_| &partition);
+        let mut state = toy.initial_state();
+        let mut digests = BTreeMap::from([(Position::after(0), state.digest())]);
+        for step in 1..=last_step {
+            train_step(&toy, &mut shards, &mut state, step, |position, state| {
+                digests.insert(position, state.digest());
+            });
         }
-        Self { objective: Arc::new(toy), recipe, partition, digests }
+        drop(shards);
+        Self { objective: Arc::new(toy), spec, partition, digests }
     }
 }
 
@@ -101,32 +97,28 @@ impl Objective for Spoiled {
         self.toy.layout()
     }
 
-    fn initial(&self) -> State {
-        self.toy.initial()
+    fn initial_state(&self) -> State {
+        self.toy.initial_state()
     }
 
-    fn phases(&self) -> u8 {
-        self.toy.phases()
+    fn phase_vector_len(&self, phase: Phase) -> usize {
+        self.toy.phase_vector_len(phase)
     }
 
-    fn vector_len(&self, phase: u8) -> usize {
-        self.toy.vector_len(phase)
+    fn tensors_read(&self, phase: Phase) -> &[usize] {
+        self.toy.tensors_read(phase)
     }
 
-    fn reads(&self, phase: u8) -> &[usize] {
-        self.toy.reads(phase)
-    }
-
-    fn shard(&self, task: &Task<'_>, scratch: &mut Scratch) -> Vec<f32> {
-        let mut vector = self.toy.shard(task, scratch);
+    fn shard_gradients(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32> {
+        let mut vector = self.toy.shard_gradients(task, scratch);
         if self.is(How::NotFinite) || (self.is(How::Diverges) && task.at.step >= DIVERGES_AFTER) {
             vector[0] = f32::NAN;
         }
         vector
     }
 
-    fn apply(&self, state: &mut State, at: Position, sum: &[f32]) {
-        self.toy.apply(state, at, sum);
+    fn optimizer_step(&self, state: &mut State, at: Position, sum: &[f32]) {
+        self.toy.optimizer_step(state, at, sum);
         if self.is(How::NextUpdate) {
             self.spoil(How::Once);
             state.tensor_mut(2)[3] += 1.0;

@@ -1,7 +1,7 @@
 //! The definitions, as loops over single numbers in double precision: what the operations are tested against.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use dcgan_core::random::{Purpose, Stream};
+use dcgan_core::random::{Purpose, RandomStream};
 
 use super::EPSILON;
 
@@ -15,7 +15,10 @@ pub(super) struct Array {
 impl Array {
     /// Standard normals, as single precision has them.
     pub(super) fn random(shape: &[usize], seed: u64) -> Self {
-        let values = Stream::new(seed, Purpose::Data, 0, 0).normals(shape.iter().product()).map(f64::from).collect();
+        let values = RandomStream::new(seed, Purpose::Data, 0, 0)
+            .normals(shape.iter().product())
+            .map(f64::from)
+            .collect();
         Self { shape: shape.to_vec(), values }
     }
 
@@ -26,7 +29,9 @@ impl Array {
     /// A leaf of the autodiff graph.
     pub(super) fn leaf<const D: usize>(&self) -> Tensor<D> {
         let shape: [usize; D] = self.shape.as_slice().try_into().unwrap();
-        Tensor::from_data(TensorData::new(self.singles(), shape), &Device::flex()).autodiff().require_grad()
+        Tensor::from_data(TensorData::new(self.singles(), shape), &Device::flex())
+            .autodiff()
+            .require_grad()
     }
 
     pub(super) fn dot(&self, other: &Self) -> f64 {
@@ -37,11 +42,13 @@ impl Array {
         self.shape.as_slice().try_into().unwrap()
     }
 
-    /// Maps, pixel by pixel, from a function of image, row, column and channel.
+    /// FeatureMaps, pixel by pixel, from a function of image, row, column and channel.
     fn maps(dims: [usize; 4], f: impl Fn([usize; 4]) -> f64) -> Self {
         let [_, h, w, c] = dims;
         let len = dims.iter().product();
-        let values = (0..len).map(|place| f([place / (h * w * c), place / (w * c) % h, place / c % w, place % c]));
+        let values = (0..len).map(|device| {
+            f([device / (h * w * c), device / (w * c) % h, device / c % w, device % c])
+        });
         Self { shape: dims.to_vec(), values: values.collect() }
     }
 }
@@ -60,7 +67,9 @@ pub(super) fn conv(x: &Array, weight: &Array, factor: usize, stride: usize) -> A
             let x_ = (column * stride + tap % 3).checked_sub(before[1]).filter(|&x| x < size[1]);
             if let (Some(y), Some(x_)) = (y, x_) {
                 let pixel = ((image * h + y / factor) * w + x_ / factor) * c;
-                sum += (0..c).map(|c_| x.values[pixel + c_] * weight.values[(o * c + c_) * 9 + tap]).sum::<f64>();
+                sum += (0..c)
+                    .map(|c_| x.values[pixel + c_] * weight.values[(o * c + c_) * 9 + tap])
+                    .sum::<f64>();
             }
         }
         sum
@@ -73,7 +82,8 @@ pub(super) fn statistics(x: &Array) -> [Vec<f64>; 2] {
     let count = (n * h * w) as f64;
     let of = |channel: usize| x.values.iter().skip(channel).step_by(c);
     let mean: Vec<f64> = (0..c).map(|channel| of(channel).sum::<f64>() / count).collect();
-    let variance = (0..c).map(|channel| of(channel).map(|x| (x - mean[channel]).powi(2)).sum::<f64>() / count);
+    let variance =
+        (0..c).map(|channel| of(channel).map(|x| (x - mean[channel]).powi(2)).sum::<f64>() / count);
     let variance = variance.collect();
     [mean, variance]
 }
@@ -83,8 +93,8 @@ pub(super) fn norm(x: &Array, scale: &Array, shift: &Array, slope: f64) -> Array
     let [mean, variance] = statistics(x);
     let c = mean.len();
     let mut result = x.clone();
-    for (place, value) in result.values.iter_mut().enumerate() {
-        let channel = place % c;
+    for (device, value) in result.values.iter_mut().enumerate() {
+        let channel = device % c;
         let normal = (*value - mean[channel]) / (variance[channel] + f64::from(EPSILON)).sqrt();
         let z = normal * scale.values[channel] + shift.values[channel];
         *value = if z > 0.0 { z } else { slope * z };
@@ -97,7 +107,8 @@ pub(super) fn logits(x: &Array, weight: &Array, bias: &Array) -> Array {
     let [n, h, w, c] = x.dims();
     Array::maps([n, 1, 1, 1], |[image, ..]| {
         let pixels = &x.values[image * h * w * c..][..h * w * c];
-        let sum: f64 = pixels.iter().enumerate().map(|(place, x)| x * weight.values[place % c]).sum();
+        let sum: f64 =
+            pixels.iter().enumerate().map(|(device, x)| x * weight.values[device % c]).sum();
         sum / (h * w) as f64 + bias.values[0]
     })
 }
@@ -107,7 +118,8 @@ pub(super) fn dense(x: &Array, weight: &Array, bias: &Array) -> Array {
     let inputs = x.shape[1];
     Array::maps([x.shape[0], 7, 7, bias.values.len() / 49], |[image, row, column, channel]| {
         let o = channel * 49 + row * 7 + column;
-        let products = (0..inputs).map(|i| x.values[image * inputs + i] * weight.values[o * inputs + i]);
+        let products =
+            (0..inputs).map(|i| x.values[image * inputs + i] * weight.values[o * inputs + i]);
         (products.sum::<f64>() + bias.values[o]).max(0.0)
     })
 }
@@ -120,8 +132,11 @@ pub(super) fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
 pub(super) fn assert_near(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let scale = expected.iter().fold(1e-3f64, |max, value| max.max(value.abs()));
-    for (place, (found, expected)) in found.iter().zip(expected).enumerate() {
+    for (device, (found, expected)) in found.iter().zip(expected).enumerate() {
         let error = (f64::from(*found) - expected).abs();
-        assert!(error <= tolerance * scale, "{what}[{place}]: {found} instead of {expected}, of up to {scale}");
+        assert!(
+            error <= tolerance * scale,
+            "{what}[{device}]: {found} instead of {expected}, of up to {scale}"
+        );
     }
 }

@@ -37,7 +37,9 @@ impl Case {
             }
             Kind::ToImages { inputs } => (vec![images, h, w, inputs], vec![1, inputs, 3, 3], 1),
             Kind::ToLogits { inputs } => (vec![images, h, w, inputs], vec![1, inputs], 1),
-            Kind::Dense { inputs, channels } => (vec![images, inputs], vec![channels * 49, inputs], channels * 49),
+            Kind::Dense { inputs, channels } => {
+                (vec![images, inputs], vec![channels * 49, inputs], channels * 49)
+            }
         };
         let channels = *x.last().unwrap();
         let mut weight = Array::random(&weight, seed + 1);
@@ -45,8 +47,13 @@ impl Case {
         let fan = (weight.values.len() / weight.shape[0]) as f64;
         weight.values.iter_mut().for_each(|value| *value = f64::from((*value / fan.sqrt()) as f32));
         let of_channels = |seed| Array::random(&[channels], seed);
-        let arguments =
-            [Array::random(&x, seed), of_channels(seed + 2), of_channels(seed + 3), weight, Array::random(&[bias], 4)];
+        let arguments = [
+            Array::random(&x, seed),
+            of_channels(seed + 2),
+            of_channels(seed + 3),
+            weight,
+            Array::random(&[bias], 4),
+        ];
         Self { kind, slope, arguments }
     }
 
@@ -58,7 +65,10 @@ impl Case {
             Kind::Upsample { .. } => reference::conv(x, weight, 2, 1),
             Kind::ToImages { .. } => {
                 let mut images = reference::conv(x, weight, 1, 1);
-                images.values.iter_mut().for_each(|value| *value = (*value + bias.values[0]).tanh());
+                images
+                    .values
+                    .iter_mut()
+                    .for_each(|value| *value = (*value + bias.values[0]).tanh());
                 images
             }
             Kind::ToLogits { .. } => reference::logits(x, weight, bias),
@@ -76,29 +86,38 @@ impl Case {
             x_leaf = Some(maps.clone());
             let norm = self.slope.map(|slope| {
                 // Each path takes the statistics of its own results; here they are given.
-                let Raw { statistics, .. } = plain::with_statistics(maps.clone());
-                Norm { statistics, scale: scale.clone(), shift: shift.clone(), slope }
+                let ConvOutput { statistics, .. } = plain::with_statistics(maps.clone());
+                Normalization { statistics, scale: scale.clone(), shift: shift.clone(), slope }
             });
-            Input { maps, norm }
+            LayerInput { maps, norm }
         };
         let mut seen = Vec::new();
-        let mut maps = |Raw { maps, statistics: Statistics { mean, variance } }| {
+        let mut maps = |ConvOutput { maps, statistics: Statistics { mean, variance } }| {
             seen.extend([values(&mean), values(&variance)]);
             maps
         };
-        fn kernel<const D: usize, P: Prepare>(isa: Option<Isa>, weight: &Array) -> Kernel<D, P> {
+        fn kernel<const D: usize, P: PackWeights>(
+            isa: Option<Isa>,
+            weight: &Array,
+        ) -> LayerWeights<D, P> {
             let prepare = || Arc::new(P::prepare(&weight.singles(), &weight.shape));
-            Kernel { tensor: weight.leaf(), path: isa.map_or(Path::Plain, |isa| Path::Cpu(isa, prepare())) }
+            LayerWeights {
+                tensor: weight.leaf(),
+                path: isa.map_or(Implementation::Plain, |isa| Implementation::Cpu(isa, prepare())),
+            }
         }
-        fn gradient<const D: usize>(leaf: &Tensor<D>, gradients: &burn::tensor::Gradients) -> Option<Vec<f32>> {
+        fn gradient<const D: usize>(
+            leaf: &Tensor<D>,
+            gradients: &burn::tensor::Gradients,
+        ) -> Option<Vec<f32>> {
             leaf.grad(gradients).as_ref().map(values)
         }
         /// The result, all gradients of its product with `direction`, and the one by the weights.
         fn differentiate<const D: usize, P>(
-            y: Maps,
-            kernel: &Kernel<D, P>,
+            y: FeatureMaps,
+            kernel: &LayerWeights<D, P>,
             direction: &Array,
-        ) -> (Maps, burn::tensor::Gradients, Option<Vec<f32>>) {
+        ) -> (FeatureMaps, burn::tensor::Gradients, Option<Vec<f32>>) {
             let gradients = (y.clone() * direction.leaf::<4>().without_autodiff()).sum().backward();
             let by_weight = gradient(&kernel.tensor, &gradients);
             (y, gradients, by_weight)
@@ -127,7 +146,8 @@ impl Case {
             }
         };
         let by_x = x_leaf.and_then(|leaf| gradient(&leaf, &gradients));
-        let [by_scale, by_shift, by_bias] = [&scale, &shift, &bias].map(|leaf| gradient(leaf, &gradients));
+        let [by_scale, by_shift, by_bias] =
+            [&scale, &shift, &bias].map(|leaf| gradient(leaf, &gradients));
         (values(&y), seen, [by_x, by_scale, by_shift, by_weight, by_bias])
     }
 
@@ -145,7 +165,12 @@ impl Case {
             }
             for (number, gradient) in gradients.iter().enumerate() {
                 if let Some(gradient) = gradient {
-                    self.check_gradient(&format!("gradient {number} of {name}"), number, gradient, &direction);
+                    self.check_gradient(
+                        &format!("gradient {number} of {name}"),
+                        number,
+                        gradient,
+                        &direction,
+                    );
                 }
             }
             if isa.is_some() {
@@ -159,14 +184,17 @@ impl Case {
     fn check_gradient(&self, name: &str, number: usize, gradient: &[f32], direction: &Array) {
         const STEP: f64 = 1e-6;
         let scale = f64::from(gradient.iter().fold(1e-2f32, |max, value| max.max(value.abs())));
-        for place in (0..gradient.len()).step_by(gradient.len() / 5 + 1) {
+        for device in (0..gradient.len()).step_by(gradient.len() / 5 + 1) {
             let [after, before] = [STEP, -STEP].map(|step| {
                 let mut moved = self.arguments.clone();
-                moved[number].values[place] += step;
+                moved[number].values[device] += step;
                 self.definition(&moved).dot(direction)
             });
-            let (found, expected) = (f64::from(gradient[place]), (after - before) / (2.0 * STEP));
-            assert!((found - expected).abs() <= 2e-4 * scale, "{name}[{place}]: {found} instead of {expected}");
+            let (found, expected) = (f64::from(gradient[device]), (after - before) / (2.0 * STEP));
+            assert!(
+                (found - expected).abs() <= 2e-4 * scale,
+                "{name}[{device}]: {found} instead of {expected}"
+            );
         }
     }
 }
@@ -212,7 +240,7 @@ fn the_networks_layers_are_right_too() {
     }
 }
 
-/// Maps that are wider than high.
+/// FeatureMaps that are wider than high.
 #[test]
 fn sides_may_differ() {
     for kind in [Kind::Upsample { inputs: 16, outputs: 16 }, Kind::ToImages { inputs: 16 }] {

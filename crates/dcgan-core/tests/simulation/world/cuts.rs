@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dcgan_core::ids::{Generation, Rank, WorkerId};
-use dcgan_core::{membership, step_machine};
+use dcgan_core::protocol::{coordinator, worker};
 
 use super::processes::pair;
 use super::{Data, Down, Link, Up, World};
@@ -14,13 +14,17 @@ impl World {
     pub(super) fn remove_worker(&mut self, name: &str) {
         self.cut_control(name);
         let worker = self.workers.remove(name).unwrap();
-        let links: Vec<Link> =
-            self.data.keys().filter(|(from, to, _)| *from == worker.id || *to == worker.id).cloned().collect();
+        let links: Vec<Link> = self
+            .data
+            .keys()
+            .filter(|(from, to, _)| *from == worker.id || *to == worker.id)
+            .cloned()
+            .collect();
         for (from, to, generation) in links {
             self.break_link(&from, &to, generation);
         }
         for (asker, generation) in worker.copies.into_values() {
-            self.worker_event(&asker.name, step_machine::Event::Copied(generation, None));
+            self.worker_event(&asker.name, worker::Event::Copied(generation, None));
         }
     }
 
@@ -35,7 +39,7 @@ impl World {
         if let Some(worker) = self.workers.get(&from.name).filter(|worker| worker.id == *from) {
             let rank: Option<Rank> = worker.plan.as_ref().and_then(|plan| plan.rank_of(to));
             if let Some(rank) = rank {
-                self.worker_event(&from.name, step_machine::Event::StreamBroken(generation, rank));
+                self.worker_event(&from.name, worker::Event::StreamBroken(generation, rank));
             }
         }
     }
@@ -70,19 +74,21 @@ impl World {
                 let place = 3 * self.faults_done + self.pick.below(3);
                 self.workers.get_mut(&name).unwrap().machine.flip_a_bit(place);
             }
-            (Fault::Part, Some(one)) => {
+            (Fault::Partition, Some(one)) => {
                 if let Some(other) = self.any_worker().filter(|other| *other != one) {
                     self.part(&one, &other, 20);
                 }
             }
             (Fault::Join, _) => self.start_new_worker(),
-            (Fault::Leave, Some(name)) => self.worker_event(&name, step_machine::Event::Leave),
-            (Fault::Drain, Some(name)) => self.coordinator_event(membership::Event::Drain(name)),
-            (Fault::Checkpoint, _) => self.coordinator_event(membership::Event::Checkpoint),
+            (Fault::Leave, Some(name)) => self.worker_event(&name, worker::Event::Leave),
+            (Fault::Drain, Some(name)) => self.coordinator_event(coordinator::Event::Drain(name)),
+            (Fault::Checkpoint, _) => self.coordinator_event(coordinator::Event::Checkpoint),
             (Fault::Damage, _) => {
                 // The last one ends the run.
                 let last = self.setup.last_step;
-                if let Some(newest) = self.disk.checkpoints.last_entry().filter(|newest| *newest.key() < last) {
+                if let Some(newest) =
+                    self.disk.checkpoints.last_entry().filter(|newest| *newest.key() < last)
+                {
                     newest.remove();
                 }
             }
@@ -93,16 +99,22 @@ impl World {
     /// Two workers do not reach each other for some seconds.
     pub(crate) fn part(&mut self, one: &str, other: &str, seconds: u64) {
         self.parted.insert(pair(one, other), self.now + Duration::from_secs(seconds));
-        let between = |id: &WorkerId, other_id: &WorkerId| pair(&id.name, &other_id.name) == pair(one, other);
-        let links: Vec<Link> = self.data.keys().filter(|(from, to, _)| between(from, to)).cloned().collect();
+        let between =
+            |id: &WorkerId, other_id: &WorkerId| pair(&id.name, &other_id.name) == pair(one, other);
+        let links: Vec<Link> =
+            self.data.keys().filter(|(from, to, _)| between(from, to)).cloned().collect();
         for (from, to, generation) in links {
             self.break_link(&from, &to, generation);
         }
     }
 
     pub(super) fn cut_something(&mut self) {
-        let links: Vec<Link> =
-            self.data.keys().filter(|(from, to, _)| self.is_alive(from) && self.is_alive(to)).cloned().collect();
+        let links: Vec<Link> = self
+            .data
+            .keys()
+            .filter(|(from, to, _)| self.is_alive(from) && self.is_alive(to))
+            .cloned()
+            .collect();
         if links.is_empty() || self.pick.one_in(2) {
             if let Some(name) = self.any_worker() {
                 self.cut_control(&name);
@@ -120,7 +132,9 @@ impl World {
     }
 
     pub(super) fn cut_control(&mut self, name: &str) {
-        let Some(conn) = self.workers.get_mut(name).unwrap().conn.take() else { return };
+        let Some(conn) = self.workers.get_mut(name).unwrap().conn.take() else {
+            return;
+        };
         if let Some(control) = self.control.get_mut(&conn) {
             control.down.clear();
             control.up.push_back(Up::Closed);

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcgan_core::ids::{Generation, Position, ShardId, Step, WorkerId};
-use dcgan_core::membership::{self, ConnId, Membership, Outcome, Stop, TICK};
-use dcgan_core::message::{FromWorker, Hello, ToWorker};
-use dcgan_core::objective::{Objective, Scratch, Task};
-use dcgan_core::plan::Plan;
-use dcgan_core::schedule::Schedule;
+use dcgan_core::objective::{Objective, Scratch, ShardTask};
+use dcgan_core::protocol::coordinator::{self, ConnId, CoordinatorMachine, Outcome, Stop, TICK};
+use dcgan_core::protocol::message::{FromWorker, Hello, ToWorker};
+use dcgan_core::protocol::plan::Plan;
+use dcgan_core::protocol::worker::{self, GradientKey, ReduceFrame, ShardResult, WorkerMachine};
+use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::state::State;
-use dcgan_core::step_machine::{self, Frame, StepMachine, Vector, Work};
 
 use crate::disk::{Disk, decode};
 use crate::faults::{Fault, Pick};
@@ -30,18 +30,18 @@ pub(crate) struct Setup {
 }
 
 struct Coordinator {
-    machine: Membership,
-    commands: VecDeque<membership::Command>,
+    machine: CoordinatorMachine,
+    commands: VecDeque<coordinator::Command>,
 }
 
 struct Worker {
     id: WorkerId,
-    machine: StepMachine,
+    machine: WorkerMachine,
     conn: Option<ConnId>,
     /// Whether the hello is answered; reports are sent only then.
     welcomed: bool,
-    commands: VecDeque<step_machine::Command>,
-    jobs: Vec<(Work, Arc<State>, ShardId)>,
+    commands: VecDeque<worker::Command>,
+    jobs: Vec<(GradientKey, Arc<State>, ShardId)>,
     objective: Arc<Spoiled>,
     /// It does nothing until then.
     stopped: Option<Duration>,
@@ -75,7 +75,7 @@ enum Down {
 /// What is on its way from one worker to another, in a generation.
 enum Data {
     Plan(Arc<Plan>),
-    Frame(Frame),
+    ReduceFrame(ReduceFrame),
     Broken,
 }
 
@@ -137,7 +137,12 @@ impl World {
     }
 
     pub(crate) fn in_order(setup: Setup, reference: Reference, seed: u64, order: Order) -> Self {
-        let schedule = Schedule { last_step: setup.last_step, log_every: 4, grid_every: 6, checkpoint_every: 5 };
+        let schedule = Schedule {
+            last_step: setup.last_step,
+            log_every: 4,
+            grid_every: 6,
+            checkpoint_every: 5,
+        };
         let mut world = Self {
             setup,
             reference,
@@ -196,7 +201,10 @@ impl World {
 
     fn let_them_leave(&mut self) -> Outcome {
         // The coordinator is done; workers that were told go as well.
-        while self.workers.values().any(|worker| !worker.commands.is_empty() || worker.stopped.is_some())
+        while self
+            .workers
+            .values()
+            .any(|worker| !worker.commands.is_empty() || worker.stopped.is_some())
             || self.control.values().any(|c| !c.down.is_empty())
         {
             self.act();
@@ -209,7 +217,7 @@ impl World {
         for _ in 0..actions {
             self.act();
         }
-        self.coordinator_event(membership::Event::Stop(stop));
+        self.coordinator_event(coordinator::Event::Stop(stop));
         match self.run(Vec::new()) {
             Outcome::Stopped(step) => {
                 let newest = self.disk.checkpoints.keys().next_back().copied().unwrap_or(0);
@@ -252,7 +260,10 @@ impl World {
         }
         let (saved, bytes) = &self.disk.checkpoints[&last_step];
         let mut state = decode(self.reference.objective.layout(), bytes);
-        assert_eq!((saved.digest, state.digest()), (self.reference.digests[&Position::after(last_step)], saved.digest));
+        assert_eq!(
+            (saved.digest, state.digest()),
+            (self.reference.digests[&Position::after(last_step)], saved.digest)
+        );
         assert!(self.disk.grids.contains(&last_step));
         // Who was away just then hears it from a coordinator that is started once more.
         if !self.workers.is_empty() {
@@ -305,13 +316,22 @@ impl World {
             self.outcome,
             self.workers
                 .iter()
-                .map(|(n, w)| (n.clone(), w.commands.len(), w.jobs.len(), w.conn, w.machine.waits_for()))
+                .map(|(n, w)| (
+                    n.clone(),
+                    w.commands.len(),
+                    w.jobs.len(),
+                    w.conn,
+                    w.machine.waits_for()
+                ))
                 .collect::<Vec<_>>(),
             self.coordinator.as_ref().map(|c| &c.machine)
         );
         // A driver executes all commands of an event before it takes the next one.
-        let stopped = |name: &String| self.workers.get(name).is_some_and(|worker| worker.stopped.is_some());
-        let working = |name: &String| self.workers.get(name).is_some_and(|worker| !worker.commands.is_empty());
+        let stopped =
+            |name: &String| self.workers.get(name).is_some_and(|worker| worker.stopped.is_some());
+        let working = |name: &String| {
+            self.workers.get(name).is_some_and(|worker| !worker.commands.is_empty())
+        };
         let busy = |name: &String| working(name) || stopped(name);
         let coordinator_is_idle = self.coordinator.as_ref().is_some_and(|c| c.commands.is_empty());
         let mut actions = Vec::new();
@@ -339,7 +359,8 @@ impl World {
                 actions.push(Action::Down(conn));
             }
         }
-        let waiting = self.data.iter().filter(|((_, to, _), queue)| !queue.is_empty() && !busy(&to.name));
+        let waiting =
+            self.data.iter().filter(|((_, to, _), queue)| !queue.is_empty() && !busy(&to.name));
         actions.extend(waiting.map(|(link, _)| Action::Data(link.clone())));
         let chosen = match self.order {
             Order::Drawn => {
@@ -370,12 +391,22 @@ impl World {
             Action::Down(conn) => self.deliver_down(conn),
             Action::Data(link) => self.deliver_data(link),
             Action::Compute(name, job) => {
-                let (work, state, shard) = self.workers.get_mut(&name).unwrap().jobs.swap_remove(job);
-                let task = Task { state: &state, at: work.at, shard, partition: &self.reference.partition };
+                let (work, state, shard) =
+                    self.workers.get_mut(&name).unwrap().jobs.swap_remove(job);
+                let task = ShardTask {
+                    state: &state,
+                    at: work.at,
+                    shard,
+                    partition: &self.reference.partition,
+                };
                 let objective = &self.workers[&name].objective;
-                let vector = objective.shard(&task, &mut Scratch::default());
-                let result = if objective.panics() { Err("spoiled".to_owned()) } else { Ok(vector) };
-                self.worker_event(&name, step_machine::Event::Computed(work, shard, Vector::new(result)));
+                let vector = objective.shard_gradients(&task, &mut Scratch::default());
+                let result =
+                    if objective.panics() { Err("spoiled".to_owned()) } else { Ok(vector) };
+                self.worker_event(
+                    &name,
+                    worker::Event::Computed(work, shard, ShardResult::new(result)),
+                );
             }
             Action::Connect(name) => self.connect(&name),
             Action::Time => self.pass_time(),
@@ -393,17 +424,18 @@ impl World {
         let conns: Vec<ConnId> = running().filter_map(|worker| worker.conn).collect();
         let names: Vec<String> = running().map(|worker| worker.id.name.clone()).collect();
         for conn in conns {
-            self.coordinator_event(membership::Event::Heartbeat(conn));
+            self.coordinator_event(coordinator::Event::Heartbeat(conn));
         }
-        self.coordinator_event(membership::Event::Tick);
+        self.coordinator_event(coordinator::Event::Tick);
         for name in names {
-            self.worker_event(&name, step_machine::Event::Tick);
+            self.worker_event(&name, worker::Event::Tick);
         }
         if self.coordinator.is_none() && self.outcome.is_none() && self.pick.one_in(5) {
             self.start_coordinator();
         }
         // Somebody brings workers back, so that every run can end.
-        if self.workers.len() < self.setup.workers && self.outcome.is_none() && self.pick.one_in(5) {
+        if self.workers.len() < self.setup.workers && self.outcome.is_none() && self.pick.one_in(5)
+        {
             self.start_new_worker();
         }
     }

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use dcgan_core::ids::{Position, RunId, WorkerId};
-use dcgan_core::membership::{self, ConnId, Loss, Membership, Note, Settings, Terms};
-use dcgan_core::message::{Finish, Hello, PROTOCOL};
 use dcgan_core::objective::Objective;
-use dcgan_core::plan::{Plan, StateAt};
-use dcgan_core::step_machine::{self, Copy, Donor, StepMachine};
+use dcgan_core::protocol::coordinator::{
+    self, ConnId, CoordinatorConfig, CoordinatorMachine, Departure, Notice, OutputConfig,
+};
+use dcgan_core::protocol::message::{Finish, Hello, PROTOCOL};
+use dcgan_core::protocol::plan::{Plan, StateRef};
+use dcgan_core::protocol::worker::{self, CopySource, StateCopy, WorkerMachine};
 
 use super::{Control, Coordinator, Data, Down, Link, Up, Worker, World};
 use crate::disk::{decode, encode};
@@ -37,44 +39,51 @@ impl World {
 
     pub(super) fn start_coordinator(&mut self) {
         assert!(self.coordinator.is_none());
-        let terms = Terms {
+        let output = OutputConfig {
             schedule: self.schedule,
-            sharding: self.reference.recipe.check().unwrap(),
-            batch_size: self.reference.recipe.batch_size,
-            learning_rate: self.reference.recipe.learning_rate,
+            sharding: self.reference.spec.check().unwrap(),
+            batch_size: self.reference.spec.batch_size,
+            learning_rate: self.reference.spec.learning_rate,
         };
-        let settings = Settings {
+        let settings = CoordinatorConfig {
             run: RunId(1),
             workers: self.setup.workers,
             min_workers: self.setup.min_workers,
             rebalance: true,
-            terms,
+            output,
             fingerprint: self.disk.fingerprint.clone(),
             plan: self.disk.plan.as_deref().cloned(),
-            recorded: self.disk.recorded(),
+            persisted: self.disk.persisted(),
         };
-        let machine = Membership::new(self.now, settings);
+        let machine = CoordinatorMachine::new(self.now, settings);
         self.coordinator = Some(Coordinator { machine, commands: VecDeque::new() });
         self.outcome = None;
-        self.coordinator_event(membership::Event::DrawGrids(true));
+        self.coordinator_event(coordinator::Event::DrawGrids(true));
     }
 
-    pub(super) fn coordinator_event(&mut self, event: membership::Event) {
-        let Some(coordinator) = &mut self.coordinator else { return };
+    pub(super) fn coordinator_event(&mut self, event: coordinator::Event) {
+        let Some(coordinator) = &mut self.coordinator else {
+            return;
+        };
         let commands = coordinator.machine.handle(self.now, event);
         coordinator.commands.extend(commands);
     }
 
-    pub(super) fn coordinator_command(&mut self, command: membership::Command) {
-        use membership::Command;
+    pub(super) fn coordinator_command(&mut self, command: coordinator::Command) {
+        use coordinator::Command;
         match command {
             Command::Welcome(conn, shards) => {
                 assert!(!shards.is_empty() || self.setup.shards == 0);
                 self.send_down(conn, Down::Welcome);
             }
             Command::Refuse(conn, refusal) => {
-                let Some(control) = self.control.get(&conn) else { return };
-                let living = self.workers.get(&control.worker).is_some_and(|worker| worker.conn == Some(conn));
+                let Some(control) = self.control.get(&conn) else {
+                    return;
+                };
+                let living = self
+                    .workers
+                    .get(&control.worker)
+                    .is_some_and(|worker| worker.conn == Some(conn));
                 assert!(!living, "nobody alive is to be refused: {refusal}");
             }
             Command::Send(conn, message) => self.send_down(conn, Down::Message(message)),
@@ -89,7 +98,7 @@ impl World {
                 self.disk.plan = Some(plan);
                 self.disk.fingerprint = Some(fingerprint);
             }
-            Command::AppendLine(line) => {
+            Command::AppendRow(line) => {
                 assert!(
                     self.disk.lines.last().is_none_or(|last| last.step < line.step),
                     "line {} comes late",
@@ -105,10 +114,14 @@ impl World {
             Command::SaveGrid { step, .. } => {
                 self.disk.grids.insert(step);
             }
-            Command::Note(note) => {
+            Command::Notice(note) => {
                 match &note {
-                    Note::Lost { why: Loss::Unusable, name } => assert!(self.spoiled.contains(name), "{note}"),
-                    Note::Lost { why: Loss::Stuck, name } => assert!(self.stopped.contains(name), "{note}"),
+                    Notice::Lost { why: Departure::FailedShards, name } => {
+                        assert!(self.spoiled.contains(name), "{note}")
+                    }
+                    Notice::Lost { why: Departure::Stuck, name } => {
+                        assert!(self.stopped.contains(name), "{note}")
+                    }
                     _ => {}
                 }
                 self.notes.push(note.to_string());
@@ -133,15 +146,17 @@ impl World {
     pub(super) fn deliver_up(&mut self, conn: ConnId) {
         let control = self.control.get_mut(&conn).unwrap();
         match control.up.pop_front().unwrap() {
-            Up::Hello(hello) => self.coordinator_event(membership::Event::Hello(conn, hello)),
-            Up::Message(message) => self.coordinator_event(membership::Event::Message(conn, message)),
+            Up::Hello(hello) => self.coordinator_event(coordinator::Event::Hello(conn, hello)),
+            Up::Message(message) => {
+                self.coordinator_event(coordinator::Event::Message(conn, message))
+            }
             Up::Snapshot(step, state) => {
                 let (digest, bytes) = encode(&state);
-                self.coordinator_event(membership::Event::Snapshot { step, digest, bytes });
+                self.coordinator_event(coordinator::Event::Snapshot { step, digest, bytes });
             }
             Up::Closed => {
                 self.control.remove(&conn);
-                self.coordinator_event(membership::Event::Closed(conn));
+                self.coordinator_event(coordinator::Event::Closed(conn));
             }
         }
     }
@@ -158,7 +173,7 @@ impl World {
         self.next_id += 1;
         let id = WorkerId { name: name.clone(), incarnation: self.next_id };
         let objective = Arc::new(Spoiled::new(Arc::clone(&self.reference.objective)));
-        let machine = StepMachine::new(self.now, id.clone(), objective.clone());
+        let machine = WorkerMachine::new(self.now, id.clone(), objective.clone());
         let worker = Worker {
             id,
             machine,
@@ -172,21 +187,23 @@ impl World {
             copies: BTreeMap::new(),
         };
         self.workers.insert(name.clone(), worker);
-        self.worker_event(&name, step_machine::Event::DataReady);
+        self.worker_event(&name, worker::Event::DataReady);
     }
 
-    pub(super) fn worker_event(&mut self, name: &str, event: step_machine::Event) {
-        let Some(worker) = self.workers.get_mut(name) else { return };
+    pub(super) fn worker_event(&mut self, name: &str, event: worker::Event) {
+        let Some(worker) = self.workers.get_mut(name) else {
+            return;
+        };
         let commands = worker.machine.handle(self.now, event);
         worker.commands.extend(commands);
-        let StateAt { position, digest, .. } = worker.machine.at();
+        let StateRef { position, digest, .. } = worker.machine.at();
         if !self.spoiled.contains(name) {
             assert_eq!(digest, self.reference.digests[&position], "{name} at {position}");
         }
     }
 
-    pub(super) fn worker_command(&mut self, name: &str, command: step_machine::Command) {
-        use step_machine::Command;
+    pub(super) fn worker_command(&mut self, name: &str, command: worker::Command) {
+        use worker::Command;
         let worker = self.workers.get_mut(name).unwrap();
         let id = worker.id.clone();
         match command {
@@ -204,7 +221,10 @@ impl World {
                         let link = (id.clone(), peer, plan.generation);
                         self.data.entry(link).or_default().push_back(Data::Plan(Arc::clone(&plan)));
                     } else {
-                        self.worker_event(name, step_machine::Event::StreamBroken(plan.generation, other));
+                        self.worker_event(
+                            name,
+                            worker::Event::StreamBroken(plan.generation, other),
+                        );
                     }
                 }
             }
@@ -212,20 +232,22 @@ impl World {
                 let plan = worker.plan.clone().unwrap();
                 let peer = plan.member(rank).unwrap().id.clone();
                 if let Some(queue) = self.data.get_mut(&(id, peer, frame.generation)) {
-                    queue.push_back(Data::Frame(frame));
+                    queue.push_back(Data::ReduceFrame(frame));
                 }
             }
             Command::Copy(plan, donor) => self.copy(name, &plan, donor),
             Command::Serve(token, state, reports) => {
-                let Some((asker, generation)) = worker.copies.remove(&token) else { return };
-                let copy = state.map(|state| Copy { state: (*state).clone(), reports });
+                let Some((asker, generation)) = worker.copies.remove(&token) else {
+                    return;
+                };
+                let copy = state.map(|state| StateCopy { state: (*state).clone(), reports });
                 if self.is_alive(&asker) {
-                    self.worker_event(&asker.name, step_machine::Event::Copied(generation, copy));
+                    self.worker_event(&asker.name, worker::Event::Copied(generation, copy));
                 }
             }
             Command::Probe(peer, _) => {
                 let reached = self.is_alive(&peer) && !self.is_parted(name, &peer.name);
-                self.worker_event(name, step_machine::Event::Probed(peer, reached));
+                self.worker_event(name, worker::Event::ProbeResult(peer, reached));
             }
             Command::Exit(finish) => {
                 assert!(matches!(finish, Finish::Done) || !self.spoiled.is_empty(), "{finish:?}");
@@ -234,24 +256,27 @@ impl World {
         }
     }
 
-    pub(super) fn copy(&mut self, name: &str, plan: &Arc<Plan>, donor: Donor) {
-        let nothing = step_machine::Event::Copied(plan.generation, None);
+    pub(super) fn copy(&mut self, name: &str, plan: &Arc<Plan>, donor: CopySource) {
+        let nothing = worker::Event::Copied(plan.generation, None);
         match donor {
-            Donor::Coordinator => {
+            CopySource::Coordinator => {
                 let step = plan.start.position.step;
                 let saved = self.disk.checkpoints.get(&step);
-                let copy = saved.filter(|_| self.coordinator.is_some()).map(|(_, bytes)| Copy {
-                    state: decode(self.reference.objective.layout(), bytes),
-                    reports: Vec::new(),
-                });
+                let copy =
+                    saved.filter(|_| self.coordinator.is_some()).map(|(_, bytes)| StateCopy {
+                        state: decode(self.reference.objective.layout(), bytes),
+                        reports: Vec::new(),
+                    });
                 // What is to be saved may not be there yet.
-                if saved.is_none() && self.coordinator.as_ref().is_some_and(|c| c.commands.is_empty()) {
-                    let newest = self.disk.recorded().checkpoint;
-                    self.coordinator_event(membership::Event::Unreadable { step, newest });
+                if saved.is_none()
+                    && self.coordinator.as_ref().is_some_and(|c| c.commands.is_empty())
+                {
+                    let newest = self.disk.persisted().checkpoint;
+                    self.coordinator_event(coordinator::Event::Unreadable { step, newest });
                 }
-                self.worker_event(name, step_machine::Event::Copied(plan.generation, copy));
+                self.worker_event(name, worker::Event::Copied(plan.generation, copy));
             }
-            Donor::Member(rank) => {
+            CopySource::Member(rank) => {
                 let holder = plan.member(rank).unwrap().id.clone();
                 if !self.is_alive(&holder) || self.is_parted(name, &holder.name) {
                     return self.worker_event(name, nothing);
@@ -259,15 +284,21 @@ impl World {
                 self.next_id += 1;
                 let token = self.next_id;
                 let asker = self.workers[name].id.clone();
-                self.workers.get_mut(&holder.name).unwrap().copies.insert(token, (asker, plan.generation));
-                self.worker_event(&holder.name, step_machine::Event::CopyAsked(plan.start, token));
+                self.workers
+                    .get_mut(&holder.name)
+                    .unwrap()
+                    .copies
+                    .insert(token, (asker, plan.generation));
+                self.worker_event(&holder.name, worker::Event::CopyAsked(plan.start, token));
             }
         }
     }
 
     pub(super) fn send_up(&mut self, name: &str, message: Up) {
         let worker = &self.workers[name];
-        if let Some(control) = worker.conn.filter(|_| worker.welcomed).and_then(|conn| self.control.get_mut(&conn)) {
+        if let Some(control) =
+            worker.conn.filter(|_| worker.welcomed).and_then(|conn| self.control.get_mut(&conn))
+        {
             control.up.push_back(message);
         }
     }
@@ -282,9 +313,9 @@ impl World {
         match message {
             Down::Welcome => {
                 self.workers.get_mut(&name).unwrap().welcomed = true;
-                self.worker_event(&name, step_machine::Event::Welcome(self.schedule));
+                self.worker_event(&name, worker::Event::Welcome(self.schedule));
             }
-            Down::Message(message) => self.worker_event(&name, step_machine::Event::Message(message)),
+            Down::Message(message) => self.worker_event(&name, worker::Event::Message(message)),
             Down::Closed => self.cut_control(&name),
         }
     }
@@ -292,19 +323,25 @@ impl World {
     pub(super) fn deliver_data(&mut self, link: Link) {
         let (from, to, generation) = link.clone();
         let message = self.data.get_mut(&link).unwrap().pop_front().unwrap();
-        let Some(worker) = self.workers.get(&to.name).filter(|worker| worker.id == to) else { return };
+        let Some(worker) = self.workers.get(&to.name).filter(|worker| worker.id == to) else {
+            return;
+        };
         let rank_of = |plan: &Arc<Plan>| plan.rank_of(&from);
         let event = match message {
-            Data::Plan(plan) => step_machine::Event::PeerPlan(plan),
-            Data::Frame(frame) => {
+            Data::Plan(plan) => worker::Event::PeerPlan(plan),
+            Data::ReduceFrame(frame) => {
                 // The rank that the sender has in the frame's generation, as its stream's first frame said.
                 let plan = worker.plan.iter().find(|plan| plan.generation == generation);
-                let Some(rank) = plan.and_then(rank_of) else { return };
-                step_machine::Event::Frame(rank, frame)
+                let Some(rank) = plan.and_then(rank_of) else {
+                    return;
+                };
+                worker::Event::ReduceFrame(rank, frame)
             }
             Data::Broken => {
-                let Some(rank) = worker.plan.as_ref().and_then(rank_of) else { return };
-                step_machine::Event::StreamBroken(generation, rank)
+                let Some(rank) = worker.plan.as_ref().and_then(rank_of) else {
+                    return;
+                };
+                worker::Event::StreamBroken(generation, rank)
             }
         };
         self.worker_event(&to.name, event);

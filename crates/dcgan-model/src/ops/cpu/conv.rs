@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use pulp::Simd;
 
-use super::Prepare;
-use super::buffers;
-use super::layer::{Frame, Linear, Wanted};
-use super::product::{LANES, Left, Update, product};
-use super::taps::{inputs_last, taps_first, taps_last};
+use super::PackWeights;
+use super::buffer_pool;
+use super::fused_layer::{BlockOp, GradientTargets, PaddedShape};
+use super::gemm::{Accumulate, LANES, LeftMatrix, gemm};
+use super::kernel_layout::{inputs_last, taps_first, taps_last};
 
 /// Rows of a product that make it efficient; an image with fewer pixels shares one with others.
 const ROWS: usize = 64;
@@ -26,7 +26,7 @@ pub(crate) struct ConvWeights {
     backward: Vec<f32>,
 }
 
-impl Prepare for ConvWeights {
+impl PackWeights for ConvWeights {
     fn prepare(values: &[f32], shape: &[usize]) -> Self {
         let (outputs, inputs) = (shape[0], shape[1]);
         let columns = (9 * inputs).next_multiple_of(LANES);
@@ -51,18 +51,21 @@ impl Conv {
 
     /// For each row of patches, where its three taps begin in the padded images, in the order of the images' pixels.
     fn sources(&self, images: usize) -> impl Iterator<Item = [usize; 3]> {
-        let Frame { padded: [height, width], channels, .. } = self.frame();
+        let PaddedShape { padded: [height, width], channels, .. } = self.frame();
         let [rows, columns, _] = self.output();
         let stride = self.stride;
         (0..images * rows * columns).map(move |pixel| {
-            let (image, row, column) = (pixel / (rows * columns), pixel / columns % rows, pixel % columns);
-            [0, 1, 2].map(|tap| ((image * height + row * stride + tap) * width + column * stride) * channels)
+            let (image, row, column) =
+                (pixel / (rows * columns), pixel / columns % rows, pixel % columns);
+            [0, 1, 2].map(|tap| {
+                ((image * height + row * stride + tap) * width + column * stride) * channels
+            })
         })
     }
 
     fn patches(&self, images: usize, x: &[f32]) -> Vec<f32> {
         let ConvWeights { inputs, columns, .. } = *self.weights;
-        let mut patches = buffers::take(images * self.pixels() * columns);
+        let mut patches = buffer_pool::take(images * self.pixels() * columns);
         for (patch, sources) in patches.chunks_exact_mut(columns).zip(self.sources(images)) {
             for (to, source) in patch.chunks_exact_mut(3 * inputs).zip(sources) {
                 copy(&x[source..source + 3 * inputs], to);
@@ -81,13 +84,13 @@ fn copy(from: &[f32], to: &mut [f32]) {
     }
 }
 
-impl Linear for Conv {
-    fn frame(&self) -> Frame {
+impl BlockOp for Conv {
+    fn frame(&self) -> PaddedShape {
         let padded = self.size.map(|size| (size.div_ceil(self.stride) - 1) * self.stride + 3);
         // Keras's 'same' padding: where it is odd, the extra row or column comes after.
         let before = (padded[0] - self.size[0]) / 2;
         assert_eq!(before, (padded[1] - self.size[1]) / 2, "rows and columns are padded alike");
-        Frame { size: self.size, channels: self.weights.inputs, before, padded }
+        PaddedShape { size: self.size, channels: self.weights.inputs, before, padded }
     }
 
     fn output(&self) -> [usize; 3] {
@@ -108,23 +111,37 @@ impl Linear for Conv {
         let ConvWeights { inputs, outputs, columns, ref forward, .. } = *self.weights;
         let patches = self.patches(images, x);
         let size = [images * self.pixels(), 9 * inputs, outputs];
-        product(simd, size, Left::rows(&patches, columns), forward, Update::Set, y);
-        buffers::give(patches);
+        gemm(simd, size, LeftMatrix::rows(&patches, columns), forward, Accumulate::Set, y);
+        buffer_pool::give(patches);
     }
 
     #[inline(always)]
-    fn backward<S: Simd>(&self, simd: S, images: usize, x: &[f32], dy: &[f32], Wanted { dx, dw }: Wanted<'_>) {
+    fn backward<S: Simd>(
+        &self,
+        simd: S,
+        images: usize,
+        x: &[f32],
+        dy: &[f32],
+        GradientTargets { dx, dw }: GradientTargets<'_>,
+    ) {
         let ConvWeights { inputs, outputs, columns, ref backward, .. } = *self.weights;
         let pixels = images * self.pixels();
         if let Some(dw) = dw {
             let patches = self.patches(images, x);
-            let left = Left::transposed(&patches, columns);
-            product(simd, [9 * inputs, pixels, outputs], left, dy, Update::Add, dw);
-            buffers::give(patches);
+            let left = LeftMatrix::transposed(&patches, columns);
+            gemm(simd, [9 * inputs, pixels, outputs], left, dy, Accumulate::Add, dw);
+            buffer_pool::give(patches);
         }
         if let Some(dx) = dx {
-            let mut patches = buffers::take(pixels * columns);
-            product(simd, [pixels, outputs, columns], Left::rows(dy, outputs), backward, Update::Set, &mut patches);
+            let mut patches = buffer_pool::take(pixels * columns);
+            gemm(
+                simd,
+                [pixels, outputs, columns],
+                LeftMatrix::rows(dy, outputs),
+                backward,
+                Accumulate::Set,
+                &mut patches,
+            );
             for (patch, sources) in patches.chunks_exact(columns).zip(self.sources(images)) {
                 for (from, source) in patch.chunks_exact(3 * inputs).zip(sources) {
                     for (to, from) in dx[source..source + 3 * inputs].iter_mut().zip(from) {
@@ -132,7 +149,7 @@ impl Linear for Conv {
                     }
                 }
             }
-            buffers::give(patches);
+            buffer_pool::give(patches);
         }
     }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use pulp::{Simd, WithSimd};
 
-use super::Prepare;
-use super::buffers;
-use super::graph::{Inputs, Operation};
+use super::PackWeights;
+use super::autodiff::{OpInputs, Operation};
+use super::buffer_pool;
+use super::gemm::{Accumulate, LeftMatrix, gemm};
 use super::isa::Isa;
-use super::product::{Left, Update, product};
 
 /// Rows and columns of the maps.
 const SIZE: [usize; 2] = [7, 7];
@@ -22,14 +22,16 @@ pub(crate) struct DenseWeights {
     forward: Vec<f32>,
 }
 
-impl Prepare for DenseWeights {
+impl PackWeights for DenseWeights {
     fn prepare(values: &[f32], shape: &[usize]) -> Self {
         let (outputs, inputs) = (shape[0], shape[1]);
         let channels = outputs / (SIZE[0] * SIZE[1]);
         let mut weights = Self { inputs, channels, forward: vec![0.0; values.len()] };
         for (o, row) in values.chunks_exact(inputs).enumerate() {
-            let place = weights.place(o);
-            row.iter().enumerate().for_each(|(i, value)| weights.forward[i * outputs + place] = *value);
+            let device = weights.device(o);
+            row.iter()
+                .enumerate()
+                .for_each(|(i, value)| weights.forward[i * outputs + device] = *value);
         }
         weights
     }
@@ -40,8 +42,8 @@ impl DenseWeights {
         self.forward.len() / self.inputs
     }
 
-    /// The place of output `o` of the state's weights in channels-last maps.
-    fn place(&self, o: usize) -> usize {
+    /// The device of output `o` of the state's weights in channels-last maps.
+    fn device(&self, o: usize) -> usize {
         let pixels = SIZE[0] * SIZE[1];
         o % pixels * self.channels + o / pixels
     }
@@ -57,7 +59,7 @@ pub(crate) struct Dense {
 
 struct Product<'a> {
     size: [usize; 3],
-    left: Left<'a>,
+    left: LeftMatrix<'a>,
     right: &'a [f32],
     result: &'a mut [f32],
 }
@@ -68,7 +70,7 @@ impl WithSimd for Product<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { size, left, right, result } = self;
-        product(simd, size, left, right, Update::Set, result);
+        gemm(simd, size, left, right, Accumulate::Set, result);
     }
 }
 
@@ -77,15 +79,20 @@ impl Operation for Dense {
         vec![self.images, SIZE[0], SIZE[1], self.weights.channels]
     }
 
-    fn forward(&self, [x, _, bias, _]: Inputs<'_>) -> Vec<f32> {
+    fn forward(&self, [x, _, bias, _]: OpInputs<'_>) -> Vec<f32> {
         let DenseWeights { inputs, ref forward, .. } = *self.weights;
         let outputs = self.weights.outputs();
-        let mut y = buffers::take(self.images * outputs);
-        let left = Left::rows(x, inputs);
-        self.isa.run(Product { size: [self.images, inputs, outputs], left, right: forward, result: &mut y });
+        let mut y = buffer_pool::take(self.images * outputs);
+        let left = LeftMatrix::rows(x, inputs);
+        self.isa.run(Product {
+            size: [self.images, inputs, outputs],
+            left,
+            right: forward,
+            result: &mut y,
+        });
         for y in y.chunks_exact_mut(outputs) {
             for (o, bias) in bias.iter().enumerate() {
-                let y = &mut y[self.weights.place(o)];
+                let y = &mut y[self.weights.device(o)];
                 let sum = *y + bias;
                 // Not `max`: what is not a number must stay visible.
                 *y = if sum < 0.0 { 0.0 } else { sum };
@@ -94,25 +101,37 @@ impl Operation for Dense {
         y
     }
 
-    fn backward(&self, [x, ..]: Inputs<'_>, y: &[f32], dy: &[f32], wanted: [bool; 4]) -> [Option<Vec<f32>>; 4] {
+    fn backward(
+        &self,
+        [x, ..]: OpInputs<'_>,
+        y: &[f32],
+        dy: &[f32],
+        wanted: [bool; 4],
+    ) -> [Option<Vec<f32>>; 4] {
         assert!(!wanted[0], "no gradients by latents are needed");
         let DenseWeights { inputs, .. } = *self.weights;
         let outputs = self.weights.outputs();
-        let dz: Vec<f32> = y.iter().zip(dy).map(|(y, dy)| if *y > 0.0 { *dy } else { 0.0 }).collect();
-        let mut dw = buffers::take(inputs * outputs);
-        let left = Left::transposed(x, inputs);
-        self.isa.run(Product { size: [inputs, self.images, outputs], left, right: &dz, result: &mut dw });
+        let dz: Vec<f32> =
+            y.iter().zip(dy).map(|(y, dy)| if *y > 0.0 { *dy } else { 0.0 }).collect();
+        let mut dw = buffer_pool::take(inputs * outputs);
+        let left = LeftMatrix::transposed(x, inputs);
+        self.isa.run(Product {
+            size: [inputs, self.images, outputs],
+            left,
+            right: &dz,
+            result: &mut dw,
+        });
         let mut sums = vec![0f32; outputs];
         for dz in dz.chunks_exact(outputs) {
             sums.iter_mut().zip(dz).for_each(|(sum, dz)| *sum += dz);
         }
-        let by_bias = (0..outputs).map(|o| sums[self.weights.place(o)]).collect();
+        let by_bias = (0..outputs).map(|o| sums[self.weights.device(o)]).collect();
         let mut by_weight = vec![0.0; dw.len()];
         for (o, row) in by_weight.chunks_exact_mut(inputs).enumerate() {
-            let place = self.weights.place(o);
-            row.iter_mut().enumerate().for_each(|(i, value)| *value = dw[i * outputs + place]);
+            let device = self.weights.device(o);
+            row.iter_mut().enumerate().for_each(|(i, value)| *value = dw[i * outputs + device]);
         }
-        buffers::give(dw);
+        buffer_pool::give(dw);
         [None, None, Some(by_bias), Some(by_weight)]
     }
 }

@@ -67,9 +67,9 @@ impl Isa {
 }
 
 /// Loops over numbers of which the compiler makes vectors.
-pub(crate) struct Loop<F>(pub(crate) F);
+pub(crate) struct WithIsa<F>(pub(crate) F);
 
-impl<F: FnOnce() -> R, R> WithSimd for Loop<F> {
+impl<F: FnOnce() -> R, R> WithSimd for WithIsa<F> {
     type Output = R;
 
     #[inline(always)]

@@ -2,21 +2,21 @@
 //! processor.
 //!
 //! Nothing here depends on the width of vectors, on cache sizes or on the platform's libm: sums run in an order of their
-//! own, products are fused ([`product`]), functions are polynomials.
+//! own, products are fused ([`gemm`]), functions are polynomials.
 
-mod buffers;
+mod autodiff;
+pub mod bench_cases;
+mod bias_tanh;
+mod buffer_pool;
 mod conv;
+mod conv_to_image;
 mod dense;
-mod graph;
+mod fused_layer;
+mod gemm;
 mod isa;
-mod layer;
-pub mod measure;
+mod kernel_layout;
 mod norm;
-mod output;
 mod pool;
-mod product;
-mod taps;
-mod to_one;
 mod upsample;
 
 use std::sync::{Arc, OnceLock};
@@ -24,100 +24,128 @@ use std::sync::{Arc, OnceLock};
 use burn::tensor::{Tensor, TensorData};
 
 pub(crate) use conv::ConvWeights;
+pub(crate) use conv_to_image::ConvToImageWeights;
 pub(crate) use dense::DenseWeights;
-pub(crate) use isa::{Isa, Loop};
+pub(crate) use isa::{Isa, WithIsa};
 pub(crate) use pool::PoolWeights;
-pub(crate) use to_one::ToOneWeights;
 pub(crate) use upsample::UpsampleWeights;
 
-use super::{Input, Maps, Raw, Statistics};
+use super::{ConvOutput, FeatureMaps, LayerInput, Statistics};
+use bias_tanh::BiasTanh;
 use conv::Conv;
+use conv_to_image::ConvToImage;
 use dense::Dense;
-use layer::{Layer, Linear};
-use norm::Norm;
-use output::Output;
+use fused_layer::{BlockOp, FusedLayer};
+use norm::BatchNorm;
 use pool::Pool;
-use to_one::ToOne;
 use upsample::Upsample;
 
 /// Weights in the form that an operation needs.
-pub(crate) trait Prepare: Send + Sync + 'static {
+pub(crate) trait PackWeights: Send + Sync + 'static {
     /// From a tensor of the state, with its shape.
     fn prepare(values: &[f32], shape: &[usize]) -> Self;
 }
 
-pub(crate) fn dense(isa: Isa, weights: &Arc<DenseWeights>, x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Maps {
+pub(crate) fn dense(
+    isa: Isa,
+    weights: &Arc<DenseWeights>,
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    bias: Tensor<1>,
+) -> FeatureMaps {
     let operation = Dense { isa, weights: Arc::clone(weights), images: x.dims()[0] };
-    graph::apply(Arc::new(operation), x, [nothing(&bias), bias], weight)
+    autodiff::apply(Arc::new(operation), x, [nothing(&bias), bias], weight)
 }
 
-pub(crate) fn conv(isa: Isa, weights: &Arc<ConvWeights>, input: Input, weight: Tensor<4>, stride: usize) -> Raw {
+pub(crate) fn conv(
+    isa: Isa,
+    weights: &Arc<ConvWeights>,
+    input: LayerInput,
+    weight: Tensor<4>,
+    stride: usize,
+) -> ConvOutput {
     let [_, h, w, _] = input.maps.dims();
     raw(isa, Conv { size: [h, w], stride, weights: Arc::clone(weights) }, input, weight)
 }
 
-pub(crate) fn upsample_conv(isa: Isa, weights: &Arc<UpsampleWeights>, input: Input, weight: Tensor<4>) -> Raw {
+pub(crate) fn upsample_conv(
+    isa: Isa,
+    weights: &Arc<UpsampleWeights>,
+    input: LayerInput,
+    weight: Tensor<4>,
+) -> ConvOutput {
     let [_, h, w, _] = input.maps.dims();
     raw(isa, Upsample { size: [h, w], weights: Arc::clone(weights) }, input, weight)
 }
 
 pub(crate) fn to_images(
     isa: Isa,
-    weights: &Arc<ToOneWeights>,
-    input: Input,
+    weights: &Arc<ConvToImageWeights>,
+    input: LayerInput,
     weight: Tensor<4>,
     bias: Tensor<1>,
-) -> Maps {
+) -> FeatureMaps {
     let [_, h, w, _] = input.maps.dims();
-    let maps = layer(isa, ToOne { size: [h, w], weights: Arc::clone(weights) }, input, weight, None);
+    let maps =
+        layer(isa, ConvToImage { size: [h, w], weights: Arc::clone(weights) }, input, weight, None);
     output(isa, maps, bias, true)
 }
 
 pub(crate) fn to_logits(
     isa: Isa,
     weights: &Arc<PoolWeights>,
-    input: Input,
+    input: LayerInput,
     weight: Tensor<2>,
     bias: Tensor<1>,
-) -> Maps {
+) -> FeatureMaps {
     let [_, h, w, _] = input.maps.dims();
     let maps = layer(isa, Pool { size: [h, w], weights: Arc::clone(weights) }, input, weight, None);
     output(isa, maps, bias, false)
 }
 
-fn output(isa: Isa, maps: Maps, bias: Tensor<1>, tanh: bool) -> Maps {
-    let operation = Output { isa, shape: maps.dims().to_vec(), tanh };
-    graph::apply(Arc::new(operation), maps, [nothing(&bias), bias.clone()], nothing(&bias))
+fn output(isa: Isa, maps: FeatureMaps, bias: Tensor<1>, tanh: bool) -> FeatureMaps {
+    let operation = BiasTanh { isa, shape: maps.dims().to_vec(), tanh };
+    autodiff::apply(Arc::new(operation), maps, [nothing(&bias), bias.clone()], nothing(&bias))
 }
 
 /// A convolution whose result is to be normalised.
-fn raw<L: Linear + 'static, const D: usize>(isa: Isa, linear: L, input: Input, weight: Tensor<D>) -> Raw {
+fn raw<L: BlockOp + 'static, const D: usize>(
+    isa: Isa,
+    op: L,
+    input: LayerInput,
+    weight: Tensor<D>,
+) -> ConvOutput {
     let sums = Arc::new(OnceLock::new());
-    let maps = layer(isa, linear, input, weight, Some(Arc::clone(&sums)));
+    let maps = layer(isa, op, input, weight, Some(Arc::clone(&sums)));
     let [mean, variance] = sums.get().expect("the operation has run").statistics().map(|values| {
         let len = values.len();
         Tensor::from_data(TensorData::new(values, [len]), &maps.device().without_autodiff())
     });
-    Raw { maps, statistics: Statistics { mean, variance } }
+    ConvOutput { maps, statistics: Statistics { mean, variance } }
 }
 
-fn layer<L: Linear + 'static, const D: usize>(
+fn layer<L: BlockOp + 'static, const D: usize>(
     isa: Isa,
-    linear: L,
-    input: Input,
+    op: L,
+    input: LayerInput,
     weight: Tensor<D>,
     sums: Option<Arc<OnceLock<norm::Sums>>>,
-) -> Maps {
-    let Input { maps, norm } = input;
+) -> FeatureMaps {
+    let LayerInput { maps, norm } = input;
     let (norm, parameters) = match norm {
         None => (None, [(); 2].map(|()| nothing(&weight))),
-        Some(super::Norm { statistics: Statistics { mean, variance }, scale, shift, slope }) => {
+        Some(super::Normalization {
+            statistics: Statistics { mean, variance },
+            scale,
+            shift,
+            slope,
+        }) => {
             let [mean, variance] = [mean, variance].map(values);
-            (Some(Norm { mean, variance, slope }), [scale, shift])
+            (Some(BatchNorm { mean, variance, slope }), [scale, shift])
         }
     };
-    let operation = Layer { isa, linear, norm, images: maps.dims()[0], sums };
-    graph::apply(Arc::new(operation), maps, parameters, weight)
+    let operation = FusedLayer { isa, op, norm, images: maps.dims()[0], sums };
+    autodiff::apply(Arc::new(operation), maps, parameters, weight)
 }
 
 fn values(tensor: Tensor<1>) -> Vec<f32> {

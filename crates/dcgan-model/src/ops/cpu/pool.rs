@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use pulp::Simd;
 
-use super::Prepare;
-use super::layer::{Frame, Linear, Wanted};
+use super::PackWeights;
+use super::fused_layer::{BlockOp, GradientTargets, PaddedShape};
 
 /// Weights `[1, channels]`.
 #[derive(Debug)]
 pub(crate) struct PoolWeights(Vec<f32>);
 
-impl Prepare for PoolWeights {
+impl PackWeights for PoolWeights {
     fn prepare(values: &[f32], _: &[usize]) -> Self {
         Self(values.to_vec())
     }
@@ -39,9 +39,14 @@ impl Pool {
     }
 }
 
-impl Linear for Pool {
-    fn frame(&self) -> Frame {
-        Frame { size: self.size, channels: self.weights.0.len(), before: 0, padded: self.size }
+impl BlockOp for Pool {
+    fn frame(&self) -> PaddedShape {
+        PaddedShape {
+            size: self.size,
+            channels: self.weights.0.len(),
+            before: 0,
+            padded: self.size,
+        }
     }
 
     fn output(&self) -> [usize; 3] {
@@ -64,7 +69,14 @@ impl Linear for Pool {
     }
 
     #[inline(always)]
-    fn backward<S: Simd>(&self, _: S, images: usize, x: &[f32], dy: &[f32], Wanted { dx, dw }: Wanted<'_>) {
+    fn backward<S: Simd>(
+        &self,
+        _: S,
+        images: usize,
+        x: &[f32],
+        dy: &[f32],
+        GradientTargets { dx, dw }: GradientTargets<'_>,
+    ) {
         if let Some(dw) = dw {
             for (dy, means) in dy.iter().zip(self.means(x)).take(images) {
                 dw.iter_mut().zip(means).for_each(|(dw, mean)| *dw = mean.mul_add(*dy, *dw));
@@ -72,10 +84,15 @@ impl Linear for Pool {
         }
         if let Some(dx) = dx {
             let pixels = self.size[0] * self.size[1];
-            for (dy, dx) in dy.iter().zip(dx.chunks_exact_mut(pixels * self.weights.0.len())).take(images) {
+            for (dy, dx) in
+                dy.iter().zip(dx.chunks_exact_mut(pixels * self.weights.0.len())).take(images)
+            {
                 let dy = dy / pixels as f32;
                 for pixel in dx.chunks_exact_mut(self.weights.0.len()) {
-                    pixel.iter_mut().zip(&self.weights.0).for_each(|(dx, w)| *dx = dy.mul_add(*w, *dx));
+                    pixel
+                        .iter_mut()
+                        .zip(&self.weights.0)
+                        .for_each(|(dx, w)| *dx = dy.mul_add(*w, *dx));
                 }
             }
         }

@@ -16,18 +16,18 @@
 //! ```
 //!
 //! In two dimensions the same holds along rows and columns: five by five products of matrices `[tiles, inputs]` and
-//! `[inputs, outputs]`. The operation is linear in the maps and in the weights, so the gradients are the same products
+//! `[inputs, outputs]`. The operation is op in the maps and in the weights, so the gradients are the same products
 //! with every transformation transposed. All constants are 1 and 1/2: it is as exact as the direct form.
 
 use std::sync::Arc;
 
 use pulp::Simd;
 
-use super::Prepare;
-use super::buffers;
-use super::layer::{Frame, Linear, Wanted};
-use super::product::{Left, Update, product};
-use super::taps::{taps_first, taps_last};
+use super::PackWeights;
+use super::buffer_pool;
+use super::fused_layer::{BlockOp, GradientTargets, PaddedShape};
+use super::gemm::{Accumulate, LeftMatrix, gemm};
+use super::kernel_layout::{taps_first, taps_last};
 
 /// The transformed input of each of five products.
 const SHARED: [usize; 5] = [0, 1, 2, 1, 3];
@@ -41,7 +41,8 @@ fn products() -> impl Iterator<Item = (usize, usize)> {
 const TILES: usize = 64;
 
 /// The combinations of a kernel's taps, row combination slowest.
-const TAPS: [[f32; 3]; 5] = [[0.5, 0.5, 0.5], [-0.5, 0.5, 0.5], [1.0, 0.0, 0.0], [0.5, 0.5, -0.5], [0.0, 0.0, 1.0]];
+const TAPS: [[f32; 3]; 5] =
+    [[0.5, 0.5, 0.5], [-0.5, 0.5, 0.5], [1.0, 0.0, 0.0], [0.5, 0.5, -0.5], [0.0, 0.0, 1.0]];
 
 /// A convolution's weights `[outputs, inputs, 3, 3]`, as products need them.
 #[derive(Debug)]
@@ -54,13 +55,14 @@ pub(crate) struct UpsampleWeights {
     backward: Vec<f32>,
 }
 
-impl Prepare for UpsampleWeights {
+impl PackWeights for UpsampleWeights {
     fn prepare(values: &[f32], shape: &[usize]) -> Self {
         let (outputs, inputs) = (shape[0], shape[1]);
         // `[9, inputs, outputs]`, and the same with inputs last.
         let forward = taps_first(values, outputs, inputs);
         let mut backward = vec![0.0; values.len()];
-        let planes = forward.chunks_exact(inputs * outputs).zip(backward.chunks_exact_mut(inputs * outputs));
+        let planes =
+            forward.chunks_exact(inputs * outputs).zip(backward.chunks_exact_mut(inputs * outputs));
         planes.for_each(|(from, to)| transpose(from, outputs, to));
         let [forward, backward] = [forward, backward].map(|taps| combine(&taps));
         Self { inputs, outputs, forward, backward }
@@ -86,7 +88,7 @@ impl Upsample {
         let (places, count) = self.places(images);
         let inputs = self.weights.inputs;
         let width = self.frame().padded[1];
-        let mut u = buffers::take(16 * count * inputs);
+        let mut u = buffer_pool::take(16 * count * inputs);
         let vectors = inputs / S::F32_LANES;
         let (x, to) = (S::as_simd_f32s(x).0, S::as_mut_simd_f32s(&mut u).0);
         let zero = simd.splat_f32s(0.0);
@@ -95,7 +97,10 @@ impl Upsample {
                 let mut d = [[zero; 4]; 4];
                 for (i, d) in d.iter_mut().enumerate() {
                     let row = (pixel + i * width) * vectors + v;
-                    *d = to_products(simd, [x[row], x[row + vectors], x[row + 2 * vectors], x[row + 3 * vectors]]);
+                    *d = to_products(
+                        simd,
+                        [x[row], x[row + vectors], x[row + 2 * vectors], x[row + 3 * vectors]],
+                    );
                 }
                 for j in 0..4 {
                     let column = to_products(simd, [d[0][j], d[1][j], d[2][j], d[3][j]]);
@@ -113,11 +118,12 @@ impl Upsample {
         let [rows, columns] = self.tiles();
         let [height, width] = self.frame().padded;
         let count = rows * columns * images;
-        let place = move |tile: usize| {
-            let (image, row, column) = (tile / (rows * columns), tile / columns % rows, tile % columns);
+        let device = move |tile: usize| {
+            let (image, row, column) =
+                (tile / (rows * columns), tile / columns % rows, tile % columns);
             ((image * height + 2 * row) * width + 2 * column, image, [row, column])
         };
-        ((0..count).map(place), count)
+        ((0..count).map(device), count)
     }
 }
 
@@ -149,10 +155,10 @@ fn from_outputs<S: Simd>(simd: S, [e0, o0, e1, o1]: [S::f32s; 4]) -> [S::f32s; 5
     [all, simd.sub_f32s(e0, e1), e0, simd.sub_f32s(o0, o1), o1]
 }
 
-impl Linear for Upsample {
-    fn frame(&self) -> Frame {
+impl BlockOp for Upsample {
+    fn frame(&self) -> PaddedShape {
         let padded = self.tiles().map(|tiles| 2 * tiles + 2);
-        Frame { size: self.size, channels: self.weights.inputs, before: 1, padded }
+        PaddedShape { size: self.size, channels: self.weights.inputs, before: 1, padded }
     }
 
     fn output(&self) -> [usize; 3] {
@@ -174,10 +180,17 @@ impl Linear for Upsample {
         let UpsampleWeights { inputs, outputs, ref forward, .. } = *self.weights;
         let u = self.transform(simd, images, x);
         let (places, count) = self.places(images);
-        let mut results = buffers::take(25 * count * outputs);
+        let mut results = buffer_pool::take(25 * count * outputs);
         for ((p, shared), result) in products().zip(results.chunks_exact_mut(count * outputs)) {
-            let left = Left::rows(&u[shared * count * inputs..], inputs);
-            product(simd, [count, inputs, outputs], left, &forward[p * inputs * outputs..], Update::Set, result);
+            let left = LeftMatrix::rows(&u[shared * count * inputs..], inputs);
+            gemm(
+                simd,
+                [count, inputs, outputs],
+                left,
+                &forward[p * inputs * outputs..],
+                Accumulate::Set,
+                result,
+            );
         }
         let vectors = outputs / S::F32_LANES;
         let (from, to) = (S::as_simd_f32s(&results).0, S::as_mut_simd_f32s(y).0);
@@ -189,27 +202,39 @@ impl Linear for Upsample {
                 let mut m = [[zero; 4]; 5];
                 for (i, m) in m.iter_mut().enumerate() {
                     let at = |j: usize| ((5 * i + j) * count + tile) * vectors + v;
-                    *m = to_outputs(simd, [from[at(0)], from[at(1)], from[at(2)], from[at(3)], from[at(4)]]);
+                    *m = to_outputs(
+                        simd,
+                        [from[at(0)], from[at(1)], from[at(2)], from[at(3)], from[at(4)]],
+                    );
                 }
                 for j in 0..4 {
                     let outputs = to_outputs(simd, [m[0][j], m[1][j], m[2][j], m[3][j], m[4][j]]);
                     for (i, output) in outputs.into_iter().enumerate() {
                         if i < inside[0] && j < inside[1] {
-                            to[((image * height + 4 * row + i) * width + 4 * column + j) * vectors + v] = output;
+                            to[((image * height + 4 * row + i) * width + 4 * column + j)
+                                * vectors
+                                + v] = output;
                         }
                     }
                 }
             }
         }
-        buffers::give(u);
-        buffers::give(results);
+        buffer_pool::give(u);
+        buffer_pool::give(results);
     }
 
     #[inline(always)]
-    fn backward<S: Simd>(&self, simd: S, images: usize, x: &[f32], dy: &[f32], Wanted { dx, dw }: Wanted<'_>) {
+    fn backward<S: Simd>(
+        &self,
+        simd: S,
+        images: usize,
+        x: &[f32],
+        dy: &[f32],
+        GradientTargets { dx, dw }: GradientTargets<'_>,
+    ) {
         let UpsampleWeights { inputs, outputs, ref backward, .. } = *self.weights;
         let (places, count) = self.places(images);
-        let mut gradients = buffers::take(25 * count * outputs);
+        let mut gradients = buffer_pool::take(25 * count * outputs);
         let vectors = outputs / S::F32_LANES;
         let (from, to) = (S::as_simd_f32s(dy).0, S::as_mut_simd_f32s(&mut gradients).0);
         let [height, width, _] = self.output();
@@ -222,7 +247,10 @@ impl Linear for Upsample {
                     let mut outputs = [zero; 4];
                     for (j, output) in outputs.iter_mut().enumerate() {
                         if i < inside[0] && j < inside[1] {
-                            *output = from[((image * height + 4 * row + i) * width + 4 * column + j) * vectors + v];
+                            *output =
+                                from[((image * height + 4 * row + i) * width + 4 * column + j)
+                                    * vectors
+                                    + v];
                         }
                     }
                     *d = from_outputs(simd, outputs);
@@ -238,20 +266,31 @@ impl Linear for Upsample {
         if let Some(dw) = dw {
             let u = self.transform(simd, images, x);
             for ((p, shared), dw) in products().zip(dw.chunks_exact_mut(inputs * outputs)) {
-                let left = Left::transposed(&u[shared * count * inputs..], inputs);
+                let left = LeftMatrix::transposed(&u[shared * count * inputs..], inputs);
                 let gradients = &gradients[p * count * outputs..];
-                product(simd, [inputs, count, outputs], left, gradients, Update::Add, dw);
+                gemm(simd, [inputs, count, outputs], left, gradients, Accumulate::Add, dw);
             }
-            buffers::give(u);
+            buffer_pool::give(u);
         }
         if let Some(dx) = dx {
-            let mut du = buffers::take(16 * count * inputs);
+            let mut du = buffer_pool::take(16 * count * inputs);
             let mut seen = [false; 16];
             for (p, shared) in products() {
-                let left = Left::rows(&gradients[p * count * outputs..], outputs);
-                let update = if std::mem::replace(&mut seen[shared], true) { Update::Add } else { Update::Set };
+                let left = LeftMatrix::rows(&gradients[p * count * outputs..], outputs);
+                let update = if std::mem::replace(&mut seen[shared], true) {
+                    Accumulate::Add
+                } else {
+                    Accumulate::Set
+                };
                 let result = &mut du[shared * count * inputs..][..count * inputs];
-                product(simd, [count, outputs, inputs], left, &backward[p * inputs * outputs..], update, result);
+                gemm(
+                    simd,
+                    [count, outputs, inputs],
+                    left,
+                    &backward[p * inputs * outputs..],
+                    update,
+                    result,
+                );
             }
             let vectors = inputs / S::F32_LANES;
             let width = self.frame().padded[1];
@@ -261,7 +300,10 @@ impl Linear for Upsample {
                     let mut d = [[zero; 4]; 4];
                     for (i, d) in d.iter_mut().enumerate() {
                         let at = |j: usize| ((4 * i + j) * count + tile) * vectors + v;
-                        *d = from_products(simd, [from[at(0)], from[at(1)], from[at(2)], from[at(3)]]);
+                        *d = from_products(
+                            simd,
+                            [from[at(0)], from[at(1)], from[at(2)], from[at(3)]],
+                        );
                     }
                     for j in 0..4 {
                         let column = from_products(simd, [d[0][j], d[1][j], d[2][j], d[3][j]]);
@@ -272,9 +314,9 @@ impl Linear for Upsample {
                     }
                 }
             }
-            buffers::give(du);
+            buffer_pool::give(du);
         }
-        buffers::give(gradients);
+        buffer_pool::give(gradients);
     }
 
     fn weight_gradient(&self, sum: &[f32]) -> Vec<f32> {

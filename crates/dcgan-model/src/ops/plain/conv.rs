@@ -3,18 +3,20 @@
 
 use burn::tensor::{Int, Tensor, TensorData, s};
 
-use super::super::Maps;
+use super::super::FeatureMaps;
 
-/// Maps `[N, H, W, C]` and weights `[O, C, 3, 3]` to maps `[N, H', W', O]`: one product with a matrix of patches, which
+/// FeatureMaps `[N, H, W, C]` and weights `[O, C, 3, 3]` to maps `[N, H', W', O]`: one product with a matrix of patches, which
 /// is small for the layers that use it.
-pub(crate) fn conv3x3(x: Maps, weight: Tensor<4>, stride: usize) -> Maps {
+pub(crate) fn conv3x3(x: FeatureMaps, weight: Tensor<4>, stride: usize) -> FeatureMaps {
     let [n, h, w, c] = x.dims();
     let outputs = weight.dims()[0];
     let (rows, columns) = (h.div_ceil(stride), w.div_ceil(stride));
     let sources = patch_sources([h, w], stride);
     let device = x.device();
-    let sources =
-        Tensor::<1, Int>::from_data(TensorData::new(sources, [9 * rows * columns]), &device.clone().without_autodiff());
+    let sources = Tensor::<1, Int>::from_data(
+        TensorData::new(sources, [9 * rows * columns]),
+        &device.clone().without_autodiff(),
+    );
     // One more pixel, which is zero, stands for everything outside.
     let pixels = Tensor::cat(vec![x.reshape([n, h * w, c]), Tensor::zeros([n, 1, c], &device)], 1);
     let patches = pixels.select(1, sources).reshape([n * rows * columns, 9 * c]);
@@ -40,7 +42,7 @@ fn patch_sources([h, w]: [usize; 2], stride: usize) -> Vec<i64> {
 
 /// A convolution at stride 1 to a single channel: nine products first, then nine shifted sums of single maps, where a
 /// matrix of patches would be nine times as large as the maps.
-pub(crate) fn conv3x3_to_one(x: Maps, weight: Tensor<4>) -> Maps {
+pub(crate) fn conv3x3_to_one(x: FeatureMaps, weight: Tensor<4>) -> FeatureMaps {
     let [n, h, w, c] = x.dims();
     let device = x.device();
     let taps = x.reshape([n * h * w, c]).matmul(weight.reshape([c, 9])).reshape([n, h, w, 9]);
@@ -61,7 +63,9 @@ mod tests {
     #[test]
     fn padding_is_that_of_keras() {
         // At stride 2 on an even size the extra row comes after; on 7 there is one on either side.
-        for (size, rows, first, last) in [(28, 14, [0, 1, 2], [26, 27, 28]), (7, 4, [7, 0, 1], [5, 6, 7])] {
+        for (size, rows, first, last) in
+            [(28, 14, [0, 1, 2], [26, 27, 28]), (7, 4, [7, 0, 1], [5, 6, 7])]
+        {
             let sources = patch_sources([size, 1], 2);
             let taps = |row: usize| [0, 1, 2].map(|tap| sources[9 * row + 3 * tap + 1]);
             assert_eq!((taps(0), taps(rows - 1)), (first, last));

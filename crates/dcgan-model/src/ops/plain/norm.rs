@@ -2,21 +2,28 @@
 
 use burn::tensor::activation;
 
-use super::super::{EPSILON, Input, Maps, Norm, Raw, Statistics};
+use super::super::{ConvOutput, EPSILON, FeatureMaps, LayerInput, Normalization, Statistics};
 
-/// Maps with the statistics of their channels.
-pub(crate) fn with_statistics(maps: Maps) -> Raw {
+/// FeatureMaps with the statistics of their channels.
+pub(crate) fn with_statistics(maps: FeatureMaps) -> ConvOutput {
     let [n, h, w, c] = maps.dims();
     let pixels = maps.clone().reshape([n * h * w, c]);
     let mean = pixels.clone().mean_dim(0);
     let centred = pixels - mean.clone();
     let variance = (centred.clone() * centred).mean_dim(0);
-    Raw { maps, statistics: Statistics { mean: mean.reshape([c]), variance: variance.reshape([c]) } }
+    ConvOutput {
+        maps,
+        statistics: Statistics { mean: mean.reshape([c]), variance: variance.reshape([c]) },
+    }
 }
 
 /// What a convolution is given.
-pub(crate) fn normed(Input { maps, norm }: Input) -> Maps {
-    let Some(Norm { statistics: Statistics { mean, variance }, scale, shift, slope }) = norm else { return maps };
+pub(crate) fn normed(LayerInput { maps, norm }: LayerInput) -> FeatureMaps {
+    let Some(Normalization { statistics: Statistics { mean, variance }, scale, shift, slope }) =
+        norm
+    else {
+        return maps;
+    };
     let shape = [1, 1, 1, mean.dims()[0]];
     let factor = (scale / (variance + EPSILON).sqrt()).reshape(shape);
     let y = (maps - mean.reshape(shape)) * factor + shift.reshape(shape);

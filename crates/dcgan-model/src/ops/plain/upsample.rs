@@ -12,13 +12,13 @@
 
 use burn::tensor::{Tensor, TensorData, s};
 
-use super::super::Maps;
+use super::super::FeatureMaps;
 
 /// The combinations of three taps that are multiplied: S, -g0, g2.
 const COMBINATIONS: [[f32; 3]; 3] = [[1.0, 1.0, 1.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]];
 
-/// Maps `[N, H, W, C]` and weights `[O, C, 3, 3]` to maps `[N, 2H, 2W, O]`.
-pub(crate) fn upsample_conv3x3(x: Maps, weight: Tensor<4>) -> Maps {
+/// FeatureMaps `[N, H, W, C]` and weights `[O, C, 3, 3]` to maps `[N, 2H, 2W, O]`.
+pub(crate) fn upsample_conv3x3(x: FeatureMaps, weight: Tensor<4>) -> FeatureMaps {
     let [n, h, w, _] = x.dims();
     let weights = Combined::new(weight);
     let o = weights.outputs;
@@ -30,7 +30,7 @@ pub(crate) fn upsample_conv3x3(x: Maps, weight: Tensor<4>) -> Maps {
 }
 
 /// `x[i] - x[i-1]` along a dimension, for i from 0 to its size, with zeros outside.
-fn difference(x: Maps, dimension: usize) -> Maps {
+fn difference(x: FeatureMaps, dimension: usize) -> FeatureMaps {
     let mut shape = x.dims();
     let size = std::mem::replace(&mut shape[dimension], 1);
     let zeros = Tensor::zeros(shape, &x.device());
@@ -49,20 +49,26 @@ impl Combined {
     fn new(weight: Tensor<4>) -> Self {
         let [outputs, inputs, _, _] = weight.dims();
         let mut taps_to_combinations = [0.0; 81];
-        for (place, value) in taps_to_combinations.iter_mut().enumerate() {
-            let (tap, combination) = (place / 9, place % 9);
-            *value = COMBINATIONS[combination / 3][tap / 3] * COMBINATIONS[combination % 3][tap % 3];
+        for (device, value) in taps_to_combinations.iter_mut().enumerate() {
+            let (tap, combination) = (device / 9, device % 9);
+            *value =
+                COMBINATIONS[combination / 3][tap / 3] * COMBINATIONS[combination % 3][tap % 3];
         }
         let data = TensorData::new(taps_to_combinations.to_vec(), [9, 9]);
-        let taps_to_combinations = Tensor::<2>::from_data(data, &weight.device().without_autodiff());
+        let taps_to_combinations =
+            Tensor::<2>::from_data(data, &weight.device().without_autodiff());
         let combined = weight.reshape([outputs * inputs, 9]).matmul(taps_to_combinations);
-        Self { matrices: combined.reshape([outputs, inputs, 9]).permute([2, 1, 0]), inputs, outputs }
+        Self {
+            matrices: combined.reshape([outputs, inputs, 9]).permute([2, 1, 0]),
+            inputs,
+            outputs,
+        }
     }
 
     /// The products with row combination `row`, put together along the columns: `[N, H, 2W, O]`.
-    fn both_columns(&self, x: Maps, row: usize) -> Maps {
+    fn both_columns(&self, x: FeatureMaps, row: usize) -> FeatureMaps {
         let [n, h, w, _] = x.dims();
-        let product = |x: Maps, column: usize| {
+        let product = |x: FeatureMaps, column: usize| {
             let [n, h, w, c] = x.dims();
             let combination = 3 * row + column;
             let matrix = self.matrices.clone().slice(s![combination..combination + 1, .., ..]);
@@ -73,6 +79,11 @@ impl Combined {
         let whole = product(x, 0);
         let left = product(differences.clone(), 1).slice(s![.., .., 0..w, ..]);
         let right = product(differences, 2).slice(s![.., .., 1..w + 1, ..]);
-        Tensor::stack::<5>(vec![whole.clone() + left, whole + right], 3).reshape([n, h, 2 * w, self.outputs])
+        Tensor::stack::<5>(vec![whole.clone() + left, whole + right], 3).reshape([
+            n,
+            h,
+            2 * w,
+            self.outputs,
+        ])
     }
 }

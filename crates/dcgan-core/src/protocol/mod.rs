@@ -1,0 +1,6 @@
+//! The protocol.
+
+pub mod coordinator;
+pub mod message;
+pub mod plan;
+pub mod worker;

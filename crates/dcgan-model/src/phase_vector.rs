@@ -1,0 +1,90 @@
+//! The flat vector that a phase yields for a shard, and that the all-reduce adds up over the shards.
+//!
+//! One vector holds everything that has to be summed, so that a phase needs a single all-reduce:
+//! `[gradients | batch statistics | loss | accuracy]`.
+
+use dcgan_core::state::Layout;
+
+use crate::layout::NetworkTensors;
+use crate::loss::Loss;
+use crate::ops::Statistics;
+use crate::params::append;
+
+/// The lengths of what a phase's vector holds, for the network that the phase trains.
+#[derive(Clone, Debug)]
+pub(crate) struct PhaseVectorLayout {
+    /// Elements of each trained tensor's gradient, in the order of [`NetworkTensors::trained`].
+    gradients: Vec<usize>,
+    /// Elements of each batch statistic, in the order of [`NetworkTensors::running`].
+    statistics: Vec<usize>,
+}
+
+/// A phase's vector, taken apart.
+pub(crate) struct PhaseVector<'a> {
+    /// The gradient of each trained tensor.
+    pub(crate) gradients: Vec<&'a [f32]>,
+    /// The mean and the biased variance of each batch norm's input, alternately.
+    pub(crate) statistics: Vec<&'a [f32]>,
+    pub(crate) loss: f32,
+    /// The share of images on the right side of probability 0.5.
+    pub(crate) accuracy: f32,
+}
+
+impl PhaseVectorLayout {
+    /// The layout for a phase that trains `network`.
+    pub(crate) fn new(network: &NetworkTensors, state: &Layout) -> Self {
+        let statistic_len = |&index: &usize| state.tensors()[index].len();
+        Self {
+            gradients: network.trained.iter().map(|tensor| tensor.table.len()).collect(),
+            statistics: network.running.iter().map(statistic_len).collect(),
+        }
+    }
+
+    /// Elements of the vector.
+    pub(crate) fn len(&self) -> usize {
+        self.gradients_len() + self.statistics.iter().sum::<usize>() + 2
+    }
+
+    /// Elements of all gradients together.
+    pub(crate) fn gradients_len(&self) -> usize {
+        self.gradients.iter().sum()
+    }
+
+    /// The vector of a shard; `gradients` holds those of all trained tensors, one after the other.
+    pub(crate) fn assemble(
+        &self,
+        mut gradients: Vec<f32>,
+        statistics: Vec<Statistics>,
+        loss: &Loss,
+    ) -> Vec<f32> {
+        gradients.reserve_exact(self.len() - gradients.len());
+        let mut vector = gradients;
+        for Statistics { mean, variance } in statistics {
+            append(&mut vector, mean);
+            append(&mut vector, variance);
+        }
+        vector.extend([loss.value, loss.accuracy]);
+        assert_eq!(vector.len(), self.len(), "the networks and their table agree");
+        vector
+    }
+
+    /// Takes a vector apart: that of one shard, or a sum over shards.
+    ///
+    /// # Panics
+    /// If the vector has another length than [`PhaseVectorLayout::len`].
+    pub(crate) fn split<'a>(&self, vector: &'a [f32]) -> PhaseVector<'a> {
+        assert_eq!(vector.len(), self.len(), "a phase's vector has one length");
+        let mut rest = vector;
+        let mut take = |len: usize| {
+            let (part, after) = rest.split_at(len);
+            rest = after;
+            part
+        };
+        PhaseVector {
+            gradients: self.gradients.iter().map(|&len| take(len)).collect(),
+            statistics: self.statistics.iter().map(|&len| take(len)).collect(),
+            loss: take(1)[0],
+            accuracy: take(1)[0],
+        }
+    }
+}
