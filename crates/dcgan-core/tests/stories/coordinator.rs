@@ -1,0 +1,306 @@
+//! A coordinator in a story: its machine, a clock, and a disk that keeps what is stored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcgan_core::ids::{Digest, Generation, Phase, Position, RunId, Step, WorkerId};
+use dcgan_core::metrics::StepDone;
+use dcgan_core::protocol::coordinator::{
+    Command, ConnId, CoordinatorConfig, CoordinatorMachine, Event, Notice, OutputConfig,
+    PersistedOutputs, SavedCheckpoint,
+};
+use dcgan_core::protocol::message::{Complaint, FromWorker, Hello, PROTOCOL, ToWorker};
+use dcgan_core::protocol::plan::{Plan, StateRef};
+use dcgan_core::spec::schedule::Schedule;
+use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
+
+use crate::{digest, owners};
+
+/// Rows, grids and checkpoints are due every ten steps.
+const INTERVAL: u64 = 10;
+
+/// A coordinator of a run with eight shards and a hundred steps. Workers are called by one letter.
+pub(crate) struct Coordinator {
+    machine: CoordinatorMachine,
+    config: CoordinatorConfig,
+    now: Duration,
+    /// What happened, besides the commands that are asserted.
+    pub(crate) notices: Vec<Notice>,
+    plan: Option<Plan>,
+    rows: BTreeMap<Step, Digest>,
+    checkpoint: Option<SavedCheckpoint>,
+    /// The generation of each worker's plan, and the newest fence that it has answered.
+    standing: BTreeMap<char, (Generation, Generation)>,
+}
+
+impl Coordinator {
+    /// A new run that begins with `workers` workers and later goes on with `min_workers`.
+    pub(crate) fn new(workers: usize, min_workers: usize) -> Self {
+        let spec = RunSpec {
+            objective: ObjectiveKind::Toy,
+            batch_size: 16,
+            shards: 8,
+            seed: 22,
+            learning_rate: 0.1,
+            beta1: 0.5,
+            data: DatasetInfo { images: 100, rows: 1, columns: 1, digest: Digest(0) },
+        };
+        let config = CoordinatorConfig {
+            run: RunId(1),
+            workers,
+            min_workers,
+            rebalance: true,
+            output: OutputConfig {
+                schedule: Schedule {
+                    last_step: 100,
+                    log_every: INTERVAL,
+                    grid_every: INTERVAL,
+                    checkpoint_every: INTERVAL,
+                },
+                sharding: spec.check().unwrap(),
+                batch_size: spec.batch_size,
+                learning_rate: spec.learning_rate,
+            },
+            fingerprint: None,
+            plan: None,
+            persisted: PersistedOutputs::default(),
+        };
+        let now = Duration::from_secs(1);
+        Self {
+            machine: CoordinatorMachine::new(now, config.clone()),
+            config,
+            now,
+            notices: Vec::new(),
+            plan: None,
+            rows: BTreeMap::new(),
+            checkpoint: None,
+            standing: BTreeMap::new(),
+        }
+    }
+
+    /// A run whose workers, one for each letter, train generation 1 from the beginning.
+    pub(crate) fn training(workers: &str) -> Self {
+        let mut coordinator = Self::new(workers.len(), 1);
+        for name in workers.chars() {
+            coordinator.joins(name);
+        }
+        for name in workers.chars() {
+            coordinator.acknowledges(name, 1, 0);
+        }
+        assert_eq!(coordinator.generation(), 1);
+        coordinator
+    }
+
+    /// The coordinator dies, and another one starts on its run directory.
+    pub(crate) fn restarts(&mut self) {
+        self.now += Duration::from_secs(1);
+        let persisted = PersistedOutputs {
+            lines: self.rows.clone(),
+            checkpoint: self.checkpoint.clone(),
+            ..PersistedOutputs::default()
+        };
+        let plan = self.plan.clone();
+        let config = CoordinatorConfig { plan, persisted, ..self.config.clone() };
+        self.machine = CoordinatorMachine::new(self.now, config);
+        self.notices.clear();
+    }
+
+    /// The newest generation that is stored.
+    pub(crate) fn generation(&self) -> u64 {
+        self.plan.as_ref().map_or(0, |plan| plan.generation.0)
+    }
+
+    // What workers do.
+
+    /// A worker says hello, with the plan and the promise that it has.
+    pub(crate) fn hello(&mut self, name: char) -> Vec<String> {
+        let (plan, promised) = self.standing.get(&name).copied().unwrap_or_default();
+        let hello = Hello {
+            run: None,
+            id: id(name),
+            protocol: PROTOCOL,
+            fingerprint: "toy".to_owned(),
+            address: format!("{name}:1"),
+            plan,
+            promised,
+        };
+        self.handle(Event::Hello(conn(name), hello))
+    }
+
+    /// A worker says hello and that it has its data.
+    pub(crate) fn joins(&mut self, name: char) -> Vec<String> {
+        let mut lines = self.hello(name);
+        lines.extend(self.says(name, FromWorker::Ready));
+        lines
+    }
+
+    /// A worker answers a fence with the state that it has after a step.
+    pub(crate) fn acknowledges(&mut self, name: char, fence: u64, step: Step) -> Vec<String> {
+        let reached_in = if step == 0 { 0 } else { self.generation() };
+        self.acknowledges_with(name, fence, state(reached_in, step, digest(step)))
+    }
+
+    /// A worker answers a fence with any state.
+    pub(crate) fn acknowledges_with(
+        &mut self,
+        name: char,
+        fence: u64,
+        state: StateRef,
+    ) -> Vec<String> {
+        let generation = Generation(fence);
+        self.standing.entry(name).or_default().1 = generation;
+        self.says(name, FromWorker::FenceAck { generation, state: Some(state) })
+    }
+
+    /// A worker reports that it has finished a step, in the newest generation.
+    pub(crate) fn reports(&mut self, name: char, step: Step) -> Vec<String> {
+        self.reports_with(name, step, digest(step))
+    }
+
+    /// A worker reports a step after which its state has any digest.
+    pub(crate) fn reports_with(&mut self, name: char, step: Step, digest: Digest) -> Vec<String> {
+        let done = StepDone {
+            step,
+            generation: Generation(self.generation()),
+            world_size: 2,
+            digest,
+            metrics: [0.5; 6],
+            step_ms: 100.0,
+            allreduce_ms: 1.0,
+        };
+        self.says(name, FromWorker::StepDone(done))
+    }
+
+    /// The workers report the steps after `first` up to `last`, step by step.
+    pub(crate) fn report_steps(&mut self, names: &str, first: Step, last: Step) -> Vec<String> {
+        let mut lines = Vec::new();
+        for step in first + 1..=last {
+            for name in names.chars() {
+                lines.extend(self.reports(name, step));
+            }
+        }
+        lines
+    }
+
+    /// A worker says what keeps it from going on.
+    pub(crate) fn complains(&mut self, name: char, complaint: Complaint) -> Vec<String> {
+        let generation = Generation(self.generation());
+        self.says(name, FromWorker::Complaint { generation, complaint })
+    }
+
+    /// A worker sends the snapshot of a step.
+    pub(crate) fn uploads(&mut self, step: Step) -> Vec<String> {
+        let bytes = Arc::new(Vec::new());
+        self.handle(Event::Snapshot { step, digest: digest(step), bytes })
+    }
+
+    /// Any message of a worker.
+    pub(crate) fn says(&mut self, name: char, message: FromWorker) -> Vec<String> {
+        self.handle(Event::Message(conn(name), message))
+    }
+
+    /// A worker's control stream closes.
+    pub(crate) fn loses_stream_of(&mut self, name: char) -> Vec<String> {
+        self.handle(Event::Closed(conn(name)))
+    }
+
+    /// Time passes, while the coordinator hears these workers' heartbeats.
+    pub(crate) fn passes(&mut self, seconds: f64, alive: &str) -> Vec<String> {
+        let until = self.now + Duration::from_secs_f64(seconds);
+        let mut lines = Vec::new();
+        while self.now < until {
+            self.now += Duration::from_millis(100);
+            for name in alive.chars() {
+                lines.extend(self.handle(Event::Heartbeat(conn(name))));
+            }
+            lines.extend(self.handle(Event::Tick));
+        }
+        lines
+    }
+
+    /// Lets the machine handle an event, executes what it commands, and gives the commands as lines.
+    /// Notices go to [`Coordinator::notices`] instead.
+    pub(crate) fn handle(&mut self, event: Event) -> Vec<String> {
+        let commands = self.machine.handle(self.now, event);
+        commands.into_iter().filter_map(|command| self.execute(command)).collect()
+    }
+
+    fn execute(&mut self, command: Command) -> Option<String> {
+        match command {
+            Command::Notice(notice) => {
+                self.notices.push(notice);
+                None
+            }
+            Command::Welcome(conn, shards) => {
+                let shards: String = shards.iter().map(ToString::to_string).collect();
+                Some(format!("{}: welcome, likely shards {shards}", name(conn)))
+            }
+            Command::Refuse(conn, _) => Some(format!("{}: refuse", name(conn))),
+            Command::Close(conn) => Some(format!("{}: close", name(conn))),
+            Command::Send(conn, message) => {
+                if let ToWorker::Plan(plan) = &message {
+                    let standing = (plan.generation, plan.generation);
+                    self.standing.insert(name(conn), standing);
+                }
+                Some(format!("{}: {}", name(conn), describe(&message)))
+            }
+            Command::StorePlan(plan, _) => {
+                let (generation, start) = (plan.generation, plan.start.position);
+                let line = format!("store plan {generation}: {}, from {start}", owners(&plan));
+                self.plan = Some(Plan::clone(&plan));
+                Some(line)
+            }
+            Command::AppendRow(row) => {
+                self.rows.insert(row.step, row.state_digest);
+                Some(format!("append the row of step {}", row.step))
+            }
+            Command::SaveCheckpoint { saved, .. } => {
+                let line = format!("save the checkpoint of step {}", saved.step);
+                if self.checkpoint.as_ref().is_none_or(|newest| newest.step < saved.step) {
+                    self.checkpoint = Some(saved);
+                }
+                Some(line)
+            }
+            Command::SaveGrid { step, .. } => Some(format!("save the grid of step {step}")),
+            Command::Exit(outcome) => Some(format!("exit: {outcome:?}")),
+        }
+    }
+}
+
+/// A state after a step, as a worker describes it.
+pub(crate) fn state(generation: u64, step: Step, digest: Digest) -> StateRef {
+    StateRef { generation: Generation(generation), position: Position::after(step), digest }
+}
+
+/// A state in the middle of a step.
+pub(crate) fn state_before(generation: u64, step: Step, phase: Phase) -> StateRef {
+    let position = Position { step: step - 1, phase };
+    StateRef { generation: Generation(generation), position, digest: digest(1000 + step) }
+}
+
+/// A worker's identity.
+pub(crate) fn id(name: char) -> WorkerId {
+    WorkerId { name: name.into(), incarnation: 1 }
+}
+
+/// A worker's control stream.
+pub(crate) fn conn(name: char) -> ConnId {
+    ConnId(name.into())
+}
+
+fn name(conn: ConnId) -> char {
+    char::from(u8::try_from(conn.0).unwrap())
+}
+
+fn describe(message: &ToWorker) -> String {
+    match message {
+        ToWorker::Fence(generation) => format!("fence {generation}"),
+        ToWorker::Plan(plan) => format!("plan {}", plan.generation),
+        ToWorker::Persisted(step) => format!("persisted {step}"),
+        ToWorker::RequestSnapshot(step) => format!("request the snapshot of step {step}"),
+        ToWorker::RetainSnapshot(step) => format!("retain the snapshot of step {step}"),
+        ToWorker::Probe(peer, _) => format!("probe {peer}"),
+        ToWorker::Finish(_) => "finish".to_owned(),
+    }
+}

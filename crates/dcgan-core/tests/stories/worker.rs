@@ -1,0 +1,250 @@
+//! A worker in a story: its machine, a clock, and the shards that it is to compute.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcgan_core::ids::{Digest, Generation, Position, Rank, ShardId, WorkerId};
+use dcgan_core::objective::{Objective, Scratch, ShardTask};
+use dcgan_core::protocol::message::{Complaint, FromWorker, ToWorker};
+use dcgan_core::protocol::plan::{Member, Plan, StateRef};
+use dcgan_core::protocol::worker::{
+    Command, CopySource, Event, GradientKey, ReduceFrame, ShardResult, WorkerMachine,
+};
+use dcgan_core::spec::schedule::Schedule;
+use dcgan_core::spec::sharding::Partition;
+use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
+use dcgan_core::state::State;
+use dcgan_core::toy::Toy;
+
+use crate::coordinator::id;
+
+/// Shards of the batch.
+const SHARDS: u16 = 4;
+/// The run's last step.
+const LAST_STEP: u64 = 3;
+
+/// A worker of a run of the toy with four shards and three steps.
+pub(crate) struct Worker {
+    pub(crate) machine: WorkerMachine,
+    toy: Arc<Toy>,
+    now: Duration,
+    /// What the machine wants computed.
+    jobs: VecDeque<(GradientKey, Arc<State>, ShardId)>,
+    /// What it wants sent to other members.
+    pub(crate) outbox: VecDeque<(Rank, ReduceFrame)>,
+    /// The states that it gave to others, newest last.
+    pub(crate) served: Vec<Option<Arc<State>>>,
+}
+
+impl Worker {
+    /// A worker that has just been welcomed and has its data.
+    pub(crate) fn new(name: char) -> Self {
+        let spec = RunSpec {
+            objective: ObjectiveKind::Toy,
+            batch_size: 2 * usize::from(SHARDS),
+            shards: SHARDS,
+            seed: 22,
+            learning_rate: 0.1,
+            beta1: 0.5,
+            data: DatasetInfo { images: 40, rows: 1, columns: 1, digest: Digest(0) },
+        };
+        let toy = Arc::new(Toy::new(spec).unwrap());
+        let now = Duration::from_secs(1);
+        let objective = Arc::clone(&toy) as Arc<dyn Objective>;
+        let mut worker = Self {
+            machine: WorkerMachine::new(now, id(name), objective),
+            toy,
+            now,
+            jobs: VecDeque::new(),
+            outbox: VecDeque::new(),
+            served: Vec::new(),
+        };
+        worker.is_welcomed();
+        worker.handle(Event::DataReady);
+        worker
+    }
+
+    /// Two workers that train generation 1 from the beginning: a owns shards 0 and 1, b 2 and 3.
+    pub(crate) fn pair() -> [Self; 2] {
+        let mut pair = [Self::new('a'), Self::new('b')];
+        let plan = plan(1, "ab", "0011", pair[0].machine.at(), "ab");
+        for worker in &mut pair {
+            worker.hears(ToWorker::Fence(Generation(1)));
+            worker.hears(ToWorker::Plan(Arc::clone(&plan)));
+        }
+        pair
+    }
+
+    /// The coordinator answers a hello.
+    pub(crate) fn is_welcomed(&mut self) -> Vec<String> {
+        let (log_every, grid_every, checkpoint_every) = (1, 1, 1);
+        let last_step = LAST_STEP;
+        let schedule = Schedule { last_step, log_every, grid_every, checkpoint_every };
+        self.handle(Event::Welcome(schedule))
+    }
+
+    /// The coordinator says something.
+    pub(crate) fn hears(&mut self, message: ToWorker) -> Vec<String> {
+        self.handle(Event::Message(message))
+    }
+
+    /// The worker computes the next of its shards.
+    pub(crate) fn computes_a_shard(&mut self) -> Vec<String> {
+        let (key, state, shard) = self.jobs.pop_front().expect("there is a shard to compute");
+        let partition = Partition::new(1, (0..10).collect());
+        let task = ShardTask { state: &state, at: key.at, shard, partition: &partition };
+        let vector = self.toy.shard_gradients(&task, &mut Scratch::default());
+        self.handle(Event::Computed(key, shard, ShardResult::new(Ok(vector))))
+    }
+
+    /// The worker computes all shards that it was asked for.
+    pub(crate) fn computes(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        while !self.jobs.is_empty() {
+            lines.extend(self.computes_a_shard());
+        }
+        lines
+    }
+
+    /// Some of its shards give vectors that are not finite.
+    pub(crate) fn computes_nonsense(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        while let Some((key, _, shard)) = self.jobs.pop_front() {
+            let result = ShardResult::new(Ok(vec![f32::NAN; 25]));
+            lines.extend(self.handle(Event::Computed(key, shard, result)));
+        }
+        lines
+    }
+
+    /// A frame of another member arrives.
+    pub(crate) fn receives(&mut self, from: u16, frame: ReduceFrame) -> Vec<String> {
+        self.handle(Event::ReduceFrame(Rank(from), frame))
+    }
+
+    /// Time passes.
+    pub(crate) fn waits(&mut self, seconds: u64) -> Vec<String> {
+        self.now += Duration::from_secs(seconds);
+        self.handle(Event::Tick)
+    }
+
+    /// Lets the machine handle an event, and gives its commands as lines.
+    pub(crate) fn handle(&mut self, event: Event) -> Vec<String> {
+        let commands = self.machine.handle(self.now, event);
+        commands.into_iter().map(|command| self.execute(command)).collect()
+    }
+
+    fn execute(&mut self, command: Command) -> String {
+        match command {
+            Command::Report(message) => format!("report: {}", describe(&message)),
+            Command::Connect(plan, rank) => {
+                format!("connect to the members of plan {} as rank {rank}", plan.generation)
+            }
+            Command::Send(to, frame) => {
+                let sum = &frame.bucket_sum;
+                let line = match sum.subtree {
+                    Some(subtree) => {
+                        format!("send to rank {to}: subtree {subtree} of bucket {}", sum.bucket)
+                    }
+                    None => format!("send to rank {to}: the sum of bucket {}", sum.bucket),
+                };
+                self.outbox.push_back((to, frame));
+                line
+            }
+            Command::Compute(key, state, shards) => {
+                let list: String = shards.iter().map(ToString::to_string).collect();
+                // A new request replaces what has not begun.
+                self.jobs = shards.iter().map(|&shard| (key, Arc::clone(&state), shard)).collect();
+                format!("compute shards {list} at {}", key.at)
+            }
+            Command::Copy(_, CopySource::Member(rank)) => format!("copy the state of rank {rank}"),
+            Command::Copy(_, CopySource::Coordinator) => {
+                "copy the state of the checkpoint".to_owned()
+            }
+            Command::Serve(_, state, _) => {
+                let what = if state.is_some() { "the state" } else { "nothing" };
+                self.served.push(state);
+                format!("serve {what}")
+            }
+            Command::Upload(step, _) => format!("upload the snapshot of step {step}"),
+            Command::Probe(peer, _) => format!("probe {peer}"),
+            Command::Exit(finish) => format!("exit: {finish:?}"),
+        }
+    }
+}
+
+/// A plan in which `members` have the shards whose ranks `owners` names, and `holders` have the
+/// start state.
+pub(crate) fn plan(
+    generation: u64,
+    members: &str,
+    owners: &str,
+    start: StateRef,
+    holders: &str,
+) -> Arc<Plan> {
+    let generation = Generation(generation);
+    let member = |name: char| Member {
+        id: WorkerId { ..id(name) },
+        address: format!("{name}:1"),
+        holds_start: holders.contains(name),
+    };
+    let rank = |digit: char| Rank(digit.to_digit(10).unwrap() as u16);
+    Arc::new(Plan {
+        generation,
+        members: members.chars().map(member).collect(),
+        owners: owners.chars().map(rank).collect(),
+        start: StateRef { generation, ..start },
+    })
+}
+
+/// Delivers all frames between two workers, and lets them compute, until both have reached a
+/// position or wait for something else.
+pub(crate) fn train_until(pair: &mut [Worker; 2], position: Position) {
+    let is_there = |worker: &Worker| worker.machine.at().position >= position;
+    while !pair.iter().all(is_there) {
+        let mut is_idle = true;
+        for rank in 0..2 {
+            if !pair[rank].jobs.is_empty() && !is_there(&pair[rank]) {
+                pair[rank].computes_a_shard();
+                is_idle = false;
+            }
+            while let Some((to, frame)) = pair[rank].outbox.pop_front() {
+                pair[usize::from(to.0)].receives(rank as u16, frame);
+                is_idle = false;
+            }
+        }
+        assert!(!is_idle, "the two workers wait for something else");
+    }
+}
+
+fn describe(message: &FromWorker) -> String {
+    match message {
+        FromWorker::Ready => "ready".to_owned(),
+        FromWorker::FenceAck { generation, state } => {
+            let position = state.map(|state| state.position.to_string());
+            let position = position.unwrap_or_else(|| "no state".to_owned());
+            format!("acknowledge fence {generation} with {position}")
+        }
+        FromWorker::StepDone(done) => format!("step {} done", done.step),
+        FromWorker::Complaint { generation, complaint } => {
+            format!("generation {generation} cannot go on: {}", reason(complaint))
+        }
+        FromWorker::SnapshotMissing(step) => format!("no snapshot of step {step}"),
+        FromWorker::StateDiffered { position, tensor } => {
+            format!("another state before at {position}, first in {tensor}")
+        }
+        FromWorker::ProbeResult { peer, reached } => format!("probe of {peer}: {reached}"),
+        FromWorker::Leave => "leave".to_owned(),
+    }
+}
+
+fn reason(complaint: &Complaint) -> String {
+    match complaint {
+        Complaint::StreamBroken(peer) => format!("the stream of rank {peer} broke"),
+        Complaint::Timeout(peer) => format!("rank {peer} is late"),
+        Complaint::StateMismatch { peer, .. } => format!("the state of rank {peer} is another"),
+        Complaint::CopyFailed => "no copy of the start state".to_owned(),
+        Complaint::StateCorrupted(tensor) => format!("{tensor} has changed in memory"),
+        Complaint::ShardsFailed(failed) => format!("{} shards failed", failed.shards.len()),
+    }
+}
