@@ -97,9 +97,7 @@ fn a_worker_whose_shard_another_worker_can_compute_is_evicted() {
     let lines = coordinator.acknowledges('b', 2, 0);
     assert_eq!(lines[0], "store plan 2: a=123 b=04567, from the initial state");
     // Worker b gets past the position, so the training is sound and a's machine is not.
-    coordinator.reports('b', 1);
-    let lines = coordinator.passes(0.1, "b");
-    assert!(lines.contains(&"b: fence 3".to_owned()), "{lines:?}");
+    assert_eq!(coordinator.reports('b', 1), ["a: finish", "a: close", "b: fence 3"]);
     let is_loss = |notice: &Notice| matches!(notice, Notice::Lost { name, .. } if name == "a");
     assert!(coordinator.notices.iter().any(is_loss), "{:?}", coordinator.notices);
 }
