@@ -186,11 +186,15 @@ impl CoordinatorMachine {
             worker.ready = false;
         }
         if self.stop.is_some() {
+            self.stage = Stage::Stopping { generation, since: self.now };
+            // From now on a step counts if anybody has reached it. The reports of such steps are
+            // taken into account first: one that only the furthest worker has finished becomes the
+            // checkpoint, too.
+            self.update_outputs()?;
             let answers = self.registry.ready().filter_map(|worker| worker.answer(generation));
             if let Some(furthest) = answers.max_by_key(|state| state.position) {
                 self.outputs.want_checkpoint(furthest);
             }
-            self.stage = Stage::Stopping { generation, since: self.now };
             return self.update_outputs();
         }
         self.quarantine_unreachable();
