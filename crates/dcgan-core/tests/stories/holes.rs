@@ -52,7 +52,7 @@ fn reports_of_a_state_that_is_lost_are_no_agreement() {
 fn a_snapshot_that_was_given_up_is_due_again_when_the_members_come_by() {
     let mut coordinator = Coordinator::training("ab");
     coordinator.report_steps("ab", 0, 10);
-    // Neither of the members holds the snapshot of step 10 any more.
+    // Seed 495. Neither of the members holds the snapshot of step 10 any more.
     let missing = FromWorker::SnapshotMissing(10);
     assert_eq!(coordinator.says('a', missing.clone()), ["b: request the snapshot of step 10"]);
     coordinator.says('b', missing);
@@ -73,7 +73,7 @@ fn a_broken_stream_is_not_forgotten_when_a_copy_arrives() {
     let plan = plan(2, "ac", "0011", a.machine.at(), "a");
     c.hears(ToWorker::Fence(Generation(2)));
     c.hears(ToWorker::Plan(plan.clone()));
-    // While the copy is on its way, the stream of frames from a breaks.
+    // Seed 17804. While the copy is on its way, the stream of frames from a breaks.
     let broken = WorkerEvent::StreamBroken(Generation(2), Rank(0));
     assert_eq!(c.handle(broken), ["report: generation 2 cannot go on: the stream of rank 0 broke"]);
     a.handle(WorkerEvent::CopyAsked(plan.start, 1));
@@ -154,8 +154,9 @@ fn a_worker_that_copied_another_state_speaks_for_that_one() {
     coordinator.acknowledges('a', 2, 1);
     coordinator.acknowledges('b', 2, 1);
     coordinator.acknowledges_with('c', 2, state(1, 1, bad));
-    // It copies the majority's state, and reports that instead; its first report is void.
-    coordinator.reports('c', 1);
+    // It copies the majority's state, and reports that instead. Its first report is void: nobody
+    // differs any more, and no other fence follows.
+    assert_eq!(coordinator.reports('c', 1), [""; 0]);
     coordinator.report_steps("abc", 1, 9);
     coordinator.reports('a', 10);
     coordinator.reports('b', 10);

@@ -122,7 +122,7 @@ fn rule_8_a_worker_repeats_its_reports_until_they_are_persisted() {
     assert_eq!(a.is_welcomed(), ["report: step 1 done", "report: step 2 done", "report: ready"]);
     a.hears(ToWorker::Persisted(1));
     assert_eq!(a.is_welcomed(), ["report: step 2 done", "report: ready"]);
-    // It is said again under every plan, too, to a coordinator that may be another one.
+    // It is said again under every plan, too: the coordinator may be another one (seed 1137).
     let state = a.machine.at();
     a.hears(ToWorker::Fence(Generation(2)));
     let plan = crate::worker::plan(2, "ab", "0011", state, "ab");
