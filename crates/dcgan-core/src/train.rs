@@ -1,9 +1,9 @@
 //! The definition of a training.
 //!
-//! This is what a run computes, on one process and without a network. However many workers take part, and whatever
-//! happens to them, they end with the bits that these functions give: the tests, the simulation and the benchmarks
-//! compare everything else with them. The distributed form of the same loop is
-//! [`protocol::worker`](crate::protocol::worker).
+//! This is what a run computes, on one process and without a network. However many workers take
+//! part, and whatever happens to them, they end with the bits that these functions give: the tests,
+//! the simulation and the benchmarks compare everything else with them. The distributed form of the
+//! same loop is [`protocol::worker`](crate::protocol::worker).
 
 use crate::ids::{Phase, Position, ShardId, Step};
 use crate::objective::{Objective, Scratch, ShardTask};
@@ -49,13 +49,13 @@ pub fn train_step(
     // Every shard draws its minibatch of real images x and of latents z. Both are functions of
     // (seed, step, shard), so each phase draws what it needs and there is nothing to do up front.
 
-    // Discriminator on real images: descend the gradient of -log D(x). Reduce. Update D.
+    // The discriminator D on real images x: loss -log D(x). Reduce the gradients, update D.
     update(Phase::DiscriminatorReal);
 
-    // Discriminator on fakes: descend the gradient of -log(1 - D(G(z))), with G fixed. Reduce. Update D.
+    // D on fakes G(z), with the generator G fixed: loss -log(1 - D(G(z))). Reduce, update D.
     update(Phase::DiscriminatorFake);
 
-    // Generator on the same fakes, through the updated D: descend the gradient of -log D(G(z)). Reduce. Update G.
+    // G through the updated D, on the same fakes: loss -log D(G(z)). Reduce, update G.
     update(Phase::Generator);
 }
 
