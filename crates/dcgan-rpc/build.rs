@@ -1,4 +1,5 @@
-//! Compiles `proto/` with a protobuf compiler that is written in Rust: no `protoc` has to be installed.
+//! Compiles `proto/` with a protobuf compiler that is written in Rust: no `protoc` has to be
+//! installed.
 
 use std::path::PathBuf;
 

@@ -88,8 +88,8 @@ fn bytes_of(values: &SharedValues) -> Bytes {
 }
 
 impl ExchangeMessage {
-    /// Converts a message of a stream that belongs to `generation`. An opening has the generation of
-    /// its own plan, whatever `generation` is.
+    /// Converts a message of a stream that belongs to `generation`. An opening has the generation
+    /// of its own plan, whatever `generation` is.
     ///
     /// # Errors
     /// If the checksum does not match, or no program of this version sends such a message.

@@ -14,8 +14,8 @@ use tonic::{Response, Status, Streaming};
 
 use crate::pb::Chunk;
 
-/// Bytes of data in a chunk: large enough for few messages, small enough not to hold up other streams
-/// on the connection.
+/// Bytes of data in a chunk: large enough for few messages, small enough not to hold up other
+/// streams on the connection.
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// A stream that owes a message and brings none for this long has failed.

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 /// The address of a server: `http://host:port`.
 ///
-/// The host is a name, an IPv4 address or an IPv6 address in brackets. Parsing accepts the short form
-/// `host:port` as well; port 0 is refused.
+/// The host is a name, an IPv4 address or an IPv6 address in brackets. Parsing accepts the short
+/// form `host:port` as well; port 0 is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     host: String,

@@ -1,9 +1,9 @@
 //! Addresses, channels and servers: every TCP and HTTP/2 setting of the project.
 //!
 //! HTTP/2 windows and frame sizes are set on both ends of a connection. With the defaults (64 KiB
-//! windows, 16 KiB frames) a sender would stop after every quarter of a bucket and wait a round trip
-//! for permission to go on. Both ends also ping a connection on which nothing arrives, because TCP
-//! alone takes minutes to notice that the other machine is gone.
+//! windows, 16 KiB frames) a sender would stop after every quarter of a bucket and wait a round
+//! trip for permission to go on. Both ends also ping a connection on which nothing arrives, because
+//! TCP alone takes minutes to notice that the other machine is gone.
 
 mod address;
 mod connect;
