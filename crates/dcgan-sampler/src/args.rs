@@ -24,12 +24,12 @@ pub struct Args {
 /// What the program does.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Follows a run: draws its grids, answers requests for samples and shows the newest grid on a
+    /// Follow a run: draw its grids, answer requests for samples and show the newest grid on a web
     /// page
     Serve(ServeArgs),
-    /// Draws one grid with a checkpoint's generator
+    /// Draw one grid with the generator of a checkpoint
     Grid(GridArgs),
-    /// Writes images in MNIST's IDX format
+    /// Write images in MNIST's IDX format
     Export(ExportArgs),
 }
 
@@ -53,10 +53,10 @@ pub(crate) struct ServeArgs {
     /// The address for requests for samples over gRPC
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7422", env = "DCGAN_GRPC")]
     pub(crate) grpc: SocketAddr,
-    /// Allows unencrypted connections to and from other machines
+    /// Allow unencrypted connections to and from other machines
     #[arg(long, env = "DCGAN_INSECURE")]
     pub(crate) insecure: bool,
-    /// Ends when standard input closes
+    /// End when standard input closes
     #[arg(long, hide = true)]
     pub(crate) exit_with_stdin: bool,
 }

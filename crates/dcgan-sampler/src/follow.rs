@@ -102,8 +102,8 @@ impl Connection {
         }
     }
 
-    /// Takes over the next generator, and sends its grid back if it is due. Returns false at the end
-    /// of the stream.
+    /// Takes over the next generator, and sends its grid back if it is due. Returns false at the
+    /// end of the stream.
     async fn next(&mut self, newest: &Newest) -> anyhow::Result<bool> {
         let Some(message) = self.generators.message().await.map_err(in_words)? else {
             return Ok(false);
@@ -142,8 +142,8 @@ pub(crate) async fn run_directory(root: PathBuf, newest: Newest) {
         looks.tick().await;
         match look_once(&root, shown, &newest).await {
             Ok(step) => (shown, reported) = (step, None),
-            // A checkpoint may be removed while it is read, and then the next look succeeds. An error
-            // that stays is reported once.
+            // A checkpoint may be removed while it is read, and then the next look succeeds. An
+            // error that stays is reported once.
             Err(error) => {
                 let text = format!("{error:#}");
                 if reported.as_ref() != Some(&text) {
@@ -158,8 +158,8 @@ pub(crate) async fn run_directory(root: PathBuf, newest: Newest) {
     }
 }
 
-/// Shows the newest checkpoint of a run directory, if it is not shown already. Returns the step that
-/// is shown; `None` if there is no checkpoint yet.
+/// Shows the newest checkpoint of a run directory, if it is not shown already. Returns the step
+/// that is shown; `None` if there is no checkpoint yet.
 async fn look_once(
     root: &Path,
     shown: Option<Step>,

@@ -1,8 +1,8 @@
 //! The newest generator, and pictures that are drawn with it.
 //!
 //! Drawing takes up to seconds of a whole core. It happens on threads of its own, so that the
-//! network's thread can go on answering, and one picture at a time, because a run on the same machine
-//! needs the other cores.
+//! network's thread can go on answering, and one picture at a time, because a run on the same
+//! machine needs the other cores.
 
 use std::sync::Arc;
 

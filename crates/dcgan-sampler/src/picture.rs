@@ -26,8 +26,8 @@ impl GridSize {
     }
 }
 
-/// Encodes a grid of grey images, `[rows * columns, 28, 28]` with one byte for each pixel, as a PNG.
-/// The images fill the grid row by row.
+/// Encodes a grid of grey images, `[rows * columns, 28, 28]` with one byte for each pixel, as a
+/// PNG. The images fill the grid row by row.
 ///
 /// # Panics
 /// If the number of images does not fit the size.

@@ -65,8 +65,8 @@ fn check_exists(checkpoints: &Checkpoints, step: Step) -> anyhow::Result<()> {
     )));
 }
 
-/// Returns the newest intact checkpoint of a run directory, if there is one, and logs which newer ones
-/// are damaged.
+/// Returns the newest intact checkpoint of a run directory, if there is one, and logs which newer
+/// ones are damaged.
 pub(crate) fn newest(
     checkpoints: &Checkpoints,
     root: &Path,

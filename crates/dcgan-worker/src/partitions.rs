@@ -1,8 +1,8 @@
 //! The partitions: the images of each shard, fetched from the coordinator.
 //!
-//! A worker fetches the partitions of the shards that it will probably own first, and says that it is
-//! ready when it has those. It then fetches all others in the background, so that it can take over
-//! any shard at once when another worker is lost.
+//! A worker fetches the partitions of the shards that it will probably own first, and says that it
+//! is ready when it has those. It then fetches all others in the background, so that it can take
+//! over any shard at once when another worker is lost.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,8 +1,8 @@
 //! The connection to the coordinator, which is made again whenever it breaks.
 //!
-//! A coordinator takes a worker without heartbeats for dead. The driver and the network's thread can
-//! be busy for longer than that, with an optimizer step or a burst of gradients, so the connection
-//! and its heartbeats have a thread and a runtime of their own.
+//! A coordinator takes a worker without heartbeats for dead. The driver and the network's thread
+//! can be busy for longer than that, with an optimizer step or a burst of gradients, so the
+//! connection and its heartbeats have a thread and a runtime of their own.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -71,8 +71,8 @@ struct Connection {
 }
 
 impl CoordinatorSession {
-    /// Connects again and again, until the driver ends, the coordinator turns the worker away, or it
-    /// was unreachable for too long.
+    /// Connects again and again, until the driver ends, the coordinator turns the worker away, or
+    /// it was unreachable for too long.
     pub(crate) async fn run(self) {
         let mut waiting = Waiting::default();
         let mut pause = PAUSE_MIN;
@@ -144,7 +144,8 @@ impl CoordinatorSession {
             Err(error) => return Err(Ended::Broken(error.to_string())),
         };
 
-        // Ask the driver for its state only now: while the coordinator was away it may have changed.
+        // Ask the driver for its state only now: while the coordinator was away it may have
+        // changed.
         let (reply, state) = oneshot::channel();
         self.send_event(SessionEvent::HelloNeeded(reply)).await?;
         let HelloState { run, plan, promised } = state.await.map_err(|_| Ended::ForGood)?;

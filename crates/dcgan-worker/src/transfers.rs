@@ -23,7 +23,8 @@ use tokio::task::spawn_blocking;
 /// The longest header of a state file, in bytes: room for ten thousand tensors.
 const HEADER_BYTES_MAX: usize = 1024 * 1024;
 
-/// Fetches the start state of a plan. Whether it is the right one is for the state machine to check.
+/// Fetches the start state of a plan. Whether it is the right one is for the state machine to
+/// check.
 ///
 /// # Errors
 /// If the source cannot be reached, does not hold the state, or sends something else.
@@ -56,7 +57,8 @@ pub(crate) async fn fetch_start(
 /// Finds out whether a member of the run answers at this address.
 ///
 /// The question is a request for a copy of a state that nobody holds. A member answers it with a
-/// refusal, which shows more than an open port: the member belongs to this run, and its driver works.
+/// refusal, which shows more than an open port: the member belongs to this run, and its driver
+/// works.
 pub(crate) async fn can_reach(address: &str, run: RunId) -> bool {
     let nobodys_state =
         StateRef { generation: Generation(0), position: Position::default(), digest: Digest(0) };

@@ -1,5 +1,5 @@
-//! Executes the commands of the state machine. What takes long runs on the network's thread, and its
-//! result comes back as an input.
+//! Executes the commands of the state machine. What takes long runs on the network's thread, and
+//! its result comes back as an input.
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ use super::{Driver, Handled, JoinedRun};
 use crate::input::Input;
 use crate::transfers;
 
-/// Returns the name of the point that the driver passes when it executes a command: `--fault` refers
-/// to it.
+/// Returns the name of the point that the driver passes when it executes a command: `--fault`
+/// refers to it.
 fn fault_point(command: &Command) -> &'static str {
     match command {
         Command::Report(FromWorker::Ready) => "ready",
@@ -68,8 +68,8 @@ impl Driver<'_> {
         Ok(None)
     }
 
-    /// Sends a message to the coordinator. While the coordinator is away the message is dropped: the
-    /// machine repeats everything that matters after the next welcome.
+    /// Sends a message to the coordinator. While the coordinator is away the message is dropped:
+    /// the machine repeats everything that matters after the next welcome.
     fn report(&self, message: FromWorker) {
         if let Some(reports) = &self.reports {
             let _ = reports.send(message);
@@ -91,8 +91,8 @@ impl Driver<'_> {
         let step = plan.start.position.step;
         let span = tracing::info_span!("training", %run, generation, rank = me.0, step);
         self.span = Some(span.entered());
-        // The older streams are superseded first. An assignment alone would drop them only after the
-        // new ones have opened.
+        // The older streams are superseded first. An assignment alone would drop them only after
+        // the new ones have opened.
         self.streams = None;
         self.streams = Some(Streams::open(&self.network, run, plan, me, &self.events_in));
     }
@@ -119,8 +119,8 @@ impl Driver<'_> {
         });
     }
 
-    /// Answers a request for a copy. Without a state, dropping the request answers that the state is
-    /// not here.
+    /// Answers a request for a copy. Without a state, dropping the request answers that the state
+    /// is not here.
     fn serve_copy(&mut self, token: u64, state: Option<Arc<State>>, reports: Vec<StepDone>) {
         if let (Some(request), Some(state)) = (self.copy_requests.remove(&token), state) {
             self.network.spawn(transfers::serve(state, reports, request));

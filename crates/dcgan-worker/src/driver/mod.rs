@@ -1,5 +1,5 @@
-//! The driver: it turns whatever happens into events of the state machine, in one order, and executes
-//! the machine's commands in theirs. It decides nothing.
+//! The driver: it turns whatever happens into events of the state machine, in one order, and
+//! executes the machine's commands in theirs. It decides nothing.
 
 mod execute;
 
@@ -212,7 +212,7 @@ impl<'a> Driver<'a> {
     }
 
     fn on_member_event(&mut self, event: dcgan_collective::Event) -> Handled {
-        self.pass(match event {
+        let machine_event = match event {
             dcgan_collective::Event::PeerPlan(plan) => Event::PeerPlan(plan),
             dcgan_collective::Event::ReduceFrame(from, frame) => Event::ReduceFrame(from, frame),
             dcgan_collective::Event::StreamBroken(generation, peer) => {
@@ -224,7 +224,8 @@ impl<'a> Driver<'a> {
                 self.copy_requests.insert(self.last_token, reply);
                 Event::CopyAsked(state, self.last_token)
             }
-        })
+        };
+        self.pass(machine_event)
     }
 
     /// Joins the run of the first welcome: starts the compute threads, begins to fetch the
