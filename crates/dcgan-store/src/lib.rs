@@ -9,9 +9,9 @@
 //!
 //! * [`idx`], [`dataset`]: the IDX format; MNIST and folders of its relatives.
 //! * [`run_dir`]: the files of a run directory, its lock, `run.json` and the grids.
-//! * [`checkpoint`]: the folder `checkpoints`.
+//! * [`checkpoint`]: the folder of checkpoints.
 //! * [`state_file`]: states as safetensors files.
-//! * [`metrics_log`]: `metrics.jsonl`.
+//! * [`metrics_log`]: the file `metrics.jsonl`.
 //! * `file`: writing a file so that it is complete or absent.
 
 pub mod checkpoint;

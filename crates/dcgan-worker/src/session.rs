@@ -104,7 +104,12 @@ impl CoordinatorSession {
     /// the coordinator welcomes the worker.
     async fn converse(&self, welcomed: &mut bool) -> Result<Infallible, Ended> {
         let Connection { outgoing, mut incoming } = self.connect().await?;
+
+        // The driver gets the sending end with the welcome. Reports that it sent to an earlier
+        // connection are lost with that connection's channel.
         let (reports_in, mut reports) = mpsc::unbounded_channel();
+
+        // Send heartbeats and reports, and receive messages, until something fails.
         let mut heartbeat = interval(HEARTBEAT_INTERVAL);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut silence = Box::pin(sleep(SILENCE_MAX));
