@@ -1,4 +1,5 @@
-//! Compiles `proto/` in Rust, so that no protoc is needed.
+//! Compiles `proto/` with a protobuf compiler that is written in Rust: no `protoc` has to be
+//! installed.
 
 use std::path::PathBuf;
 
@@ -11,11 +12,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(files, [root])?;
     let descriptor_file = PathBuf::from(std::env::var("OUT_DIR")?).join("dcgan_descriptor.bin");
     std::fs::write(descriptor_file, descriptors.encode_to_vec())?;
-    // For `dcgan-coord status --json`.
-    let shown = ["Status", "WorkerStatus", "Recovery"].map(|name| format!("dcgan.v1.{name}"));
-    let builder = shown.iter().fold(tonic_prost_build::configure().bytes("."), |builder, name| {
-        builder.type_attribute(name, "#[derive(serde::Serialize)]")
-    });
+    // `dcgan-coord status --json` prints these messages.
+    let printed = ["Status", "WorkerStatus", "Recovery"].map(|name| format!("dcgan.v1.{name}"));
+    let builder =
+        printed.iter().fold(tonic_prost_build::configure().bytes("."), |builder, name| {
+            builder.type_attribute(name, "#[derive(serde::Serialize)]")
+        });
     builder.compile_fds(descriptors)?;
     Ok(())
 }

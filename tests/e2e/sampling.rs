@@ -101,7 +101,7 @@ fn check_files(folder: &Path, newest: &[u8]) {
     std::fs::create_dir(folder.join("drawn")).unwrap();
     run(SAMPLER, folder, "export --run run --count 40 --out drawn/train-images-idx3-ubyte.gz", 0);
     let source = dcgan_store::dataset::Source::Folder(folder.join("drawn"));
-    let drawn = dcgan_store::dataset::Dataset::load(&source).unwrap().described();
+    let drawn = dcgan_store::dataset::Dataset::load(&source).unwrap().info();
     assert_eq!((drawn.images, drawn.rows, drawn.columns), (40, 28, 28));
 }
 

@@ -1,38 +1,44 @@
-//! Asking a member for a copy of its state.
+//! Asks a member for a copy of its state.
 
 use dcgan_core::ids::RunId;
 use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::plan::StateRef;
 use dcgan_rpc::net::{self, Address, ConnectError, InvalidAddress};
 use dcgan_rpc::pb::collective_client::CollectiveClient;
+use dcgan_rpc::transfer::{ChunkAssembler, TransferError};
 use dcgan_rpc::{Checksummed, Malformed, pb, transfer};
 use tonic::Status;
 
-/// Why there is no copy.
+/// Why a copy failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// The plan's address is not one.
+    /// The member's address in the plan is not an address.
     #[error(transparent)]
     Address(#[from] InvalidAddress),
     /// The member cannot be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// It does not hold the state, or the transfer broke.
+    /// The member answered that it does not hold the state, or the transfer broke.
     #[error("{}", .0.message())]
     Refused(#[from] Status),
-    /// It sent something else.
+    /// The member sent a message that no program of this version sends.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// What it sent does not add up.
+    /// The chunks that arrived are not the file that was sent.
     #[error(transparent)]
-    Transfer(#[from] transfer::TransferError),
+    Transfer(#[from] TransferError),
 }
 
-/// A state of at most `bytes_max` bytes, as a file, and the reports that go with it. The bytes are those that the
-/// member sent; whether they are the state that was asked for is for the caller to check.
+/// Copies `state` from the member at the address `member`, as a safetensors file of at most
+/// `bytes_max` bytes. Returns the file and the reports of the steps that led to the state and that
+/// the coordinator has not yet written.
+///
+/// The file arrives as the member sent it. Whether it holds the state that was asked for is for the
+/// caller to check.
 ///
 /// # Errors
-/// If the member cannot be reached, does not hold the state, or what it sends does not add up.
+/// If the member cannot be reached or does not hold the state, if no chunk arrives for
+/// [`transfer::STALLED_MAX`], or if what arrives is not what was sent.
 pub async fn copy_state(
     member: &str,
     run: RunId,
@@ -43,14 +49,16 @@ pub async fn copy_state(
     let channel = net::connect(&address).await?;
     let request = pb::CopyStateRequest { run: run.0, state: Some(state.into()) };
     let mut stream = CollectiveClient::new(channel).copy_state(request).await?.into_inner();
-    let mut assembly = transfer::ChunkAssembler::new(bytes_max);
+
+    let mut assembler = ChunkAssembler::new(bytes_max);
     let mut reports: Vec<StepDone> = Vec::new();
     while let Some(message) = transfer::next(&mut stream).await? {
-        let pb::CopyStateResponse { reports: more, chunk, .. } = message.verify_checksum()?;
-        for report in more {
+        let message = message.verify_checksum()?;
+        for report in message.reports {
             reports.push(report.try_into()?);
         }
-        assembly.push(&chunk.unwrap_or_default())?;
+        // A message without a chunk becomes an empty one, which belongs to no file and is refused.
+        assembler.push(&message.chunk.unwrap_or_default())?;
     }
-    Ok((assembly.finish()?, reports))
+    Ok((assembler.finish()?, reports))
 }

@@ -1,13 +1,17 @@
-//! What moves bytes between workers: the streams of an all-reduce, and copies of a state.
+//! Moves bytes between workers: the streams of the all-reduces, and copies of a state.
 //!
-//! Every member of a plan opens one stream to every other: reduce-scatter and all-gather take two hops, whatever the
-//! number of members, and every sum's owner sees each contribution, which a fixed order of additions needs. Streams
-//! belong to a plan. A newer plan supersedes them, which is said; a stream that ends without that is broken, is not
-//! resumed, and asks for a new generation. Data has connections of its own, so that a burst of gradients does not delay
-//! a heartbeat.
+//! Every member of a plan opens one stream to every other member. A ring would need fewer streams,
+//! but W - 1 hops for every bucket, and its additions would depend on the number of members. With
+//! direct streams, reduce-scatter and all-gather take one hop each, and the owner of a slice sees
+//! every member's contribution, so that it can add them in an order that never changes.
 //!
-//! This crate does not know what the numbers mean, adds none up and decides nothing: what arrives becomes an [`Event`],
-//! through a bounded channel that the worker's driver always drains.
+//! The streams belong to a plan. A newer plan supersedes them, and the sender says so with a last
+//! message. A stream that ends without that message is broken: it is not resumed, and the worker
+//! asks for a new generation. The streams are not on the connection to the coordinator, so that a
+//! burst of gradients does not delay a heartbeat.
+//!
+//! This crate does not know what the values mean, adds nothing up and decides nothing: whatever
+//! arrives becomes an [`Event`] in a bounded channel, which the worker's driver empties.
 
 mod copy;
 mod outgoing;
@@ -29,30 +33,33 @@ pub use service::service;
 /// What comes from other members.
 #[derive(Debug)]
 pub enum Event {
-    /// A stream verify_checksum, with its sender's plan.
+    /// A member opened a stream to this one, by this plan.
     PeerPlan(Arc<Plan>),
-    /// A part of a vector, from a member of the plan of its generation.
+    /// A bucket came from the member with this rank in the plan of the frame's generation.
     ReduceFrame(Rank, ReduceFrame),
-    /// A stream to or from a member of this generation broke.
+    /// A stream to or from the member with this rank, in the plan of this generation, broke.
     StreamBroken(Generation, Rank),
-    /// Somebody asks for a copy of this state; dropping the sender says that it is not here.
+    /// Another worker asks for a copy of this state. Dropping the sender answers that this worker
+    /// does not hold it.
     CopyAsked(StateRef, oneshot::Sender<Offer>),
 }
 
-/// A state to copy.
+/// A state that another worker may copy.
 #[derive(Clone, Debug)]
 pub struct Offer {
-    /// The state, as a file.
+    /// The state, as a safetensors file.
     pub state: Bytes,
-    /// The steps that its holder has reported and that are not stored.
+    /// The finished steps that led to the state and that the coordinator has not yet written.
     pub reports: Vec<StepDone>,
 }
 
-/// The run that this process belongs to, once it does. Members of other runs are refused.
+/// The run that this process belongs to. It is set when the coordinator's first welcome arrives;
+/// before that every member is refused, and after it the members of other runs.
 pub type RunCell = Arc<OnceLock<RunId>>;
 
-/// Events wait here for the driver: 256 parts are 64 MiB at most. Then senders wait.
+/// Events that wait for the driver; when there are as many, the sending members wait. A bucket has
+/// at most 256 KiB, so they take at most 64 MiB.
 pub const EVENTS_MAX: usize = 256;
 
-/// Where events go.
+/// The sending end of the channel of events.
 pub type Events = mpsc::Sender<Event>;

@@ -1,4 +1,4 @@
-//! The streams of one plan to its other members.
+//! The streams from this member to the other members of its plan.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,50 +18,45 @@ use tokio_stream::{Stream, StreamExt};
 
 use crate::{Event, Events};
 
-/// A superseded stream that has not sent its last word by then is cut.
+/// How long a superseded stream has to deliver its last message before it is cut.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
-/// One stream to each other member of a plan. Dropping it says that a newer plan is followed.
+/// One stream to each other member of a plan.
+///
+/// Dropping the streams tells the other members that this one follows a newer plan.
 pub struct Streams {
     runtime: Handle,
     links: BTreeMap<Rank, Link>,
 }
 
+/// The stream to one member.
 struct Link {
-    /// Not bounded by a channel but by the protocol: a member is at most one phase ahead, so at most the parts of two
-    /// phases wait here.
+    /// Messages that are not sent yet. The channel has no bound, but the protocol has: a member is
+    /// at most one phase ahead of the others, so at most the buckets of two phases wait here.
     queue: mpsc::UnboundedSender<ExchangeMessage>,
     task: JoinHandle<()>,
 }
 
 impl Streams {
-    /// Opens a stream to every member of `plan` but `me`. What breaks is told to `events`.
+    /// Opens a stream to every member of `plan` except `me`, on the runtime's threads.
+    ///
+    /// Returns at once. A stream that cannot be opened, or breaks later, becomes the event
+    /// [`Event::StreamBroken`].
     pub fn open(runtime: &Handle, run: RunId, plan: &Arc<Plan>, me: Rank, events: &Events) -> Self {
-        let others = plan.ranks().filter(|&rank| rank != me);
-        let link = |peer| {
-            let (queue, waiting) = mpsc::unbounded_channel();
-            let opening =
-                ExchangeMessage::Opening(Opening { run, plan: Arc::clone(plan), from: me });
-            let messages = tokio_stream::once(opening).chain(UnboundedReceiverStream::new(waiting));
-            let (plan, events) = (Arc::clone(plan), events.clone());
-            let task = runtime.spawn(async move {
-                if let Err(why) = exchange(&plan, peer, messages).await {
-                    tracing::debug!(
-                        generation = plan.generation.0,
-                        rank = peer.0,
-                        why,
-                        "a stream to a member broke"
-                    );
-                    // Nobody hears it: the worker is ending.
-                    let _ = events.send(Event::StreamBroken(plan.generation, peer)).await;
-                }
-            });
-            (peer, Link { queue, task })
-        };
-        Self { runtime: runtime.clone(), links: others.map(link).collect() }
+        let mut links = BTreeMap::new();
+        for peer in plan.ranks().filter(|&rank| rank != me) {
+            let (queue, queued) = mpsc::unbounded_channel();
+            let opening = Opening { run, plan: Arc::clone(plan), from: me };
+            let messages = tokio_stream::once(ExchangeMessage::Opening(opening))
+                .chain(UnboundedReceiverStream::new(queued));
+            let task = runtime.spawn(run_link(Arc::clone(plan), peer, messages, events.clone()));
+            links.insert(peer, Link { queue, task });
+        }
+        Self { runtime: runtime.clone(), links }
     }
 
-    /// Sends a frame to a member. If its stream is broken, that was told as an event.
+    /// Queues a frame for the member with the rank `to`. A frame for a broken stream is dropped:
+    /// the event that tells of the break has been sent.
     pub fn send(&self, to: Rank, frame: ReduceFrame) {
         if let Some(link) = self.links.get(&to) {
             let _ = link.queue.send(ExchangeMessage::ReduceFrame(frame));
@@ -73,6 +68,7 @@ impl Drop for Streams {
     fn drop(&mut self) {
         for Link { queue, mut task } in std::mem::take(&mut self.links).into_values() {
             let _ = queue.send(ExchangeMessage::Superseded);
+            // A member that does not read would keep its stream, and the buckets in it, for ever.
             self.runtime.spawn(async move {
                 if tokio::time::timeout(FAREWELL_MAX, &mut task).await.is_err() {
                     task.abort();
@@ -82,7 +78,28 @@ impl Drop for Streams {
     }
 }
 
-/// Sends messages until the peer has heard the last one.
+/// Runs the stream to one member, and reports if it breaks.
+async fn run_link(
+    plan: Arc<Plan>,
+    peer: Rank,
+    messages: impl Stream<Item = ExchangeMessage> + Send + 'static,
+    events: Events,
+) {
+    if let Err(why) = exchange(&plan, peer, messages).await {
+        let generation = plan.generation;
+        tracing::debug!(
+            event = "stream_broken",
+            generation = generation.0,
+            rank = peer.0,
+            why,
+            "the stream to rank {peer} of generation {generation} broke: {why}"
+        );
+        // If there is no receiver, the worker is ending and needs no event.
+        let _ = events.send(Event::StreamBroken(generation, peer)).await;
+    }
+}
+
+/// Sends the messages to one member, until it has confirmed the last one.
 async fn exchange(
     plan: &Plan,
     peer: Rank,
@@ -92,8 +109,11 @@ async fn exchange(
     let address: Address =
         member.address.parse().map_err(|error: net::InvalidAddress| error.to_string())?;
     let channel = net::connect(&address).await.map_err(|error| error.to_string())?;
-    // Encoded as they go, on a thread of the network.
-    let messages = messages.map(|message| pb::ExchangeMessage::from(&message));
-    let answer = CollectiveClient::new(channel).exchange(messages).await;
-    answer.map(|_| ()).map_err(|status| format!("{address}: {}", status.message()))
+    // Each message is encoded and hashed when it is sent, on a thread of the network: the driver,
+    // which queues it, has no time for that.
+    let encoded = messages.map(|message| pb::ExchangeMessage::from(&message));
+    match CollectiveClient::new(channel).exchange(encoded).await {
+        Ok(_) => Ok(()),
+        Err(status) => Err(format!("{address}: {}", status.message())),
+    }
 }

@@ -1,8 +1,9 @@
-//! What a member answers to others.
+//! The service that a worker offers to the other members of its plan.
 
 use std::time::Duration;
 
-use dcgan_core::ids::Generation;
+use dcgan_core::ids::{Generation, Rank};
+use dcgan_core::protocol::worker::ReduceFrame;
 use dcgan_core::state::digest;
 use dcgan_rpc::pb::collective_server::{Collective, CollectiveServer};
 use dcgan_rpc::{Checksummed, ExchangeMessage, Opening, pb, transfer};
@@ -11,10 +12,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{Event, Events, Offer, RunCell};
 
-/// A driver that takes longer than this to find a state has other troubles.
+/// How long the driver has to answer a request for a copy. It answers between two events, within
+/// milliseconds; a driver that takes longer is stuck.
 const OFFER_MAX: Duration = Duration::from_secs(5);
 
-/// The service; what arrives goes to `events`.
+/// Creates the service. Whatever arrives goes to `events`.
 pub fn service(run: RunCell, events: Events) -> CollectiveServer<impl Collective> {
     CollectiveServer::new(Service { run, events })
 }
@@ -31,40 +33,17 @@ impl Collective for Service {
         request: Request<Streaming<pb::ExchangeMessage>>,
     ) -> Result<Response<pb::ExchangeResponse>, Status> {
         let mut stream = request.into_inner();
-        let first = transfer::next(&mut stream)
-            .await?
-            .ok_or_else(|| Status::invalid_argument("an empty stream"))?;
-        let ExchangeMessage::Opening(opening) = ExchangeMessage::from_wire(first, Generation(0))?
-        else {
-            return Err(Status::invalid_argument("the first message of a stream is its opening"));
-        };
-        self.check_run(opening.run.0)?;
-        let Opening { plan, from, .. } = opening;
+        let Opening { run, plan, from } = receive_opening(&mut stream).await?;
+        self.check_run(run.0)?;
         let generation = plan.generation;
-        self.tell(Event::PeerPlan(plan)).await?;
+        self.send_event(Event::PeerPlan(plan)).await?;
         loop {
-            // No deadline: a member may compute for long. One that is gone is noticed by pings and by its heartbeats.
-            let message = match stream.message().await {
-                Ok(Some(message)) => {
-                    ExchangeMessage::from_wire(message, generation).map_err(Status::from)
-                }
-                // A reset of the stream looks like its end. Only who says so has ended it.
-                Ok(None) => Err(Status::cancelled("the stream ended without a word")),
-                Err(status) => Err(status),
-            };
-            match message {
-                Ok(ExchangeMessage::ReduceFrame(frame)) => {
-                    self.tell(Event::ReduceFrame(from, frame)).await?
-                }
-                Ok(ExchangeMessage::Superseded) => {
-                    return Ok(Response::new(pb::ExchangeResponse {}));
-                }
-                Ok(ExchangeMessage::Opening(_)) => {
-                    return Err(Status::invalid_argument("a second opening"));
-                }
+            match receive_frame(&mut stream, generation).await {
+                Ok(Some(frame)) => self.send_event(Event::ReduceFrame(from, frame)).await?,
+                Ok(None) => return Ok(Response::new(pb::ExchangeResponse {})),
                 Err(status) => {
-                    tracing::debug!(generation = generation.0, rank = from.0, %status, "a member's stream broke");
-                    self.tell(Event::StreamBroken(generation, from)).await?;
+                    log_broken(generation, from, &status);
+                    self.send_event(Event::StreamBroken(generation, from)).await?;
                     return Err(status);
                 }
             }
@@ -77,17 +56,20 @@ impl Collective for Service {
         &self,
         request: Request<pb::CopyStateRequest>,
     ) -> Result<Response<Self::CopyStateStream>, Status> {
+        // Ask the driver for the state.
         let pb::CopyStateRequest { run, state } = request.into_inner();
         self.check_run(run)?;
-        let state = state
+        let wanted = state
             .ok_or_else(|| Status::invalid_argument("a request without a state"))?
             .try_into()?;
-        let (reply, offer) = oneshot::channel();
-        self.tell(Event::CopyAsked(state, reply)).await?;
-        let offer = tokio::time::timeout(OFFER_MAX, offer).await;
-        let Offer { state, reports } = offer
+        let (reply, offered) = oneshot::channel();
+        self.send_event(Event::CopyAsked(wanted, reply)).await?;
+        let Offer { state, reports } = tokio::time::timeout(OFFER_MAX, offered)
+            .await
             .map_err(|_| Status::deadline_exceeded("the worker is too busy to give a copy"))?
             .map_err(|_| Status::not_found("the worker does not hold this state"))?;
+
+        // Send it in chunks. The reports go with the first.
         let digest = digest::of_bytes(&state);
         let mut reports: Vec<pb::StepDone> = reports.into_iter().map(Into::into).collect();
         Ok(transfer::answer(transfer::split(state, digest).map(move |chunk| {
@@ -98,6 +80,7 @@ impl Collective for Service {
 }
 
 impl Service {
+    /// Refuses a member that does not belong to this worker's run.
     fn check_run(&self, theirs: u64) -> Result<(), Status> {
         match self.run.get() {
             None => Err(Status::unavailable("this worker has not heard from the coordinator yet")),
@@ -108,7 +91,52 @@ impl Service {
         }
     }
 
-    async fn tell(&self, event: Event) -> Result<(), Status> {
+    /// Waits until the channel has room for the event: the member that sent it waits as well.
+    async fn send_event(&self, event: Event) -> Result<(), Status> {
         self.events.send(event).await.map_err(|_| Status::unavailable("this worker is ending"))
     }
+}
+
+/// Receives the first message of a stream.
+async fn receive_opening(stream: &mut Streaming<pb::ExchangeMessage>) -> Result<Opening, Status> {
+    let first = transfer::next(stream).await?;
+    let message = first.ok_or_else(|| Status::invalid_argument("an empty stream"))?;
+    // The opening names the stream's generation, so none is known before it.
+    match ExchangeMessage::from_wire(message, Generation(0))? {
+        ExchangeMessage::Opening(opening) => Ok(opening),
+        ExchangeMessage::ReduceFrame(_) | ExchangeMessage::Superseded => {
+            Err(Status::invalid_argument("the first message of a stream is its opening"))
+        }
+    }
+}
+
+/// Receives the next frame of a stream; `None` if the sender follows a newer plan.
+///
+/// There is no deadline: a member may compute for long between two frames. A member that is gone is
+/// noticed by the pings of the connection and by the coordinator.
+async fn receive_frame(
+    stream: &mut Streaming<pb::ExchangeMessage>,
+    generation: Generation,
+) -> Result<Option<ReduceFrame>, Status> {
+    let Some(message) = stream.message().await? else {
+        // A stream that is reset, as by a crash, can look like one that has ended. Only the message
+        // `Superseded` ends a stream in order.
+        return Err(Status::cancelled("the stream ended without a last message"));
+    };
+    match ExchangeMessage::from_wire(message, generation)? {
+        ExchangeMessage::ReduceFrame(frame) => Ok(Some(frame)),
+        ExchangeMessage::Superseded => Ok(None),
+        ExchangeMessage::Opening(_) => Err(Status::invalid_argument("a second opening")),
+    }
+}
+
+fn log_broken(generation: Generation, from: Rank, status: &Status) {
+    tracing::debug!(
+        event = "stream_broken",
+        generation = generation.0,
+        rank = from.0,
+        %status,
+        "the stream from rank {from} of generation {generation} broke: {}",
+        status.message()
+    );
 }

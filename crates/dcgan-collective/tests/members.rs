@@ -1,4 +1,5 @@
-//! Members of a plan on real sockets: each a worker's machine, whose frames travel through this crate.
+//! Members of a plan on real sockets: each is a worker's state machine, whose frames travel through
+//! this crate.
 #![expect(clippy::unwrap_used, reason = "a test that is wrong should stop")]
 
 use std::collections::VecDeque;
@@ -10,12 +11,12 @@ use std::time::Duration;
 use dcgan_collective::{
     CopyError, EVENTS_MAX, Event, Events, Offer, RunCell, Streams, copy_state, service,
 };
-use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, RunId, WorkerId};
+use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, RunId, ShardId, WorkerId};
 use dcgan_core::metrics::Metrics;
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
 use dcgan_core::protocol::message::{Complaint, FromWorker, ToWorker};
 use dcgan_core::protocol::plan::{Member, Plan, StateRef, assign, even};
-use dcgan_core::protocol::worker::{self, Command, ShardResult, WorkerMachine};
+use dcgan_core::protocol::worker::{self, Command, GradientKey, ShardResult, WorkerMachine};
 use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::spec::sharding::Partition;
@@ -29,13 +30,15 @@ use tonic::service::Routes;
 const SHARDS: u16 = 5;
 const NOBODY: [Option<Rank>; SHARDS as usize] = [None; SHARDS as usize];
 const STEPS: u64 = 4;
-/// Several parts for every member.
+/// Values in the vector. With two or three members, every slice has several buckets.
 const LEN: usize = 300_000;
 const RUN: RunId = RunId(7);
 
-/// Adds up noise: every addition rounds, so another order shows.
+/// An objective whose gradients are noise. Nearly every addition rounds, so that sums in another
+/// order have other bits.
 struct Noise {
     layout: Arc<Layout>,
+    /// The first value of the initial state.
     first: f32,
 }
 
@@ -76,14 +79,14 @@ impl Objective for Noise {
     }
 }
 
-/// A process: its server, its machine, and what its coordinator would hear.
+/// A worker process: its server, its state machine and its events.
 struct Process {
     machine: WorkerMachine,
     id: WorkerId,
     address: SocketAddr,
     objective: Arc<Noise>,
     events: Events,
-    arriving: mpsc::Receiver<Event>,
+    received: mpsc::Receiver<Event>,
     streams: Option<Streams>,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
 }
@@ -92,7 +95,7 @@ impl Process {
     fn start(rank: u16, objective: Noise) -> Self {
         let listener = net::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let address = listener.local_addr().unwrap();
-        let (events, arriving) = mpsc::channel(EVENTS_MAX);
+        let (events, received) = mpsc::channel(EVENTS_MAX);
         let run: RunCell = Arc::new(OnceLock::from(RUN));
         let routes = Routes::new(service(run, events.clone()));
         let server = tokio::spawn(async move {
@@ -109,24 +112,17 @@ impl Process {
             Schedule { last_step: STEPS, log_every: 1, grid_every: 1, checkpoint_every: 1 };
         machine.handle(Duration::ZERO, worker::Event::Welcome(schedule));
         machine.handle(Duration::ZERO, worker::Event::Message(ToWorker::Fence(Generation(1))));
-        Self { machine, id, address, objective, events, arriving, streams: None, server }
+        Self { machine, id, address, objective, events, received, streams: None, server }
     }
 
-    /// Trains by the plan until the last step or a complaint, and gives the state and the process.
+    /// Trains by the plan until the last step or a complaint. Returns the digest of the final
+    /// state, or the complaint, and the process: dropping it would close its streams.
     async fn train(mut self, plan: Arc<Plan>) -> (Result<Digest, Complaint>, Self) {
-        let partition = Partition::new(1, vec![0]);
-        let mut inbox = VecDeque::from([worker::Event::Message(ToWorker::Plan(plan))]);
+        let mut own_events = VecDeque::from([worker::Event::Message(ToWorker::Plan(plan))]);
         loop {
-            let event = match inbox.pop_front() {
+            let event = match own_events.pop_front() {
                 Some(event) => event,
-                None => match self.arriving.recv().await.unwrap() {
-                    Event::PeerPlan(plan) => worker::Event::PeerPlan(plan),
-                    Event::ReduceFrame(from, frame) => worker::Event::ReduceFrame(from, frame),
-                    Event::StreamBroken(generation, peer) => {
-                        worker::Event::StreamBroken(generation, peer)
-                    }
-                    Event::CopyAsked(..) => panic!("nobody lacks a state here"),
-                },
+                None => machine_event(self.received.recv().await.unwrap()),
             };
             for command in self.machine.handle(Duration::ZERO, event) {
                 match command {
@@ -135,18 +131,10 @@ impl Process {
                             Some(Streams::open(&Handle::current(), RUN, &plan, me, &self.events));
                     }
                     Command::Send(to, frame) => self.streams.as_ref().unwrap().send(to, frame),
-                    Command::Compute(work, state, shards) => {
-                        inbox.extend(shards.into_iter().map(|shard| {
-                            let task = ShardTask {
-                                state: &state,
-                                at: work.at,
-                                shard,
-                                partition: &partition,
-                            };
-                            let vector =
-                                self.objective.shard_gradients(&task, &mut Scratch::default());
-                            worker::Event::Computed(work, shard, ShardResult::new(Ok(vector)))
-                        }))
+                    Command::Compute(key, state, shards) => {
+                        for shard in shards {
+                            own_events.push_back(self.compute(key, &state, shard));
+                        }
                     }
                     Command::Report(FromWorker::StepDone(done)) if done.step == STEPS => {
                         return (Ok(done.digest), self);
@@ -161,21 +149,42 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Computes a shard's vector, at once and on this thread.
+    fn compute(&self, key: GradientKey, state: &State, shard: ShardId) -> worker::Event {
+        let partition = Partition::new(1, vec![0]);
+        let task = ShardTask { state, at: key.at, shard, partition: &partition };
+        let vector = self.objective.shard_gradients(&task, &mut Scratch::default());
+        worker::Event::Computed(key, shard, ShardResult::new(Ok(vector)))
+    }
+
+    fn as_member(&self) -> Member {
+        Member { id: self.id.clone(), address: self.address.to_string(), holds_start: true }
+    }
+}
+
+/// Converts an event of this crate to one of the state machine.
+fn machine_event(event: Event) -> worker::Event {
+    match event {
+        Event::PeerPlan(plan) => worker::Event::PeerPlan(plan),
+        Event::ReduceFrame(from, frame) => worker::Event::ReduceFrame(from, frame),
+        Event::StreamBroken(generation, peer) => worker::Event::StreamBroken(generation, peer),
+        Event::CopyAsked(..) => panic!("every member holds the start state"),
+    }
+}
+
+/// Makes the plan of generation 1, with all processes as members, in their order.
 fn plan(processes: &[Process]) -> Arc<Plan> {
-    let member = |process: &Process| Member {
-        id: process.id.clone(),
-        address: process.address.to_string(),
-        holds_start: true,
-    };
     let start = StateRef { generation: Generation(1), ..processes[0].machine.at() };
     Arc::new(Plan {
         generation: Generation(1),
-        members: processes.iter().map(member).collect(),
+        members: processes.iter().map(Process::as_member).collect(),
         owners: assign(&NOBODY, even(&NOBODY, processes.len())),
         start,
     })
 }
 
+/// Trains all processes by one plan.
 async fn train(processes: Vec<Process>) -> Vec<(Result<Digest, Complaint>, Process)> {
     let plan = plan(&processes);
     let mut members = JoinSet::new();
@@ -185,26 +194,31 @@ async fn train(processes: Vec<Process>) -> Vec<(Result<Digest, Complaint>, Proce
     members.join_all().await
 }
 
+/// Starts processes with the same initial state.
+fn start_processes(count: u16) -> Vec<Process> {
+    (0..count).map(|rank| Process::start(rank, Noise::new(0.0))).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_number_of_members_gives_one_members_bits() {
-    let start = |members| (0..members).map(|rank| Process::start(rank, Noise::new(0.0))).collect();
-    let alone = train(start(1)).await.remove(0).0.unwrap();
+async fn any_number_of_members_gives_the_bits_of_one_member() {
+    let alone = train(start_processes(1)).await.remove(0).0.unwrap();
     for members in [2, 3, 5] {
-        for (digest, _) in train(start(members)).await {
+        for (digest, _) in train(start_processes(members)).await {
             assert_eq!(digest, Ok(alone), "{members} members");
         }
     }
 }
 
 #[tokio::test]
-async fn a_different_state_is_never_summed() {
+async fn vectors_of_different_states_are_never_summed() {
     let processes = vec![Process::start(0, Noise::new(0.0)), Process::start(1, Noise::new(1.0))];
     let theirs = processes[1].machine.at().digest;
     let plan = plan(&processes);
     let mine = plan.start.digest;
     let mut processes = processes.into_iter();
     let honest = tokio::spawn(processes.next().unwrap().train(Arc::clone(&plan)));
-    // The other is told that its state is the plan's, as after a flipped bit that nothing noticed.
+    // The other member believes that its state is the plan's, as after a flipped bit that nothing
+    // has noticed.
     let differing =
         Arc::new(Plan { start: StateRef { digest: theirs, ..plan.start }, ..(*plan).clone() });
     let differing = tokio::spawn(processes.next().unwrap().train(differing));
@@ -220,39 +234,37 @@ async fn a_different_state_is_never_summed() {
 }
 
 #[tokio::test]
-async fn a_member_that_dies_is_noticed_by_its_streams() {
-    let mut processes: Vec<Process> =
-        (0..3).map(|rank| Process::start(rank, Noise::new(0.0))).collect();
+async fn a_dead_member_is_noticed_by_its_streams() {
+    let mut processes = start_processes(3);
     let plan = plan(&processes);
     let dead = processes.pop().unwrap();
-    // Its listener is gone with its server.
+    // The listener closes with the server.
     dead.server.abort();
     assert!(dead.server.await.unwrap_err().is_cancelled());
-    let mut living = JoinSet::new();
+    let mut survivors = JoinSet::new();
     for process in processes {
-        living.spawn(process.train(Arc::clone(&plan)));
+        survivors.spawn(process.train(Arc::clone(&plan)));
     }
-    for (result, _) in living.join_all().await {
+    for (result, _) in survivors.join_all().await {
         assert_eq!(result, Err(Complaint::StreamBroken(Rank(2))));
     }
 }
 
 #[tokio::test]
-async fn a_superseded_stream_is_not_a_broken_one() {
-    let mut processes: Vec<Process> =
-        (0..2).map(|rank| Process::start(rank, Noise::new(0.0))).collect();
+async fn a_superseded_stream_is_not_reported_as_broken() {
+    let mut processes = start_processes(2);
     let plan = plan(&processes);
     let streams = Streams::open(&Handle::current(), RUN, &plan, Rank(0), &processes[0].events);
     drop(streams);
-    assert!(matches!(processes[1].arriving.recv().await, Some(Event::PeerPlan(_))));
+    assert!(matches!(processes[1].received.recv().await, Some(Event::PeerPlan(_))));
     let other = Streams::open(&Handle::current(), RunId(8), &plan, Rank(0), &processes[0].events);
-    let refused = processes[0].arriving.recv().await;
+    let refused = processes[0].received.recv().await;
     assert!(
         matches!(refused, Some(Event::StreamBroken(Generation(1), Rank(1)))),
-        "another run's: {refused:?}"
+        "a member of another run is refused: {refused:?}"
     );
     drop(other);
-    assert!(processes[1].arriving.try_recv().is_err(), "neither is told as broken");
+    assert!(processes[1].received.try_recv().is_err(), "neither stream is reported as broken");
 }
 
 #[tokio::test]
@@ -271,8 +283,8 @@ async fn a_state_is_copied_with_its_reports() {
         }
     });
     for _ in 0..2 {
-        let Some(Event::CopyAsked(asked, reply)) = process.arriving.recv().await else {
-            panic!("a copy is asked for")
+        let Some(Event::CopyAsked(asked, reply)) = process.received.recv().await else {
+            panic!("expected a request for a copy")
         };
         assert_eq!(asked, wanted);
         reply.send(Offer { state: state.clone().into(), reports: Vec::new() }).unwrap();
@@ -282,9 +294,10 @@ async fn a_state_is_copied_with_its_reports() {
     assert_eq!(too_long.unwrap_err().to_string(), "expected at most 10 bytes, found 1000000");
 
     let asking = tokio::spawn(async move { copy_state(&address, RUN, wanted, 10).await });
-    let Some(Event::CopyAsked(_, reply)) = process.arriving.recv().await else {
-        panic!("a copy is asked for")
+    let Some(Event::CopyAsked(_, reply)) = process.received.recv().await else {
+        panic!("expected a request for a copy")
     };
+    // Dropping the reply says that this worker does not hold the state.
     drop(reply);
     let refused = asking.await.unwrap().unwrap_err();
     assert!(matches!(refused, CopyError::Refused(_)));

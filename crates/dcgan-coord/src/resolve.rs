@@ -49,7 +49,7 @@ pub(crate) fn resolve_run(args: &Args, matches: &ArgMatches) -> anyhow::Result<R
     let given =
         PartialConfig { data_set: None, ..flags.or(file).or(saved.clone().unwrap_or_default()) };
     let dataset = Dataset::load(&given.source()).context("--data").map_err(usage)?;
-    let config = given.resolve(dataset.described()).map_err(usage)?;
+    let config = given.resolve(dataset.info()).map_err(usage)?;
     if let (Some(saved), Some(data)) = (saved, saved_data) {
         let differences = saved.spec(data).differences(&config.spec);
         if !differences.is_empty() {

@@ -1,4 +1,4 @@
-//! The streams between workers.
+//! The messages of a stream between two members of a plan.
 
 use std::sync::Arc;
 
@@ -17,11 +17,14 @@ use pb::exchange_message::Kind;
 /// A message of a stream between two members of a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExchangeMessage {
-    /// The first.
+    /// The first message of a stream.
     Opening(Opening),
-    /// A bucket of a vector. Its generation is not sent again: a stream belongs to one.
+    /// A subtree's sum of a bucket, or the whole sum.
+    ///
+    /// The frame's generation does not travel with it: every frame of a stream belongs to the
+    /// generation of the stream's opening.
     ReduceFrame(ReduceFrame),
-    /// The last: the sender follows a newer plan.
+    /// The last message of a stream: the sender follows a newer plan.
     Superseded,
 }
 
@@ -32,7 +35,7 @@ pub struct Opening {
     pub run: RunId,
     /// The sender's plan.
     pub plan: Arc<Plan>,
-    /// The sender's rank in it.
+    /// The sender's rank in that plan.
     pub from: Rank,
 }
 
@@ -44,86 +47,115 @@ impl From<&ExchangeMessage> for pb::ExchangeMessage {
                 plan: Some((&**plan).into()),
                 from: from.0.into(),
             }),
-            ExchangeMessage::ReduceFrame(ReduceFrame { position, digest, bucket_sum, .. }) => {
-                Kind::BucketSum(pb::BucketSum {
-                    position: Some((*position).into()),
-                    digest: digest.0,
-                    bucket: bucket_sum.bucket,
-                    subtree: bucket_sum
-                        .subtree
-                        .map(|Subtree { lo, hi }| pb::Subtree { lo: lo.into(), hi: hi.into() }),
-                    values: bytes_of(&bucket_sum.values),
-                })
-            }
+            ExchangeMessage::ReduceFrame(frame) => Kind::BucketSum(frame.into()),
             ExchangeMessage::Superseded => Kind::Superseded(pb::Superseded {}),
         };
         Self { kind: Some(kind), checksum: 0 }.with_checksum()
     }
 }
 
-/// SharedValues as they travel, on most machines without a copy.
+impl From<&ReduceFrame> for pb::BucketSum {
+    fn from(frame: &ReduceFrame) -> Self {
+        let ReduceFrame { generation: _, position, digest, bucket_sum } = frame;
+        let BucketSum { bucket, subtree, values } = bucket_sum;
+        Self {
+            position: Some((*position).into()),
+            digest: digest.0,
+            bucket: *bucket,
+            subtree: subtree.map(|Subtree { lo, hi }| pb::Subtree { lo: lo.into(), hi: hi.into() }),
+            values: bytes_of(values),
+        }
+    }
+}
+
+/// Returns the values as little-endian bytes. On a little-endian machine the bytes are the values
+/// themselves: a bucket is sent without a copy.
 fn bytes_of(values: &SharedValues) -> Bytes {
-    struct Held(SharedValues);
-    impl AsRef<[u8]> for Held {
+    /// The owner of the bytes: it keeps the values until the message is sent.
+    struct ValuesAsBytes(SharedValues);
+
+    impl AsRef<[u8]> for ValuesAsBytes {
         fn as_ref(&self) -> &[u8] {
             bytemuck::cast_slice(&self.0)
         }
     }
+
     if cfg!(target_endian = "little") {
-        Bytes::from_owner(Held(values.clone()))
+        Bytes::from_owner(ValuesAsBytes(values.clone()))
     } else {
         little_endian(values).into_owned().into()
     }
 }
 
 impl ExchangeMessage {
-    /// The message of a stream that belongs to `generation`; that of an opening is its plan's.
+    /// Converts a message of a stream that belongs to `generation`. An opening has the generation
+    /// of its own plan, whatever `generation` is.
     ///
     /// # Errors
-    /// If it is malformed, or not the one that was sent.
+    /// If the checksum does not match, or no program of this version sends such a message.
     pub fn from_wire(
         message: pb::ExchangeMessage,
         generation: Generation,
     ) -> Result<Self, Malformed> {
-        Ok(
-            match message
-                .verify_checksum()?
-                .kind
-                .ok_or(Malformed("a member's message of an unknown kind"))?
-            {
-                Kind::Opening(pb::Opening { run, plan, from }) => {
-                    let plan: Plan = required(plan, "an opening without a plan")?;
-                    let from = convert::rank(from)?;
-                    if plan.member(from).is_none() {
-                        return Err(Malformed(
-                            "an opening from a rank that its plan does not have",
-                        ));
-                    }
-                    Self::Opening(Opening { run: RunId(run), plan: Arc::new(plan), from })
-                }
-                Kind::BucketSum(bucket) => Self::ReduceFrame(frame(bucket, generation)?),
-                Kind::Superseded(pb::Superseded {}) => Self::Superseded,
-            },
-        )
+        let kind = message.verify_checksum()?.kind;
+        match kind.ok_or(Malformed("a member's message of an unknown kind"))? {
+            Kind::Opening(opening) => Ok(Self::Opening(opening.try_into()?)),
+            Kind::BucketSum(bucket_sum) => {
+                Ok(Self::ReduceFrame(reduce_frame(bucket_sum, generation)?))
+            }
+            Kind::Superseded(pb::Superseded {}) => Ok(Self::Superseded),
+        }
     }
 }
 
-fn frame(bucket: pb::BucketSum, generation: Generation) -> Result<ReduceFrame, Malformed> {
-    let pb::BucketSum { position, digest, bucket, subtree, values } = bucket;
+impl TryFrom<pb::Opening> for Opening {
+    type Error = Malformed;
+
+    fn try_from(pb::Opening { run, plan, from }: pb::Opening) -> Result<Self, Malformed> {
+        let plan: Plan = required(plan, "an opening without a plan")?;
+        let from = convert::rank(from)?;
+        if plan.member(from).is_none() {
+            return Err(Malformed("an opening from a rank that its plan does not have"));
+        }
+        Ok(Self { run: RunId(run), plan: Arc::new(plan), from })
+    }
+}
+
+impl TryFrom<pb::Subtree> for Subtree {
+    type Error = Malformed;
+
+    fn try_from(pb::Subtree { lo, hi }: pb::Subtree) -> Result<Self, Malformed> {
+        match (u16::try_from(lo), u16::try_from(hi)) {
+            (Ok(lo), Ok(hi)) => Ok(Self { lo, hi }),
+            _ => Err(Malformed("a shard above 65535")),
+        }
+    }
+}
+
+/// Converts a frame. Whether its bucket and its subtree exist in the plan is for the reduction to
+/// check, which knows the plan.
+fn reduce_frame(
+    bucket_sum: pb::BucketSum,
+    generation: Generation,
+) -> Result<ReduceFrame, Malformed> {
+    let pb::BucketSum { position, digest, bucket, subtree, values } = bucket_sum;
     if values.len() % 4 != 0 || values.len() > 4 * BUCKET_VALUES_MAX {
         return Err(Malformed("a bucket that is too long, or not made of float32"));
     }
-    let edge = |shard: u32| shard.try_into().map_err(|_| Malformed("a shard above 65535"));
-    let subtree = subtree
-        .map(|pb::Subtree { lo, hi }| Ok(Subtree { lo: edge(lo)?, hi: edge(hi)? }))
-        .transpose()?;
-    let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("chunks of 4 bytes"));
-    let values = values.chunks_exact(4).map(number).collect::<Vec<_>>().into();
+    // The bytes need not be aligned for f32, so the values are read out of them one by one.
+    let mut numbers = Vec::with_capacity(values.len() / 4);
+    for bytes in values.chunks_exact(4) {
+        numbers.push(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+    }
     Ok(ReduceFrame {
         generation,
         position: required(position, "a bucket without a position")?,
         digest: Digest(digest),
-        bucket_sum: BucketSum { bucket, subtree, values },
+        bucket_sum: BucketSum {
+            bucket,
+            subtree: subtree.map(TryInto::try_into).transpose()?,
+            values: numbers.into(),
+        },
     })
 }
 
@@ -149,16 +181,25 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_keep_every_bit(bits: Vec<u32>, subtree in proptest::option::of((0u16..9, 0u16..9))) {
-            let frame = example(bits.iter().map(|&bits| f32::from_bits(bits)).collect(), subtree);
+        fn a_frame_keeps_every_bit(
+            bits: Vec<u32>,
+            subtree in proptest::option::of((0u16..9, 0u16..9)),
+        ) {
+            let values = bits.iter().map(|&bits| f32::from_bits(bits)).collect();
+            let frame = example(values, subtree);
             let sent = pb::ExchangeMessage::from(&ExchangeMessage::ReduceFrame(frame.clone()));
-            let Ok(ExchangeMessage::ReduceFrame(arrived)) = ExchangeMessage::from_wire(sent, Generation(3)) else {
-                panic!("a frame stays a frame");
+            let Ok(ExchangeMessage::ReduceFrame(arrived)) =
+                ExchangeMessage::from_wire(sent, Generation(3))
+            else {
+                panic!("the frame did not arrive as a frame");
             };
-            let arrived_bits: Vec<u32> = arrived.bucket_sum.values.iter().map(|value| value.to_bits()).collect();
+            // Compared as bits: a NaN is not equal to itself.
+            let arrived_bits: Vec<u32> =
+                arrived.bucket_sum.values.iter().map(|value| value.to_bits()).collect();
             prop_assert_eq!(arrived_bits, bits);
             prop_assert_eq!((arrived.position, arrived.digest), (frame.position, frame.digest));
-            prop_assert_eq!((arrived.bucket_sum.bucket, arrived.bucket_sum.subtree), (frame.bucket_sum.bucket, frame.bucket_sum.subtree));
+            prop_assert_eq!(arrived.bucket_sum.bucket, frame.bucket_sum.bucket);
+            prop_assert_eq!(arrived.bucket_sum.subtree, frame.bucket_sum.subtree);
         }
     }
 }

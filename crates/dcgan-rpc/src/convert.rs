@@ -1,6 +1,8 @@
-//! Conversions that both services share. What comes from a wire is checked before it becomes one of the core's types.
+//! Conversions of the types that several messages share.
+//!
+//! A value from the wire is checked here, before it becomes one of the core's types.
 
-use dcgan_core::ids::{Digest, Generation, Position, Rank, ShardId, WorkerId};
+use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, ShardId, WorkerId};
 use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::plan::{Member, Plan, StateRef};
 
@@ -17,7 +19,7 @@ impl From<Malformed> for tonic::Status {
     }
 }
 
-/// The value of a field that must be there.
+/// Converts a field that must be present; `missing` says what is wrong if it is not.
 pub(crate) fn required<T, U>(field: Option<T>, missing: &'static str) -> Result<U, Malformed>
 where
     U: TryFrom<T, Error = Malformed>,
@@ -29,8 +31,12 @@ pub(crate) fn rank(number: u32) -> Result<Rank, Malformed> {
     number.try_into().map(Rank).map_err(|_| Malformed("a rank above 65535"))
 }
 
-pub(crate) fn shard(number: u32) -> Result<ShardId, Malformed> {
+fn shard(number: u32) -> Result<ShardId, Malformed> {
     number.try_into().map(ShardId).map_err(|_| Malformed("a shard above 65535"))
+}
+
+pub(crate) fn shards(numbers: Vec<u32>) -> Result<Vec<ShardId>, Malformed> {
+    numbers.into_iter().map(shard).collect()
 }
 
 pub(crate) fn size(number: u64) -> Result<usize, Malformed> {
@@ -47,8 +53,10 @@ impl TryFrom<pb::Position> for Position {
     type Error = Malformed;
 
     fn try_from(pb::Position { step, phase }: pb::Position) -> Result<Self, Malformed> {
-        let phase = u8::try_from(phase).ok().and_then(|phase| phase.try_into().ok());
-        Ok(Self { step, phase: phase.ok_or(Malformed("a phase above 2"))? })
+        match Phase::ALL.get(phase as usize) {
+            Some(&phase) => Ok(Self { step, phase }),
+            None => Err(Malformed("a phase above 2")),
+        }
     }
 }
 
@@ -90,16 +98,26 @@ impl TryFrom<pb::WorkerId> for WorkerId {
     }
 }
 
+impl From<&Member> for pb::Member {
+    fn from(Member { id, address, holds_start }: &Member) -> Self {
+        Self { id: Some(id.clone().into()), address: address.clone(), holds_start: *holds_start }
+    }
+}
+
+impl TryFrom<pb::Member> for Member {
+    type Error = Malformed;
+
+    fn try_from(member: pb::Member) -> Result<Self, Malformed> {
+        let pb::Member { id, address, holds_start } = member;
+        Ok(Self { id: required(id, "a member without an id")?, address, holds_start })
+    }
+}
+
 impl From<&Plan> for pb::Plan {
     fn from(plan: &Plan) -> Self {
-        let member = |Member { id, address, holds_start }: &Member| pb::Member {
-            id: Some(id.clone().into()),
-            address: address.clone(),
-            holds_start: *holds_start,
-        };
         Self {
             generation: plan.generation.0,
-            members: plan.members.iter().map(member).collect(),
+            members: plan.members.iter().map(Into::into).collect(),
             owners: plan.owners.iter().map(|rank| rank.0.into()).collect(),
             start: Some(plan.start.into()),
         }
@@ -110,21 +128,19 @@ impl TryFrom<pb::Plan> for Plan {
     type Error = Malformed;
 
     fn try_from(plan: pb::Plan) -> Result<Self, Malformed> {
-        let member = |pb::Member { id, address, holds_start }| {
-            Ok(Member { id: required(id, "a member without an id")?, address, holds_start })
-        };
-        let members =
-            plan.members.into_iter().map(member).collect::<Result<Vec<Member>, Malformed>>()?;
-        let owners = plan.owners.into_iter().map(rank).collect::<Result<Vec<Rank>, Malformed>>()?;
+        let members: Vec<Member> =
+            plan.members.into_iter().map(Member::try_from).collect::<Result<_, _>>()?;
+        let owners: Vec<Rank> = plan.owners.into_iter().map(rank).collect::<Result<_, _>>()?;
+        // Ranks and shards are counted in 16 bits.
         if members.len() > usize::from(u16::MAX) || owners.len() > usize::from(u16::MAX) {
             return Err(Malformed("a plan of more than 65535 members or shards"));
         }
         let start = required(plan.start, "a plan without a start")?;
-        let plan = Self { generation: Generation(plan.generation), members, owners, start };
-        if plan.is_valid() {
-            Ok(plan)
+        let converted = Self { generation: Generation(plan.generation), members, owners, start };
+        if converted.is_valid() {
+            Ok(converted)
         } else {
-            Err(Malformed("a plan in which a shard or a member has nobody"))
+            Err(Malformed("a plan in which a shard has no owner or a member has no shard"))
         }
     }
 }
@@ -147,18 +163,18 @@ impl TryFrom<pb::StepDone> for StepDone {
     type Error = Malformed;
 
     fn try_from(done: pb::StepDone) -> Result<Self, Malformed> {
+        let world_size =
+            done.world_size.try_into().map_err(|_| Malformed("a world size above 65535"))?;
+        let metrics = done
+            .metrics
+            .try_into()
+            .map_err(|_| Malformed("a step with another number of metrics"))?;
         Ok(Self {
             step: done.step,
             generation: Generation(done.generation),
-            world_size: done
-                .world_size
-                .try_into()
-                .map_err(|_| Malformed("a world size above 65535"))?,
+            world_size,
             digest: Digest(done.digest),
-            metrics: done
-                .metrics
-                .try_into()
-                .map_err(|_| Malformed("a step with another number of metrics"))?,
+            metrics,
             step_ms: done.step_ms,
             allreduce_ms: done.allreduce_ms,
         })

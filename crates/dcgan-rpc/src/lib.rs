@@ -1,8 +1,16 @@
-//! What speaks: the messages of `proto/`, their conversions from and to the core's types, and the channels and servers
-//! that carry them, with every window, limit and deadline.
+//! The wire: the messages of `proto/`, and the channels and servers that carry them.
 //!
-//! Generated types stop here and at the service methods of the programs: whatever comes out of a conversion is valid.
-//! Nothing here decides.
+//! Generated types are used in this crate and at the service methods of the programs, and nowhere
+//! else: whatever a conversion here returns is one of the core's types, and valid. Every window,
+//! limit and deadline of a connection is set here. Nothing here decides what a program does.
+//!
+//! # Layout
+//!
+//! * [`pb`]: the generated types.
+//! * `control`, `collective`, `status`, `convert`: conversions from and to the core's types.
+//! * `checksum`: checksums over whole messages.
+//! * [`transfer`]: files in chunks.
+//! * [`net`]: addresses, channels and servers.
 
 mod checksum;
 mod collective;
@@ -23,6 +31,6 @@ pub use status::status;
 pub mod pb {
     tonic::include_proto!("dcgan.v1");
 
-    /// What reflection tells of the services.
+    /// The descriptors of all services, for reflection.
     pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("dcgan_descriptor");
 }

@@ -1,5 +1,9 @@
-//! Long things in pieces: partitions, snapshots and copies of a state. The receiver checks size and digest before it
-//! believes anything, and allocates no more than it was told to expect.
+//! File transfers in chunks: partitions, snapshots, checkpoints and copies of a state.
+//!
+//! A gRPC message must fit into memory and into a limit, and a long one would hold up everything
+//! else on its connection, so a file travels as a stream of [`Chunk`]s. Each chunk repeats the size
+//! and the digest of the whole file. The receiver refuses a size above the limit that it was given
+//! before it allocates anything, and it uses no byte before the digest of the whole is right.
 
 use std::time::Duration;
 
@@ -10,23 +14,29 @@ use tonic::{Response, Status, Streaming};
 
 use crate::pb::Chunk;
 
-/// Bytes of a piece: large enough for few messages, small enough not to hold up others on the connection.
+/// Bytes of data in a chunk: large enough for few messages, small enough not to hold up other
+/// streams on the connection.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// A stream on which nothing comes for this long while something is owed has failed.
+/// A stream that owes a message and brings none for this long has failed.
 pub const STALLED_MAX: Duration = Duration::from_secs(10);
 
-/// The next message of a stream on which something is owed.
+/// Receives the next message of a stream whose sender owes one; `None` at the end of the stream.
 ///
 /// # Errors
-/// The stream's own error, or a deadline exceeded after [`STALLED_MAX`].
+/// The stream's own error, or `DEADLINE_EXCEEDED` after [`STALLED_MAX`].
 pub async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
-    tokio::time::timeout(STALLED_MAX, stream.message()).await.unwrap_or_else(|_| {
-        Err(Status::deadline_exceeded(format!("nothing came for {} s", STALLED_MAX.as_secs())))
-    })
+    match tokio::time::timeout(STALLED_MAX, stream.message()).await {
+        Ok(message) => message,
+        Err(_) => {
+            Err(Status::deadline_exceeded(format!("no message for {} s", STALLED_MAX.as_secs())))
+        }
+    }
 }
 
-/// The pieces of `bytes`, whose digest is `digest`; at least one.
+/// Splits a file into its chunks, without copying it. An empty file has one empty chunk.
+///
+/// `digest` is the digest of `bytes`.
 pub fn split(bytes: Bytes, digest: Digest) -> impl Iterator<Item = Chunk> + Send {
     let total_bytes = bytes.len() as u64;
     let mut rest = Some(bytes);
@@ -39,53 +49,61 @@ pub fn split(bytes: Bytes, digest: Digest) -> impl Iterator<Item = Chunk> + Send
     })
 }
 
-/// A server's answer that is made of pieces.
+/// The response stream of a service method that sends a file: messages `T`, each with a chunk.
 pub type ChunkStream<T> = tokio_stream::Iter<Box<dyn Iterator<Item = Result<T, Status>> + Send>>;
 
-/// The answer that consists of `messages`.
+/// Makes a response that streams `messages`.
 pub fn answer<T: 'static>(
     messages: impl Iterator<Item = T> + Send + 'static,
 ) -> Response<ChunkStream<T>> {
-    let messages: Box<dyn Iterator<Item = Result<T, Status>> + Send> = Box::new(messages.map(Ok));
-    Response::new(tokio_stream::iter(messages))
+    let results: Box<dyn Iterator<Item = Result<T, Status>> + Send> = Box::new(messages.map(Ok));
+    Response::new(tokio_stream::iter(results))
 }
 
-/// ChunkStream that have arrived.
+/// Puts a file together from its chunks, which arrive in order.
 #[derive(Debug)]
 pub struct ChunkAssembler {
     bytes_max: usize,
-    expected: Option<(u64, u64)>,
+    /// What the first chunk announced. Every other chunk must announce the same.
+    announced: Option<Announced>,
     bytes: Vec<u8>,
 }
 
-/// A transfer that does not add up.
+/// What every chunk says of the whole file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Announced {
+    total_bytes: u64,
+    digest: Digest,
+}
+
+/// Why the chunks that have arrived are not the file that was sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransferError {
-    /// The whole would be larger than anything that was asked for.
+    /// The file is larger than what was asked for can be.
     #[error("expected at most {bytes_max} bytes, found {found}")]
     TooLong {
-        /// The limit.
+        /// The receiver's limit, in bytes.
         bytes_max: usize,
-        /// What the sender announced.
+        /// The size that the sender announced, in bytes.
         found: u64,
     },
-    /// ChunkStream do not belong together, or there are more than announced.
-    #[error("pieces that do not belong together")]
+    /// A chunk belongs to another file, or there are more bytes than announced.
+    #[error("chunks that do not belong together")]
     Mixed,
-    /// The stream ended early.
+    /// The stream ended before the end of the file.
     #[error("expected {expected} bytes, found {found}")]
     Incomplete {
-        /// What was announced.
+        /// The size that the sender announced, in bytes; 1 if no chunk arrived.
         expected: u64,
-        /// What came.
+        /// The bytes that arrived.
         found: usize,
     },
-    /// The bytes are others than those that were sent.
+    /// The bytes that arrived are not those that were sent.
     #[error("expected digest {expected}, found {found}")]
     Digest {
-        /// What was announced.
+        /// The digest that the sender announced.
         expected: Digest,
-        /// What came.
+        /// The digest of the bytes that arrived.
         found: Digest,
     },
 }
@@ -97,63 +115,74 @@ impl From<TransferError> for Status {
 }
 
 impl ChunkAssembler {
-    /// Nothing yet, of something that has `bytes_max` bytes at most.
+    /// Creates an assembler for a file of at most `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, expected: None, bytes: Vec::new() }
+        Self { bytes_max, announced: None, bytes: Vec::new() }
     }
 
-    /// Adds the next piece.
+    /// Adds the next chunk.
     ///
     /// # Errors
-    /// If it does not fit the limit or the pieces before it.
+    /// If the file is longer than the limit, or the chunk does not belong to the same file as the
+    /// chunks before it.
     pub fn push(&mut self, chunk: &Chunk) -> Result<(), TransferError> {
-        if chunk.total_bytes > self.bytes_max as u64 {
+        let theirs = Announced { total_bytes: chunk.total_bytes, digest: Digest(chunk.digest) };
+        // The limit comes first: after it, allocating the announced size is safe.
+        if theirs.total_bytes > self.bytes_max as u64 {
             return Err(TransferError::TooLong {
                 bytes_max: self.bytes_max,
-                found: chunk.total_bytes,
+                found: theirs.total_bytes,
             });
         }
-        let expected = *self.expected.get_or_insert_with(|| {
-            self.bytes.reserve_exact(chunk.total_bytes as usize);
-            (chunk.total_bytes, chunk.digest)
-        });
-        if expected != (chunk.total_bytes, chunk.digest)
-            || (self.bytes.len() + chunk.data.len()) as u64 > chunk.total_bytes
-        {
+        match self.announced {
+            None => {
+                self.bytes.reserve_exact(theirs.total_bytes as usize);
+                self.announced = Some(theirs);
+            }
+            Some(ours) if ours != theirs => return Err(TransferError::Mixed),
+            Some(_) => {}
+        }
+        if (self.bytes.len() + chunk.data.len()) as u64 > theirs.total_bytes {
             return Err(TransferError::Mixed);
         }
         self.bytes.extend_from_slice(&chunk.data);
         Ok(())
     }
 
-    /// The whole.
+    /// Returns the whole file.
     ///
     /// # Errors
-    /// If something is missing or is not what was sent.
+    /// If bytes are missing, or the file is not the one that was sent.
     pub fn finish(self) -> Result<Vec<u8>, TransferError> {
-        let (expected, digest) = self.expected.unwrap_or((1, 0));
-        if self.bytes.len() as u64 != expected {
-            return Err(TransferError::Incomplete { expected, found: self.bytes.len() });
+        let Some(Announced { total_bytes, digest }) = self.announced else {
+            // Even an empty file has a chunk.
+            return Err(TransferError::Incomplete { expected: 1, found: 0 });
+        };
+        if self.bytes.len() as u64 != total_bytes {
+            return Err(TransferError::Incomplete {
+                expected: total_bytes,
+                found: self.bytes.len(),
+            });
         }
-        let (expected, found) = (Digest(digest), digest::of_bytes(&self.bytes));
-        if expected == found {
+        let found = digest::of_bytes(&self.bytes);
+        if found == digest {
             Ok(self.bytes)
         } else {
-            Err(TransferError::Digest { expected, found })
+            Err(TransferError::Digest { expected: digest, found })
         }
     }
 }
 
-/// Receives a whole from a stream of nothing else.
+/// Receives a file of at most `bytes_max` bytes from a stream of plain chunks.
 ///
 /// # Errors
-/// If the stream breaks or stalls, or what comes does not add up.
+/// If the stream breaks or stalls, or what arrives is not the file that was sent.
 pub async fn receive(mut stream: Streaming<Chunk>, bytes_max: usize) -> Result<Vec<u8>, Status> {
-    let mut assembly = ChunkAssembler::new(bytes_max);
+    let mut assembler = ChunkAssembler::new(bytes_max);
     while let Some(chunk) = next(&mut stream).await? {
-        assembly.push(&chunk)?;
+        assembler.push(&chunk)?;
     }
-    Ok(assembly.finish()?)
+    Ok(assembler.finish()?)
 }
 
 #[cfg(test)]
@@ -167,13 +196,19 @@ mod tests {
     }
 
     fn assemble(bytes_max: usize, chunks: &[Chunk]) -> Result<Vec<u8>, TransferError> {
-        let mut assembly = ChunkAssembler::new(bytes_max);
-        chunks.iter().try_for_each(|chunk| assembly.push(chunk))?;
-        assembly.finish()
+        let mut assembler = ChunkAssembler::new(bytes_max);
+        for chunk in chunks {
+            assembler.push(chunk)?;
+        }
+        assembler.finish()
+    }
+
+    fn error_of(bytes_max: usize, chunks: &[Chunk]) -> String {
+        assemble(bytes_max, chunks).unwrap_err().to_string()
     }
 
     #[test]
-    fn pieces_make_the_whole() {
+    fn chunks_make_the_file() {
         for len in [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES] {
             let (bytes, chunks) = chunks(len);
             assert_eq!(chunks.len(), len.div_ceil(CHUNK_BYTES).max(1));
@@ -182,17 +217,15 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_add_up_is_refused() {
-        let (_, mut chunks) = chunks(CHUNK_BYTES + 5);
+    fn a_file_that_is_not_the_one_that_was_sent_is_refused() {
         let total = CHUNK_BYTES + 5;
-        let error =
-            |bytes_max, chunks: &[Chunk]| assemble(bytes_max, chunks).unwrap_err().to_string();
-        assert_eq!(error(total - 1, &chunks), "expected at most 262148 bytes, found 262149");
-        assert_eq!(error(total, &chunks[..1]), "expected 262149 bytes, found 262144");
-        assert_eq!(error(total, &[]), "expected 1 bytes, found 0");
+        let (_, mut chunks) = chunks(total);
+        assert_eq!(error_of(total - 1, &chunks), "expected at most 262148 bytes, found 262149");
+        assert_eq!(error_of(total, &chunks[..1]), "expected 262149 bytes, found 262144");
+        assert_eq!(error_of(total, &[]), "expected 1 bytes, found 0");
         let repeated = [chunks[0].clone(), chunks[0].clone()];
-        assert_eq!(error(total, &repeated), "pieces that do not belong together");
+        assert_eq!(error_of(total, &repeated), "chunks that do not belong together");
         chunks[1].data = Bytes::from_static(b"other");
-        assert!(error(total, &chunks).starts_with("expected digest"));
+        assert!(error_of(total, &chunks).starts_with("expected digest"));
     }
 }

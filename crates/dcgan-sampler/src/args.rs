@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::RangedI64ValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use dcgan_core::ids::Step;
 use dcgan_process::logging::LogArgs;
 use dcgan_rpc::net::Address;
 
-use crate::picture::SIDE_MAX;
+use crate::picture::{GRID, SIDE_MAX};
 
 /// Draws digits with the generator of a run
 #[derive(Debug, Parser)]
@@ -20,13 +21,15 @@ pub struct Args {
     pub(crate) log: LogArgs,
 }
 
+/// What the program does.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Follows a run: draws its grids, answers requests for samples and shows the newest grid on a page
+    /// Follow a run: draw its grids, answer requests for samples and show the newest grid on a web
+    /// page
     Serve(ServeArgs),
-    /// Draws one grid with a checkpoint's generator
+    /// Draw one grid with the generator of a checkpoint
     Grid(GridArgs),
-    /// Writes images in IDX format, as MNIST's
+    /// Write images in MNIST's IDX format
     Export(ExportArgs),
 }
 
@@ -44,21 +47,21 @@ pub(crate) struct ServeArgs {
     /// The run directory whose checkpoints to follow, instead of a coordinator
     #[arg(long, value_name = "RUN_DIR")]
     pub(crate) run: Option<PathBuf>,
-    /// Where the page is
+    /// The address of the web page
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7421", env = "DCGAN_HTTP")]
     pub(crate) http: SocketAddr,
-    /// Where samples are asked for over gRPC
+    /// The address for requests for samples over gRPC
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7422", env = "DCGAN_GRPC")]
     pub(crate) grpc: SocketAddr,
-    /// Allows connections that leave this machine, although they are not encrypted
+    /// Allow unencrypted connections to and from other machines
     #[arg(long, env = "DCGAN_INSECURE")]
     pub(crate) insecure: bool,
-    /// Ends when standard input closes
+    /// End when standard input closes
     #[arg(long, hide = true)]
     pub(crate) exit_with_stdin: bool,
 }
 
-/// Which generator.
+/// Selects a generator.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Which {
     /// The run directory
@@ -79,20 +82,25 @@ pub(crate) enum Weights {
     Ema,
 }
 
+/// Parses the number of images in a row or a column.
+fn side_parser() -> RangedI64ValueParser<u32> {
+    RangedI64ValueParser::new().range(1..=i64::from(SIDE_MAX))
+}
+
 #[derive(Debug, ClapArgs)]
 pub(crate) struct GridArgs {
     #[command(flatten)]
     pub(crate) which: Which,
     /// Images down
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=i64::from(SIDE_MAX)))]
+    #[arg(long, default_value_t = GRID.rows, value_parser = side_parser())]
     pub(crate) rows: u32,
     /// Images across
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=i64::from(SIDE_MAX)))]
+    #[arg(long, default_value_t = GRID.columns, value_parser = side_parser())]
     pub(crate) columns: u32,
-    /// Determines the latents [default: those of the run's own grids]
+    /// Determines the latent vectors [default: those of the run's own grids]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Where the picture goes
+    /// The file to write
     #[arg(long, value_name = "FILE.png")]
     pub(crate) out: PathBuf,
 }
@@ -104,10 +112,10 @@ pub(crate) struct ExportArgs {
     /// How many images
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) count: u32,
-    /// Determines the latents [default: those of the run's own grids]
+    /// Determines the latent vectors [default: those of the run's own grids]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Where the images go; packed if the name ends in .gz
+    /// The file to write; compressed if the name ends in .gz
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }

@@ -1,6 +1,6 @@
-//! Following a run: its coordinator, or the checkpoints in its directory.
+//! Follows a run: its coordinator, which sends generators, or the checkpoints in its directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dcgan_core::ids::Step;
@@ -11,95 +11,157 @@ use dcgan_rpc::{Checksummed, pb};
 use pb::follow_request::Kind;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
 
-use crate::newest::{Newest, Source};
+use crate::newest::{Newest, RunGenerator};
 use crate::run_dir;
 
-/// Between attempts to reach the coordinator.
+/// The pause between two attempts to reach the coordinator.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
-/// A wait is said this often.
-const SAY_EVERY: Duration = Duration::from_secs(10);
-/// Between looks at a run directory.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Grids on their way back.
+/// The time between two log lines about one wait for the coordinator.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// The time between two looks into a run directory.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Grids that wait for the network.
 const GRIDS_MAX: usize = 4;
 
-/// Follows a coordinator for ever: it may come back.
+/// Follows a coordinator for ever. A coordinator that is gone may come back, and its run goes on.
+///
+/// `page` is the address of the sampler's web page: the coordinator shows it to people.
 pub(crate) async fn coordinator(address: Address, page: String, newest: Newest) {
-    let mut since = Instant::now();
-    let mut said_at: Option<Instant> = None;
+    let mut wait = Wait { since: Instant::now(), reported: None };
     loop {
-        let mut followed = false;
-        let why = match stay(&address, &page, &newest, &mut followed).await {
-            Ok(()) => "it closed the stream".to_owned(),
-            Err(error) => format!("{error:#}"),
-        };
-        if followed {
-            (since, said_at) = (Instant::now(), None);
-        }
-        if said_at.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
-            said_at = Some(Instant::now());
-            tracing::info!(
-                "waiting for {} s for the coordinator: {why}",
-                since.elapsed().as_secs()
-            );
+        match Connection::open(&address, &page).await {
+            Ok(connection) => {
+                let why = connection.follow(&newest).await;
+                tracing::warn!(
+                    event = "coordinator_lost",
+                    "lost the coordinator: {why}; reconnecting"
+                );
+                // This line is the first report of the wait that begins.
+                wait = Wait { since: Instant::now(), reported: Some(Instant::now()) };
+            }
+            Err(error) => wait.report(&error),
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
-/// Follows until the stream ends.
-async fn stay(
-    address: &Address,
-    page: &str,
-    newest: &Newest,
-    followed: &mut bool,
-) -> anyhow::Result<()> {
-    let channel = net::connect(address).await?;
-    let (requests, outgoing) = mpsc::channel(GRIDS_MAX);
-    let following = pb::Following { page: page.to_owned() };
-    let request = |kind| pb::FollowRequest { kind: Some(kind), checksum: 0 }.with_checksum();
-    requests.send(request(Kind::Following(following))).await?;
-    let mut generators =
-        CoordinatorClient::new(channel).follow(ReceiverStream::new(outgoing)).await?.into_inner();
-    *followed = true;
-    tracing::info!("following the coordinator at {address}");
-    while let Some(message) = generators.message().await? {
-        let pb::GeneratorSnapshot { step, seed, state, grid_due, .. } =
-            message.verify_checksum()?;
-        let load = move || Ok(Source { step, seed, generator: Generator::from_file(&state)? });
-        let drawn = newest.replace(load).await?;
-        if grid_due {
-            requests.send(request(Kind::Grid(pb::Grid { step, png: drawn.grid }))).await?;
-            tracing::info!("drew the grid of step {step}");
+/// A wait for the coordinator.
+struct Wait {
+    since: Instant,
+    /// When the wait was last reported.
+    reported: Option<Instant>,
+}
+
+impl Wait {
+    /// Logs how long the wait has lasted and why, if a report is due.
+    fn report(&mut self, why: &anyhow::Error) {
+        if self.reported.is_some_and(|at| at.elapsed() < REPORT_INTERVAL) {
+            return;
+        }
+        self.reported = Some(Instant::now());
+        let seconds = self.since.elapsed().as_secs();
+        tracing::info!(
+            event = "waiting",
+            seconds,
+            "waiting for the coordinator (for {seconds} s so far): {why:#}"
+        );
+    }
+}
+
+/// An open stream of generators from a coordinator, and of grids back to it.
+struct Connection {
+    requests: mpsc::Sender<pb::FollowRequest>,
+    generators: Streaming<pb::GeneratorSnapshot>,
+}
+
+impl Connection {
+    async fn open(address: &Address, page: &str) -> anyhow::Result<Self> {
+        let channel = net::connect(address).await?;
+        let (requests, queued) = mpsc::channel(GRIDS_MAX);
+        requests.send(request(Kind::Following(pb::Following { page: page.to_owned() }))).await?;
+        let response = CoordinatorClient::new(channel).follow(ReceiverStream::new(queued)).await;
+        let generators = response.map_err(in_words)?.into_inner();
+        tracing::info!(
+            event = "following",
+            coordinator = %address,
+            "following the coordinator at {address}"
+        );
+        Ok(Self { requests, generators })
+    }
+
+    /// Takes over generators and draws grids until the stream ends. Returns why it ended.
+    async fn follow(mut self, newest: &Newest) -> String {
+        loop {
+            match self.next(newest).await {
+                Ok(true) => {}
+                Ok(false) => return "it closed the stream".to_owned(),
+                Err(error) => return format!("{error:#}"),
+            }
         }
     }
-    Ok(())
+
+    /// Takes over the next generator, and sends its grid back if it is due. Returns false at the
+    /// end of the stream.
+    async fn next(&mut self, newest: &Newest) -> anyhow::Result<bool> {
+        let Some(message) = self.generators.message().await.map_err(in_words)? else {
+            return Ok(false);
+        };
+        let snapshot = message.verify_checksum()?;
+        let pb::GeneratorSnapshot { step, seed, state, grid_due, checksum: _ } = snapshot;
+        let drawn = newest
+            .replace(move || {
+                Ok(RunGenerator { step, seed, generator: Generator::from_file(&state)? })
+            })
+            .await?;
+        if grid_due {
+            let grid = pb::Grid { step, png: drawn.grid };
+            self.requests.send(request(Kind::Grid(grid))).await?;
+            tracing::info!(event = "grid_drawn", step, "drew the grid of step {step}");
+        }
+        Ok(true)
+    }
+}
+
+fn request(kind: Kind) -> pb::FollowRequest {
+    pb::FollowRequest { kind: Some(kind), checksum: 0 }.with_checksum()
+}
+
+/// Reduces a status to its message: its other text, such as its metadata, says nothing to people.
+fn in_words(status: Status) -> anyhow::Error {
+    anyhow::anyhow!(status.message().to_owned())
 }
 
 /// Follows the checkpoints of a run directory for ever.
 pub(crate) async fn run_directory(root: PathBuf, newest: Newest) {
-    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut looks = tokio::time::interval(LOOK_INTERVAL);
     let mut shown: Option<Step> = None;
-    let mut said: Option<String> = None;
+    let mut reported: Option<String> = None;
     loop {
-        look.tick().await;
-        match look_at(&root, shown, &newest).await {
-            Ok(step) => (shown, said) = (step, None),
-            // A checkpoint may be removed while it is read. What lasts is said once.
+        looks.tick().await;
+        match look_once(&root, shown, &newest).await {
+            Ok(step) => (shown, reported) = (step, None),
+            // A checkpoint may be removed while it is read, and then the next look succeeds. An
+            // error that stays is reported once.
             Err(error) => {
                 let text = format!("{error:#}");
-                if said.as_ref() != Some(&text) {
-                    tracing::warn!("{text}");
-                    said = Some(text);
+                if reported.as_ref() != Some(&text) {
+                    tracing::warn!(
+                        event = "look_failed",
+                        "could not load a checkpoint, trying again: {text}"
+                    );
+                    reported = Some(text);
                 }
             }
         }
     }
 }
 
-async fn look_at(
-    root: &std::path::Path,
+/// Shows the newest checkpoint of a run directory, if it is not shown already. Returns the step
+/// that is shown; `None` if there is no checkpoint yet.
+async fn look_once(
+    root: &Path,
     shown: Option<Step>,
     newest: &Newest,
 ) -> anyhow::Result<Option<Step>> {
@@ -111,7 +173,7 @@ async fn look_at(
         return Ok(None);
     };
     let step = checkpoint.manifest().step;
-    newest.replace(move || run_dir::source(&checkpoint)).await?;
-    tracing::info!("showing the checkpoint of step {step}");
+    newest.replace(move || run_dir::generator(&checkpoint)).await?;
+    tracing::info!(event = "showing", step, "showing the checkpoint of step {step}");
     Ok(Some(step))
 }

@@ -1,7 +1,16 @@
-//! The sampler: grids of digits, on request and as the training goes.
+//! The sampler: draws digits with the generator of a run, while the run trains or afterwards.
 //!
-//! It follows a run and never slows it: generators come, pictures go back. What it shows is always the newest
-//! generator that it has; drawing happens apart from the network's threads.
+//! A run must never wait for its sampler. The coordinator sends a generator when a grid is due, and
+//! takes the picture when it comes back. What the sampler shows is always the newest generator that
+//! it has. Pictures are drawn apart from the network's thread, one at a time.
+//!
+//! # Layout
+//!
+//! * `serve`: the verb `serve`, with its gRPC `service`, its web `page`, and `follow`, which brings
+//!   new generators from a coordinator or a run directory.
+//! * `export`: the verbs `grid` and `export`, which write files.
+//! * `newest`: the newest generator, shared by all of these. `run_dir` reads one from a checkpoint.
+//! * `picture`: a grid of images as a PNG.
 
 mod args;
 mod export;
@@ -20,7 +29,7 @@ use clap::Parser;
 pub use args::Args;
 use args::Verb;
 
-/// The program.
+/// Runs the program, and returns its exit status.
 pub fn main() -> ExitCode {
     dcgan_process::exit::run(|| {
         let args = Args::parse();

@@ -1,4 +1,8 @@
-//! The newest generator, and drawing with it.
+//! The newest generator, and pictures that are drawn with it.
+//!
+//! Drawing takes up to seconds of a whole core. It happens on threads of its own, so that the
+//! network's thread can go on answering, and one picture at a time, because a run on the same
+//! machine needs the other cores.
 
 use std::sync::Arc;
 
@@ -8,76 +12,83 @@ use dcgan_model::Generator;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
 
-use crate::picture::{GRID, png};
+use crate::picture::{GRID, GridSize, png};
 
-/// A generator, and which one it is.
-pub(crate) struct Source {
-    /// The step after which it was taken.
+/// A generator, with the step and the seed of the run that trained it.
+pub(crate) struct RunGenerator {
+    /// The step after which the generator was taken.
     pub(crate) step: Step,
-    /// The run's, which determines the latents of its own grids.
+    /// The seed of the run. It determines the latent vectors of the run's own grids.
     pub(crate) seed: u64,
     pub(crate) generator: Generator,
 }
 
-impl Source {
-    /// A grid of samples as a PNG; without a seed, of the run's own latents.
-    pub(crate) fn picture(&self, rows: u32, columns: u32, seed: Option<u64>) -> Vec<u8> {
-        let images = self.generator.draw((rows * columns) as usize, seed, self.seed);
-        png(&images, rows, columns)
+impl RunGenerator {
+    /// Draws a grid of samples as a PNG. Without a seed, it draws those of the run's own grids.
+    pub(crate) fn picture(&self, size: GridSize, seed: Option<u64>) -> Vec<u8> {
+        let images = self.generator.draw(size.images(), seed, self.seed);
+        png(&images, size)
     }
 }
 
-/// A generator with the grid of the run's own latents.
+/// A generator with the grid that the run shows for its step.
 #[derive(Clone)]
 pub(crate) struct Drawn {
-    pub(crate) source: Arc<Source>,
+    pub(crate) generator: Arc<RunGenerator>,
+    /// The grid, as a PNG.
     pub(crate) grid: Bytes,
 }
 
-/// The newest generator that there is, for all who show it. Clones are the same one.
+/// The newest generator, if there is one yet. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Newest {
     drawn: watch::Sender<Option<Drawn>>,
-    /// One picture at a time: training has the other cores.
-    drawing: Arc<Semaphore>,
+    /// Held by the one task that is drawing.
+    turn: Arc<Semaphore>,
 }
 
 impl Newest {
-    /// None yet.
+    /// Creates a place for generators. There is none yet.
     pub(crate) fn new() -> Self {
-        Self { drawn: watch::Sender::new(None), drawing: Arc::new(Semaphore::new(1)) }
+        Self { drawn: watch::Sender::new(None), turn: Arc::new(Semaphore::new(1)) }
     }
 
-    /// The newest, if there is one.
+    /// Returns the newest generator; `None` if there is none yet.
     pub(crate) fn get(&self) -> Option<Drawn> {
         self.drawn.borrow().clone()
     }
 
-    /// Takes a newer generator, made by `load` apart from the network's threads; gives its grid.
+    /// Loads a newer generator with `load`, draws its grid, and keeps both in place of the older
+    /// generator.
+    ///
+    /// # Errors
+    /// If `load` fails. The older generator stays then.
     pub(crate) async fn replace(
         &self,
-        load: impl FnOnce() -> anyhow::Result<Source> + Send + 'static,
+        load: impl FnOnce() -> anyhow::Result<RunGenerator> + Send + 'static,
     ) -> anyhow::Result<Drawn> {
-        let _turn = self.drawing.acquire().await?;
-        let drawn = spawn_blocking(move || {
-            let source = load()?;
-            let grid = source.picture(GRID.0, GRID.1, None).into();
-            anyhow::Ok(Drawn { source: Arc::new(source), grid })
-        })
-        .await??;
+        let _turn = self.turn.acquire().await?;
+        let drawn = spawn_blocking(move || draw(load()?)).await??;
         self.drawn.send_replace(Some(drawn.clone()));
         Ok(drawn)
     }
 
-    /// Draws with a generator apart from the network's threads, when it is this picture's turn.
+    /// Draws a picture with a generator, when it is this picture's turn.
+    ///
+    /// # Errors
+    /// If drawing panicked.
     pub(crate) async fn picture(
         &self,
-        source: Arc<Source>,
-        rows: u32,
-        columns: u32,
+        generator: Arc<RunGenerator>,
+        size: GridSize,
         seed: Option<u64>,
     ) -> anyhow::Result<Vec<u8>> {
-        let _turn = self.drawing.acquire().await?;
-        Ok(spawn_blocking(move || source.picture(rows, columns, seed)).await?)
+        let _turn = self.turn.acquire().await?;
+        Ok(spawn_blocking(move || generator.picture(size, seed)).await?)
     }
+}
+
+fn draw(generator: RunGenerator) -> anyhow::Result<Drawn> {
+    let grid = generator.picture(GRID, None).into();
+    Ok(Drawn { generator: Arc::new(generator), grid })
 }

@@ -1,4 +1,6 @@
-//! A plain page with the newest grid.
+//! The web page: the newest grid, and the step after which it was drawn.
+//!
+//! The page asks for the step every second, and loads the picture only when the step has changed.
 
 use axum::Router;
 use axum::extract::State;
@@ -8,7 +10,7 @@ use axum::routing::get;
 
 use crate::newest::Newest;
 
-/// The page, its picture and the step that it shows.
+/// Creates the routes of the page (`/`), of its picture (`/grid.png`) and of its step (`/step`).
 pub(crate) fn router(newest: Newest) -> Router {
     Router::new()
         .route("/", get(|| async { Html(include_str!("page.html")) }))
@@ -17,9 +19,11 @@ pub(crate) fn router(newest: Newest) -> Router {
         .with_state(newest)
 }
 
+/// Answers with the newest grid, or with status 404 if there is none yet.
 async fn grid(State(newest): State<Newest>) -> Response {
     match newest.get() {
         Some(drawn) => {
+            // The address stays, the picture changes: a browser must not keep it.
             let headers =
                 [(header::CONTENT_TYPE, "image/png"), (header::CACHE_CONTROL, "no-store")];
             (headers, drawn.grid).into_response()
@@ -28,8 +32,8 @@ async fn grid(State(newest): State<Newest>) -> Response {
     }
 }
 
-/// The step of the newest grid; empty if there is none.
+/// Answers with the step of the newest grid, as text; with an empty text if there is none yet.
 async fn step(State(newest): State<Newest>) -> impl IntoResponse {
-    let step = newest.get().map_or_else(String::new, |drawn| drawn.source.step.to_string());
+    let step = newest.get().map_or_else(String::new, |drawn| drawn.generator.step.to_string());
     ([(header::CACHE_CONTROL, "no-store")], step)
 }

@@ -1,26 +1,42 @@
-//! A grid of images as a PNG.
+//! Grids of images as PNG files.
 
 use dcgan_model::PIXELS;
 
-/// Images in a row or a column, at most.
+/// The most images in a row or a column.
 pub(crate) const SIDE_MAX: u32 = 32;
-/// Rows and columns of the run's own grids.
-pub(crate) const GRID: (u32, u32) = (10, 10);
+/// The size of the run's own grids.
+pub(crate) const GRID: GridSize = GridSize { rows: 10, columns: 10 };
 
-/// Pixels down and across an image.
+/// The pixels of an image, down and across.
 const TILE: usize = 28;
-/// Pixels between images.
+/// The black pixels between two images, and around the grid.
 const GAP: usize = 2;
 
-/// Rows of images of 28 x 28 pixels, one byte a pixel, one image after the other, as a greyscale PNG.
+/// The size of a grid, in images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GridSize {
+    pub(crate) rows: u32,
+    pub(crate) columns: u32,
+}
+
+impl GridSize {
+    /// Returns the number of images in the grid.
+    pub(crate) fn images(self) -> usize {
+        self.rows as usize * self.columns as usize
+    }
+}
+
+/// Encodes a grid of grey images, `[rows * columns, 28, 28]` with one byte for each pixel, as a
+/// PNG. The images fill the grid row by row.
 ///
 /// # Panics
-/// If there are not `rows * columns` images.
-pub(crate) fn png(images: &[u8], rows: u32, columns: u32) -> Vec<u8> {
-    let (rows, columns) = (rows as usize, columns as usize);
-    assert_eq!(images.len(), rows * columns * PIXELS, "a grid is full");
-    let side = |tiles: usize| tiles * (TILE + GAP) + GAP;
-    let (width, height) = (side(columns), side(rows));
+/// If the number of images does not fit the size.
+pub(crate) fn png(images: &[u8], size: GridSize) -> Vec<u8> {
+    assert_eq!(images.len(), size.images() * PIXELS, "the images fill the grid");
+    let (rows, columns) = (size.rows as usize, size.columns as usize);
+
+    // Copy the images to their places, line by line.
+    let (width, height) = (pixels_of(columns), pixels_of(rows));
     let mut canvas = vec![0; width * height];
     for (number, image) in images.chunks_exact(PIXELS).enumerate() {
         let (row, column) = (number / columns, number % columns);
@@ -30,13 +46,19 @@ pub(crate) fn png(images: &[u8], rows: u32, columns: u32) -> Vec<u8> {
             canvas[y * width + x..][..TILE].copy_from_slice(pixels);
         }
     }
-    let mut out = Vec::new();
-    let mut encoder = png::Encoder::new(&mut out, width as u32, height as u32);
+
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, width as u32, height as u32);
     encoder.set_color(png::ColorType::Grayscale);
     encoder.set_depth(png::BitDepth::Eight);
     let written = encoder.write_header().and_then(|mut writer| writer.write_image_data(&canvas));
     written.expect("writing to memory does not fail");
-    out
+    file
+}
+
+/// Returns the width or height of a grid in pixels, with so many images side by side.
+fn pixels_of(images: usize) -> usize {
+    GAP + images * (TILE + GAP)
 }
 
 #[cfg(test)]
@@ -44,9 +66,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_image_has_its_place() {
+    fn every_image_is_at_its_place() {
         let images: Vec<u8> = (0..6u8).flat_map(|n| [n + 1; PIXELS]).collect();
-        let file = png(&images, 2, 3);
+        let file = png(&images, GridSize { rows: 2, columns: 3 });
         let mut reader = png::Decoder::new(std::io::Cursor::new(file)).read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut pixels).unwrap();

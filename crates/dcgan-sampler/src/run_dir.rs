@@ -1,8 +1,8 @@
-//! The generator of a checkpoint.
+//! Generators from the checkpoints of a run directory.
 
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use dcgan_core::ids::Step;
 use dcgan_model::Generator;
 use dcgan_process::exit::usage;
@@ -10,41 +10,36 @@ use dcgan_store::checkpoint::{Checkpoints, VerifiedCheckpoint};
 use dcgan_store::run_dir::{RunPaths, read_run_file};
 
 use crate::args::{Weights, Which};
-use crate::newest::Source;
+use crate::newest::RunGenerator;
 
 /// Opens the checkpoints of a run directory.
 ///
 /// # Errors
-/// If it is not one.
+/// If the folder is not a run directory.
 pub(crate) fn checkpoints(root: &Path) -> anyhow::Result<Checkpoints> {
     let paths = RunPaths::new(root);
     if read_run_file(&paths)?.is_none() {
-        bail!(usage(anyhow::anyhow!(
-            "{}: not a run directory: there is no run.json",
-            root.display()
-        )));
+        bail!(usage(anyhow!("{}: not a run directory: there is no run.json", root.display())));
     }
     Ok(Checkpoints::new(&paths))
 }
 
-/// The generator that was asked for.
+/// Loads the generator that the command line selects.
 ///
 /// # Errors
-/// If there is none, or it is damaged.
-pub(crate) fn load(which: &Which) -> anyhow::Result<Source> {
+/// If there is no such checkpoint, or it is damaged.
+pub(crate) fn load(which: &Which) -> anyhow::Result<RunGenerator> {
     if which.weights == Weights::Ema {
-        bail!(usage(anyhow::anyhow!(
+        bail!(usage(anyhow!(
             "--weights ema: checkpoints of this version hold no moving average; use raw"
         )));
     }
     let checkpoints = checkpoints(&which.run)?;
     let checkpoint = match which.checkpoint {
-        Some(step) if !checkpoints.steps()?.contains(&step) => {
-            let steps: Vec<String> = checkpoints.steps()?.iter().map(Step::to_string).collect();
-            let there = if steps.is_empty() { "none".to_owned() } else { steps.join(", ") };
-            bail!(usage(anyhow::anyhow!("--checkpoint {step}: there is none; there are: {there}")));
+        Some(step) => {
+            check_exists(&checkpoints, step)?;
+            checkpoints.load(step)?
         }
-        Some(step) => checkpoints.load(step)?,
         None => newest(&checkpoints, &which.run)?.with_context(|| {
             format!(
                 "{}: there is no checkpoint yet; the run saves one every epoch by default",
@@ -52,25 +47,45 @@ pub(crate) fn load(which: &Which) -> anyhow::Result<Source> {
             )
         })?,
     };
-    source(&checkpoint)
+    generator(&checkpoint)
 }
 
-/// The newest intact checkpoint; says which are damaged.
+/// Checks that a step has a checkpoint, intact or not.
+fn check_exists(checkpoints: &Checkpoints, step: Step) -> anyhow::Result<()> {
+    let steps = checkpoints.steps()?;
+    if steps.contains(&step) {
+        return Ok(());
+    }
+    let existing = match &*steps {
+        [] => "none".to_owned(),
+        steps => steps.iter().map(Step::to_string).collect::<Vec<_>>().join(", "),
+    };
+    bail!(usage(anyhow!(
+        "--checkpoint {step}: there is no checkpoint of this step; there are: {existing}"
+    )));
+}
+
+/// Returns the newest intact checkpoint of a run directory, if there is one, and logs which newer
+/// ones are damaged.
 pub(crate) fn newest(
     checkpoints: &Checkpoints,
     root: &Path,
 ) -> anyhow::Result<Option<VerifiedCheckpoint>> {
     let (newest, damaged) = checkpoints.newest().with_context(|| root.display().to_string())?;
     for damaged in damaged {
-        tracing::warn!("skipping a damaged checkpoint: {damaged}");
+        tracing::warn!(
+            event = "checkpoint_skipped",
+            path = %damaged.path().display(),
+            "skipping a damaged checkpoint: {damaged}"
+        );
     }
     Ok(newest)
 }
 
-/// What a checkpoint draws with.
-pub(crate) fn source(checkpoint: &VerifiedCheckpoint) -> anyhow::Result<Source> {
+/// Loads the generator of a checkpoint.
+pub(crate) fn generator(checkpoint: &VerifiedCheckpoint) -> anyhow::Result<RunGenerator> {
     let manifest = checkpoint.manifest();
     let generator = Generator::from_file(checkpoint.state())
         .with_context(|| format!("the checkpoint of step {}", manifest.step))?;
-    Ok(Source { step: manifest.step, seed: manifest.config.seed, generator })
+    Ok(RunGenerator { step: manifest.step, seed: manifest.config.seed, generator })
 }

@@ -1,6 +1,8 @@
-//! `dcgan-sampler serve`: follows, answers and shows, until it is told to stop.
+//! The verb `serve`: follows a run, answers requests and shows a page, until a signal comes.
 
-use anyhow::Context;
+use std::future::pending;
+
+use anyhow::{Context, anyhow};
 use dcgan_process::exit::usage;
 use dcgan_rpc::net::{self, Address};
 use tokio::runtime::Builder;
@@ -11,16 +13,12 @@ use crate::args::ServeArgs;
 use crate::newest::Newest;
 use crate::{follow, page, run_dir, service};
 
-/// Serves until a signal comes; gives the exit status.
+/// Serves until a signal comes, and returns the exit status.
+///
+/// # Errors
+/// If a setting is wrong, a port is in use, or a server fails.
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<u8> {
-    if let Some(coordinator) = &args.coordinator {
-        coordinator.check(args.insecure).context("--coordinator").map_err(usage)?;
-    }
-    Address::from(args.http).check(args.insecure).context("--http").map_err(usage)?;
-    Address::from(args.grpc).check(args.insecure).context("--grpc").map_err(usage)?;
-    if let Some(run) = &args.run {
-        run_dir::checkpoints(run).context("--run")?;
-    }
+    check(args)?;
     if args.exit_with_stdin {
         dcgan_process::lifeline::exit_with_stdin();
     }
@@ -30,38 +28,66 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<u8> {
         .enable_all()
         .build()?;
     let status = network.block_on(serve(args));
+    // A picture that is being drawn is not waited for.
     network.shutdown_background();
     status
 }
 
+/// Refuses wrong settings, before anything is bound.
+fn check(args: &ServeArgs) -> anyhow::Result<()> {
+    if let Some(coordinator) = &args.coordinator {
+        coordinator.check(args.insecure).context("--coordinator").map_err(usage)?;
+    }
+    Address::from(args.http).check(args.insecure).context("--http").map_err(usage)?;
+    Address::from(args.grpc).check(args.insecure).context("--grpc").map_err(usage)?;
+    if let Some(run) = &args.run {
+        run_dir::checkpoints(run).context("--run")?;
+    }
+    Ok(())
+}
+
 async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
+    // Listen for signals and on both ports.
     let (signals_in, mut signals) = mpsc::channel(1);
     dcgan_process::signals::listen(move |signal| {
-        // One is enough.
+        // The first signal ends the program: a second one may be dropped.
         let _ = signals_in.try_send(signal);
     })?;
     let http = net::listen(args.http).context("--http")?;
     let grpc = net::listen(args.grpc).context("--grpc")?;
     let page = Address::from(http.local_addr()?).to_string();
+    let grpc_address = Address::from(grpc.local_addr()?);
     tracing::info!(
-        "the page is {page}; samples over gRPC at {}",
-        Address::from(grpc.local_addr()?)
+        event = "sampler_started",
+        page,
+        grpc = %grpc_address,
+        "the page is {page}; samples over gRPC at {grpc_address}"
     );
+
+    // Serve both, and follow the run. Each of the three goes on for ever, unless it fails.
     let newest = Newest::new();
     let routes = Routes::new(service::service(newest.clone()));
-    let answers = net::serve(grpc, routes, &["dcgan.v1.Sampler"], std::future::pending());
-    let shows = axum::serve(http, page::router(newest.clone()));
-    let follows = async {
-        match (&args.coordinator, &args.run) {
-            (Some(coordinator), _) => follow::coordinator(coordinator.clone(), page, newest).await,
-            (None, Some(run)) => follow::run_directory(run.clone(), newest).await,
-            (None, None) => {}
-        }
-    };
+    let grpc_server = net::serve(grpc, routes, &["dcgan.v1.Sampler"], pending());
+    let http_server = axum::serve(http, page::router(newest.clone()));
     tokio::select! {
-        ended = answers => Err(ended.err().map_or_else(|| anyhow::anyhow!("the gRPC server ended"), Into::into)),
-        ended = async { shows.await } => Err(ended.err().map_or_else(|| anyhow::anyhow!("the HTTP server ended"), Into::into)),
-        () = follows => Err(anyhow::anyhow!("there is nothing to follow")),
+        ended = grpc_server => {
+            ended?;
+            Err(anyhow!("the gRPC server ended"))
+        }
+        ended = async { http_server.await } => {
+            ended?;
+            Err(anyhow!("the HTTP server ended"))
+        }
+        () = follow(args, page, newest) => Err(anyhow!("there is nothing to follow")),
         Some(signal) = signals.recv() => Ok(signal.status()),
+    }
+}
+
+/// Follows the coordinator or the run directory that the command line names; it names one of them.
+async fn follow(args: &ServeArgs, page: String, newest: Newest) {
+    match (&args.coordinator, &args.run) {
+        (Some(coordinator), _) => follow::coordinator(coordinator.clone(), page, newest).await,
+        (None, Some(run)) => follow::run_directory(run.clone(), newest).await,
+        (None, None) => {}
     }
 }

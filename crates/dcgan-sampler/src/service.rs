@@ -1,13 +1,13 @@
-//! Samples over gRPC.
+//! The gRPC service: samples of the newest generator, on request.
 
 use dcgan_rpc::pb;
 use dcgan_rpc::pb::sampler_server::{Sampler, SamplerServer};
 use tonic::{Request, Response, Status};
 
 use crate::newest::Newest;
-use crate::picture::{GRID, SIDE_MAX};
+use crate::picture::{GRID, GridSize, SIDE_MAX};
 
-/// The service.
+/// Creates the service.
 pub(crate) fn service(newest: Newest) -> SamplerServer<impl Sampler> {
     SamplerServer::new(Service(newest))
 }
@@ -21,20 +21,30 @@ impl Sampler for Service {
         request: Request<pb::SampleRequest>,
     ) -> Result<Response<pb::SampleResponse>, Status> {
         let pb::SampleRequest { seed, rows, columns } = request.into_inner();
-        let side = |name: &str, given: Option<u32>, default| match given.unwrap_or(default) {
-            side @ 1..=SIDE_MAX => Ok(side),
-            found => Err(Status::invalid_argument(format!(
-                "{name}: expected 1 to {SIDE_MAX}, found {found}"
-            ))),
+        let size = GridSize {
+            rows: side("rows", rows.unwrap_or(GRID.rows))?,
+            columns: side("columns", columns.unwrap_or(GRID.columns))?,
         };
-        let (rows, columns) = (side("rows", rows, GRID.0)?, side("columns", columns, GRID.1)?);
         let drawn = self
             .0
             .get()
             .ok_or_else(|| Status::unavailable("there is no generator yet: ask again later"))?;
-        let step = drawn.source.step;
-        let png = self.0.picture(drawn.source, rows, columns, seed).await;
-        let png = png.map_err(|error| Status::internal(error.to_string()))?;
+        let step = drawn.generator.step;
+        let png = self
+            .0
+            .picture(drawn.generator, size, seed)
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(pb::SampleResponse { step, png: png.into() }))
+    }
+}
+
+/// Checks the number of images in a row or a column.
+fn side(name: &str, images: u32) -> Result<u32, Status> {
+    match images {
+        1..=SIDE_MAX => Ok(images),
+        _ => Err(Status::invalid_argument(format!(
+            "{name}: expected 1 to {SIDE_MAX}, found {images}"
+        ))),
     }
 }

@@ -1,5 +1,19 @@
-//! Checkpoints: a folder each, complete or absent, verified before anything in it is used.
+//! Checkpoints: one folder for each, complete or absent, and verified before anything in it is
+//! used.
+//!
+//! ```text
+//! checkpoints/
+//!   step-00000468/
+//!     manifest.json       what the checkpoint belongs to, with the digests of the state
+//!     state.safetensors   all tensors of the training
+//!   step-00000936.tmp/    being written or removed, or left behind by a crash; never read
+//! ```
+//!
+//! A folder cannot be replaced in one operation, and a crash between its two files would leave half
+//! a checkpoint. A new one is therefore written under another name and renamed when it is on disk,
+//! and an old one is renamed before it is removed.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,31 +30,33 @@ use crate::state_file;
 
 const STATE: &str = "state.safetensors";
 const MANIFEST: &str = "manifest.json";
+/// The extension of a folder that is not, or no longer, a checkpoint.
+const TEMPORARY: &str = "tmp";
 
-/// What a checkpoint says of itself: `manifest.json`.
+/// The content of `manifest.json`: what a checkpoint belongs to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The version of the format.
+    /// The version of the format: [`FORMAT`].
     pub format: u32,
-    /// The run that it belongs to.
+    /// The run that the checkpoint belongs to.
     pub run: RunId,
-    /// The step after which it was taken.
+    /// The step after which the state was taken.
     pub step: Step,
-    /// The digest of the state.
+    /// The digest of the state: a digest of the digests of its tensors.
     pub state_digest: Digest,
-    /// The digest of the file `state.safetensors`.
+    /// The digest of the bytes of `state.safetensors`.
     pub file_digest: Digest,
-    /// Its size in bytes.
+    /// The size of `state.safetensors` in bytes.
     pub file_bytes: u64,
-    /// Everything that the result depends on, the data's digest among it.
+    /// Everything that the training result depends on, including the digest of the data set.
     pub config: RunSpec,
-    /// What the run's arithmetic depends on.
+    /// The fingerprint of the workers' arithmetic, such as `cpu r2 fma`.
     pub fingerprint: String,
     /// The sums of the open log window.
     pub window: LogWindow,
 }
 
-/// A checkpoint whose digests were found right.
+/// A checkpoint that was read and whose digests are right.
 #[derive(Clone, Debug)]
 pub struct VerifiedCheckpoint {
     manifest: Manifest,
@@ -48,18 +64,18 @@ pub struct VerifiedCheckpoint {
 }
 
 impl VerifiedCheckpoint {
-    /// What it says of itself.
+    /// Returns the manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The state, as a safetensors file.
+    /// Returns the content of `state.safetensors`.
     pub fn state(&self) -> &[u8] {
         &self.state
     }
 }
 
-/// A checkpoint that cannot be used.
+/// Why a checkpoint cannot be used; names its folder and the file that is wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {what}")]
 pub struct Damaged {
@@ -67,22 +83,29 @@ pub struct Damaged {
     what: String,
 }
 
-/// The folder of a run's checkpoints.
+impl Damaged {
+    /// Returns the folder of the checkpoint.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The folder that holds the checkpoints of a run.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
     folder: PathBuf,
 }
 
 impl Checkpoints {
-    /// The checkpoints of a run directory.
+    /// Returns the checkpoints of a run directory. Nothing is read yet.
     pub fn new(paths: &RunPaths) -> Self {
         Self { folder: paths.checkpoints() }
     }
 
-    /// The steps that have a checkpoint, intact or not, in order.
+    /// Returns the steps that have a checkpoint, intact or not, in ascending order.
     ///
     /// # Errors
-    /// If the folder cannot be read.
+    /// If the folder cannot be read. A missing folder is an empty one.
     pub fn steps(&self) -> io::Result<Vec<Step>> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -91,34 +114,35 @@ impl Checkpoints {
         };
         let mut steps = Vec::new();
         for entry in entries {
-            let name = entry?.file_name();
-            steps.extend(
-                name.to_str().and_then(|name| name.strip_prefix("step-")?.parse::<Step>().ok()),
-            );
+            steps.extend(step_of(&entry?.file_name()));
         }
         steps.sort_unstable();
         Ok(steps)
     }
 
-    /// Makes a checkpoint durable. One that is there and intact is left as it is.
+    /// Writes a checkpoint and waits until it is on disk.
+    ///
+    /// An intact checkpoint of the same step and state is left as it is; a damaged one is replaced.
     ///
     /// # Errors
-    /// If it cannot be written; other checkpoints are untouched.
+    /// If the checkpoint cannot be written. Checkpoints of other steps are not touched.
+    ///
+    /// # Panics
+    /// Never: every manifest can be written as JSON.
     pub fn save(&self, manifest: &Manifest, state: &[u8]) -> io::Result<()> {
         let target = self.path(manifest.step);
         if target.exists() {
-            if self
-                .load(manifest.step)
-                .is_ok_and(|found| found.manifest.state_digest == manifest.state_digest)
-            {
-                return Ok(());
+            match self.load(manifest.step) {
+                Ok(found) if found.manifest.state_digest == manifest.state_digest => return Ok(()),
+                _ => fs::remove_dir_all(&target)?,
             }
-            fs::remove_dir_all(&target)?;
         }
-        let temporary = target.with_extension("tmp");
+        let temporary = target.with_extension(TEMPORARY);
         if temporary.exists() {
             fs::remove_dir_all(&temporary)?;
         }
+
+        // Both files and their names must be on disk before the folder gets its name.
         fs::create_dir(&temporary)?;
         let text = serde_json::to_string_pretty(manifest).expect("manifests are always JSON");
         file::write_through(&temporary.join(STATE), state)?;
@@ -128,16 +152,17 @@ impl Checkpoints {
         file::sync_folder_of(&target)
     }
 
-    /// Loads and verifies the checkpoint of a step.
+    /// Reads and verifies the checkpoint of a step.
     ///
     /// # Errors
-    /// If it is missing or damaged; says how.
+    /// If the checkpoint is missing, damaged, or of another format.
     pub fn load(&self, step: Step) -> Result<VerifiedCheckpoint, Damaged> {
         let path = self.path(step);
         load(&path, step).map_err(|what| Damaged { path, what })
     }
 
-    /// The newest intact checkpoint, and what was wrong with newer ones.
+    /// Returns the newest intact checkpoint, if there is one, and what is wrong with each newer
+    /// one.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -152,22 +177,29 @@ impl Checkpoints {
         Ok((None, damaged))
     }
 
-    /// Of those up to `step`, removes all but the newest `keep`; and what crashes left behind. If there are later ones, the
-    /// training has gone back before them because they are damaged: they are replaced as it comes by.
+    /// Removes all checkpoints up to `step` except the newest `keep`, of which one is always kept.
+    /// Removes what crashes have left behind as well.
+    ///
+    /// A checkpoint after `step` is damaged: the training has returned to a point before it, and
+    /// will replace it. It does not count as one of the newest.
     ///
     /// # Errors
-    /// If something cannot be removed.
+    /// If a folder cannot be removed.
     pub fn prune(&self, keep: usize, step: Step) -> io::Result<()> {
-        let steps = self.steps()?;
-        for &step in steps.iter().rev().filter(|&&other| other <= step).skip(keep.max(1)) {
-            // Renamed first: a checkpoint that is being removed is no checkpoint.
-            let leaving = self.path(step).with_extension("tmp");
-            fs::rename(self.path(step), &leaving)?;
+        let mut candidates = self.steps()?;
+        candidates.retain(|&candidate| candidate <= step);
+        for &superfluous in candidates.iter().rev().skip(keep.max(1)) {
+            // Renamed first: a crash in the middle of the removal must not leave half a checkpoint.
+            let path = self.path(superfluous);
+            let leaving = path.with_extension(TEMPORARY);
+            fs::rename(path, &leaving)?;
             fs::remove_dir_all(leaving)?;
         }
+
+        // Remove the remains of crashes.
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "tmp") {
+            if path.extension().is_some_and(|extension| extension == TEMPORARY) {
                 fs::remove_dir_all(path)?;
             }
         }
@@ -179,24 +211,37 @@ impl Checkpoints {
     }
 }
 
+/// Returns the step whose checkpoint a folder of this name holds; `None` if it holds none.
+fn step_of(name: &OsStr) -> Option<Step> {
+    name.to_str()?.strip_prefix("step-")?.parse().ok()
+}
+
+/// Reads and verifies the checkpoint in a folder; the error is what is wrong, without the path.
 fn load(path: &Path, step: Step) -> Result<VerifiedCheckpoint, String> {
-    let read = |name: &str| fs::read(path.join(name)).map_err(|error| format!("{name}: {error}"));
+    // Check that the manifest is one that this version understands, and belongs to this folder.
+    let manifest_bytes = read(path, MANIFEST)?;
     let manifest: Manifest =
-        serde_json::from_slice(&read(MANIFEST)?).map_err(|error| format!("{MANIFEST}: {error}"))?;
+        serde_json::from_slice(&manifest_bytes).map_err(|error| format!("{MANIFEST}: {error}"))?;
     if manifest.format != FORMAT {
         return Err(format!("{MANIFEST}: expected format {FORMAT}, found {}", manifest.format));
     }
     if manifest.step != step {
         return Err(format!("{MANIFEST}: expected step {step}, found {}", manifest.step));
     }
-    let state = read(STATE)?;
-    let (bytes, digest) = (state.len() as u64, digest::of_bytes(&state));
+
+    // Check that the bytes are those that were written. The size is checked on its own, since a
+    // file that was cut off is the most frequent damage, and this error says so.
+    let state = read(path, STATE)?;
+    let bytes = state.len() as u64;
     if bytes != manifest.file_bytes {
         return Err(format!("{STATE}: expected {} bytes, found {bytes}", manifest.file_bytes));
     }
+    let digest = digest::of_bytes(&state);
     if digest != manifest.file_digest {
         return Err(format!("{STATE}: expected digest {}, found {digest}", manifest.file_digest));
     }
+
+    // Check that they hold the state that the run had.
     let state_digest =
         state_file::digest_of(&state).map_err(|error| format!("{STATE}: {error}"))?;
     if state_digest != manifest.state_digest {
@@ -206,6 +251,11 @@ fn load(path: &Path, step: Step) -> Result<VerifiedCheckpoint, String> {
         ));
     }
     Ok(VerifiedCheckpoint { manifest, state })
+}
+
+/// Reads the file `name` of a checkpoint.
+fn read(folder: &Path, name: &str) -> Result<Vec<u8>, String> {
+    fs::read(folder.join(name)).map_err(|error| format!("{name}: {error}"))
 }
 
 #[cfg(test)]
@@ -252,7 +302,8 @@ mod tests {
         }
     }
 
-    fn three() -> (tempfile::TempDir, Checkpoints) {
+    /// Makes a folder with checkpoints of the steps 10, 20 and 30.
+    fn three_checkpoints() -> (tempfile::TempDir, Checkpoints) {
         let folder = tempfile::tempdir().unwrap();
         let paths = RunPaths::new(folder.path());
         fs::create_dir(paths.checkpoints()).unwrap();
@@ -264,8 +315,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_is_loaded_to_the_last_bit() {
-        let (_folder, checkpoints) = three();
+    fn a_saved_checkpoint_is_loaded_to_the_last_bit() {
+        let (_folder, checkpoints) = three_checkpoints();
         let (newest, damaged) = checkpoints.newest().unwrap();
         let newest = newest.unwrap();
         assert_eq!((newest.manifest(), newest.state()), (&manifest(30), &*state(30)));
@@ -274,15 +325,14 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_checkpoint_is_told_and_skipped() {
-        let (folder, checkpoints) = three();
-        let at = |step: Step, name: &str| {
-            folder.path().join(format!("checkpoints/step-{step:08}/{name}"))
-        };
-        let mut bytes = fs::read(at(30, STATE)).unwrap();
+    fn a_damaged_checkpoint_is_reported_and_skipped() {
+        let (folder, checkpoints) = three_checkpoints();
+        let state_path = folder.path().join("checkpoints/step-00000030/state.safetensors");
+        let mut bytes = fs::read(&state_path).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
-        fs::write(at(30, STATE), bytes).unwrap();
-        fs::write(at(20, MANIFEST), "{").unwrap();
+        fs::write(state_path, bytes).unwrap();
+        let manifest_path = folder.path().join("checkpoints/step-00000020/manifest.json");
+        fs::write(manifest_path, "{").unwrap();
         let (newest, damaged) = checkpoints.newest().unwrap();
         assert_eq!(newest.unwrap().manifest().step, 10);
         let damaged: Vec<String> = damaged.iter().map(ToString::to_string).collect();
@@ -291,24 +341,26 @@ mod tests {
             "{damaged:?}"
         );
         assert!(damaged[1].contains("step-00000020: manifest.json: EOF"), "{damaged:?}");
+
+        // Saving the step once more replaces the damaged checkpoint.
         checkpoints.save(&manifest(30), &state(30)).unwrap();
         assert_eq!(checkpoints.newest().unwrap().0.unwrap().manifest().step, 30);
     }
 
     #[test]
-    fn the_newest_are_kept_and_debris_goes() {
-        let (folder, checkpoints) = three();
+    fn pruning_keeps_the_newest_and_removes_the_remains_of_crashes() {
+        let (folder, checkpoints) = three_checkpoints();
         fs::create_dir(folder.path().join("checkpoints/step-00000040.tmp")).unwrap();
         assert_eq!(
             checkpoints.steps().unwrap(),
             [10, 20, 30],
-            "what a crash left is no checkpoint"
+            "the remains of a crash are not a checkpoint"
         );
         checkpoints.prune(1, 20).unwrap();
         assert_eq!(
             checkpoints.steps().unwrap(),
             [20, 30],
-            "what is later is not kept in the place of what was just saved"
+            "a later checkpoint does not count as one of the newest"
         );
         checkpoints.prune(1, 30).unwrap();
         assert_eq!(checkpoints.steps().unwrap(), [30]);

@@ -1,4 +1,18 @@
-//! A data set: MNIST, which is built in, or a folder of IDX files such as Fashion-MNIST, KMNIST or EMNIST.
+//! Data sets: MNIST, which is built in, or a folder of IDX files such as Fashion-MNIST, KMNIST or
+//! EMNIST.
+//!
+//! A folder holds up to four files with MNIST's names, plain or packed with gzip:
+//!
+//! ```text
+//! train-images-idx3-ubyte[.gz]  the only file that is needed
+//! train-labels-idx1-ubyte[.gz]
+//! t10k-images-idx3-ubyte[.gz]
+//! t10k-labels-idx1-ubyte[.gz]
+//! ```
+//!
+//! Training uses neither labels nor the test set. They are checked if they exist, because a file
+//! that does not fit the others is a mistake that should be noticed before the training, not after
+//! it.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -7,19 +21,24 @@ use std::path::{Path, PathBuf};
 use dcgan_core::ids::{Digest, ShardId};
 use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::spec::sharding::Sharding;
-use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
+use dcgan_core::spec::{DatasetInfo, ObjectiveKind};
 use dcgan_core::state::digest;
 use flate2::read::MultiGzDecoder;
 
 use crate::idx::{self, IdxError, Images};
 
-/// The usual names: images and labels of the training set, then of the test set. Each may end in `.gz`.
-const FILES: [(&str, &str); 2] = [
-    ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-];
+/// The files of a split: its images and its labels, by their names without `.gz`.
+#[derive(Clone, Copy)]
+struct Split {
+    images: &'static str,
+    labels: &'static str,
+}
 
-/// MNIST as it ships inside the project; see the README beside the files for its authors and licence.
+const TRAIN: Split = Split { images: "train-images-idx3-ubyte", labels: "train-labels-idx1-ubyte" };
+const TEST: Split = Split { images: "t10k-images-idx3-ubyte", labels: "t10k-labels-idx1-ubyte" };
+
+/// MNIST as it ships inside the project; see the README beside the files for its authors and
+/// licence.
 const MNIST: [(&str, &[u8]); 4] = [
     ("train-images-idx3-ubyte.gz", include_bytes!("../mnist/train-images-idx3-ubyte.gz")),
     ("train-labels-idx1-ubyte.gz", include_bytes!("../mnist/train-labels-idx1-ubyte.gz")),
@@ -27,29 +46,32 @@ const MNIST: [(&str, &[u8]); 4] = [
     ("t10k-labels-idx1-ubyte.gz", include_bytes!("../mnist/t10k-labels-idx1-ubyte.gz")),
 ];
 
+/// Images of the synthetic data set.
+const SYNTHETIC_IMAGES: usize = 4000;
+
 /// Where training images come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// MNIST, built in.
+    /// MNIST, which is built into the program.
     Mnist,
-    /// A folder with files of the usual names.
+    /// A folder with files of the names above.
     Folder(PathBuf),
-    /// One pixel an image, for the toy objective.
+    /// 4000 random images of one pixel, for the toy objective.
     Synthetic,
 }
 
-/// A data set that cannot be used; names the file.
+/// Why a data set cannot be used; names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// A file that is needed is not there.
+    /// The training images are missing.
     #[error("{folder}: there is no {name} and no {name}.gz")]
     Missing {
-        /// The folder.
+        /// The folder that was searched.
         folder: PathBuf,
-        /// The file.
+        /// The name of the missing file, without `.gz`.
         name: &'static str,
     },
-    /// A file is wrong.
+    /// A file cannot be read or is not a valid IDX file.
     #[error("{file}: {error}")]
     File {
         /// The file.
@@ -64,83 +86,96 @@ pub enum DataError {
         file: PathBuf,
         /// The file that it is checked against.
         other: PathBuf,
-        /// What the other has.
+        /// What the other file has.
         expected: String,
-        /// What the file has.
+        /// What the checked file has.
         found: String,
     },
 }
 
-/// Training images, and the partitions that they are split into.
+/// The training images of a data set.
 pub struct Dataset {
     images: Images,
-    described: DatasetInfo,
+    info: DatasetInfo,
 }
 
 impl Dataset {
-    /// Reads a data set. Only the training images are needed; labels and the test set are checked if they are there.
+    /// Reads the training images of a data set, and checks its other files if they exist.
     ///
     /// # Errors
-    /// If a file is missing, is not what its name says, or does not belong to the others.
+    /// If the training images are missing, or a file is not what its name says or does not fit the
+    /// others.
     pub fn load(source: &Source) -> Result<Self, DataError> {
-        let images = match source {
-            Source::Synthetic => return Ok(Self::new(synthetic())),
-            Source::Mnist | Source::Folder(_) => read_split(source, FILES[0])?,
+        if *source == Source::Synthetic {
+            return Ok(Self::new(synthetic()));
+        }
+        let Some(train) = read_split(source, TRAIN)? else {
+            let folder = match source {
+                Source::Folder(folder) => folder.clone(),
+                Source::Mnist | Source::Synthetic => PathBuf::new(),
+            };
+            return Err(DataError::Missing { folder, name: TRAIN.images });
         };
-        let Some((train_file, train)) = images else {
-            let folder =
-                if let Source::Folder(folder) = source { folder.clone() } else { PathBuf::new() };
-            return Err(DataError::Missing { folder, name: FILES[0].0 });
-        };
-        if let Some((file, test)) = read_split(source, FILES[1])? {
-            let shape = |images: &Images| format!("images of {} x {}", images.rows, images.columns);
-            let (expected, found) = (shape(&train), shape(&test));
+        if let Some(test) = read_split(source, TEST)? {
+            let (expected, found) = (size_of_images(&train.images), size_of_images(&test.images));
             if expected != found {
-                return Err(DataError::Mismatch { file, other: train_file, expected, found });
+                return Err(DataError::Mismatch {
+                    file: test.file,
+                    other: train.file,
+                    expected,
+                    found,
+                });
             }
         }
-        Ok(Self::new(train))
+        Ok(Self::new(train.images))
     }
 
     fn new(images: Images) -> Self {
-        let Images { count, rows, columns, ref pixels } = images;
-        let described =
-            DatasetInfo { images: count, rows, columns, digest: digest::of_bytes(pixels) };
-        Self { images, described }
+        let info = DatasetInfo {
+            images: images.count,
+            rows: images.rows,
+            columns: images.columns,
+            digest: digest::of_bytes(&images.pixels),
+        };
+        Self { images, info }
     }
 
-    /// What results depend on.
-    pub fn described(&self) -> DatasetInfo {
-        self.described
+    /// Returns what a training result depends on: the number of images, their size and their
+    /// digest.
+    pub fn info(&self) -> DatasetInfo {
+        self.info
     }
 
-    /// The partitions of all shards.
+    /// Splits the data set into one partition for each shard.
     pub fn partitions(&self, sharding: &Sharding) -> Partitions<'_> {
         Partitions { dataset: self, indices: sharding.partitions() }
     }
 }
 
-/// A data set's split into partitions.
+/// A data set that is split into partitions, one for each shard.
 pub struct Partitions<'a> {
     dataset: &'a Dataset,
+    /// The indices of each shard's images in the data set.
     indices: Vec<Vec<u32>>,
 }
 
 impl Partitions<'_> {
-    /// The pixels of a shard's images, one after the other, with their digest. None if there is no such shard.
+    /// Returns the pixels of a shard's images, `[images, rows, columns]`, with their digest; `None`
+    /// if there is no such shard.
     pub fn pixels(&self, shard: ShardId) -> Option<(Vec<u8>, Digest)> {
         let indices = self.indices.get(usize::from(shard.0))?;
-        let image_bytes = self.dataset.described.image_bytes();
-        let image = |&index: &u32| {
-            &self.dataset.images.pixels[index as usize * image_bytes..][..image_bytes]
-        };
-        let pixels: Vec<u8> = indices.iter().flat_map(image).copied().collect();
+        let image_bytes = self.dataset.info.image_bytes();
+        let mut pixels = Vec::with_capacity(indices.len() * image_bytes);
+        for &index in indices {
+            let start = index as usize * image_bytes;
+            pixels.extend_from_slice(&self.dataset.images.pixels[start..start + image_bytes]);
+        }
         let digest = digest::of_bytes(&pixels);
         Some((pixels, digest))
     }
 }
 
-/// The data set that an objective is trained on by default.
+/// Returns the data set that an objective is trained on by default.
 pub fn default_source(objective: ObjectiveKind) -> Source {
     match objective {
         ObjectiveKind::Dcgan => Source::Mnist,
@@ -148,75 +183,84 @@ pub fn default_source(objective: ObjectiveKind) -> Source {
     }
 }
 
-/// Bytes of the largest partition of a spec, for limits.
-pub fn partition_bytes_max(spec: &RunSpec) -> usize {
-    spec.data.images.div_ceil(usize::from(spec.shards)) * spec.data.image_bytes()
-}
-
+/// Makes the data set of the toy objective: the same random pixels on every machine.
 fn synthetic() -> Images {
-    let count = 4000;
-    let pixels = RandomStream::new(0, Purpose::Data, 0, 0)
-        .uniforms(count)
-        .map(|u| (u * 256.0) as u8)
-        .collect();
-    Images { count, rows: 1, columns: 1, pixels }
+    let uniforms = RandomStream::new(0, Purpose::Data, 0, 0).uniforms(SYNTHETIC_IMAGES);
+    let pixels = uniforms.map(|u| (u * 256.0) as u8).collect();
+    Images { count: SYNTHETIC_IMAGES, rows: 1, columns: 1, pixels }
 }
 
-/// Reads the images of a split, and checks its labels; none if there are no images.
-fn read_split(
-    source: &Source,
-    (images, labels): (&'static str, &'static str),
-) -> Result<Option<(PathBuf, Images)>, DataError> {
-    let Some((file, reader)) = open(source, images)? else {
+fn size_of_images(images: &Images) -> String {
+    format!("images of {} x {}", images.rows, images.columns)
+}
+
+/// The images of a split, with the file that they were read from.
+struct SplitImages {
+    file: PathBuf,
+    images: Images,
+}
+
+/// Reads the images of a split, and checks its labels if they exist; `None` if there are no images.
+fn read_split(source: &Source, split: Split) -> Result<Option<SplitImages>, DataError> {
+    let Some(SourceFile { path: file, reader }) = open(source, split.images)? else {
         return Ok(None);
     };
     let images =
         idx::read_images(reader).map_err(|error| DataError::File { file: file.clone(), error })?;
-    if let Some((labels_file, reader)) = open(source, labels)? {
-        let labels = idx::read_labels(reader);
-        let labels =
-            labels.map_err(|error| DataError::File { file: labels_file.clone(), error })?;
+
+    if let Some(SourceFile { path: labels_file, reader }) = open(source, split.labels)? {
+        let labels = idx::read_labels(reader)
+            .map_err(|error| DataError::File { file: labels_file.clone(), error })?;
         if labels.len() != images.count {
-            let items = |n: usize| format!("{n} items");
-            let (expected, found) = (items(images.count), items(labels.len()));
-            return Err(DataError::Mismatch { file: labels_file, other: file, expected, found });
+            return Err(DataError::Mismatch {
+                file: labels_file,
+                other: file,
+                expected: format!("{} items", images.count),
+                found: format!("{} items", labels.len()),
+            });
         }
     }
-    Ok(Some((file, images)))
+    Ok(Some(SplitImages { file, images }))
 }
 
-type FileReader = Box<dyn Read>;
+/// An open file of a source. Its reader unpacks it if it is packed.
+struct SourceFile {
+    path: PathBuf,
+    reader: Box<dyn Read>,
+}
 
-/// Opens a file of a source by its usual name, unpacked if need be.
-fn open(source: &Source, name: &str) -> Result<Option<(PathBuf, FileReader)>, DataError> {
-    let packed = format!("{name}.gz");
+/// Opens the file `name` of a source, or `name.gz`; `None` if neither exists.
+fn open(source: &Source, name: &str) -> Result<Option<SourceFile>, DataError> {
+    let packed_name = format!("{name}.gz");
     match source {
         Source::Synthetic => Ok(None),
         Source::Mnist => {
-            let (_, bytes) =
-                MNIST.into_iter().find(|(file, _)| *file == packed).unwrap_or_default();
-            let file = Path::new("mnist (built in)").join(packed);
-            Ok(Some((file, Box::new(MultiGzDecoder::new(bytes)))))
+            let (_, bytes) = MNIST
+                .into_iter()
+                .find(|(file, _)| *file == packed_name)
+                .expect("MNIST has both files of both splits");
+            let path = Path::new("mnist (built in)").join(packed_name);
+            Ok(Some(SourceFile { path, reader: Box::new(MultiGzDecoder::new(bytes)) }))
         }
         Source::Folder(folder) => {
-            for file in [folder.join(name), folder.join(&packed)] {
-                let verify_checksum = match File::open(&file) {
-                    Ok(verify_checksum) => BufReader::new(verify_checksum),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    Err(error) => {
-                        return Err(DataError::File { file, error: error.into() });
-                    }
-                };
-                let is_packed = file.extension().is_some_and(|extension| extension == "gz");
-                let reader: FileReader = if is_packed {
-                    Box::new(MultiGzDecoder::new(verify_checksum))
-                } else {
-                    Box::new(verify_checksum)
-                };
-                return Ok(Some((file, reader)));
+            if let Some(file) = open_file(folder.join(name))? {
+                return Ok(Some(SourceFile { path: folder.join(name), reader: Box::new(file) }));
             }
-            Ok(None)
+            let path = folder.join(packed_name);
+            let Some(file) = open_file(path.clone())? else {
+                return Ok(None);
+            };
+            Ok(Some(SourceFile { path, reader: Box::new(MultiGzDecoder::new(file)) }))
         }
+    }
+}
+
+/// Opens a file; `None` if it does not exist.
+fn open_file(path: PathBuf) -> Result<Option<BufReader<File>>, DataError> {
+    match File::open(&path) {
+        Ok(file) => Ok(Some(BufReader::new(file))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(DataError::File { file: path, error: error.into() }),
     }
 }
 
@@ -252,7 +296,7 @@ mod tests {
     #[test]
     fn mnist_is_built_in() {
         let mnist = Dataset::load(&Source::Mnist).unwrap();
-        let DatasetInfo { images, rows, columns, .. } = mnist.described();
+        let DatasetInfo { images, rows, columns, .. } = mnist.info();
         assert_eq!((images, rows, columns), (60_000, 28, 28));
         let sum: u64 = mnist.images.pixels.iter().map(|&p| u64::from(p)).sum();
         let mean = sum as f64 / mnist.images.pixels.len() as f64 / 255.0;
@@ -262,25 +306,29 @@ mod tests {
     #[test]
     fn a_folder_needs_training_images_only() {
         let set = load(&[("train-images-idx3-ubyte", images(5, 2))]).unwrap();
-        assert_eq!(set.described().images, 5);
+        assert_eq!(set.info().images, 5);
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         packed.write_all(&images(5, 2)).unwrap();
         let same = load(&[("train-images-idx3-ubyte.gz", packed.finish().unwrap())]).unwrap();
-        assert_eq!(same.described(), set.described());
+        assert_eq!(same.info(), set.info());
+    }
+
+    fn check(files: &[(&str, Vec<u8>)], expected: &str) {
+        assert_eq!(load(files).err().unwrap(), expected);
     }
 
     #[test]
-    fn wrong_files_are_named() {
-        let check =
-            |files: &[(&str, Vec<u8>)], text: &str| assert_eq!(load(files).err().unwrap(), text);
+    fn an_error_names_the_wrong_file() {
         check(&[], "DIR: there is no train-images-idx3-ubyte and no train-images-idx3-ubyte.gz");
         check(
             &[("train-images-idx3-ubyte", images(5, 2)), ("train-labels-idx1-ubyte", labels(4))],
-            "DIR/train-labels-idx1-ubyte: expected 5 items, as in DIR/train-images-idx3-ubyte, found 4 items",
+            "DIR/train-labels-idx1-ubyte: expected 5 items, as in DIR/train-images-idx3-ubyte, \
+             found 4 items",
         );
         check(
             &[("train-images-idx3-ubyte", images(5, 2)), ("t10k-images-idx3-ubyte", images(5, 3))],
-            "DIR/t10k-images-idx3-ubyte: expected images of 2 x 2, as in DIR/train-images-idx3-ubyte, \
+            "DIR/t10k-images-idx3-ubyte: expected images of 2 x 2, as in \
+             DIR/train-images-idx3-ubyte, \
              found images of 3 x 3",
         );
         check(
@@ -290,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn partitions_hold_the_images_of_their_indices() {
+    fn a_partition_holds_the_images_of_its_indices() {
         let set = load(&[("train-images-idx3-ubyte", images(9, 2))]).unwrap();
         let sharding = Sharding::new(1, 9, 2, 4).unwrap();
         let (pixels, digest) = set.partitions(&sharding).pixels(ShardId(1)).unwrap();

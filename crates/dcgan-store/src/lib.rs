@@ -1,8 +1,18 @@
-//! What keeps: data sets in IDX format, MNIST among them, and the run directory with its checkpoints and metrics.
+//! Files: data sets in IDX format, and the run directory with its checkpoints and metrics.
 //!
-//! Everything that is read is checked before it is believed, and everything that is written is complete or absent:
-//! a temporary name, fsync, rename, fsync of the directory. Nothing here knows of networks, processes or tensors'
-//! meaning.
+//! Everything that is read is checked before it is used. Everything that is written is complete or
+//! absent, also after a crash: it is written under a temporary name, synced to disk and then
+//! renamed, and the rename is synced as well. This crate knows neither the networks nor the
+//! processes, and not what a tensor means.
+//!
+//! # Layout
+//!
+//! * [`idx`], [`dataset`]: the IDX format; MNIST and folders of its relatives.
+//! * [`run_dir`]: the files of a run directory, its lock, `run.json` and the grids.
+//! * [`checkpoint`]: the folder of checkpoints.
+//! * [`state_file`]: states as safetensors files.
+//! * [`metrics_log`]: the file `metrics.jsonl`.
+//! * `file`: writing a file so that it is complete or absent.
 
 pub mod checkpoint;
 pub mod dataset;

@@ -1,5 +1,18 @@
-//! The run directory: where everything lies, its lock, and the two small files that say what run it is.
+//! The run directory: its paths, its lock, and its small files.
+//!
+//! ```text
+//! run.lock               locked while a coordinator uses the directory
+//! run.json               the run's identity and its newest plan
+//! config.toml            every setting of the run
+//! metrics.jsonl          one row for each logged step
+//! checkpoints/           one folder for each checkpoint
+//! grids/
+//!   step-00000468.png      a grid of samples
+//!   step-00000936.pending  a generator whose grid is not drawn yet, as a safetensors file
+//! logs/                  the output of processes that the coordinator has started
+//! ```
 
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,57 +23,57 @@ use serde::{Deserialize, Serialize};
 
 use crate::file;
 
-/// The version of `run.json` and of checkpoint manifests.
+/// The version of the formats of `run.json` and of the manifests of checkpoints.
 pub const FORMAT: u32 = 1;
 
-/// The paths of a run directory, for readers and writers.
+/// The paths of the files in a run directory. They may exist or not.
 #[derive(Clone, Debug)]
 pub struct RunPaths {
     root: PathBuf,
 }
 
 impl RunPaths {
-    /// The paths below `root`.
+    /// Returns the paths below `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// The directory itself.
+    /// Returns the run directory itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The resolved configuration.
+    /// Returns the path of `config.toml`: every setting of the run.
     pub fn config(&self) -> PathBuf {
         self.root.join("config.toml")
     }
 
-    /// One object per logged step.
+    /// Returns the path of `metrics.jsonl`: one row for each logged step.
     pub fn metrics(&self) -> PathBuf {
         self.root.join("metrics.jsonl")
     }
 
-    /// The folder of checkpoints.
+    /// Returns the path of the folder of checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
     }
 
-    /// The folder of grids.
+    /// Returns the path of the folder of grids.
     pub fn grids(&self) -> PathBuf {
         self.root.join("grids")
     }
 
-    /// The grid of a step.
+    /// Returns the path of the grid that is drawn after a step.
     pub fn grid(&self, step: Step) -> PathBuf {
         self.grids().join(format!("step-{step:08}.png"))
     }
 
-    /// The folder of local processes' logs.
+    /// Returns the path of the folder for the logs of local processes.
     pub fn logs(&self) -> PathBuf {
         self.root.join("logs")
     }
 
-    /// Snapshots of generators whose grids are not drawn yet.
+    /// Returns the path of the generator whose grid is not drawn yet.
     fn pending_grid(&self, step: Step) -> PathBuf {
         self.grids().join(format!("step-{step:08}.pending"))
     }
@@ -74,47 +87,47 @@ impl RunPaths {
     }
 }
 
-/// What run a directory belongs to: `run.json`.
+/// The content of `run.json`: the run that a directory belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunFile {
-    /// The version of the format.
+    /// The version of the format: [`FORMAT`].
     pub format: u32,
     /// The run's identity.
     pub run: RunId,
-    /// What its arithmetic depends on, once a worker has said so.
+    /// The fingerprint of the workers' arithmetic; `None` until the first worker has connected.
     pub fingerprint: Option<String>,
-    /// The newest plan.
+    /// The newest plan; `None` until the first one is made.
     pub plan: Option<Plan>,
 }
 
-/// A run directory that cannot be used.
+/// Why a run directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RunDirError {
-    /// It cannot be read or written.
+    /// A file or folder cannot be read or written.
     #[error("{path}: {error}")]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// Another coordinator has it.
+    /// Another coordinator is using the directory.
     #[error("{0}: another coordinator is using this run directory")]
     Locked(PathBuf),
-    /// A file in it is not what it should be.
+    /// A file has other content than it should.
     #[error("{path}: {what}")]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         what: String,
     },
-    /// It holds files of something else.
+    /// The directory holds files and is not a run directory.
     #[error("{0}: not empty, and not a run directory")]
     Foreign(PathBuf),
 }
 
-/// A run directory that this process writes: it holds the lock.
+/// A run directory that this process may write, because it holds the lock.
 #[derive(Debug)]
 pub struct RunDir {
     paths: RunPaths,
@@ -122,57 +135,57 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Opens a run directory, or makes an empty one; gives what run it belongs to, if it belongs to one.
+    /// Opens and locks a run directory, and returns the content of `run.json` if there is one. A
+    /// directory that is missing or empty becomes a run directory.
     ///
     /// # Errors
-    /// If it cannot be written, another coordinator has it, or it holds something else.
+    /// If the directory cannot be written, another coordinator is using it, or it holds other
+    /// files.
     pub fn open(root: &Path) -> Result<(Self, Option<RunFile>), RunDirError> {
         let paths = RunPaths::new(root);
-        // The lock is made first: a folder that has one is ours, also if a crash left it without a run.
+        // The lock file is the first file of a run directory. A directory that has one is a run
+        // directory, also if a crash came before `run.json` was written.
         if !paths.lock_file().exists() && !is_empty(root).map_err(|error| io_error(root, error))? {
             return Err(RunDirError::Foreign(root.to_owned()));
         }
         for folder in [root.to_owned(), paths.checkpoints(), paths.grids(), paths.logs()] {
             fs::create_dir_all(&folder).map_err(|error| io_error(&folder, error))?;
         }
-        let lock_file = paths.lock_file();
-        let options = File::options().write(true).create(true).truncate(false).open(&lock_file);
-        let lock = options.map_err(|error| io_error(&lock_file, error))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(RunDirError::Locked(root.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(io_error(&lock_file, error)),
-        }
+        let lock = lock(&paths)?;
         let run = read_run_file(&paths)?;
         Ok((Self { paths, _lock: lock }, run))
     }
 
-    /// Where everything lies.
+    /// Returns the paths of the directory.
     pub fn paths(&self) -> &RunPaths {
         &self.paths
     }
 
-    /// Makes `run.json` durable.
+    /// Replaces `run.json`, and waits until it is on disk.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the file cannot be written.
+    ///
+    /// # Panics
+    /// Never: every plan can be written as JSON.
     pub fn save_run(&self, run: &RunFile) -> Result<(), RunDirError> {
         let text = serde_json::to_string_pretty(run).expect("plans are always JSON");
         self.write(&self.paths.run_file(), text.as_bytes())
     }
 
-    /// Makes `config.toml` durable.
+    /// Replaces `config.toml`, and waits until it is on disk.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the file cannot be written.
     pub fn save_config(&self, text: &str) -> Result<(), RunDirError> {
         self.write(&self.paths.config(), text.as_bytes())
     }
 
-    /// Makes a grid durable, and drops the snapshot that it was drawn from.
+    /// Writes the grid of a step, waits until it is on disk, and removes the generator that it was
+    /// drawn from.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the grid cannot be written or the generator cannot be removed.
     pub fn save_grid(&self, step: Step, png: &[u8]) -> Result<(), RunDirError> {
         self.write(&self.paths.grid(step), png)?;
         let pending = self.paths.pending_grid(step);
@@ -182,24 +195,25 @@ impl RunDir {
         }
     }
 
-    /// Keeps the snapshot of a generator until its grid is drawn.
+    /// Writes the generator of a step, a safetensors file, to be kept until its grid is drawn.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the file cannot be written.
     pub fn save_pending_grid(&self, step: Step, generator: &[u8]) -> Result<(), RunDirError> {
         self.write(&self.paths.pending_grid(step), generator)
     }
 
-    /// The snapshot of a generator whose grid is not drawn yet.
+    /// Reads the generator of a step whose grid is not drawn yet.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If the file is missing or cannot be read.
     pub fn pending_grid(&self, step: Step) -> Result<Vec<u8>, RunDirError> {
         let path = self.paths.pending_grid(step);
         fs::read(&path).map_err(|error| io_error(&path, error))
     }
 
-    /// The steps that have a grid, and those whose grid is not drawn yet.
+    /// Returns the steps that have a grid, in no order, and the steps whose grid is not drawn yet,
+    /// in ascending order.
     ///
     /// # Errors
     /// If the folder cannot be read.
@@ -209,17 +223,13 @@ impl RunDir {
         let (mut drawn, mut pending) = (Vec::new(), Vec::new());
         for entry in entries {
             let name = entry.map_err(|error| io_error(&folder, error))?.file_name();
-            let Some((step, extension)) =
-                name.to_str().and_then(|name| name.strip_prefix("step-")?.split_once('.'))
-            else {
-                continue;
-            };
-            match (step.parse(), extension) {
-                (Ok(step), "png") => drawn.push(step),
-                (Ok(step), "pending") => pending.push(step),
+            match parse_grid_name(&name) {
+                Some((step, "png")) => drawn.push(step),
+                Some((step, "pending")) => pending.push(step),
                 _ => {}
             }
         }
+        // A crash between drawing a grid and removing its generator leaves both.
         pending.retain(|step| !drawn.contains(step));
         pending.sort_unstable();
         Ok((drawn, pending))
@@ -230,10 +240,28 @@ impl RunDir {
     }
 }
 
-/// What run a directory belongs to, for readers; none if it belongs to none.
+/// Locks a run directory for as long as the returned file is open.
+fn lock(paths: &RunPaths) -> Result<File, RunDirError> {
+    let path = paths.lock_file();
+    let opened = File::options().write(true).create(true).truncate(false).open(&path);
+    let file = opened.map_err(|error| io_error(&path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(RunDirError::Locked(paths.root().to_owned())),
+        Err(TryLockError::Error(error)) => Err(io_error(&path, error)),
+    }
+}
+
+/// Splits the name of a file in the folder of grids into its step and its extension.
+fn parse_grid_name(name: &OsStr) -> Option<(Step, &str)> {
+    let (step, extension) = name.to_str()?.strip_prefix("step-")?.split_once('.')?;
+    Some((step.parse().ok()?, extension))
+}
+
+/// Reads `run.json`; `None` if there is none. Needs no lock.
 ///
 /// # Errors
-/// If `run.json` cannot be read.
+/// If the file cannot be read, is damaged, or has another format.
 pub fn read_run_file(paths: &RunPaths) -> Result<Option<RunFile>, RunDirError> {
     let path = paths.run_file();
     let text = match fs::read_to_string(&path) {
@@ -241,15 +269,22 @@ pub fn read_run_file(paths: &RunPaths) -> Result<Option<RunFile>, RunDirError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error(&path, error)),
     };
-    let damaged = |what: String| RunDirError::Damaged { path: path.clone(), what };
-    let run: RunFile = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+    match parse_run_file(&text) {
+        Ok(run) => Ok(Some(run)),
+        Err(what) => Err(RunDirError::Damaged { path, what }),
+    }
+}
+
+/// Parses and checks the content of `run.json`; the error is what is wrong with it.
+fn parse_run_file(text: &str) -> Result<RunFile, String> {
+    let run: RunFile = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if run.format != FORMAT {
-        return Err(damaged(format!("expected format {FORMAT}, found {}", run.format)));
+        return Err(format!("expected format {FORMAT}, found {}", run.format));
     }
     if run.plan.as_ref().is_some_and(|plan| !plan.is_valid()) {
-        return Err(damaged("it holds a plan that cannot be one".to_owned()));
+        return Err("its plan is invalid: a shard has no owner or a member has no shard".to_owned());
     }
-    Ok(Some(run))
+    Ok(run)
 }
 
 fn is_empty(root: &Path) -> io::Result<bool> {
@@ -283,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn other_peoples_files_are_left_alone() {
+    fn a_folder_with_other_files_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("thesis.tex"), "important").unwrap();
         let refused = RunDir::open(folder.path()).unwrap_err().to_string();

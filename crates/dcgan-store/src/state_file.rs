@@ -1,4 +1,14 @@
-//! States as safetensors: what PyTorch and every other reader loads.
+//! States as safetensors files, which PyTorch and many other programs can load.
+//!
+//! ```text
+//! offset  bytes   content
+//! 0       8       length n of the header, in little-endian order
+//! 8       n       JSON: for each tensor its name, `F32`, its shape and its range of the data
+//! 8 + n   ...     the tensors' values: little-endian float32
+//! ```
+//!
+//! The digest of a state is a digest of its tensors' digests, in the order of their names. It can
+//! therefore be computed from a file, without knowing which network the tensors belong to.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,40 +20,41 @@ use dcgan_core::state::values::little_endian;
 use dcgan_core::state::{Layout, State};
 use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 
-/// A file that does not hold the state that it should.
+/// Why a file does not hold the expected tensors.
 #[derive(Debug, thiserror::Error)]
 pub enum StateFileError {
-    /// It is no safetensors file, or lacks a tensor.
+    /// The file is not a safetensors file, or lacks a tensor.
     #[error(transparent)]
     Format(#[from] SafeTensorError),
-    /// A tensor is missing, or one too many.
+    /// The file has too few tensors, or too many.
     #[error("expected {expected} tensors, found {found}")]
     Count {
-        /// Tensors of the layout.
+        /// The number of tensors in the layout.
         expected: usize,
-        /// Tensors of the file.
+        /// The number of tensors in the file.
         found: usize,
     },
     /// A tensor has another type or shape.
     #[error("tensor {name}: expected F32 {expected:?}, found {dtype:?} {found:?}")]
     Tensor {
-        /// Which.
+        /// The name of the tensor.
         name: String,
-        /// The layout's shape.
+        /// The expected shape.
         expected: Vec<usize>,
-        /// The file's type.
+        /// The type of the values in the file.
         dtype: Dtype,
-        /// The file's shape.
+        /// The shape in the file.
         found: Vec<usize>,
     },
 }
 
-struct Values<'a> {
+/// A tensor of a state, as the safetensors library writes it.
+struct TensorView<'a> {
     shape: &'a [usize],
     values: &'a [f32],
 }
 
-impl View for Values<'_> {
+impl View for TensorView<'_> {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
@@ -61,22 +72,23 @@ impl View for Values<'_> {
     }
 }
 
-/// A state as a file.
+/// Encodes a state as a safetensors file.
 ///
 /// # Panics
-/// Never: a layout's shapes are those of its values.
+/// Never: the shapes of a layout fit the values of its states.
 pub fn encode(state: &State) -> Vec<u8> {
-    let infos = state.layout().tensors().iter().enumerate();
-    let views = infos.map(|(i, info)| {
-        (info.name.as_str(), Values { shape: &info.shape, values: state.tensor(i) })
-    });
+    let mut views = Vec::new();
+    for (index, info) in state.layout().tensors().iter().enumerate() {
+        let view = TensorView { shape: &info.shape, values: state.tensor(index) };
+        views.push((info.name.as_str(), view));
+    }
     safetensors::serialize(views, None).expect("a layout's shapes are those of its values")
 }
 
-/// The state in a file, which has exactly the tensors of `layout`.
+/// Decodes the state in a file, which must have exactly the tensors of `layout`.
 ///
 /// # Errors
-/// If it has not.
+/// If the file is not a safetensors file, or has other tensors.
 pub fn decode(bytes: &[u8], layout: &Arc<Layout>) -> Result<State, StateFileError> {
     let file = SafeTensors::deserialize(bytes)?;
     let (expected, found) = (layout.tensors().len(), file.len());
@@ -90,54 +102,56 @@ pub fn decode(bytes: &[u8], layout: &Arc<Layout>) -> Result<State, StateFileErro
     Ok(state)
 }
 
-/// Reads some tensors of a file, by name and shape.
+/// Decodes the values of some tensors of a file, given by name and shape. The file may have others.
 ///
 /// # Errors
-/// If one is missing or has another shape.
+/// If the file is not a safetensors file, or a tensor is missing or has another shape.
 pub fn decode_tensors(
     bytes: &[u8],
     tensors: &[(String, Vec<usize>)],
 ) -> Result<Vec<Vec<f32>>, StateFileError> {
     let file = SafeTensors::deserialize(bytes)?;
-    let read = |(name, shape): &(String, Vec<usize>)| {
+    let mut decoded = Vec::with_capacity(tensors.len());
+    for (name, shape) in tensors {
         let mut values = vec![0.0; shape.iter().product()];
         read_tensor(&file, name, shape, &mut values)?;
-        Ok(values)
-    };
-    tensors.iter().map(read).collect()
+        decoded.push(values);
+    }
+    Ok(decoded)
 }
 
-/// The digest of the state in a file, whatever its tensors.
+/// Computes the digest of the state in a file, whatever its tensors are.
 ///
 /// # Errors
-/// If it is no safetensors file.
+/// If the file is not a safetensors file.
 pub fn digest_of(bytes: &[u8]) -> Result<Digest, StateFileError> {
     Ok(digest::of_digests(tensor_digests(bytes)?.into_values()))
 }
 
-/// The digest of each tensor in a file, by name.
+/// Computes the digest of each tensor in a file, by name.
 ///
 /// # Errors
-/// If it is no safetensors file.
+/// If the file is not a safetensors file.
 pub fn tensor_digests(bytes: &[u8]) -> Result<BTreeMap<String, Digest>, StateFileError> {
     let file = SafeTensors::deserialize(bytes)?;
-    Ok(file
-        .tensors()
-        .into_iter()
-        .map(|(name, tensor)| (name, digest::of_bytes(tensor.data())))
-        .collect())
+    let mut digests = BTreeMap::new();
+    for (name, tensor) in file.tensors() {
+        digests.insert(name, digest::of_bytes(tensor.data()));
+    }
+    Ok(digests)
 }
 
-/// A file with only those tensors whose names begin with `prefix`.
+/// Makes a file of those tensors of a file whose names begin with `prefix`.
 ///
 /// # Errors
-/// If it is no safetensors file.
+/// If the file is not a safetensors file.
 pub fn subset(bytes: &[u8], prefix: &str) -> Result<Vec<u8>, StateFileError> {
     let file = SafeTensors::deserialize(bytes)?;
     let tensors = file.tensors().into_iter().filter(|(name, _)| name.starts_with(prefix));
     Ok(safetensors::serialize(tensors, None)?)
 }
 
+/// Reads a tensor into `values`, which has as many elements as `shape` says.
 fn read_tensor(
     file: &SafeTensors<'_>,
     name: &str,
@@ -184,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_survives_a_file_with_its_digest() {
+    fn a_state_keeps_its_digest_in_a_file() {
         let bytes = encode(&state());
         assert_eq!(decode(&bytes, &layout()).unwrap().digest(), state().digest());
         assert_eq!(digest_of(&bytes).unwrap(), state().digest());
@@ -200,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn another_shape_is_told() {
+    fn a_tensor_of_another_shape_is_refused() {
         let error =
             decode_tensors(&encode(&state()), &[("g.weight".to_owned(), vec![3, 2])]).unwrap_err();
         assert_eq!(error.to_string(), "tensor g.weight: expected F32 [3, 2], found F32 [2, 3]");
@@ -208,7 +222,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes: Vec<u8>, flip in 0usize..200, bit in 0u8..8) {
+        fn no_bytes_cause_a_panic(bytes: Vec<u8>, flip in 0usize..200, bit in 0u8..8) {
             let _ = digest_of(&bytes);
             let mut damaged = encode(&state());
             let place = flip % damaged.len();

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,31 +19,45 @@ pub struct Args {
     /// Where the coordinator listens, as http://HOST:PORT
     #[arg(long, value_name = "URL", env = "DCGAN_COORDINATOR")]
     pub coordinator: Address,
-    /// What this worker is called; a process that takes over a name replaces the one before [default: host-process]
+    /// The name of this worker; a newer process with the same name replaces it [default:
+    /// HOST-PROCESS]
     #[arg(long, value_parser = name, env = "DCGAN_NAME")]
     pub name: Option<String>,
-    /// Where tensors live: cpu, cuda or cuda:N
+    /// The device that computes: cpu, cuda or cuda:N
     #[arg(long, default_value_t, env = "DCGAN_DEVICE")]
     pub device: DeviceChoice,
-    /// Shards that are computed at a time
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024), env = "DCGAN_THREADS")]
+    /// The number of shards that are computed at the same time
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=1024),
+        env = "DCGAN_THREADS"
+    )]
     pub threads: u16,
-    /// Where other workers connect [default: a free port on the interface that reaches the coordinator]
+    /// The address to listen on for other workers [default: a free port on the interface that
+    /// reaches the coordinator]
     #[arg(long, value_name = "ADDR:PORT", env = "DCGAN_LISTEN")]
     pub listen: Option<SocketAddr>,
-    /// The address that other workers are told, as HOST:PORT [default: where it listens]
+    /// The address that other workers connect to, as HOST:PORT [default: the one that this worker
+    /// listens on]
     #[arg(long, value_name = "HOST:PORT", env = "DCGAN_ADVERTISE")]
     pub advertise: Option<Address>,
-    /// Gives up when the coordinator cannot be reached for this long, as in 90s, 10m or 2h
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration, env = "DCGAN_COORDINATOR_TIMEOUT")]
+    /// Give up when the coordinator cannot be reached for this long, such as 90s, 10m or 2h
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10m",
+        value_parser = duration,
+        env = "DCGAN_COORDINATOR_TIMEOUT"
+    )]
     pub coordinator_timeout: Duration,
-    /// Allows connections that leave this machine, although they are not encrypted
+    /// Allow unencrypted connections to and from other machines
     #[arg(long, env = "DCGAN_INSECURE")]
     pub insecure: bool,
-    /// Something goes wrong at a point of this program
+    /// Make something go wrong at a point of this program, for tests
     #[arg(long, hide = true, value_name = "POINT=ACTION@N")]
     pub(crate) fault: Option<Fault>,
-    /// Ends when standard input closes
+    /// End when standard input closes
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,
     #[command(flatten)]
@@ -51,22 +65,21 @@ pub struct Args {
 }
 
 impl Args {
-    /// The worker's name.
+    /// Returns the worker's name: the one that was given, or one that no other worker has.
     pub(crate) fn name(&self) -> String {
-        self.name.clone().unwrap_or_else(|| {
-            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| {
-                std::env::var("HOSTNAME").map_err(|error| std::io::Error::other(error.to_string()))
-            });
-            let host =
-                host.map(|host| host.trim().to_owned()).ok().filter(|host| WorkerId::is_name(host));
-            format!("{}-{}", host.as_deref().unwrap_or("worker"), std::process::id())
-        })
+        match &self.name {
+            Some(name) => name.clone(),
+            None => {
+                let host = host_name().unwrap_or_else(|| "worker".to_owned());
+                format!("{host}-{}", std::process::id())
+            }
+        }
     }
 
-    /// Where to listen, once the coordinator's name resolves.
+    /// Returns the address to listen on.
     ///
     /// # Errors
-    /// If it does not.
+    /// If none was given, and the coordinator's name does not resolve (yet).
     pub(crate) fn listen_address(&self) -> std::io::Result<SocketAddr> {
         match self.listen {
             Some(address) => Ok(address),
@@ -74,10 +87,10 @@ impl Args {
         }
     }
 
-    /// What other workers are told, given where this one listens.
+    /// Returns the address that other workers are told, given the one that this worker listens on.
     ///
     /// # Errors
-    /// If it listens everywhere and the coordinator's name does not resolve.
+    /// If the worker listens on all interfaces, and the coordinator's name does not resolve (yet).
     pub(crate) fn advertised(&self, listening: SocketAddr) -> std::io::Result<Address> {
         match &self.advertise {
             Some(address) => Ok(address.clone()),
@@ -88,10 +101,10 @@ impl Args {
         }
     }
 
-    /// Refuses addresses that leave this machine, unless that is meant.
+    /// Checks that no connection leaves this machine, unless `--insecure` is given.
     ///
     /// # Errors
-    /// A mistake of usage.
+    /// A usage error that names the flag.
     pub(crate) fn check_exposure(&self) -> anyhow::Result<()> {
         self.coordinator.check(self.insecure).context("--coordinator").map_err(usage)?;
         match self.listen {
@@ -103,17 +116,31 @@ impl Args {
     }
 }
 
-/// The address of the interface that reaches a server. Nothing is sent.
-fn interface_to(server: &Address) -> std::io::Result<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    if socket.connect(server.authority()).is_ok() {
-        return Ok(socket.local_addr()?.ip());
-    }
-    let socket = UdpSocket::bind((std::net::Ipv6Addr::UNSPECIFIED, 0))?;
-    socket.connect(server.authority())?;
-    Ok(socket.local_addr()?.ip())
+/// Returns the name of this machine; `None` if it is unknown or cannot be part of a worker's name.
+fn host_name() -> Option<String> {
+    let text = match std::fs::read_to_string("/proc/sys/kernel/hostname") {
+        Ok(text) => text,
+        // Not Linux.
+        Err(_) => std::env::var("HOSTNAME").ok()?,
+    };
+    let host = text.trim();
+    WorkerId::is_name(host).then(|| host.to_owned())
 }
 
+/// Returns the address of the interface through which this machine reaches a server.
+///
+/// Connecting a UDP socket sends nothing: the operating system only chooses the interface.
+fn interface_to(server: &Address) -> std::io::Result<IpAddr> {
+    let ipv4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    if ipv4.connect(server.authority()).is_ok() {
+        return Ok(ipv4.local_addr()?.ip());
+    }
+    let ipv6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+    ipv6.connect(server.authority())?;
+    Ok(ipv6.local_addr()?.ip())
+}
+
+/// Parses a worker's name.
 fn name(text: &str) -> Result<String, String> {
     if WorkerId::is_name(text) {
         Ok(text.to_owned())
@@ -122,18 +149,23 @@ fn name(text: &str) -> Result<String, String> {
     }
 }
 
+/// Parses a time of at least a second, such as `90s`, `10m` or `2h`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let (digits, unit) =
-        text.split_at(text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len());
-    let seconds = match unit {
+    match seconds(text) {
+        Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+        _ => Err("expected a time such as 90s, 10m or 2h".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Option<u64> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let factor = match unit {
         "s" => 1,
         "m" => 60,
         "h" => 3600,
-        _ => 0,
+        _ => return None,
     };
-    let number: Option<u64> = digits.parse().ok();
-    let time = number.and_then(|number| number.checked_mul(seconds)).filter(|&time| time > 0);
-    time.map(Duration::from_secs).ok_or_else(|| "expected a time such as 90s, 10m or 2h".to_owned())
+    digits.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 #[cfg(test)]
@@ -145,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn times_have_units() {
+    fn a_time_needs_a_unit() {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
         for wrong in ["", "10", "m", "0s", "-1s", "1.5h", "1d", "18446744073709551615h"] {
@@ -164,31 +196,31 @@ mod tests {
     }
 
     #[test]
-    fn others_are_told_an_address_that_they_can_reach() {
+    fn the_advertised_address_can_be_reached() {
         let args = parse("--coordinator http://127.0.0.1:7420").unwrap();
         let listening = args.listen_address().unwrap();
         assert_eq!(listening.to_string(), "127.0.0.1:0");
         let everywhere = "0.0.0.0:9000".parse().unwrap();
         assert_eq!(args.advertised(everywhere).unwrap().authority(), "127.0.0.1:9000");
-        let told =
+        let advertised =
             parse("--coordinator http://127.0.0.1:7420 --advertise worker-0.workers:7423").unwrap();
-        assert_eq!(told.advertised(everywhere).unwrap().authority(), "worker-0.workers:7423");
+        assert_eq!(advertised.advertised(everywhere).unwrap().authority(), "worker-0.workers:7423");
     }
 
     #[test]
-    fn plaintext_beyond_this_machine_must_be_meant() {
+    fn unencrypted_connections_to_other_machines_need_insecure() {
         let error =
             parse("--coordinator http://10.0.0.1:7420").unwrap().check_exposure().unwrap_err();
         assert!(
             error
                 .to_string()
-                .starts_with("--coordinator: 10.0.0.1:7420 is not an address of this machine")
+                .starts_with("--coordinator: 10.0.0.1:7420 is reachable from other machines")
         );
         let error = parse("--coordinator http://127.0.0.1:1 --listen 0.0.0.0:1")
             .unwrap()
             .check_exposure()
             .unwrap_err();
-        assert!(error.to_string().starts_with("--listen: 0.0.0.0:1 is not"), "{error}");
+        assert!(error.to_string().starts_with("--listen: 0.0.0.0:1 is reachable"), "{error}");
         parse("--coordinator http://10.0.0.1:7420 --listen 0.0.0.0:1 --insecure")
             .unwrap()
             .check_exposure()

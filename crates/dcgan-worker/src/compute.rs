@@ -1,137 +1,187 @@
-//! The threads that compute. Each takes whole shards: splitting the arithmetic of one over threads would be slower,
-//! and its order would no longer be fixed.
+//! The threads that compute the vectors of shards.
+//!
+//! Each thread computes whole shards. Splitting the arithmetic of one shard over threads would be
+//! slower, and the order of its additions would depend on the number of threads.
+//!
+//! A shard stays with its thread from phase to phase, so that the thread can reuse the shard's
+//! scratch. While a thread waits for the sum of a phase, it computes parts of the next phase ahead.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use dcgan_core::ids::ShardId;
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
 use dcgan_core::protocol::worker::{GradientKey, ShardResult};
 use dcgan_core::state::State;
+use dcgan_process::panics;
 
-use crate::partitions::Partitions;
+use crate::partitions::PartitionCache;
 
-/// A result for the driver.
-pub(crate) type Computed = (GradientKey, ShardId, ShardResult);
-
-/// The threads, and what they have to do.
-pub(crate) struct ComputePool {
-    jobs: Arc<JobQueue>,
+/// A shard's vector, or why it cannot be used.
+#[derive(Debug)]
+pub(crate) struct ComputedShard {
+    pub(crate) key: GradientKey,
+    pub(crate) shard: ShardId,
+    pub(crate) result: ShardResult,
 }
 
-struct JobQueue {
-    threads: Mutex<Vec<Thread>>,
+/// The threads that compute. They run until the process ends.
+pub(crate) struct ComputePool {
+    queues: Arc<Queues>,
+}
+
+/// The queues of all threads, by the number of the thread.
+struct Queues {
+    threads: Mutex<Vec<ThreadQueue>>,
     changed: Condvar,
 }
 
-/// What one thread does and will do. A shard stays with its thread from phase to phase, whose scratch it reuses.
+/// What one thread has to do.
 #[derive(Default)]
-struct Thread {
-    queue: VecDeque<Job>,
-    /// What is done, and of which the next phase may be prepared.
-    done: VecDeque<Job>,
-    running: Option<(GradientKey, ShardId)>,
-    /// Scratch of other shards is dropped.
+struct ThreadQueue {
+    /// The shards of the present phase that are its own. The scratch of others is dropped.
     shards: Vec<ShardId>,
+    /// Shards whose vectors are to be computed.
+    to_compute: VecDeque<ShardJob>,
+    /// The vector that it is computing.
+    running: Option<(GradientKey, ShardId)>,
+    /// Shards whose vectors are computed, and whose next phase may be computed ahead.
+    to_compute_ahead: VecDeque<ShardJob>,
 }
 
 #[derive(Clone)]
-struct Job {
-    work: GradientKey,
+struct ShardJob {
+    key: GradientKey,
     state: Arc<State>,
     shard: ShardId,
 }
 
+/// What is to be computed for a shard.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum JobKind {
+    /// The vector of the present phase.
+    Vector,
+    /// Parts of the next phase.
+    Ahead,
+}
+
 impl ComputePool {
-    /// Starts `threads` threads, whose results go to `done`.
+    /// Starts `threads` threads. They give their results to `deliver`, and wait while it waits.
+    ///
+    /// # Panics
+    /// If the operating system cannot start a thread.
     pub(crate) fn start(
         threads: usize,
         objective: &Arc<dyn Objective>,
-        partitions: &Partitions,
-        done: impl Fn(Computed) + Clone + Send + 'static,
+        partitions: &PartitionCache,
+        deliver: impl Fn(ComputedShard) + Clone + Send + 'static,
     ) -> Self {
-        let idle = (0..threads).map(|_| Thread::default()).collect();
-        let jobs = Arc::new(JobQueue { threads: Mutex::new(idle), changed: Condvar::new() });
+        let idle = (0..threads).map(|_| ThreadQueue::default()).collect();
+        let queues = Arc::new(Queues { threads: Mutex::new(idle), changed: Condvar::new() });
         for thread in 0..threads {
-            let (jobs, objective, partitions, done) =
-                (Arc::clone(&jobs), Arc::clone(objective), partitions.clone(), done.clone());
+            let queues = Arc::clone(&queues);
+            let objective = Arc::clone(objective);
+            let partitions = partitions.clone();
+            let deliver = deliver.clone();
             std::thread::Builder::new()
                 .name(format!("compute-{thread}"))
-                .spawn(move || jobs.work(thread, &*objective, &partitions, done))
+                .spawn(move || queues.run_thread(thread, &*objective, &partitions, deliver))
                 .expect("a thread can be started");
         }
-        Self { jobs }
+        Self { queues }
     }
 
-    /// Computes these shards, and nothing that is not begun of what was asked for before.
-    pub(crate) fn replace(&self, work: GradientKey, state: &Arc<State>, shards: &[ShardId]) {
-        let mut threads = self.jobs.lock();
+    /// Computes the vectors of `shards`, in place of everything that was asked for before and has
+    /// not begun.
+    pub(crate) fn replace(&self, key: GradientKey, state: &Arc<State>, shards: &[ShardId]) {
+        let mut threads = self.queues.lock();
+        // A vector that a thread is computing already will be delivered: it is not queued again.
         let running: Vec<(GradientKey, ShardId)> =
             threads.iter().filter_map(|thread| thread.running).collect();
+
+        // Deal the shards out to the threads, one at a time.
         let count = threads.len();
         for (index, thread) in threads.iter_mut().enumerate() {
             thread.shards = shards.iter().copied().skip(index).step_by(count).collect();
-            let missing = thread.shards.iter().filter(|&&shard| !running.contains(&(work, shard)));
-            thread.done.clear();
-            thread.queue =
-                missing.map(|&shard| Job { work, state: Arc::clone(state), shard }).collect();
+            thread.to_compute.clear();
+            thread.to_compute_ahead.clear();
+            for &shard in &thread.shards {
+                if !running.contains(&(key, shard)) {
+                    let state = Arc::clone(state);
+                    thread.to_compute.push_back(ShardJob { key, state, shard });
+                }
+            }
         }
-        self.jobs.changed.notify_all();
+        self.queues.changed.notify_all();
     }
 }
 
-impl JobQueue {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Thread>> {
+impl Queues {
+    fn lock(&self) -> MutexGuard<'_, Vec<ThreadQueue>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn work(
+    /// Does what the queue of one thread holds, for ever.
+    fn run_thread(
         &self,
         index: usize,
         objective: &dyn Objective,
-        partitions: &Partitions,
-        done: impl Fn(Computed),
+        partitions: &PartitionCache,
+        deliver: impl Fn(ComputedShard),
     ) {
         let mut scratches: BTreeMap<ShardId, Scratch> = BTreeMap::new();
         let mut state_version = 0;
         loop {
-            let (job, ahead) = self.next(index, &mut scratches);
-            let Job { work, ref state, shard } = job;
-            if std::mem::replace(&mut state_version, work.state_version) != work.state_version {
+            let (kind, job) = self.next_job(index, &mut scratches);
+            let ShardJob { key, ref state, shard } = job;
+            // The scratch depends on the state. One that was replaced may have been damaged.
+            if key.state_version != state_version {
+                state_version = key.state_version;
                 scratches.clear();
             }
             let partition = partitions.wait_for(shard);
-            let task = ShardTask { state, at: work.at, shard, partition: &partition };
+            let task = ShardTask { state, at: key.at, shard, partition: &partition };
             let scratch = scratches.entry(shard).or_default();
-            if ahead {
-                // If it panics, so will the phase, which says so.
-                let _ = dcgan_process::panics::catch(|| objective.compute_ahead(&task, scratch));
+
+            if kind == JobKind::Ahead {
+                // A panic is ignored here. The phase itself will panic as well, and is reported.
+                let _ = panics::catch(|| objective.compute_ahead(&task, scratch));
                 continue;
             }
-            let vector = ShardResult::new(dcgan_process::panics::catch(|| {
-                objective.shard_gradients(&task, scratch)
-            }));
-            let thread = &mut self.lock()[index];
-            thread.running = None;
-            thread.done.push_back(job);
-            done((work, shard, vector));
+            let vector = panics::catch(|| objective.shard_gradients(&task, scratch));
+            let result = ShardResult::new(vector);
+            self.finish(index, job);
+            deliver(ComputedShard { key, shard, result });
         }
     }
 
-    /// The next job, and whether it is only to be computed ahead.
-    fn next(&self, index: usize, scratches: &mut BTreeMap<ShardId, Scratch>) -> (Job, bool) {
+    /// Waits for the next job of a thread, and drops the scratch that it does not need any more.
+    fn next_job(
+        &self,
+        index: usize,
+        scratches: &mut BTreeMap<ShardId, Scratch>,
+    ) -> (JobKind, ShardJob) {
         let mut threads = self.lock();
         loop {
-            let Thread { queue, done, running, shards } = &mut threads[index];
-            if let Some(job) = queue.pop_front() {
-                scratches.retain(|shard, _| shards.contains(shard));
-                *running = Some((job.work, job.shard));
-                return (job, false);
+            let thread = &mut threads[index];
+            if let Some(job) = thread.to_compute.pop_front() {
+                scratches.retain(|shard, _| thread.shards.contains(shard));
+                thread.running = Some((job.key, job.shard));
+                return (JobKind::Vector, job);
             }
-            if let Some(job) = done.pop_front() {
-                return (job, true);
+            // Only a thread that would wait computes ahead.
+            if let Some(job) = thread.to_compute_ahead.pop_front() {
+                return (JobKind::Ahead, job);
             }
             threads = self.changed.wait(threads).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Notes that a thread has computed the vector of a job. The lock is released before the result
+    /// is delivered, because the driver may need it to make room for the result.
+    fn finish(&self, index: usize, job: ShardJob) {
+        let mut threads = self.lock();
+        threads[index].running = None;
+        threads[index].to_compute_ahead.push_back(job);
     }
 }

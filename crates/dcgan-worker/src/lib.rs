@@ -1,14 +1,26 @@
-//! The worker: computes its shards, all-reduces, applies.
+//! The worker: computes the gradients of its shards, takes part in the all-reduces, and applies the
+//! sums to its copy of the state.
 //!
-//! The decisions are those of [`dcgan_core::protocol::worker`]. Here are its driver (one thread that turns everything that
-//! happens into events, in order, and executes the machine's commands), the control connection with its heartbeat on a
-//! thread of its own, the threads that compute, and what is fetched and sent in the background.
+//! Every decision is made by [`dcgan_core::protocol::worker`], a state machine without I/O. This
+//! crate is its driver, which turns whatever happens into events for the machine and executes the
+//! machine's commands. It must not know the protocol's rules.
+//!
+//! # Layout
+//!
+//! * `start`: sets everything up.
+//! * `driver`: one thread that handles all events in one order. `input` lists the events.
+//! * `session`: the connection to the coordinator, with its heartbeats, on a thread of its own.
+//! * `compute`: the threads that compute gradients.
+//! * `partitions`, `transfers`: images and states that are fetched and sent in the background.
+//! * `waiting`: log lines about long waits.
 
 mod args;
 mod compute;
 mod driver;
+mod input;
 mod partitions;
 mod session;
+mod start;
 mod transfers;
 mod waiting;
 
@@ -16,7 +28,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// The program.
+pub use args::Args;
+
+/// Runs the program, and returns its exit status.
 pub fn main() -> ExitCode {
     dcgan_process::exit::run(|| {
         let args = Args::parse();
@@ -27,8 +41,6 @@ pub fn main() -> ExitCode {
         if let Some(fault) = args.fault.clone() {
             fault.arm();
         }
-        driver::run(&args)
+        start::run(&args)
     })
 }
-
-pub use args::Args;

@@ -1,8 +1,11 @@
-//! The shards' images: fetched from the coordinator, those of the likely shards first and the others in the background,
-//! so that taking a shard over waits for nothing.
+//! The partitions: the images of each shard, fetched from the coordinator.
+//!
+//! A worker fetches the partitions of the shards that it will probably own first, and says that it
+//! is ready when it has those. It then fetches all others in the background, so that it can take
+//! over any shard at once when another worker is lost.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dcgan_core::ids::ShardId;
@@ -15,42 +18,46 @@ use tonic::transport::Channel;
 
 use crate::waiting::Waiting;
 
-/// Between two attempts.
+/// The pause between two attempts to fetch a partition.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// The partitions that are held.
+/// The partitions that have arrived. Clones share them.
 #[derive(Clone, Default)]
-pub(crate) struct Partitions(Arc<Held>);
+pub(crate) struct PartitionCache(Arc<Shared>);
 
 #[derive(Default)]
-struct Held {
+struct Shared {
     partitions: Mutex<BTreeMap<ShardId, Arc<Partition>>>,
     arrived: Condvar,
 }
 
-impl Partitions {
-    /// A shard's partition; blocks the calling thread while it is on its way.
+impl PartitionCache {
+    /// Returns a shard's partition. Blocks the calling thread until it has arrived.
     pub(crate) fn wait_for(&self, shard: ShardId) -> Arc<Partition> {
-        let mut held = self.0.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut partitions = self.lock();
         loop {
-            match held.get(&shard) {
+            match partitions.get(&shard) {
                 Some(partition) => return Arc::clone(partition),
-                None => held = self.0.arrived.wait(held).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    let woken = self.0.arrived.wait(partitions);
+                    partitions = woken.unwrap_or_else(PoisonError::into_inner);
+                }
             }
         }
     }
 
     fn insert(&self, shard: ShardId, partition: Partition) {
-        self.0
-            .partitions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(shard, Arc::new(partition));
+        self.lock().insert(shard, Arc::new(partition));
         self.0.arrived.notify_all();
     }
 
-    /// Fetches every shard's partition, `likely` ones first; calls `ready` when those are held. Goes on trying.
-    pub(crate) async fn fetch(
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ShardId, Arc<Partition>>> {
+        self.0.partitions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fetches every shard's partition, those of the `likely` shards first, and calls `ready` when
+    /// those have arrived. An attempt that fails is repeated until it succeeds.
+    pub(crate) async fn fetch_all(
         self,
         coordinator: Address,
         spec: RunSpec,
@@ -58,57 +65,60 @@ impl Partitions {
         likely: Vec<ShardId>,
         ready: impl FnOnce(),
     ) {
-        let mut source = Source { coordinator, spec, sharding, channel: None };
-        let likely: Vec<ShardId> =
-            likely.into_iter().filter(|shard| shard.0 < source.sharding.shards()).collect();
+        let shards = sharding.shards();
+        let mut fetcher = PartitionFetcher { coordinator, spec, sharding, channel: None };
+        // A shard that does not exist would be asked for again and again.
+        let likely: Vec<ShardId> = likely.into_iter().filter(|shard| shard.0 < shards).collect();
         for &shard in &likely {
-            self.insert(shard, source.fetch(shard).await);
+            self.insert(shard, fetcher.fetch(shard).await);
         }
         ready();
-        for shard in shard_ids(source.sharding.shards()).filter(|shard| !likely.contains(shard)) {
-            self.insert(shard, source.fetch(shard).await);
+        for shard in shard_ids(shards).filter(|shard| !likely.contains(shard)) {
+            self.insert(shard, fetcher.fetch(shard).await);
         }
     }
 }
 
-struct Source {
+/// Fetches partitions, one after the other.
+struct PartitionFetcher {
     coordinator: Address,
     spec: RunSpec,
     sharding: Sharding,
+    /// The connection to the coordinator; `None` before the first attempt and after a failed one.
     channel: Option<Channel>,
 }
 
-impl Source {
+impl PartitionFetcher {
+    /// Fetches a partition, and repeats the attempt until it succeeds.
     async fn fetch(&mut self, shard: ShardId) -> Partition {
         let mut waiting = Waiting::default();
         loop {
-            match self.attempt(shard).await {
+            match self.try_fetch(shard).await {
                 Ok(partition) => return partition,
                 Err(error) => {
                     self.channel = None;
-                    waiting.say(|| format!("the images of shard {shard}: {error:#}"));
+                    waiting.report(|| format!("the images of shard {shard}: {error:#}"));
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }
         }
     }
 
-    async fn attempt(&mut self, shard: ShardId) -> anyhow::Result<Partition> {
+    async fn try_fetch(&mut self, shard: ShardId) -> anyhow::Result<Partition> {
         let channel = match &self.channel {
             Some(channel) => channel.clone(),
             None => self.channel.insert(net::connect(&self.coordinator).await?).clone(),
         };
-        let request =
-            pb::GetPartitionRequest { shard: shard.0.into(), checksum: 0 }.with_checksum();
         let image_bytes = self.spec.data.image_bytes();
         let expected = self.sharding.partition_len(shard) * image_bytes;
-        let answer = CoordinatorClient::new(channel).get_partition(request).await?;
-        let pixels = transfer::receive(answer.into_inner(), expected).await?;
-        anyhow::ensure!(
-            pixels.len() == expected,
-            "expected {expected} bytes, found {}",
-            pixels.len()
-        );
+        // The request has a checksum: with a flipped bit it would ask for another shard, whose
+        // partition may have the same size.
+        let request =
+            pb::GetPartitionRequest { shard: shard.0.into(), checksum: 0 }.with_checksum();
+        let response = CoordinatorClient::new(channel).get_partition(request).await?;
+        let pixels = transfer::receive(response.into_inner(), expected).await?;
+        let found = pixels.len();
+        anyhow::ensure!(found == expected, "expected {expected} bytes, found {found}");
         Ok(Partition::new(image_bytes, pixels))
     }
 }

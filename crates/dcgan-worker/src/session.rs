@@ -1,163 +1,202 @@
-//! The connection to the coordinator, on a thread and a runtime of its own: neither a burst of gradients nor a long
-//! product delays a heartbeat into a false death. It is made again whenever it breaks.
+//! The connection to the coordinator, which is made again whenever it breaks.
+//!
+//! A coordinator takes a worker without heartbeats for dead. The driver and the network's thread
+//! can be busy for longer than that, with an optimizer step or a burst of gradients, so the
+//! connection and its heartbeats have a thread and a runtime of their own.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use dcgan_core::ids::{Generation, RunId};
-use dcgan_core::protocol::message::{FromWorker, Hello, ToWorker};
+use dcgan_core::protocol::message::{FromWorker, Hello};
 use dcgan_rpc::net::{self, Address};
 use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
-use dcgan_rpc::{CoordinatorMessage, Welcome, WorkerMessage, pb};
+use dcgan_rpc::{CoordinatorMessage, WorkerMessage, pb};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
 
-use crate::driver::Input;
+use crate::input::{HelloState, Input, SessionEvent};
 use crate::waiting::Waiting;
 
+/// The time between two heartbeats to the coordinator.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
-/// A coordinator that says nothing for this long is not there: it has a heartbeat, too.
+/// A coordinator that sends nothing for this long, not even a heartbeat, is lost.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
-/// Between attempts to connect, growing to the second.
-const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(250)];
-/// Messages on their way to the network. A coordinator that does not read them is as good as gone.
+/// The pause after the first failed attempt to connect. Each further pause is twice as long.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+/// The longest pause between two attempts to connect.
+const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// Messages that wait for the network. A coordinator that does not read that many is lost.
 const OUTGOING_MAX: usize = 64;
 
-/// What a hello says of the worker, as it is at that moment.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct HelloState {
-    pub(crate) run: Option<RunId>,
-    pub(crate) plan: Generation,
-    pub(crate) promised: Generation,
-}
-
-/// What the control connection tells the driver.
-#[derive(Debug)]
-pub(crate) enum SessionEvent {
-    /// A hello is about to be said.
-    AskHelloState(oneshot::Sender<HelloState>),
-    /// The hello is answered. Reports go here until the connection breaks; a worker has few of them, so the queue is
-    /// not bounded.
-    Welcomed(Box<Welcome>, mpsc::UnboundedSender<FromWorker>),
-    /// A message.
-    Message(ToWorker),
-    /// The coordinator turned this worker away.
-    Refused(String),
-    /// The coordinator could not be reached for too long.
-    GaveUp(String),
-}
-
-/// What a worker says of itself, always the same.
+/// Keeps this worker connected to the coordinator.
 pub(crate) struct CoordinatorSession {
     pub(crate) coordinator: Address,
-    /// Its run, plan and promise are filled in at each hello.
+    /// The hello of this worker. Run, plan and promise are filled in anew for each connection.
     pub(crate) hello: Hello,
+    /// How long the coordinator may be unreachable before the worker gives up.
     pub(crate) give_up_after: Duration,
     pub(crate) driver: mpsc::Sender<Input>,
 }
 
 /// Why a connection ended.
-enum End {
-    /// It may be made again.
+enum Ended {
+    /// It broke, for this reason. Another one may be made.
     Broken(String),
-    /// Nobody wants it any more.
-    Over,
+    /// No other one is wanted: the driver has ended, or the coordinator turned the worker away.
+    ForGood,
+}
+
+impl Ended {
+    fn silent() -> Self {
+        Self::Broken(format!("nothing heard for {} s", SILENCE_MAX.as_secs()))
+    }
+
+    fn closed() -> Self {
+        Self::Broken("the connection closed".to_owned())
+    }
+}
+
+impl From<Status> for Ended {
+    fn from(status: Status) -> Self {
+        Self::Broken(status.message().to_owned())
+    }
+}
+
+/// An open connection.
+struct Connection {
+    outgoing: mpsc::Sender<pb::WorkerMessage>,
+    incoming: Streaming<pb::CoordinatorMessage>,
 }
 
 impl CoordinatorSession {
-    /// Keeps up a connection until the driver is gone, or the coordinator for too long.
+    /// Connects again and again, until the driver ends, the coordinator turns the worker away, or
+    /// it was unreachable for too long.
     pub(crate) async fn run(self) {
         let mut waiting = Waiting::default();
-        let mut pause = PAUSES[0];
+        let mut pause = PAUSE_MIN;
         loop {
             let mut welcomed = false;
-            let Err(why) = self.connection(&mut welcomed).await else {
+            let Err(Ended::Broken(why)) = self.converse(&mut welcomed).await else {
                 return;
             };
             if welcomed {
-                tracing::warn!("lost the coordinator: {why}");
-                (waiting, pause) = (Waiting::default(), PAUSES[0]);
+                tracing::warn!(
+                    event = "coordinator_lost",
+                    "lost the coordinator: {why}; reconnecting"
+                );
+                (waiting, pause) = (Waiting::default(), PAUSE_MIN);
             }
             if waiting.elapsed() >= self.give_up_after {
                 let seconds = waiting.elapsed().as_secs();
-                let _ = self
-                    .tell(SessionEvent::GaveUp(format!("no coordinator for {seconds} s: {why}")))
-                    .await;
+                let report = format!("no coordinator for {seconds} s: {why}");
+                let _ = self.send_event(SessionEvent::GaveUp(report)).await;
                 return;
             }
-            waiting.say(|| format!("the coordinator: {why}"));
-            tokio::time::sleep(pause).await;
-            pause = (2 * pause).min(PAUSES[1]);
+            waiting.report(|| format!("the coordinator: {why}"));
+            sleep(pause).await;
+            pause = (2 * pause).min(PAUSE_MAX);
         }
     }
 
-    async fn tell(&self, event: SessionEvent) -> Result<(), End> {
-        self.driver.send(Input::Session(event)).await.map_err(|_| End::Over)
-    }
+    /// Talks to the coordinator over one connection, and returns why it ended. Sets `welcomed` when
+    /// the coordinator welcomes the worker.
+    async fn converse(&self, welcomed: &mut bool) -> Result<Infallible, Ended> {
+        let Connection { outgoing, mut incoming } = self.connect().await?;
 
-    /// One connection, to its end; ok if nobody wants another.
-    async fn connection(&self, welcomed: &mut bool) -> Result<(), String> {
-        match self.converse(welcomed).await {
-            Ok(()) | Err(End::Over) => Ok(()),
-            Err(End::Broken(why)) => Err(why),
-        }
-    }
-
-    async fn converse(&self, welcomed: &mut bool) -> Result<(), End> {
-        let channel = net::connect(&self.coordinator)
-            .await
-            .map_err(|error| End::Broken(error.to_string()))?;
-        let (ask, hello_state) = oneshot::channel();
-        self.tell(SessionEvent::AskHelloState(ask)).await?;
-        let HelloState { run, plan, promised } = hello_state.await.map_err(|_| End::Over)?;
-        let hello = Hello { run, plan, promised, ..self.hello.clone() };
-
-        let (outgoing, messages) = mpsc::channel::<pb::WorkerMessage>(OUTGOING_MAX);
-        let send = |message: WorkerMessage| {
-            outgoing
-                .try_send(message.into())
-                .map_err(|_| End::Broken("it does not read".to_owned()))
-        };
-        send(WorkerMessage::Hello(hello))?;
-        let broken = |status: tonic::Status| End::Broken(status.message().to_owned());
-        let silent = || End::Broken(format!("nothing heard for {} s", SILENCE_MAX.as_secs()));
-        let mut client = CoordinatorClient::new(channel);
-        let answer = timeout(SILENCE_MAX, client.control(ReceiverStream::new(messages)))
-            .await
-            .map_err(|_| silent())?;
-        let mut incoming = answer.map_err(broken)?.into_inner();
-
+        // The driver gets the sending end with the welcome. Reports that it sent to an earlier
+        // connection are lost with that connection's channel.
         let (reports_in, mut reports) = mpsc::unbounded_channel();
+
+        // Send heartbeats and reports, and receive messages, until something fails.
         let mut heartbeat = interval(HEARTBEAT_INTERVAL);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut silence = Box::pin(tokio::time::sleep(SILENCE_MAX));
+        let mut silence = Box::pin(sleep(SILENCE_MAX));
         loop {
             tokio::select! {
-                _ = heartbeat.tick() => send(WorkerMessage::Heartbeat)?,
-                Some(report) = reports.recv() => {
-                    let message = WorkerMessage::Message(report).into();
-                    timeout(SILENCE_MAX, outgoing.send(message)).await.map_err(|_| silent())?
-                        .map_err(|_| End::Broken("the connection closed".to_owned()))?;
-                }
-                () = &mut silence => return Err(silent()),
-                message = incoming.message() => {
-                    silence.as_mut().set(tokio::time::sleep(SILENCE_MAX));
-                    let message = message.map_err(broken)?;
-                    let message = message.ok_or_else(|| End::Broken("the connection closed".to_owned()))?;
-                    match CoordinatorMessage::try_from(message).map_err(|error| End::Broken(error.to_string()))? {
+                _ = heartbeat.tick() => queue(&outgoing, WorkerMessage::Heartbeat)?,
+                Some(report) = reports.recv() => send_report(&outgoing, report).await?,
+                () = &mut silence => return Err(Ended::silent()),
+                received = incoming.message() => {
+                    // Whatever came is a sign of life.
+                    silence.as_mut().set(sleep(SILENCE_MAX));
+                    match decode(received)? {
                         CoordinatorMessage::Heartbeat => {}
                         CoordinatorMessage::Welcome(welcome) => {
                             *welcomed = true;
-                            self.tell(SessionEvent::Welcomed(Box::new(welcome), reports_in.clone())).await?;
+                            let welcome = Box::new(welcome);
+                            let reports_in = reports_in.clone();
+                            self.send_event(SessionEvent::Welcomed(welcome, reports_in)).await?;
+                        }
+                        CoordinatorMessage::Message(message) => {
+                            self.send_event(SessionEvent::Message(message)).await?;
                         }
                         CoordinatorMessage::Refused(why) => {
-                            self.tell(SessionEvent::Refused(why)).await?;
-                            return Ok(());
+                            self.send_event(SessionEvent::Refused(why)).await?;
+                            return Err(Ended::ForGood);
                         }
-                        CoordinatorMessage::Message(message) => self.tell(SessionEvent::Message(message)).await?,
                     }
                 }
             }
         }
+    }
+
+    /// Opens a connection and sends the hello.
+    async fn connect(&self) -> Result<Connection, Ended> {
+        let channel = match net::connect(&self.coordinator).await {
+            Ok(channel) => channel,
+            Err(error) => return Err(Ended::Broken(error.to_string())),
+        };
+
+        // Ask the driver for its state only now: while the coordinator was away it may have
+        // changed.
+        let (reply, state) = oneshot::channel();
+        self.send_event(SessionEvent::HelloNeeded(reply)).await?;
+        let HelloState { run, plan, promised } = state.await.map_err(|_| Ended::ForGood)?;
+        let hello = Hello { run, plan, promised, ..self.hello.clone() };
+
+        // The hello must be queued before the call: the server answers the call after it has come.
+        let (outgoing, queued) = mpsc::channel(OUTGOING_MAX);
+        queue(&outgoing, WorkerMessage::Hello(hello))?;
+        let mut client = CoordinatorClient::new(channel);
+        match timeout(SILENCE_MAX, client.control(ReceiverStream::new(queued))).await {
+            Ok(answer) => Ok(Connection { outgoing, incoming: answer?.into_inner() }),
+            Err(_) => Err(Ended::silent()),
+        }
+    }
+
+    async fn send_event(&self, event: SessionEvent) -> Result<(), Ended> {
+        self.driver.send(Input::Session(event)).await.map_err(|_| Ended::ForGood)
+    }
+}
+
+/// Queues a message, without waiting for room.
+fn queue(outgoing: &mpsc::Sender<pb::WorkerMessage>, message: WorkerMessage) -> Result<(), Ended> {
+    let queued = outgoing.try_send(message.into());
+    queued.map_err(|_| Ended::Broken("it does not read from the connection".to_owned()))
+}
+
+/// Queues a report, and waits for room if there is none: after a welcome a worker may report many
+/// steps at once.
+async fn send_report(
+    outgoing: &mpsc::Sender<pb::WorkerMessage>,
+    report: FromWorker,
+) -> Result<(), Ended> {
+    let message = WorkerMessage::Message(report).into();
+    match timeout(SILENCE_MAX, outgoing.send(message)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Ended::closed()),
+        Err(_) => Err(Ended::silent()),
+    }
+}
+
+fn decode(
+    received: Result<Option<pb::CoordinatorMessage>, Status>,
+) -> Result<CoordinatorMessage, Ended> {
+    match received? {
+        Some(message) => CoordinatorMessage::try_from(message)
+            .map_err(|malformed| Ended::Broken(malformed.to_string())),
+        None => Err(Ended::closed()),
     }
 }

@@ -1,5 +1,7 @@
-//! States on their way: copies to and from other members, snapshots to the coordinator. Files are made and read apart
-//! from the network's thread.
+//! States on their way: copies from and to other members, and snapshots to the coordinator.
+//!
+//! Encoding and decoding a state takes milliseconds. Both run on threads of their own, because the
+//! network has a single thread, which carries the all-reduces as well.
 
 use std::sync::Arc;
 
@@ -18,19 +20,23 @@ use dcgan_store::state_file;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-/// A state file's header, at most.
+/// The longest header of a state file, in bytes: room for ten thousand tensors.
 const HEADER_BYTES_MAX: usize = 1024 * 1024;
 
-/// The start state of a plan, from a donor. Whether it is the right one is for the machine to check.
+/// Fetches the start state of a plan. Whether it is the right one is for the state machine to
+/// check.
+///
+/// # Errors
+/// If the source cannot be reached, does not hold the state, or sends something else.
 pub(crate) async fn fetch_start(
     coordinator: &Address,
     run: RunId,
     plan: &Plan,
-    donor: CopySource,
+    source: CopySource,
     layout: &Arc<Layout>,
 ) -> anyhow::Result<StateCopy> {
     let bytes_max = 4 * layout.len() + HEADER_BYTES_MAX;
-    let (bytes, reports) = match donor {
+    let (bytes, reports) = match source {
         CopySource::Member(rank) => {
             let member = plan.member(rank).context("there is no such member")?;
             copy_state(&member.address, run, plan.start, bytes_max).await?
@@ -38,8 +44,9 @@ pub(crate) async fn fetch_start(
         CopySource::Coordinator => {
             let channel = net::connect(coordinator).await?;
             let request = pb::GetCheckpointRequest { step: plan.start.position.step };
-            let answer = CoordinatorClient::new(channel).get_checkpoint(request).await?;
-            (transfer::receive(answer.into_inner(), bytes_max).await?, Vec::new())
+            let response = CoordinatorClient::new(channel).get_checkpoint(request).await?;
+            // All steps of a checkpoint are written: there is nothing to report.
+            (transfer::receive(response.into_inner(), bytes_max).await?, Vec::new())
         }
     };
     let layout = Arc::clone(layout);
@@ -47,29 +54,35 @@ pub(crate) async fn fetch_start(
     Ok(StateCopy { state, reports })
 }
 
-/// Whether a member of the run answers at this address: asked for a state that nobody has, it says so.
-pub(crate) async fn reaches(address: &str, run: RunId) -> bool {
-    let nothing =
+/// Finds out whether a member of the run answers at this address.
+///
+/// The question is a request for a copy of a state that nobody holds. A member answers it with a
+/// refusal, which shows more than an open port: the member belongs to this run, and its driver
+/// works.
+pub(crate) async fn can_reach(address: &str, run: RunId) -> bool {
+    let nobodys_state =
         StateRef { generation: Generation(0), position: Position::default(), digest: Digest(0) };
-    let asked =
-        tokio::time::timeout(net::CONNECT_MAX, copy_state(address, run, nothing, HEADER_BYTES_MAX))
-            .await;
-    matches!(asked, Ok(Ok(_) | Err(CopyError::Refused(_))))
+    let request = copy_state(address, run, nobodys_state, HEADER_BYTES_MAX);
+    let answer = tokio::time::timeout(net::CONNECT_MAX, request).await;
+    matches!(answer, Ok(Ok(_) | Err(CopyError::Refused(_))))
 }
 
-/// Gives a state to whoever asked for it.
+/// Answers a request for a copy of a state.
 pub(crate) async fn serve(
     state: Arc<State>,
     reports: Vec<StepDone>,
-    asked: oneshot::Sender<Offer>,
+    request: oneshot::Sender<Offer>,
 ) {
-    if let Ok(state) = spawn_blocking(move || state_file::encode(&state)).await {
-        // Who asked may be gone by now.
-        let _ = asked.send(Offer { state: state.into(), reports });
+    if let Ok(file) = spawn_blocking(move || state_file::encode(&state)).await {
+        // The worker that asked may be gone by now.
+        let _ = request.send(Offer { state: file.into(), reports });
     }
 }
 
 /// Sends the snapshot of a step to the coordinator.
+///
+/// # Errors
+/// If the coordinator cannot be reached or does not accept the snapshot.
 pub(crate) async fn upload(
     coordinator: &Address,
     step: Step,

@@ -1,36 +1,43 @@
-//! Whoever waits says for whom and for how long.
+//! Log lines about long waits: a worker that does nothing for long says what it waits for.
 
 use std::time::{Duration, Instant};
 
-/// Waits that are shorter are not worth a line.
-const FIRST: Duration = Duration::from_secs(5);
-/// Then a line this often.
-const AGAIN: Duration = Duration::from_secs(10);
+/// A wait is reported for the first time after this long: shorter ones are normal.
+const FIRST_REPORT: Duration = Duration::from_secs(5);
+/// The time between two reports of one wait.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// One wait, from its beginning.
+/// One wait. It begins when the value is created.
 pub(crate) struct Waiting {
     since: Instant,
-    says_at: Duration,
+    next_report: Duration,
 }
 
 impl Default for Waiting {
     fn default() -> Self {
-        Self { since: Instant::now(), says_at: FIRST }
+        Self { since: Instant::now(), next_report: FIRST_REPORT }
     }
 }
 
 impl Waiting {
-    /// For how long.
+    /// Returns how long the wait has lasted.
     pub(crate) fn elapsed(&self) -> Duration {
         self.since.elapsed()
     }
 
-    /// Says for what, if it is time to.
-    pub(crate) fn say(&mut self, what: impl FnOnce() -> String) {
+    /// Logs what is waited for, if a report is due.
+    pub(crate) fn report(&mut self, what: impl FnOnce() -> String) {
         let elapsed = self.elapsed();
-        if elapsed >= self.says_at {
-            self.says_at = elapsed + AGAIN;
-            tracing::info!("waiting for {} s for {}", elapsed.as_secs(), what());
+        if elapsed < self.next_report {
+            return;
         }
+        self.next_report = elapsed + REPORT_INTERVAL;
+        let (what, seconds) = (what(), elapsed.as_secs());
+        tracing::info!(
+            event = "waiting",
+            "for" = what,
+            seconds,
+            "waiting for {what} (for {seconds} s so far)"
+        );
     }
 }

@@ -181,6 +181,8 @@ struct CopyInProgress {
     asks_at: Option<Duration>,
 }
 
+/// How often the driver passes [`Event::Tick`] to the machine: deadlines are noticed this late at most.
+pub const TICK: Duration = Duration::from_millis(50);
 /// After all holders have failed to give a copy, the next attempt comes this much later.
 const COPY_PAUSE: Duration = Duration::from_millis(250);
 

@@ -1,0 +1,98 @@
+//! Messages from the coordinator to a worker, to and from the wire.
+
+use std::sync::Arc;
+
+use dcgan_core::ids::{Generation, RunId};
+use dcgan_core::protocol::message::{Finish, ToWorker};
+
+use super::{CoordinatorMessage, Welcome};
+use crate::checksum::Checksummed;
+use crate::convert::{self, Malformed, required};
+use crate::pb;
+use pb::coordinator_message::Kind;
+
+impl From<CoordinatorMessage> for pb::CoordinatorMessage {
+    fn from(message: CoordinatorMessage) -> Self {
+        let kind = match message {
+            CoordinatorMessage::Welcome(welcome) => Kind::Welcome(welcome.into()),
+            CoordinatorMessage::Refused(reason) => Kind::Refused(pb::Refused { reason }),
+            CoordinatorMessage::Heartbeat => Kind::Heartbeat(pb::Heartbeat {}),
+            CoordinatorMessage::Message(message) => message.into(),
+        };
+        Self { kind: Some(kind), checksum: 0 }.with_checksum()
+    }
+}
+
+impl TryFrom<pb::CoordinatorMessage> for CoordinatorMessage {
+    type Error = Malformed;
+
+    fn try_from(message: pb::CoordinatorMessage) -> Result<Self, Malformed> {
+        // Earlier versions sent no checksums. The worker shows their refusal, which says that the
+        // versions differ, in place of an error about a checksum.
+        let is_foreign_refusal =
+            message.checksum == 0 && matches!(&message.kind, Some(Kind::Refused(_)));
+        let verified = if is_foreign_refusal { message } else { message.verify_checksum()? };
+        let kind = verified.kind.ok_or(Malformed("a coordinator's message of an unknown kind"))?;
+        Ok(Self::Message(match kind {
+            Kind::Welcome(welcome) => return Ok(Self::Welcome(welcome.try_into()?)),
+            Kind::Refused(pb::Refused { reason }) => return Ok(Self::Refused(reason)),
+            Kind::Heartbeat(pb::Heartbeat {}) => return Ok(Self::Heartbeat),
+            Kind::Fence(pb::Fence { generation }) => ToWorker::Fence(Generation(generation)),
+            Kind::Plan(plan) => ToWorker::Plan(Arc::new(plan.try_into()?)),
+            Kind::Persisted(pb::Persisted { step }) => ToWorker::Persisted(step),
+            Kind::RequestSnapshot(pb::RequestSnapshot { step }) => ToWorker::RequestSnapshot(step),
+            Kind::RetainSnapshot(pb::RetainSnapshot { step }) => ToWorker::RetainSnapshot(step),
+            Kind::Probe(pb::Probe { peer, address }) => {
+                ToWorker::Probe(required(peer, "a probe without a worker")?, address)
+            }
+            Kind::Finish(pb::Finish { failure: None }) => ToWorker::Finish(Finish::Done),
+            Kind::Finish(pb::Finish { failure: Some(why) }) => {
+                ToWorker::Finish(Finish::Failed(why))
+            }
+        }))
+    }
+}
+
+impl From<ToWorker> for Kind {
+    fn from(message: ToWorker) -> Self {
+        match message {
+            ToWorker::Fence(Generation(generation)) => Self::Fence(pb::Fence { generation }),
+            ToWorker::Plan(plan) => Self::Plan((&*plan).into()),
+            ToWorker::Persisted(step) => Self::Persisted(pb::Persisted { step }),
+            ToWorker::RequestSnapshot(step) => Self::RequestSnapshot(pb::RequestSnapshot { step }),
+            ToWorker::RetainSnapshot(step) => Self::RetainSnapshot(pb::RetainSnapshot { step }),
+            ToWorker::Probe(peer, address) => {
+                Self::Probe(pb::Probe { peer: Some(peer.into()), address })
+            }
+            ToWorker::Finish(Finish::Done) => Self::Finish(pb::Finish { failure: None }),
+            ToWorker::Finish(Finish::Failed(why)) => {
+                Self::Finish(pb::Finish { failure: Some(why) })
+            }
+        }
+    }
+}
+
+impl From<Welcome> for pb::Welcome {
+    fn from(Welcome { run, spec, schedule, likely_shards }: Welcome) -> Self {
+        Self {
+            run: run.0,
+            spec: Some(spec.into()),
+            schedule: Some(schedule.into()),
+            likely_shards: likely_shards.into_iter().map(|shard| shard.0.into()).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::Welcome> for Welcome {
+    type Error = Malformed;
+
+    fn try_from(welcome: pb::Welcome) -> Result<Self, Malformed> {
+        let pb::Welcome { run, spec, schedule, likely_shards } = welcome;
+        Ok(Self {
+            run: RunId(run),
+            schedule: required(schedule, "a welcome without a schedule")?,
+            spec: required(spec, "a welcome without a spec")?,
+            likely_shards: convert::shards(likely_shards)?,
+        })
+    }
+}

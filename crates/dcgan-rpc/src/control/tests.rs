@@ -1,0 +1,223 @@
+//! Round trips of both messages, and what is refused.
+
+use std::sync::Arc;
+
+use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, RunId, ShardId, WorkerId};
+use dcgan_core::metrics::StepDone;
+use dcgan_core::protocol::message::{Complaint, FailedShards, Finish, FromWorker, Hello, ToWorker};
+use dcgan_core::protocol::plan::{Member, Plan, StateRef};
+use dcgan_core::spec::schedule::Schedule;
+use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
+use proptest::prelude::*;
+use prost::Message;
+
+use super::{CoordinatorMessage, Welcome, WorkerMessage};
+use crate::checksum::Checksummed;
+use crate::pb;
+use pb::coordinator_message::Kind as CoordinatorKind;
+use pb::worker_message::Kind as WorkerKind;
+
+fn state_ref() -> impl Strategy<Value = StateRef> {
+    (any::<u64>(), any::<u64>(), proptest::sample::select(&Phase::ALL), any::<u64>()).prop_map(
+        |(generation, step, phase, digest)| StateRef {
+            generation: Generation(generation),
+            position: Position { step, phase },
+            digest: Digest(digest),
+        },
+    )
+}
+
+fn worker_id() -> impl Strategy<Value = WorkerId> {
+    ("[a-z0-9.-]{1,20}", any::<u64>())
+        .prop_map(|(name, incarnation)| WorkerId { name, incarnation })
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let members =
+        proptest::collection::vec((worker_id(), "[a-z.]{1,9}:[0-9]{4}", any::<bool>()), 1..5);
+    (any::<u64>(), members, 0usize..4, state_ref()).prop_map(
+        |(generation, members, more, start)| {
+            let count = members.len();
+            let member = |(id, address, holds_start)| Member { id, address, holds_start };
+            Plan {
+                generation: Generation(generation),
+                members: members.into_iter().map(member).collect(),
+                owners: (0..count + more).map(|shard| Rank((shard % count) as u16)).collect(),
+                start,
+            }
+        },
+    )
+}
+
+fn step_done() -> impl Strategy<Value = StepDone> {
+    (any::<[u64; 3]>(), any::<u16>(), any::<[u16; 6]>()).prop_map(
+        |([step, generation, digest], world_size, m)| StepDone {
+            step,
+            generation: Generation(generation),
+            world_size,
+            digest: Digest(digest),
+            metrics: m.map(f32::from),
+            step_ms: 1.5,
+            allreduce_ms: 0.25,
+        },
+    )
+}
+
+fn complaint() -> impl Strategy<Value = Complaint> {
+    prop_oneof![
+        any::<u16>().prop_map(|peer| Complaint::StreamBroken(Rank(peer))),
+        any::<u16>().prop_map(|peer| Complaint::Timeout(Rank(peer))),
+        (any::<u16>(), state_ref(), any::<u64>()).prop_map(|(peer, state, theirs)| {
+            Complaint::StateMismatch {
+                peer: Rank(peer),
+                position: state.position,
+                mine: state.digest,
+                theirs: Digest(theirs),
+            }
+        }),
+        Just(Complaint::CopyFailed),
+        "[a-z.]{1,9}".prop_map(Complaint::StateCorrupted),
+        (state_ref(), proptest::collection::vec(any::<u16>(), 1..5), ".{0,30}").prop_map(
+            |(state, shards, what)| {
+                let shards = shards.into_iter().map(ShardId).collect();
+                Complaint::ShardsFailed(FailedShards { position: state.position, shards, what })
+            }
+        ),
+    ]
+}
+
+fn hello() -> impl Strategy<Value = Hello> {
+    (proptest::option::of(any::<u64>()), worker_id(), any::<[u64; 2]>(), ".{0,30}", any::<u32>())
+        .prop_map(|(run, id, [plan, promised], text, protocol)| Hello {
+            run: run.map(RunId),
+            id,
+            protocol,
+            fingerprint: text.clone(),
+            address: text,
+            plan: Generation(plan),
+            promised: Generation(promised),
+        })
+}
+
+fn worker_message() -> impl Strategy<Value = WorkerMessage> {
+    let message = prop_oneof![
+        Just(FromWorker::Ready),
+        (any::<u64>(), proptest::option::of(state_ref())).prop_map(|(generation, state)| {
+            FromWorker::FenceAck { generation: Generation(generation), state }
+        }),
+        step_done().prop_map(FromWorker::StepDone),
+        (any::<u64>(), complaint()).prop_map(|(generation, complaint)| FromWorker::Complaint {
+            generation: Generation(generation),
+            complaint
+        }),
+        any::<u64>().prop_map(FromWorker::SnapshotMissing),
+        (state_ref(), "[a-z.]{1,9}").prop_map(|(state, tensor)| FromWorker::StateDiffered {
+            position: state.position,
+            tensor
+        }),
+        (worker_id(), any::<bool>())
+            .prop_map(|(peer, reached)| FromWorker::ProbeResult { peer, reached }),
+        Just(FromWorker::Leave),
+    ];
+    prop_oneof![
+        hello().prop_map(WorkerMessage::Hello),
+        Just(WorkerMessage::Heartbeat),
+        message.prop_map(WorkerMessage::Message),
+    ]
+}
+
+fn welcome() -> impl Strategy<Value = Welcome> {
+    (any::<[u64; 3]>(), [1u64..99, 1..99, 1..99], proptest::collection::vec(any::<u16>(), 0..9))
+        .prop_map(|([run, seed, last_step], [log_every, grid_every, checkpoint_every], shards)| {
+            Welcome {
+                run: RunId(run),
+                spec: RunSpec {
+                    objective: ObjectiveKind::Dcgan,
+                    batch_size: 256,
+                    shards: 8,
+                    seed,
+                    learning_rate: 2e-4,
+                    beta1: 0.5,
+                    data: DatasetInfo {
+                        images: 60_000,
+                        rows: 28,
+                        columns: 28,
+                        digest: Digest(seed),
+                    },
+                },
+                schedule: Schedule { last_step, log_every, grid_every, checkpoint_every },
+                likely_shards: shards.into_iter().map(ShardId).collect(),
+            }
+        })
+}
+
+fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage> {
+    let message = prop_oneof![
+        any::<u64>().prop_map(|generation| ToWorker::Fence(Generation(generation))),
+        plan().prop_map(|plan| ToWorker::Plan(Arc::new(plan))),
+        any::<u64>().prop_map(ToWorker::Persisted),
+        any::<u64>().prop_map(ToWorker::RequestSnapshot),
+        any::<u64>().prop_map(ToWorker::RetainSnapshot),
+        (worker_id(), "[a-z.]{1,9}:[0-9]{4}")
+            .prop_map(|(peer, address)| ToWorker::Probe(peer, address)),
+        Just(ToWorker::Finish(Finish::Done)),
+        ".{0,9}".prop_map(|why| ToWorker::Finish(Finish::Failed(why))),
+    ];
+    prop_oneof![
+        welcome().prop_map(CoordinatorMessage::Welcome),
+        ".{0,9}".prop_map(CoordinatorMessage::Refused),
+        Just(CoordinatorMessage::Heartbeat),
+        message.prop_map(CoordinatorMessage::Message),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_message_arrives_as_it_was_sent(up in worker_message(), down in coordinator_message()) {
+        let sent_up = pb::WorkerMessage::from(up.clone());
+        prop_assert_eq!(WorkerMessage::try_from(sent_up), Ok(up));
+        let sent_down = pb::CoordinatorMessage::from(down.clone());
+        prop_assert_eq!(CoordinatorMessage::try_from(sent_down), Ok(down));
+    }
+
+    #[test]
+    fn no_bytes_cause_a_panic(bytes: Vec<u8>) {
+        let _ = pb::WorkerMessage::decode(&*bytes).map(WorkerMessage::try_from);
+        let _ = pb::CoordinatorMessage::decode(&*bytes).map(CoordinatorMessage::try_from);
+    }
+}
+
+/// Receives a message that was sent without a checksum.
+fn receive_unchecked(kind: CoordinatorKind) -> Result<CoordinatorMessage, crate::Malformed> {
+    CoordinatorMessage::try_from(pb::CoordinatorMessage { kind: Some(kind), checksum: 0 })
+}
+
+#[test]
+fn only_a_refusal_may_lack_a_checksum() {
+    let reason = "of an earlier version".to_owned();
+    let refused = CoordinatorKind::Refused(pb::Refused { reason: reason.clone() });
+    assert_eq!(receive_unchecked(refused), Ok(CoordinatorMessage::Refused(reason)));
+    let heartbeat = CoordinatorKind::Heartbeat(pb::Heartbeat {});
+    assert!(receive_unchecked(heartbeat).is_err());
+}
+
+/// Checks that a message of this kind, with a right checksum, is refused for this reason.
+fn check_refused(kind: Option<WorkerKind>, what: &str) {
+    let message = pb::WorkerMessage { kind, checksum: 0 }.with_checksum();
+    let error = WorkerMessage::try_from(message).unwrap_err();
+    assert_eq!(error.to_string(), format!("malformed message: {what}"));
+}
+
+#[test]
+fn a_message_that_no_program_sends_is_refused() {
+    check_refused(None, "a worker's message of an unknown kind");
+    let hello = pb::Hello::default();
+    check_refused(Some(WorkerKind::Hello(hello)), "a hello without an id");
+    let hello = pb::Hello { id: Some(pb::WorkerId::default()), ..Default::default() };
+    check_refused(
+        Some(WorkerKind::Hello(hello)),
+        "a worker's name that is not 1 to 100 of letters, digits, '-', '_' and '.'",
+    );
+    let done = pb::StepDone { metrics: vec![0.0; 5], ..Default::default() };
+    check_refused(Some(WorkerKind::StepDone(done)), "a step with another number of metrics");
+}

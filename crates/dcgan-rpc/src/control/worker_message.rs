@@ -1,0 +1,176 @@
+//! Messages from a worker to the coordinator, to and from the wire.
+
+use dcgan_core::ids::{Digest, Generation, RunId};
+use dcgan_core::protocol::message::{Complaint, FailedShards, FromWorker, Hello, PROTOCOL};
+
+use super::WorkerMessage;
+use crate::checksum::Checksummed;
+use crate::convert::{self, Malformed, required};
+use crate::pb;
+use pb::worker_message::Kind;
+
+impl From<WorkerMessage> for pb::WorkerMessage {
+    fn from(message: WorkerMessage) -> Self {
+        let kind = match message {
+            WorkerMessage::Hello(hello) => Kind::Hello(hello.into()),
+            WorkerMessage::Heartbeat => Kind::Heartbeat(pb::Heartbeat {}),
+            WorkerMessage::Message(message) => message.into(),
+        };
+        Self { kind: Some(kind), checksum: 0 }.with_checksum()
+    }
+}
+
+impl TryFrom<pb::WorkerMessage> for WorkerMessage {
+    type Error = Malformed;
+
+    fn try_from(message: pb::WorkerMessage) -> Result<Self, Malformed> {
+        // A hello of another version can have fields that this version drops, and then the checksum
+        // cannot match. Its sender is turned away for its version, with an answer that says so.
+        let is_foreign_hello =
+            matches!(&message.kind, Some(Kind::Hello(hello)) if hello.protocol != PROTOCOL);
+        let verified = if is_foreign_hello { message } else { message.verify_checksum()? };
+        let kind = verified.kind.ok_or(Malformed("a worker's message of an unknown kind"))?;
+        Ok(Self::Message(match kind {
+            Kind::Hello(hello) => return Ok(Self::Hello(hello.try_into()?)),
+            Kind::Heartbeat(pb::Heartbeat {}) => return Ok(Self::Heartbeat),
+            Kind::Ready(pb::Ready {}) => FromWorker::Ready,
+            Kind::FenceAck(pb::FenceAck { generation, state }) => {
+                let state = state.map(TryInto::try_into).transpose()?;
+                FromWorker::FenceAck { generation: Generation(generation), state }
+            }
+            Kind::StepDone(done) => FromWorker::StepDone(done.try_into()?),
+            Kind::Complaint(pb::Complaint { generation, kind }) => FromWorker::Complaint {
+                generation: Generation(generation),
+                complaint: required(kind, "a complaint of an unknown kind")?,
+            },
+            Kind::SnapshotMissing(pb::SnapshotMissing { step }) => {
+                FromWorker::SnapshotMissing(step)
+            }
+            Kind::StateDiffered(pb::StateDiffered { position, tensor }) => {
+                FromWorker::StateDiffered {
+                    position: required(position, "a difference without a position")?,
+                    tensor,
+                }
+            }
+            Kind::ProbeResult(pb::ProbeResult { peer, reached }) => FromWorker::ProbeResult {
+                peer: required(peer, "a probe without a worker")?,
+                reached,
+            },
+            Kind::Leave(pb::Leave {}) => FromWorker::Leave,
+        }))
+    }
+}
+
+impl From<FromWorker> for Kind {
+    fn from(message: FromWorker) -> Self {
+        match message {
+            FromWorker::Ready => Self::Ready(pb::Ready {}),
+            FromWorker::FenceAck { generation, state } => Self::FenceAck(pb::FenceAck {
+                generation: generation.0,
+                state: state.map(Into::into),
+            }),
+            FromWorker::StepDone(done) => Self::StepDone(done.into()),
+            FromWorker::Complaint { generation, complaint } => Self::Complaint(pb::Complaint {
+                generation: generation.0,
+                kind: Some(complaint.into()),
+            }),
+            FromWorker::SnapshotMissing(step) => {
+                Self::SnapshotMissing(pb::SnapshotMissing { step })
+            }
+            FromWorker::StateDiffered { position, tensor } => {
+                Self::StateDiffered(pb::StateDiffered { position: Some(position.into()), tensor })
+            }
+            FromWorker::ProbeResult { peer, reached } => {
+                Self::ProbeResult(pb::ProbeResult { peer: Some(peer.into()), reached })
+            }
+            FromWorker::Leave => Self::Leave(pb::Leave {}),
+        }
+    }
+}
+
+impl From<Complaint> for pb::complaint::Kind {
+    fn from(complaint: Complaint) -> Self {
+        match complaint {
+            Complaint::StreamBroken(peer) => Self::StreamBroken(peer.0.into()),
+            Complaint::Timeout(peer) => Self::Timeout(peer.0.into()),
+            Complaint::StateMismatch { peer, position, mine, theirs } => {
+                Self::StateMismatch(pb::StateMismatch {
+                    peer: peer.0.into(),
+                    position: Some(position.into()),
+                    mine: mine.0,
+                    theirs: theirs.0,
+                })
+            }
+            Complaint::CopyFailed => Self::CopyFailed(pb::CopyFailed {}),
+            Complaint::StateCorrupted(tensor) => {
+                Self::StateCorrupted(pb::StateCorrupted { tensor })
+            }
+            Complaint::ShardsFailed(FailedShards { position, shards, what }) => {
+                Self::ShardsFailed(pb::FailedShards {
+                    position: Some(position.into()),
+                    shards: shards.into_iter().map(|shard| shard.0.into()).collect(),
+                    what,
+                })
+            }
+        }
+    }
+}
+
+impl TryFrom<pb::complaint::Kind> for Complaint {
+    type Error = Malformed;
+
+    fn try_from(kind: pb::complaint::Kind) -> Result<Self, Malformed> {
+        use pb::complaint::Kind;
+        Ok(match kind {
+            Kind::StreamBroken(peer) => Self::StreamBroken(convert::rank(peer)?),
+            Kind::Timeout(peer) => Self::Timeout(convert::rank(peer)?),
+            Kind::StateMismatch(pb::StateMismatch { peer, position, mine, theirs }) => {
+                Self::StateMismatch {
+                    peer: convert::rank(peer)?,
+                    position: required(position, "a difference without a position")?,
+                    mine: Digest(mine),
+                    theirs: Digest(theirs),
+                }
+            }
+            Kind::CopyFailed(pb::CopyFailed {}) => Self::CopyFailed,
+            Kind::StateCorrupted(pb::StateCorrupted { tensor }) => Self::StateCorrupted(tensor),
+            Kind::ShardsFailed(pb::FailedShards { position, shards, what }) => {
+                Self::ShardsFailed(FailedShards {
+                    position: required(position, "unusable vectors without a position")?,
+                    shards: convert::shards(shards)?,
+                    what,
+                })
+            }
+        })
+    }
+}
+
+impl From<Hello> for pb::Hello {
+    fn from(hello: Hello) -> Self {
+        Self {
+            run: hello.run.map(|run| run.0),
+            id: Some(hello.id.into()),
+            protocol: hello.protocol,
+            fingerprint: hello.fingerprint,
+            address: hello.address,
+            plan: hello.plan.0,
+            promised: hello.promised.0,
+        }
+    }
+}
+
+impl TryFrom<pb::Hello> for Hello {
+    type Error = Malformed;
+
+    fn try_from(hello: pb::Hello) -> Result<Self, Malformed> {
+        Ok(Self {
+            run: hello.run.map(RunId),
+            id: required(hello.id, "a hello without an id")?,
+            protocol: hello.protocol,
+            fingerprint: hello.fingerprint,
+            address: hello.address,
+            plan: Generation(hello.plan),
+            promised: Generation(hello.promised),
+        })
+    }
+}

@@ -1,0 +1,36 @@
+//! Addresses, channels and servers: every TCP and HTTP/2 setting of the project.
+//!
+//! HTTP/2 windows and frame sizes are set on both ends of a connection. With the defaults (64 KiB
+//! windows, 16 KiB frames) a sender would stop after every quarter of a bucket and wait a round
+//! trip for permission to go on. Both ends also ping a connection on which nothing arrives, because
+//! TCP alone takes minutes to notice that the other machine is gone.
+
+mod address;
+mod connect;
+mod serve;
+
+use std::time::Duration;
+
+pub use address::{Address, InvalidAddress, NotLoopback};
+pub use connect::{ConnectError, connect};
+pub use serve::{ListenError, listen, serve};
+
+/// How long [`connect`] tries before it gives up.
+pub const CONNECT_MAX: Duration = Duration::from_secs(3);
+
+/// Bytes that may be on their way on one stream, unacknowledged: 32 buckets of a vector.
+const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// Bytes that may be on their way on one connection, over all of its streams.
+const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// The largest HTTP/2 frame, in bytes: one holds a whole bucket.
+const FRAME_BYTES_MAX: u32 = 1024 * 1024;
+/// A connection on which nothing has arrived for this long is pinged.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// A connection whose ping is not answered within this time is closed.
+const PING_MAX: Duration = Duration::from_secs(5);
+/// Connections that the operating system keeps for a listener until it accepts them.
+const BACKLOG: u32 = 1024;
+
+const _: () =
+    assert!(FRAME_BYTES_MAX < STREAM_WINDOW_BYTES && STREAM_WINDOW_BYTES < CONNECTION_WINDOW_BYTES);
+const _: () = assert!(4 * dcgan_core::reduction::BUCKET_VALUES_MAX < FRAME_BYTES_MAX as usize);

@@ -1,0 +1,112 @@
+//! Listeners and gRPC servers.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, TcpSocket};
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+
+use super::{
+    BACKLOG, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, PING_INTERVAL, PING_MAX, STREAM_WINDOW_BYTES,
+};
+use crate::pb;
+
+/// A port that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {error}")]
+pub struct ListenError {
+    address: SocketAddr,
+    error: io::Error,
+}
+
+/// Listens on `address`; port 0 takes any free port.
+///
+/// # Errors
+/// If the port is in use or the address does not belong to this machine.
+///
+/// # Panics
+/// If it is called outside of a tokio runtime.
+pub fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    bind(address).map_err(|error| ListenError { address, error })
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Without it, a restarted program could not have its port back while old connections linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves `routes` until `shutdown` completes, and then until every open stream has ended.
+///
+/// The server also answers the gRPC health service for each of the services `names`, and reflection
+/// (v1 and v1alpha) that lists them.
+///
+/// # Errors
+/// If the listener fails.
+///
+/// # Panics
+/// Never: the descriptors that reflection decodes are compiled into the program.
+pub async fn serve(
+    listener: TcpListener,
+    routes: Routes,
+    names: &[&str],
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    // Answer health checks.
+    let (reporter, health) = tonic_health::server::health_reporter();
+    for name in names {
+        reporter.set_service_status(name, ServingStatus::Serving).await;
+    }
+
+    // List the services by reflection. Each of the two versions consumes a builder.
+    let reflection_v1 = reflection(names).build_v1();
+    let reflection_v1alpha = reflection(names).build_v1alpha();
+    let all_routes = routes
+        .add_service(health)
+        .add_service(reflection_v1.expect("the descriptors are our own"))
+        .add_service(reflection_v1alpha.expect("the descriptors are our own"));
+
+    // The windows are those of `connect`: a window counts only as far as both ends grant it.
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_MAX))
+        .add_routes(all_routes)
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            shutdown,
+        )
+        .await
+}
+
+/// Builds a reflection service that lists `names` and the health service.
+fn reflection<'a>(names: &[&'a str]) -> tonic_reflection::server::Builder<'a> {
+    let mut builder = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    for &name in names {
+        builder = builder.with_service_name(name);
+    }
+    builder.with_service_name("grpc.health.v1.Health")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_in_use_is_reported_with_its_address() {
+        let first = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = first.local_addr().unwrap();
+        let error = listen(address).unwrap_err().to_string();
+        let expected = format!("cannot listen on {address}: Address already in use");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}

@@ -1,0 +1,165 @@
+//! Executes the commands of the state machine. What takes long runs on the network's thread, and
+//! its result comes back as an input.
+
+use std::sync::Arc;
+
+use dcgan_collective::Streams;
+use dcgan_core::ids::{Rank, RunId, Step, WorkerId};
+use dcgan_core::metrics::StepDone;
+use dcgan_core::protocol::message::{Finish, FromWorker};
+use dcgan_core::protocol::plan::Plan;
+use dcgan_core::protocol::worker::{Command, CopySource, ReduceFrame};
+use dcgan_core::state::{Layout, State};
+use dcgan_process::exit::status;
+use dcgan_process::fault;
+
+use super::{Driver, Handled, JoinedRun};
+use crate::input::Input;
+use crate::transfers;
+
+/// Returns the name of the point that the driver passes when it executes a command: `--fault`
+/// refers to it.
+fn fault_point(command: &Command) -> &'static str {
+    match command {
+        Command::Report(FromWorker::Ready) => "ready",
+        Command::Report(FromWorker::FenceAck { .. }) => "promise",
+        Command::Report(FromWorker::StepDone(_)) => "step-done",
+        Command::Report(_) => "report",
+        Command::Connect(..) => "connect",
+        Command::Send(_, frame) if frame.bucket_sum.subtree.is_some() => "send-part",
+        Command::Send(..) => "send-sum",
+        Command::Compute(..) => "compute",
+        Command::Copy(..) => "copy",
+        Command::Serve(..) => "serve",
+        Command::Upload(..) => "upload",
+        Command::Probe(..) => "probe",
+        Command::Exit(_) => "exit",
+    }
+}
+
+impl Driver<'_> {
+    /// Executes a command; twice, if a test wants to see that this does no harm.
+    pub(super) fn execute(&mut self, command: Command) -> Handled {
+        if fault::pass(fault_point(&command)) {
+            self.execute_once(command.clone())?;
+        }
+        self.execute_once(command)
+    }
+
+    fn execute_once(&mut self, command: Command) -> Handled {
+        // Commands come from the machine, which exists in a run only.
+        let Some(JoinedRun { run, objective, compute, .. }) = &self.joined else {
+            return Ok(None);
+        };
+        let run = *run;
+        match command {
+            Command::Report(message) => self.report(message),
+            Command::Connect(plan, me) => self.connect(run, &plan, me),
+            Command::Send(to, frame) => self.send(to, frame),
+            Command::Compute(key, state, shards) => compute.replace(key, &state, &shards),
+            Command::Copy(plan, source) => {
+                self.copy(run, plan, source, Arc::clone(objective.layout()));
+            }
+            Command::Serve(token, state, reports) => self.serve_copy(token, state, reports),
+            Command::Upload(step, state) => self.upload(step, state),
+            Command::Probe(peer, address) => self.probe(run, peer, address),
+            Command::Exit(finish) => return self.exit(finish),
+        }
+        Ok(None)
+    }
+
+    /// Sends a message to the coordinator. While the coordinator is away the message is dropped:
+    /// the machine repeats everything that matters after the next welcome.
+    fn report(&self, message: FromWorker) {
+        if let Some(reports) = &self.reports {
+            let _ = reports.send(message);
+        }
+    }
+
+    /// Opens streams to the other members of a new plan, in place of those of the older plan.
+    fn connect(&mut self, run: RunId, plan: &Arc<Plan>, me: Rank) {
+        let generation = plan.generation.0;
+        tracing::info!(
+            event = "plan_received",
+            generation,
+            rank = me.0,
+            "this worker is rank {me} of {}",
+            **plan
+        );
+        // A span must be left before another one is entered, or it would stay around it.
+        drop(self.span.take());
+        let step = plan.start.position.step;
+        let span = tracing::info_span!("training", %run, generation, rank = me.0, step);
+        self.span = Some(span.entered());
+        // The older streams are superseded first. An assignment alone would drop them only after
+        // the new ones have opened.
+        self.streams = None;
+        self.streams = Some(Streams::open(&self.network, run, plan, me, &self.events_in));
+    }
+
+    fn send(&self, to: Rank, frame: ReduceFrame) {
+        if let Some(streams) = &self.streams {
+            streams.send(to, frame);
+        }
+    }
+
+    /// Copies the start state of a plan in the background.
+    fn copy(&self, run: RunId, plan: Arc<Plan>, source: CopySource, layout: Arc<Layout>) {
+        let coordinator = self.args.coordinator.clone();
+        let inputs = self.inputs_in.clone();
+        self.network.spawn(async move {
+            let copied = transfers::fetch_start(&coordinator, run, &plan, source, &layout).await;
+            if let Err(error) = &copied {
+                tracing::warn!(
+                    event = "copy_failed",
+                    "could not copy the state that the plan starts from: {error:#}"
+                );
+            }
+            let _ = inputs.send(Input::Copied(plan.generation, copied.ok())).await;
+        });
+    }
+
+    /// Answers a request for a copy. Without a state, dropping the request answers that the state
+    /// is not here.
+    fn serve_copy(&mut self, token: u64, state: Option<Arc<State>>, reports: Vec<StepDone>) {
+        if let (Some(request), Some(state)) = (self.copy_requests.remove(&token), state) {
+            self.network.spawn(transfers::serve(state, reports, request));
+        }
+    }
+
+    /// Uploads a snapshot to the coordinator in the background. There is no second attempt: a
+    /// coordinator that still wants the snapshot asks again.
+    fn upload(&self, step: Step, state: Arc<State>) {
+        let coordinator = self.args.coordinator.clone();
+        self.network.spawn(async move {
+            if let Err(error) = transfers::upload(&coordinator, step, state).await {
+                tracing::warn!(
+                    event = "upload_failed",
+                    step,
+                    "could not send the snapshot of step {step} to the coordinator: {error:#}"
+                );
+            }
+        });
+    }
+
+    /// Finds out in the background whether another worker can be reached.
+    fn probe(&self, run: RunId, peer: WorkerId, address: String) {
+        let inputs = self.inputs_in.clone();
+        self.network.spawn(async move {
+            let reached = transfers::can_reach(&address, run).await;
+            let _ = inputs.send(Input::ProbeResult(peer, reached)).await;
+        });
+    }
+
+    /// Ends the program as the run has ended, or as the signal says that asked it to leave.
+    fn exit(&self, finish: Finish) -> Handled {
+        match (finish, self.leaving) {
+            (Finish::Failed(why), _) => anyhow::bail!("the run has failed: {why}"),
+            (Finish::Done, Some((signal, _))) => Ok(Some(signal.status())),
+            (Finish::Done, None) => {
+                tracing::info!(event = "run_over", "the run is over");
+                Ok(Some(status::FINISHED))
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What the driver reacts to. The other threads and tasks of the worker send it; it is in a file of
+//! its own so that they need not know the driver.
+
+use dcgan_core::ids::{Generation, RunId, WorkerId};
+use dcgan_core::protocol::message::{FromWorker, ToWorker};
+use dcgan_core::protocol::worker::StateCopy;
+use dcgan_process::signals::Signal;
+use dcgan_rpc::Welcome;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::compute::ComputedShard;
+
+/// Inputs that wait for the driver; when there are as many, their senders wait.
+pub(crate) const INPUTS_MAX: usize = 256;
+
+/// Something that happened in this worker. What comes from other members has a channel of its own.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// Something happened on the connection to the coordinator.
+    Session(SessionEvent),
+    /// The partitions of the likely shards have arrived.
+    DataReady,
+    /// A shard was computed.
+    Computed(ComputedShard),
+    /// The start state of this generation's plan was copied; `None` if that failed.
+    Copied(Generation, Option<StateCopy>),
+    /// A probe has shown whether this worker can be reached.
+    ProbeResult(WorkerId, bool),
+    /// The operating system asks the worker to end.
+    Signal(Signal),
+}
+
+/// Something that happened on the connection to the coordinator.
+#[derive(Debug)]
+pub(crate) enum SessionEvent {
+    /// A connection was made, and its hello needs the worker's present state.
+    HelloNeeded(oneshot::Sender<HelloState>),
+    /// The coordinator answered the hello. The sender takes reports until the connection breaks.
+    ///
+    /// Its queue has no bound: a worker sends few reports, and the driver must not wait for a
+    /// coordinator that is slow.
+    Welcomed(Box<Welcome>, mpsc::UnboundedSender<FromWorker>),
+    /// A message for the state machine came.
+    Message(ToWorker),
+    /// The coordinator turned this worker away, for this reason.
+    Refused(String),
+    /// The coordinator could not be reached for too long; says for how long and why.
+    GaveUp(String),
+}
+
+/// The part of a hello that changes while the worker runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HelloState {
+    /// The run that the worker belongs to; `None` before the first welcome.
+    pub(crate) run: Option<RunId>,
+    /// The generation of its plan; 0 without a plan.
+    pub(crate) plan: Generation,
+    /// The newest fence that it has answered.
+    pub(crate) promised: Generation,
+}

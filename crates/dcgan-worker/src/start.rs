@@ -1,0 +1,152 @@
+//! Sets a worker up: its network, its server, its session with the coordinator, and the driver.
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use dcgan_collective::{EVENTS_MAX, Events, RunCell};
+use dcgan_core::ids::{Generation, WorkerId};
+use dcgan_core::protocol::message::{Hello, PROTOCOL};
+use dcgan_process::exit::usage;
+use dcgan_rpc::net::{self, Address};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+use tonic::service::Routes;
+
+use crate::args::Args;
+use crate::driver::Driver;
+use crate::input::{INPUTS_MAX, Input};
+use crate::session::CoordinatorSession;
+use crate::waiting::Waiting;
+
+/// The pause between two attempts to resolve the coordinator's name.
+const RESOLVE_PAUSE: Duration = Duration::from_millis(250);
+
+/// Trains until the coordinator says that the run is over, and returns the exit status.
+///
+/// # Errors
+/// If a setting is wrong, or the worker cannot take part in the run (any longer).
+pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    // Refuse wrong settings before anything is bound or started.
+    args.check_exposure()?;
+    let fingerprint = dcgan_model::fingerprint(args.device).context("--device").map_err(usage)?;
+    let id = WorkerId { name: args.name(), incarnation: incarnation() };
+
+    // Listen for the other workers. Their addresses go through the coordinator, in the hello.
+    let network = Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("network")
+        .enable_all()
+        .build()?;
+    let (inputs_in, inputs) = mpsc::channel(INPUTS_MAX);
+    let (events_in, events) = mpsc::channel(EVENTS_MAX);
+    let run = RunCell::new(OnceLock::new());
+    let (listener, advertised) = network.block_on(listen(args))?;
+    let listening = listener.local_addr()?;
+    serve_members(&network, listener, Arc::clone(&run), events_in.clone());
+    listen_for_signals(&network, inputs_in.clone())?;
+    log_started(&id, listening, &advertised, &fingerprint);
+
+    // Connect to the coordinator, and drive the state machine on this thread.
+    start_session(CoordinatorSession {
+        coordinator: args.coordinator.clone(),
+        hello: Hello {
+            run: None,
+            id: id.clone(),
+            protocol: PROTOCOL,
+            fingerprint,
+            address: advertised.authority(),
+            plan: Generation(0),
+            promised: Generation(0),
+        },
+        give_up_after: args.coordinator_timeout,
+        driver: inputs_in.clone(),
+    })?;
+    let driver = Driver::new(args, id, run, network.handle().clone(), inputs_in, events_in);
+    let outcome = driver.run(inputs, events);
+    network.shutdown_background();
+    outcome
+}
+
+/// Returns the number that distinguishes this process from earlier ones with the same name: the
+/// present time, in microseconds of Unix time.
+fn incarnation() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_micros() as u64
+}
+
+/// Listens for other workers, and returns the address that they are told. Both can depend on the
+/// coordinator's name, which may not resolve yet when a whole cluster starts at once.
+async fn listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
+    let mut waiting = Waiting::default();
+    loop {
+        let error = match try_listen(args) {
+            Ok(listening) => return Ok(listening),
+            Err(error) => error,
+        };
+        // Only a name that does not resolve is an I/O error. A port in use would stay in use.
+        if !error.is::<std::io::Error>() {
+            return Err(error);
+        }
+        let coordinator = args.coordinator.authority();
+        if waiting.elapsed() >= args.coordinator_timeout {
+            return Err(error.context(format!("cannot find {coordinator}")));
+        }
+        waiting.report(|| format!("the address of {coordinator}: {error}"));
+        tokio::time::sleep(RESOLVE_PAUSE).await;
+    }
+}
+
+fn try_listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
+    let listener = net::listen(args.listen_address()?)?;
+    let advertised = args.advertised(listener.local_addr()?)?;
+    Ok((listener, advertised))
+}
+
+/// Answers other members, on the network's thread.
+fn serve_members(network: &Runtime, listener: TcpListener, run: RunCell, events: Events) {
+    let routes = Routes::new(dcgan_collective::service(run, events));
+    network.spawn(async move {
+        net::serve(listener, routes, &["dcgan.v1.Collective"], pending()).await
+    });
+}
+
+fn listen_for_signals(network: &Runtime, inputs: mpsc::Sender<Input>) -> std::io::Result<()> {
+    // Signals are registered with the runtime that is entered.
+    let _entered = network.enter();
+    dcgan_process::signals::listen(move |signal| {
+        // A full queue drops the signal; the person or the cluster will send another.
+        let _ = inputs.try_send(Input::Signal(signal));
+    })
+}
+
+/// Runs the session on a thread and a runtime of its own.
+fn start_session(session: CoordinatorSession) -> std::io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || runtime.block_on(session.run()))?;
+    Ok(())
+}
+
+fn log_started(id: &WorkerId, listening: SocketAddr, advertised: &Address, fingerprint: &str) {
+    let process = std::process::id();
+    let advertised = advertised.authority();
+    let elsewhere = if advertised == listening.to_string() {
+        String::new()
+    } else {
+        format!(", which other workers reach at {advertised}")
+    };
+    tracing::info!(
+        event = "worker_started",
+        worker = id.name,
+        process,
+        %listening,
+        advertised,
+        fingerprint,
+        "worker {id} (process {process}) at {listening}{elsewhere}; arithmetic: {fingerprint}"
+    );
+}
