@@ -67,6 +67,13 @@ pub struct Damaged {
     what: String,
 }
 
+impl Damaged {
+    /// The path of the checkpoint's folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// The folder of a run's checkpoints.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
