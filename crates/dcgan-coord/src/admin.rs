@@ -1,7 +1,8 @@
 //! The verbs that talk to a running coordinator: `status`, `checkpoint`, `drain` and `stop`.
 //!
-//! The coordinator answers a request at once, and has no way to report later that it is done. Each verb
-//! polls the status until it sees the result, so that a script can rely on it when the verb returns.
+//! The coordinator answers a request at once, and has no way to report later that it is done. Each
+//! verb polls the status until it sees the result, so that a script can rely on it when the verb
+//! returns.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -213,7 +214,7 @@ mod tests {
         });
         for part in [
             "no checkpoint yet",
-            "a                    rank 0             0      0.1 s          -  0                 0 1",
+            "a                    rank 0             0      0.1 s          -  0  ",
             "last interruption, 5 s ago: lost worker b; no step was finished since",
         ] {
             assert!(text.contains(part), "{part:?} is not in:\n{text}");

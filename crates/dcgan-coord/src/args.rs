@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::chaos::ChaosArgs;
 use crate::config::PartialConfig;
 
-/// Trains a DCGAN synchronously across worker processes; the result has the same bits with any number
-/// of workers.
+/// Trains a DCGAN synchronously across worker processes; the result has the same bits with any
+/// number of workers.
 #[derive(Debug, Parser)]
 #[command(name = "dcgan-coord", version, subcommand_negates_reqs = true)]
 pub struct Args {
@@ -34,8 +34,8 @@ pub struct Args {
     /// Whether to continue the run that the run directory holds, or to refuse it.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t, env = "DCGAN_RESUME")]
     pub resume: Resume,
-    /// File of settings, with the names of the flags as keys, such as a run directory's config.toml;
-    /// flags and DCGAN_* variables override the file.
+    /// File of settings, with the names of the flags as keys, such as a run directory's
+    /// config.toml; flags and DCGAN_* variables override the file.
     #[arg(long, value_name = "FILE.toml", env = "DCGAN_CONFIG")]
     pub config: Option<PathBuf>,
     /// Does not move shards away from slow workers.
@@ -86,20 +86,21 @@ pub(crate) enum Verb {
         #[command(flatten)]
         coordinator: CoordinatorArg,
     },
-    /// Stops a run after its current step, and saves a checkpoint of it.
+    /// Stops a run after its current step, and saves a checkpoint of that step.
     Stop {
         #[command(flatten)]
         coordinator: CoordinatorArg,
     },
-    /// Checks the files of a run; compares two runs, and prints the first step at which they differ.
+    /// Checks the files of a run; compares two runs, and prints the first step at which they
+    /// differ.
     Verify {
         /// The run directory to check.
         run: PathBuf,
         /// A second run directory to compare with.
         other: Option<PathBuf>,
     },
-    /// Trains on this machine while processes are killed, stopped and cut off, and compares the result
-    /// with that of an undisturbed run.
+    /// Trains on this machine while processes are killed, stopped and cut off, and compares the
+    /// result with that of an undisturbed run.
     Chaos(ChaosArgs),
 }
 

@@ -1,5 +1,6 @@
-//! The settings of a run, in two forms: [`PartialConfig`], in which each setting may be missing, as flags,
-//! variables and files give it; and [`RunConfig`], in which each has its value and all go together.
+//! The settings of a run, in two forms: [`PartialConfig`], in which each setting may be missing, as
+//! flags, variables and files give it; and [`RunConfig`], in which each has its value and all go
+//! together.
 
 use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
@@ -115,8 +116,8 @@ impl PartialConfig {
         }
     }
 
-    /// The specification of a run on this data set, with the defaults of the tutorial that the model
-    /// is taken from.
+    /// The specification of a run on this data set, with the defaults of the tutorial that the
+    /// model is taken from.
     pub(crate) fn spec(&self, data: DatasetInfo) -> RunSpec {
         RunSpec {
             objective: self.objective.unwrap_or_default(),

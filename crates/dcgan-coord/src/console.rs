@@ -1,8 +1,9 @@
 //! What a person sees: rows of metrics on standard output, log lines on standard error, and on a
 //! terminal a progress bar below both.
 //!
-//! A line that is printed while the bar is shown would be torn apart by it, and the bar by the line.
-//! Everything that prints goes through the one [`CONSOLE`], which takes the bar away meanwhile.
+//! A line that is printed while the bar is shown would be torn apart by it, and the bar by the
+//! line. Everything that prints goes through the one [`CONSOLE`], which takes the bar away
+//! meanwhile.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;

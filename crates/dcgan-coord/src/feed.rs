@@ -1,8 +1,9 @@
-//! The samplers that follow the run: the coordinator sends them generators, and they send grids back.
+//! The samplers that follow the run: the coordinator sends them generators, and they send grids
+//! back.
 //!
 //! A sampler may be slower than the training. A queue for each of them would grow without end, and
-//! waiting for one would stop the run. So a generator is only sent when the sampler's stream has room;
-//! grids that are due wait on disk meanwhile.
+//! waiting for one would stop the run. So a generator is only sent when the sampler's stream has
+//! room; grids that are due wait on disk meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +44,8 @@ impl SamplerFeed {
         newest: Option<(Step, Vec<u8>)>,
     ) {
         if let Some((step, generator)) = newest {
-            // The stream is new and has room. If the sampler is gone already, its end is on its way.
+            // The stream is new and has room. If the sampler is gone already, its end is on its
+            // way.
             let _ = sender.try_send(Ok(snapshot(self.seed, step, generator, false)));
         }
         self.samplers.insert(sampler, Sampler { sender, last_asked: 0 });
@@ -54,8 +56,8 @@ impl SamplerFeed {
         self.samplers.remove(&sampler);
     }
 
-    /// Asks every sampler whose stream has room for the first pending grid that it was not asked for
-    /// before. `load` reads the generator of a step, and returns none if that fails.
+    /// Asks every sampler whose stream has room for the first pending grid that it was not asked
+    /// for before. `load` reads the generator of a step, and returns none if that fails.
     pub(crate) fn ask(&mut self, pending: &BTreeSet<Step>, load: impl Fn(Step) -> Option<Vec<u8>>) {
         for sampler in self.samplers.values_mut() {
             let next = pending.range(sampler.last_asked + 1..).next().copied();

@@ -1,7 +1,7 @@
 //! The coordinator: membership, the data set, the run directory, progress.
 //!
-//! All decisions are made by [`dcgan_core::protocol::coordinator`]. This crate is the world around that
-//! machine. It loads no tensor library, and no gradient passes through it.
+//! All decisions are made by [`dcgan_core::protocol::coordinator`]. This crate is the world around
+//! that machine. It loads no tensor library, and no gradient passes through it.
 //!
 //! # Layout
 //!

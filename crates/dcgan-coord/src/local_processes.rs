@@ -1,8 +1,9 @@
 //! The child processes of `--local`: workers and a sampler.
 //!
-//! A child that dies is started again, up to a limit. No child outlives the coordinator, even if that
-//! is killed: the coordinator holds the other end of each child's standard input, and a child ends when
-//! that closes. Killing children by their process ids would fail exactly when the coordinator crashes.
+//! A child that dies is started again, up to a limit. No child outlives the coordinator, even if
+//! that is killed: the coordinator holds the other end of each child's standard input, and a child
+//! ends when that closes. Killing children by their process ids would fail exactly when the
+//! coordinator crashes.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -139,7 +140,7 @@ impl LocalProcesses {
         Ok(())
     }
 
-    /// Starts a child again that ended although nobody asked it to, unless that happened too often.
+    /// Starts a child again that ended by itself, unless it did so too often.
     pub(crate) fn restart(&mut self, index: usize, status: ExitStatus) {
         self.mark_ended(index);
         let process = &mut self.children[index];
@@ -273,8 +274,8 @@ impl LocalProcess {
     }
 }
 
-/// Starts a program whose settings are its arguments alone, and which writes to a log. The caller holds
-/// the other end of its standard input.
+/// Starts a program whose settings are its arguments alone, and which writes to a log. The caller
+/// holds the other end of its standard input.
 pub(crate) fn spawn_logged(
     program: &Path,
     arguments: &[String],

@@ -1,8 +1,8 @@
-//! Decides which of several values of a setting counts: flags beat `DCGAN_*` variables, these beat the
-//! file, and the file beats the values that a run directory has saved.
+//! Decides which of several values of a setting counts: flags beat `DCGAN_*` variables, these beat
+//! the file, and the file beats the values that a run directory has saved.
 //!
-//! The length of a run is one setting with two keys, `epochs` and `steps`. Merging the two keys apart
-//! could take one from a flag and the other from a saved file, which contradict each other.
+//! The length of a run is one setting with two keys, `epochs` and `steps`. Merging the two keys
+//! apart could take one from a flag and the other from a saved file, which contradict each other.
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;

@@ -1,7 +1,7 @@
 //! Log lines for the notices of the coordinator's machine.
 //!
-//! The machine writes no log. It returns notices, and each of them becomes one line here: the code of
-//! the notice is the event, the values are fields, and the sentence is the notice's own.
+//! The machine writes no log. It returns notices, and each of them becomes one line here: the code
+//! of the notice is the event, the values are fields, and the sentence is the notice's own.
 
 use dcgan_core::ids::Step;
 use dcgan_core::protocol::coordinator::Notice;

@@ -28,8 +28,8 @@ struct Current {
     next_line: Option<Duration>,
 }
 
-/// The part of a reason whose change makes it another reason. Values that change by themselves while
-/// the run waits, such as the seconds since a worker was last heard, are left out.
+/// The part of a reason whose change makes it another reason. Values that change by themselves
+/// while the run waits, such as the seconds since a worker was last heard, are left out.
 #[derive(PartialEq, Eq)]
 struct Key {
     code: &'static str,

@@ -45,8 +45,8 @@ impl Recorder {
         config_text: &str,
     ) -> anyhow::Result<(Self, PersistedOutputs)> {
         let (dir, run) = RunDir::open(root)?;
-        // The configuration is written before `run.json`: a directory that says which run it belongs
-        // to always has the settings of that run.
+        // The configuration is written before `run.json`: a directory that says which run it
+        // belongs to always has the settings of that run.
         dir.save_config(config_text)?;
         let run = match run {
             Some(run) => run,
@@ -129,8 +129,8 @@ impl Recorder {
         Ok(self.metrics.append(row)?)
     }
 
-    /// Saves a checkpoint, and removes the oldest ones that are too many. `bytes` is its state, as a
-    /// safetensors file.
+    /// Saves a checkpoint, and removes the oldest ones that are too many. `bytes` is its state, as
+    /// a safetensors file.
     pub(crate) fn save_checkpoint(
         &mut self,
         saved: SavedCheckpoint,

@@ -1,5 +1,5 @@
-//! Reads and checks everything that a run depends on, before anything is started. A mistake is refused
-//! while no port is bound and no file is created.
+//! Reads and checks everything that a run depends on, before anything is started. A mistake is
+//! refused while no port is bound and no file is created.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! The coordinator's gRPC service.
 //!
-//! Streams become inputs of the driver. Partitions and checkpoints are served from here, without the
-//! driver: they are large, never change, and must not hold up the run.
+//! Streams become inputs of the driver. Partitions and checkpoints are served from here, without
+//! the driver: they are large, never change, and must not hold up the run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

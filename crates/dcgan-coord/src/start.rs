@@ -125,8 +125,8 @@ struct Server {
 }
 
 impl Server {
-    /// Starts to serve workers, samplers and people. The data set is dropped once its partitions are
-    /// made: both together would take twice the memory.
+    /// Starts to serve workers, samplers and people. The data set is dropped once its partitions
+    /// are made: both together would take twice the memory.
     fn start(
         listener: TcpListener,
         dataset: Dataset,

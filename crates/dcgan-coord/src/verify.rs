@@ -1,7 +1,8 @@
 //! `dcgan-coord verify`: checks the files of a run, or compares two runs.
 //!
 //! Two runs with the same settings must have the same digest after every step, whatever happened to
-//! their processes. The first step at which they differ tells where the search for a mistake begins.
+//! their processes. The first step at which they differ tells where the search for a mistake
+//! begins.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -55,7 +56,8 @@ pub(crate) fn run(run: &Path, other: Option<&Path>) -> anyhow::Result<u8> {
     Ok(if same && intact { status::FINISHED } else { status::FAILED })
 }
 
-/// Compares two runs, which must have logged the same steps. Runs with damaged files are not the same.
+/// Compares two runs, which must have logged the same steps. Runs with damaged files are not the
+/// same.
 pub(crate) fn compare_whole_runs(run: &Path, other: &Path) -> anyhow::Result<Comparison> {
     let (first, second) = (Run::read(run)?, Run::read(other)?);
     if let Some(damage) = first.damages.iter().chain(&second.damages).next() {
@@ -187,7 +189,8 @@ fn compare(first: &Run, second: &Run) -> anyhow::Result<Comparison> {
     Ok(Comparison { text, same: false })
 }
 
-/// Names the first tensor that differs, at the first differing step of which both runs have the state.
+/// Names the first tensor that differs, at the first differing step of which both runs have the
+/// state.
 fn first_differing_tensor(
     first: &Run,
     second: &Run,

@@ -7,8 +7,8 @@ use crate::panics;
 
 /// Exit statuses, the same for all programs.
 pub mod status {
-    /// The program did what it was asked to. A worker has this status when the coordinator says that
-    /// the run is over.
+    /// The program did what it was asked to. A worker has this status when the coordinator says
+    /// that the run is over.
     pub const FINISHED: u8 = 0;
     /// The program failed in a way that has no status of its own.
     pub const FAILED: u8 = 1;

@@ -1,8 +1,8 @@
-//! Faults that a test injects at a named point of a program. `--fault POINT=ACTION@N` performs ACTION
-//! when the program passes POINT the Nth time.
+//! Faults that a test injects at a named point of a program. `--fault POINT=ACTION@N` performs
+//! ACTION when the program passes POINT the Nth time.
 //!
-//! Some mistakes only show when a process dies between two particular lines. A kill from outside would
-//! hit that place by chance, once in many runs; from inside it hits it every time.
+//! Some mistakes only show when a process dies between two particular lines. A kill from outside
+//! would hit that place by chance, once in many runs; from inside it hits it every time.
 
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -59,7 +59,8 @@ impl FromStr for Fault {
 }
 
 impl Fault {
-    /// Arms the fault: it happens when its point is passed. Only the first fault of a process counts.
+    /// Arms the fault: it happens when its point is passed. Only the first fault of a process
+    /// counts.
     pub fn arm(self) {
         let _ = FAULT.set((self, AtomicU32::new(0)));
     }
@@ -93,7 +94,7 @@ pub fn pass(point: &str) -> bool {
 
 /// Sends a signal to this process.
 fn send_to_self(signal: Signal) {
-    // The system refuses no process that. If it did, the test would notice that nothing happened.
+    // Every process may do this. If the system refused, the test would miss its fault and fail.
     let _ = kill_process(getpid(), signal);
 }
 

@@ -1,7 +1,7 @@
 //! Ends a child process when its parent ends, even if the parent is killed.
 //!
-//! A parent that is killed cannot tell its children to end. So it holds the other end of each child's
-//! standard input: the system closes that whatever happens, and the child waits for it.
+//! A parent that is killed cannot tell its children to end. So it holds the other end of each
+//! child's standard input: the system closes that whatever happens, and the child waits for it.
 
 use std::io::{self, Read};
 

@@ -1,9 +1,9 @@
 //! Log lines, as text for people or as JSON for programs.
 //!
-//! Tests and other programs must find lines in a log, and sentences must be free to become better. So
-//! every line that a program may look for has a field `event` with a stable name, and the values of its
-//! sentence are fields of their own. With `--log-format json` a line has all of them; as text it is the
-//! sentence alone. `docs/logs.md` lists the events.
+//! Tests and other programs must find lines in a log, and sentences must be free to become better.
+//! So every line that a program may look for has a field `event` with a stable name, and the values
+//! of its sentence are fields of their own. With `--log-format json` a line has all of them; as
+//! text it is the sentence alone. `docs/logs.md` lists the events.
 
 use std::fmt::{self, Write};
 use std::io::{self, IsTerminal};
@@ -96,8 +96,8 @@ where
         .finish()
 }
 
-/// Formats the fields of a line that has an `event` as its sentence alone. Others, such as those of a
-/// span or of a library's line, are followed by `name=value`.
+/// Formats the fields of a line that has an `event` as its sentence alone. Others, such as those of
+/// a span or of a library's line, are followed by `name=value`.
 struct SentenceOnly;
 
 impl<'writer> FormatFields<'writer> for SentenceOnly {

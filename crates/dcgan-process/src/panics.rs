@@ -1,7 +1,7 @@
 //! Panics end the process, unless the code that panics is run by [`catch`].
 //!
-//! By default a panic ends only its thread. The other threads would wait for that one without end, and
-//! to the other processes this one would look alive.
+//! By default a panic ends only its thread. The other threads would wait for that one without end,
+//! and to the other processes this one would look alive.
 
 use std::any::Any;
 use std::cell::Cell;

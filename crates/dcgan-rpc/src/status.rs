@@ -7,8 +7,8 @@ use dcgan_core::protocol::coordinator::{Recovery, Role, Status, WorkerStatus};
 
 use crate::pb;
 
-/// Converts the status of a run at the moment `now` of the coordinator's clock. `epoch` is the epoch of
-/// the status' step.
+/// Converts the status of a run at the moment `now` of the coordinator's clock. `epoch` is the
+/// epoch of the status' step.
 pub fn status(run: RunId, epoch: u64, now: Duration, status: Status) -> pb::Status {
     let Status { reason, generation, step, last_step, checkpoint, workers, recoveries } = status;
     pb::Status {

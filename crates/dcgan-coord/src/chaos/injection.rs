@@ -135,8 +135,8 @@ impl<'a> Injection<'a> {
         Ok(())
     }
 
-    /// Waits until every worker has ended. A worker that was away when the run ended learns it from a
-    /// coordinator that is started again.
+    /// Waits until every worker has ended. A worker that was away when the run ended learns it from
+    /// a coordinator that is started again.
     fn wait_for_workers(&mut self) -> anyhow::Result<()> {
         let since = Instant::now();
         while !self.processes.all_workers_ended() {

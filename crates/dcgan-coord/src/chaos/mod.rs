@@ -1,9 +1,9 @@
 //! `dcgan-coord chaos`: trains on this machine while processes are killed, stopped, slowed down and
 //! disconnected, and compares the result with that of an undisturbed run.
 //!
-//! A test that injects faults from inside a program only shows that the injected program survives. Here
-//! the programs are the ones that people run, and every fault comes from outside: signals, and proxies
-//! between the processes that drop their connections.
+//! A test that injects faults from inside a program only shows that the injected program survives.
+//! Here the programs are the ones that people run, and every fault comes from outside: signals, and
+//! proxies between the processes that drop their connections.
 
 mod fault;
 mod injection;
@@ -58,8 +58,8 @@ pub(crate) struct ChaosArgs {
     seed: u64,
     #[command(flatten)]
     counts: Counts,
-    /// File of faults, one in a line, such as "120 kill 0 0.5": after step 120 worker 0 is killed, and
-    /// started again half a second later; also stop, slow, cut, cut-off WORKER SECONDS,
+    /// File of faults, one in a line, such as "120 kill 0 0.5": after step 120 worker 0 is killed,
+    /// and started again half a second later; also stop, slow, cut, cut-off WORKER SECONDS,
     /// kill-coordinator SECONDS, join.
     #[arg(long, value_name = "FILE")]
     schedule: Option<PathBuf>,

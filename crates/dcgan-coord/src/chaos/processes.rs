@@ -24,8 +24,8 @@ const SLOW_PERIOD: Duration = Duration::from_millis(60);
 
 /// A coordinator, its workers, and the proxies between them.
 pub(super) struct Processes {
-    // Fields are dropped in their order: the workers are killed before the coordinator, so that none
-    // of them starts to look for it.
+    // Fields are dropped in their order: the workers are killed before the coordinator, so that
+    // none of them starts to look for it.
     workers: Vec<Worker>,
     coordinator: Program,
     /// The address that the coordinator listens on.
@@ -209,8 +209,8 @@ impl Processes {
         self.workers[worker].control_cut_until = Some(Instant::now() + time);
     }
 
-    /// Ends faults and starts processes again where it is time to. Returns whether the coordinator was
-    /// started again.
+    /// Ends faults and starts processes again where it is time to. Returns whether the coordinator
+    /// was started again.
     ///
     /// # Errors
     /// If a process cannot be started.

@@ -91,8 +91,8 @@ impl Driver {
         let Some(sender) = self.workers.get(&conn) else {
             return;
         };
-        // A worker that does not read its messages cannot follow the run. It learns that it is dropped
-        // because its stream ends.
+        // A worker that does not read its messages cannot follow the run. It learns that it is
+        // dropped because its stream ends.
         if sender.try_send(Ok(message.into())).is_err() {
             self.close(conn);
         }

@@ -40,8 +40,8 @@ impl Driver {
         }
     }
 
-    /// Prints one block that says what failed, where to look, what is saved and how to resume. It is
-    /// the last thing on the screen.
+    /// Prints one block that says what failed, where to look, what is saved and how to resume. It
+    /// is the last thing on the screen.
     fn print_failure(&self, code: &'static str, what: &str) {
         tracing::error!(event = "run_failed", cause = code, "the run has failed: {what}");
         if let Some(first) = self.local.as_ref().and_then(LocalProcesses::first_crash) {

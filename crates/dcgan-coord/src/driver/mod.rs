@@ -2,10 +2,11 @@
 //! streams.
 //!
 //! Workers, samplers, child processes, signals and people all act at the same time. State shared
-//! behind locks would let each of them see a run that is half changed. Here everything arrives as an
-//! [`Input`] in one order, becomes an event of the machine, and the machine's commands are executed in
-//! theirs. A command that writes is durable before the next one is executed, so no worker is ever told
-//! of something that a crash of the coordinator could undo. The driver decides nothing about the run.
+//! behind locks would let each of them see a run that is half changed. Here everything arrives as
+//! an [`Input`] in one order, becomes an event of the machine, and the machine's commands are
+//! executed in theirs. A command that writes is durable before the next one is executed, so no
+//! worker is ever told of something that a crash of the coordinator could undo. The driver decides
+//! nothing about the run.
 
 mod commands;
 mod ending;
@@ -241,8 +242,8 @@ impl Driver {
 
     fn on_signal(&mut self, signal: Signal) {
         if self.signal.replace(signal).is_some() {
-            // The second signal ends the program at once. Local processes end because their standard
-            // input closes.
+            // The second signal ends the program at once. Local processes end because their
+            // standard input closes.
             std::process::exit(signal.status().into());
         }
         tracing::info!(
