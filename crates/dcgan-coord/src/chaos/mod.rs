@@ -32,6 +32,7 @@ use processes::Processes;
 use report::report;
 use samples::Samples;
 
+/// The flags of `dcgan-coord chaos`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ChaosArgs {
     /// Number of workers.
