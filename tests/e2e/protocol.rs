@@ -125,7 +125,7 @@ fn a_run_ends_in_words_when_its_local_workers_are_spent() {
     let text = coordinator.expect(1);
     let block = text.split_once("the run has failed: ").expect("there is a block").1;
     for part in [
-        "too few workers are left, and none is started again",
+        "too few workers are left: 0 can still run, and --min-workers is 1",
         "first:   worker-0 ended with signal: 9",
         "log:     run/logs/worker-0.log",
         "resume:  dcgan-coord --out run --local",

@@ -1,11 +1,15 @@
-//! The verbs that talk to a running coordinator.
+//! The verbs that talk to a running coordinator: `status`, `checkpoint`, `drain` and `stop`.
+//!
+//! The coordinator answers a request at once, and has no way to report later that it is done. Each
+//! verb polls the status until it sees the result, so that a script can rely on it when the verb
+//! returns.
 
 use std::fmt::Write;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use dcgan_process::exit::{status as exit, usage};
-use dcgan_rpc::net;
+use dcgan_rpc::net::{self, Address};
 use dcgan_rpc::pb::act_request::Kind;
 use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
 use dcgan_rpc::{pb, transfer};
@@ -13,59 +17,62 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 use tonic::transport::Channel;
 
-use crate::args::CoordinatorAddress;
+/// Pause between two requests for the status.
+const POLL_PAUSE: Duration = Duration::from_millis(100);
 
-/// Between two looks at what was asked for.
-const LOOK_PAUSE: Duration = Duration::from_millis(100);
-
-/// A connection to a coordinator, for a program that has nothing else to do.
-pub(crate) struct AdminClient {
+/// A connection to a coordinator, for a program that does nothing else meanwhile.
+struct AdminClient {
     runtime: Runtime,
     client: CoordinatorClient<Channel>,
 }
 
 impl AdminClient {
-    pub(crate) fn open(at: &CoordinatorAddress) -> anyhow::Result<Self> {
+    fn connect(address: &Address) -> anyhow::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let channel = runtime.block_on(net::connect(&at.coordinator))?;
+        let channel = runtime.block_on(net::connect(address))?;
         Ok(Self { runtime, client: CoordinatorClient::new(channel) })
     }
 
-    pub(crate) fn status(&mut self) -> anyhow::Result<pb::Status> {
-        let answer = self.client.get_status(pb::GetStatusRequest {});
-        let answer = self.runtime.block_on(async { timeout(transfer::STALLED_MAX, answer).await });
-        Ok(answer
+    fn status(&mut self) -> anyhow::Result<pb::Status> {
+        let request = self.client.get_status(pb::GetStatusRequest {});
+        let answer = self.runtime.block_on(async { timeout(transfer::STALLED_MAX, request).await });
+        let status = answer
             .context("the coordinator does not answer")?
-            .map_err(|status| anyhow::anyhow!("{}", status.message()))?
-            .into_inner())
+            .map_err(|status| anyhow!("{}", status.message()))?;
+        Ok(status.into_inner())
     }
 
-    /// The coordinator has no way to say when something is done: it is looked at again.
+    /// Waits before the next request for the status.
     fn pause(&self) {
-        self.runtime.block_on(async { tokio::time::sleep(LOOK_PAUSE).await });
+        self.runtime.block_on(async { tokio::time::sleep(POLL_PAUSE).await });
     }
 
     fn act(&mut self, kind: Kind) -> anyhow::Result<()> {
-        let answer = self.runtime.block_on(self.client.act(pb::ActRequest { kind: Some(kind) }));
-        answer.map(|_| ()).map_err(|status| anyhow::anyhow!("{}", status.message()))
+        let request = self.client.act(pb::ActRequest { kind: Some(kind) });
+        match self.runtime.block_on(request) {
+            Ok(_) => Ok(()),
+            Err(status) => Err(anyhow!("{}", status.message())),
+        }
     }
 }
 
-pub(crate) fn status(at: &CoordinatorAddress, json: bool) -> anyhow::Result<u8> {
-    let status = AdminClient::open(at)?.status()?;
+/// Prints the status of the run, for people or as JSON.
+pub(crate) fn status(address: &Address, json: bool) -> anyhow::Result<u8> {
+    let status = AdminClient::connect(address)?.status()?;
     let text = if json { serde_json::to_string(&status)? + "\n" } else { describe(&status) };
     dcgan_process::print(&text);
     Ok(exit::FINISHED)
 }
 
-pub(crate) fn checkpoint(at: &CoordinatorAddress) -> anyhow::Result<u8> {
-    let mut client = AdminClient::open(at)?;
-    let before = client.status()?;
+/// Takes a checkpoint, and waits until it is saved.
+pub(crate) fn checkpoint(address: &Address) -> anyhow::Result<u8> {
+    let mut client = AdminClient::connect(address)?;
+    let before = client.status()?.checkpoint;
     client.act(Kind::Checkpoint(pb::TakeCheckpoint {}))?;
     loop {
-        let now = client.status().context("the run ended before the checkpoint was taken")?;
-        if let (Some(step), Some(digest)) =
-            (now.checkpoint.filter(|_| now.checkpoint > before.checkpoint), now.digest)
+        let status = client.status().context("the run ended before the checkpoint was taken")?;
+        if let (Some(step), Some(digest)) = (status.checkpoint, status.digest)
+            && before.is_none_or(|before| step > before)
         {
             dcgan_process::print(&format!("checkpoint of step {step}, digest {digest}\n"));
             return Ok(exit::FINISHED);
@@ -74,25 +81,31 @@ pub(crate) fn checkpoint(at: &CoordinatorAddress) -> anyhow::Result<u8> {
     }
 }
 
-pub(crate) fn drain(at: &CoordinatorAddress, name: &str) -> anyhow::Result<u8> {
-    let mut client = AdminClient::open(at)?;
-    let names: Vec<String> =
-        client.status()?.workers.into_iter().map(|worker| worker.name).collect();
-    if !names.iter().any(|there| there == name) {
-        bail!(usage(anyhow::anyhow!("there is no worker {name}; there are: {}", names.join(", "))));
+/// Removes a worker from the run, and waits until it is gone.
+pub(crate) fn drain(address: &Address, name: &str) -> anyhow::Result<u8> {
+    let mut client = AdminClient::connect(address)?;
+    let workers = client.status()?.workers;
+    if !has_worker(&workers, name) {
+        let names: Vec<String> = workers.into_iter().map(|worker| worker.name).collect();
+        bail!(usage(anyhow!("there is no worker {name}; there are: {}", names.join(", "))));
     }
     client.act(Kind::Drain(pb::Drain { name: name.to_owned() }))?;
-    while client.status()?.workers.iter().any(|worker| worker.name == name) {
+    while has_worker(&client.status()?.workers, name) {
         client.pause();
     }
     dcgan_process::print(&format!("worker {name} has left the run\n"));
     Ok(exit::FINISHED)
 }
 
-pub(crate) fn stop(at: &CoordinatorAddress) -> anyhow::Result<u8> {
-    let mut client = AdminClient::open(at)?;
+fn has_worker(workers: &[pb::WorkerStatus], name: &str) -> bool {
+    workers.iter().any(|worker| worker.name == name)
+}
+
+/// Stops the run, and waits until the coordinator has ended.
+pub(crate) fn stop(address: &Address) -> anyhow::Result<u8> {
+    let mut client = AdminClient::connect(address)?;
     client.act(Kind::Stop(pb::Stop {}))?;
-    // It ends after its last checkpoint, and does not answer any more then.
+    // The coordinator saves its last checkpoint before it ends, and answers until then.
     while client.status().is_ok() {
         client.pause();
     }
@@ -100,61 +113,65 @@ pub(crate) fn stop(at: &CoordinatorAddress) -> anyhow::Result<u8> {
     Ok(exit::FINISHED)
 }
 
-/// A run for people.
+/// Describes a run for people.
 fn describe(status: &pb::Status) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = write_description(status, &mut text);
+    let _ = write_run(status, &mut text);
+    let _ = write_workers(&status.workers, &mut text);
+    let _ = write_interruptions(&status.recoveries, &mut text);
     text
 }
 
-fn write_description(status: &pb::Status, f: &mut String) -> std::fmt::Result {
-    let pb::Status {
-        run,
-        reason,
-        generation,
-        step,
-        last_step,
-        epoch,
-        checkpoint,
-        workers,
-        recoveries,
-        ..
-    } = status;
+fn write_run(status: &pb::Status, f: &mut String) -> std::fmt::Result {
+    let pb::Status { run, reason, generation, step, last_step, epoch, checkpoint, .. } = status;
     writeln!(
         f,
         "run {run:016x}: step {step} of {last_step}, epoch {epoch}, generation {generation}"
     )?;
     writeln!(f, "{reason}")?;
     match checkpoint {
-        Some(step) => writeln!(f, "newest checkpoint: step {step}")?,
-        None => writeln!(f, "no checkpoint yet")?,
+        Some(step) => writeln!(f, "newest checkpoint: step {step}"),
+        None => writeln!(f, "no checkpoint yet"),
     }
+}
+
+/// Writes a table with one row for each worker.
+fn write_workers(workers: &[pb::WorkerStatus], f: &mut String) -> std::fmt::Result {
     writeln!(
         f,
         "\n{:<20} {:<9} {:>10} {:>10} {:>10}  {:<17} shards",
         "worker", "role", "step", "heartbeat", "ms/shard", "started (us)"
     )?;
     for worker in workers {
-        let role = worker.rank.map_or_else(|| worker.role.clone(), |rank| format!("rank {rank}"));
+        let pb::WorkerStatus { name, incarnation, step, .. } = worker;
+        let role = match worker.rank {
+            Some(rank) => format!("rank {rank}"),
+            None => worker.role.clone(),
+        };
         let heartbeat = format!("{:.1} s", worker.heartbeat_ms as f64 / 1e3);
-        let pace = worker.shard_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}"));
+        let shard_ms = worker.shard_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}"));
         let shards: Vec<String> = worker.shards.iter().map(u32::to_string).collect();
-        let (name, step, incarnation) = (&worker.name, worker.step, worker.incarnation);
         writeln!(
             f,
-            "{name:<20} {role:<9} {step:>10} {heartbeat:>10} {pace:>10}  {incarnation:<17} {}",
+            "{name:<20} {role:<9} {step:>10} {heartbeat:>10} {shard_ms:>10}  {incarnation:<17} {}",
             shards.join(" ")
         )?;
     }
+    Ok(())
+}
+
+/// Writes what interrupted the training last, and how long the interruptions took.
+fn write_interruptions(recoveries: &[pb::Recovery], f: &mut String) -> std::fmt::Result {
     let Some(last) = recoveries.last() else {
         return Ok(());
     };
-    let took = |recovery: &pb::Recovery| match recovery.took_ms {
-        Some(ms) => format!("the next step was finished {:.2} s later", ms / 1e3),
-        None => "no step was finished since".to_owned(),
-    };
-    writeln!(f, "\nlast interruption, {} s ago: {}; {}", last.seconds_ago, last.cause, took(last))?;
+    write!(f, "\nlast interruption, {} s ago: {}; ", last.seconds_ago, last.cause)?;
+    match last.took_ms {
+        Some(ms) => writeln!(f, "the next step was finished {:.2} s later", ms / 1e3)?,
+        None => writeln!(f, "no step was finished since")?,
+    }
+    // The one that is not over yet has no time.
     let mut times: Vec<f64> = recoveries.iter().filter_map(|recovery| recovery.took_ms).collect();
     times.sort_by(f64::total_cmp);
     if let Some(longest) = times.last() {
@@ -168,4 +185,39 @@ fn write_description(status: &pb::Status, f: &mut String) -> std::fmt::Result {
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_shows_workers_and_interruptions() {
+        let worker = pb::WorkerStatus {
+            name: "a".to_owned(),
+            role: "member".to_owned(),
+            rank: Some(0),
+            shards: vec![0, 1],
+            heartbeat_ms: 100,
+            ..pb::WorkerStatus::default()
+        };
+        let lost = pb::Recovery {
+            cause: "lost worker b".to_owned(),
+            seconds_ago: 5,
+            ..pb::Recovery::default()
+        };
+        let text = describe(&pb::Status {
+            reason: "training".to_owned(),
+            workers: vec![worker],
+            recoveries: vec![lost],
+            ..pb::Status::default()
+        });
+        for part in [
+            "no checkpoint yet",
+            "a                    rank 0             0      0.1 s          -  0  ",
+            "last interruption, 5 s ago: lost worker b; no step was finished since",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in:\n{text}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line of `dcgan-coord`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::chaos::ChaosArgs;
 use crate::config::PartialConfig;
 
-/// Trains a DCGAN synchronously across worker processes, with the same bits at any number of them
+/// Trains a DCGAN synchronously across worker processes; the result has the same bits with any
+/// number of workers.
 #[derive(Debug, Parser)]
 #[command(name = "dcgan-coord", version, subcommand_negates_reqs = true)]
 pub struct Args {
@@ -20,97 +21,103 @@ pub struct Args {
     pub(crate) verb: Option<Verb>,
     #[command(flatten)]
     pub(crate) given: PartialConfig,
-    /// Starts the workers and a sampler on this machine, and ends them
+    /// Also starts the workers and a sampler, on this machine, and ends them with the run.
     #[arg(long, env = "DCGAN_LOCAL")]
     pub local: bool,
-    /// The run directory [default: runs/dcgan]
+    /// The run directory: everything that is saved goes there [default: runs/dcgan].
     #[arg(long, value_name = "RUN_DIR", env = "DCGAN_OUT")]
     pub out: Option<PathBuf>,
-    /// Where workers and samplers connect [default: 127.0.0.1:7420, or a free port with --local]
+    /// The address that workers and samplers connect to [default: 127.0.0.1:7420, or a free port
+    /// with --local].
     #[arg(long, value_name = "ADDR:PORT", env = "DCGAN_LISTEN")]
     pub listen: Option<SocketAddr>,
-    /// Goes on with a run directory that belongs to a run, or refuses one
+    /// Whether to continue the run that the run directory holds, or to refuse it.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t, env = "DCGAN_RESUME")]
     pub resume: Resume,
-    /// CoordinatorConfig by the names of their flags, as in a run directory's config.toml; flags and DCGAN_* variables go before
+    /// File of settings, with the names of the flags as keys, such as a run directory's
+    /// config.toml; flags and DCGAN_* variables override the file.
     #[arg(long, value_name = "FILE.toml", env = "DCGAN_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Leaves shards where they are although a worker is slower than the others
+    /// Does not move shards away from slow workers.
     #[arg(long, env = "DCGAN_FIXED_SHARDS")]
     pub fixed_shards: bool,
-    /// Checks everything, says what would be done, and ends
+    /// Checks all settings, prints them, and ends.
     #[arg(long)]
     pub dry_run: bool,
-    /// Allows connections that leave this machine, although they are not encrypted
+    /// Allows connections to other machines, although they are not encrypted.
     #[arg(long, env = "DCGAN_INSECURE")]
     pub insecure: bool,
-    /// Something goes wrong at a point of this program
+    /// Injects a fault at a point of this program, for tests.
     #[arg(long, hide = true, value_name = "POINT=ACTION@N")]
     pub(crate) fault: Option<Fault>,
-    /// Ends when standard input closes
+    /// Ends the program when standard input closes.
     #[arg(long, hide = true)]
     pub(crate) exit_with_stdin: bool,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }
 
+/// What the program does instead of running a training.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Prints the layers, output shapes and parameters of both networks
+    /// Prints the layers, output shapes and parameters of both networks.
     Summary {
-        /// As text, or as a graph for Graphviz
+        /// As text, or as a graph for Graphviz.
         #[arg(long, value_enum, default_value_t)]
         format: SummaryFormat,
     },
-    /// Says how a run is: step, members, what it waits for, what interrupted it
+    /// Prints the status of a run: its step, its workers, what it waits for, what interrupted it.
     Status {
         #[command(flatten)]
-        at: CoordinatorAddress,
-        /// As one JSON object
+        coordinator: CoordinatorArg,
+        /// Prints one JSON object.
         #[arg(long)]
         json: bool,
     },
-    /// Takes a checkpoint as soon as can be, while training goes on
+    /// Takes a checkpoint as soon as possible, while the training continues.
     Checkpoint {
         #[command(flatten)]
-        at: CoordinatorAddress,
+        coordinator: CoordinatorArg,
     },
-    /// Has a worker leave the run; the others take its shards over
+    /// Removes a worker from the run; the others take over its shards.
     Drain {
-        /// The worker's name
+        /// The worker's name.
         name: String,
         #[command(flatten)]
-        at: CoordinatorAddress,
+        coordinator: CoordinatorArg,
     },
-    /// Ends a run in order, with a checkpoint of the last finished step
+    /// Stops a run after its current step, and saves a checkpoint of that step.
     Stop {
         #[command(flatten)]
-        at: CoordinatorAddress,
+        coordinator: CoordinatorArg,
     },
-    /// Checks a run's files; with two runs, says where they differ first
+    /// Checks the files of a run; compares two runs, and prints the first step at which they
+    /// differ.
     Verify {
-        /// A run directory
+        /// The run directory to check.
         run: PathBuf,
-        /// Another
+        /// A second run directory to compare with.
         other: Option<PathBuf>,
     },
-    /// Trains on this machine while processes are killed, stopped and cut off, and compares the result
+    /// Trains on this machine while processes are killed, stopped and cut off, and compares the
+    /// result with that of an undisturbed run.
     Chaos(ChaosArgs),
 }
 
-/// A coordinator to talk to.
+/// The flag that names a running coordinator.
 #[derive(Debug, clap::Args)]
-pub(crate) struct CoordinatorAddress {
-    /// Where the coordinator listens
+pub(crate) struct CoordinatorArg {
+    /// The coordinator's address.
     #[arg(
-        long,
+        long = "coordinator",
         value_name = "URL",
         default_value = "http://127.0.0.1:7420",
         env = "DCGAN_COORDINATOR"
     )]
-    pub(crate) coordinator: Address,
+    pub(crate) address: Address,
 }
 
+/// The format of a summary.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(crate) enum SummaryFormat {
     #[default]
@@ -118,13 +125,13 @@ pub(crate) enum SummaryFormat {
     Dot,
 }
 
-/// Whether a run directory that belongs to a run is gone on with.
+/// Whether to continue the run that a run directory holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Resume {
-    /// Yes, and an empty one begins a run.
+    /// Continue it; an empty directory starts a new run.
     #[default]
     Auto,
-    /// No: the directory must be empty.
+    /// Refuse it: the directory must be empty.
     Never,
 }

@@ -1,4 +1,6 @@
-//! The settings of a run: as given by flags, variables or a file, and as resolved.
+//! The settings of a run, in two forms: [`PartialConfig`], in which each setting may be missing, as
+//! flags, variables and files give it; and [`RunConfig`], in which each has its value and all go
+//! together.
 
 use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
@@ -11,65 +13,68 @@ use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec, steps};
 use dcgan_store::dataset::{Source, default_source};
 use serde::{Deserialize, Serialize};
 
-/// CoordinatorConfig as given: those that are not keep their saved or default value. The keys of a file are the flags' names.
+/// Settings as a person gives them. A setting that is not given keeps its saved value, or else its
+/// default. The keys of a configuration file are the names of the flags.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(crate) struct PartialConfig {
-    /// Workers that the first step waits for
+    /// Number of workers that must be connected before the first step.
     #[arg(long, value_name = "N", env = "DCGAN_WORKERS")]
     pub(crate) workers: Option<NonZeroU16>,
-    /// Later the run goes on with as many workers, and waits with fewer [default: 1]
+    /// After the start, the run pauses while fewer than N workers are connected [default: 1].
     #[arg(long, value_name = "N", env = "DCGAN_MIN_WORKERS")]
     pub(crate) min_workers: Option<NonZeroU16>,
-    /// Shards that each worker of --local computes at a time [default: 1]
+    /// Threads of each worker of --local; each computes one shard at a time [default: 1].
     #[arg(long, value_name = "N", env = "DCGAN_THREADS")]
     pub(crate) threads: Option<NonZeroU16>,
-    /// mnist, which is built in, or a folder with train-images-idx3-ubyte (.gz or not) [default: mnist]
+    /// Training images: mnist, which is built in, or a folder that holds train-images-idx3-ubyte
+    /// (.gz or not) [default: mnist].
     #[arg(long, value_name = "mnist|DIR", env = "DCGAN_DATA")]
     pub(crate) data: Option<PathBuf>,
-    /// Length of the run in epochs [default: 20]
+    /// Length of the run in epochs [default: 20].
     #[arg(long, value_name = "N", env = "DCGAN_EPOCHS")]
     pub(crate) epochs: Option<NonZeroU64>,
-    /// Length of the run in steps, instead of epochs
+    /// Length of the run in steps, instead of epochs.
     #[arg(long, value_name = "N", env = "DCGAN_STEPS")]
     pub(crate) steps: Option<NonZeroU64>,
-    /// Images a step, over all workers [default: 256]
+    /// Images in a step, of all workers together [default: 256].
     #[arg(long, value_name = "N", env = "DCGAN_BATCH_SIZE")]
     pub(crate) batch_size: Option<NonZeroUsize>,
-    /// Logical shards of the batch, whatever the number of workers [default: 8]
+    /// Parts that each batch is split into. The result depends on their number, and not on the
+    /// number of workers that share them [default: 8].
     #[arg(long, value_name = "N", env = "DCGAN_SHARDS")]
     pub(crate) shards: Option<NonZeroU16>,
-    /// Determines the initial weights, the latents and every order [default: 22]
+    /// Seed of the initial weights, the latents and the order of the images [default: 22].
     #[arg(long, value_name = "N", env = "DCGAN_SEED")]
     pub(crate) seed: Option<u64>,
-    /// Adam's step size [default: 0.0002]
+    /// Learning rate of Adam [default: 0.0002].
     #[arg(long, value_name = "X", allow_negative_numbers = true, env = "DCGAN_LEARNING_RATE")]
     pub(crate) learning_rate: Option<f64>,
-    /// Adam's decay of the first moment [default: 0.5]
+    /// Decay rate of Adam's first moment [default: 0.5].
     #[arg(long, value_name = "X", allow_negative_numbers = true, env = "DCGAN_BETA1")]
     pub(crate) beta1: Option<f64>,
-    /// Steps between lines of metrics [default: 20]
+    /// Steps between two rows of metrics [default: 20].
     #[arg(long, value_name = "STEPS", env = "DCGAN_LOG_EVERY")]
     pub(crate) log_every: Option<NonZeroU64>,
-    /// Steps between grids of samples [default: 20]
+    /// Steps between two grids of samples [default: 20].
     #[arg(long, value_name = "STEPS", env = "DCGAN_GRID_EVERY")]
     pub(crate) grid_every: Option<NonZeroU64>,
-    /// Steps between checkpoints [default: an epoch]
+    /// Steps between two checkpoints [default: an epoch].
     #[arg(long, value_name = "STEPS", env = "DCGAN_CHECKPOINT_EVERY")]
     pub(crate) checkpoint_every: Option<NonZeroU64>,
-    /// Checkpoints that are kept, the newest ones [default: 5]
+    /// Number of checkpoints to keep; older ones are removed [default: 5].
     #[arg(long, value_name = "N", env = "DCGAN_KEEP_CHECKPOINTS")]
     pub(crate) keep_checkpoints: Option<NonZeroUsize>,
-    /// What is trained: the DCGAN, or a toy for tests of the protocol
-    #[arg(long, hide = true, value_parser = objective, env = "DCGAN_OBJECTIVE")]
+    /// Objective of the training: the DCGAN, or a toy that tests the protocol.
+    #[arg(long, hide = true, value_parser = parse_objective, env = "DCGAN_OBJECTIVE")]
     pub(crate) objective: Option<ObjectiveKind>,
-    /// Of a saved configuration: what the data set was.
+    /// Data set that a saved configuration was used with. No flag gives it.
     #[arg(skip)]
     pub(crate) data_set: Option<DatasetInfo>,
 }
 
-/// What is trained, as a flag names it.
-fn objective(name: &str) -> Result<ObjectiveKind, String> {
+/// Parses the name of an objective.
+fn parse_objective(name: &str) -> Result<ObjectiveKind, String> {
     let kinds = [ObjectiveKind::Dcgan, ObjectiveKind::Toy];
     kinds
         .into_iter()
@@ -77,28 +82,32 @@ fn objective(name: &str) -> Result<ObjectiveKind, String> {
         .ok_or_else(|| "expected dcgan or toy".to_owned())
 }
 
-/// How long a run is.
+/// The length of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Length {
     Epochs(NonZeroU64),
     Steps(NonZeroU64),
 }
 
-/// CoordinatorConfig, each with its value.
+/// Settings that go together, each with its value.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RunConfig {
+    /// Workers that must be connected before the first step.
     pub(crate) workers: usize,
+    /// Workers without which the run pauses later.
     pub(crate) min_workers: usize,
+    /// Threads of each local worker.
     pub(crate) threads: u16,
     pub(crate) length: Length,
     pub(crate) keep_checkpoints: usize,
+    /// Everything that the result depends on.
     pub(crate) spec: RunSpec,
     pub(crate) sharding: Sharding,
     pub(crate) schedule: Schedule,
 }
 
 impl PartialConfig {
-    /// Where the images come from.
+    /// The source of the images.
     pub(crate) fn source(&self) -> Source {
         match &self.data {
             None => default_source(self.objective.unwrap_or_default()),
@@ -107,7 +116,8 @@ impl PartialConfig {
         }
     }
 
-    /// What the result is a function of.
+    /// The specification of a run on this data set, with the defaults of the tutorial that the
+    /// model is taken from.
     pub(crate) fn spec(&self, data: DatasetInfo) -> RunSpec {
         RunSpec {
             objective: self.objective.unwrap_or_default(),
@@ -120,13 +130,14 @@ impl PartialConfig {
         }
     }
 
-    /// The settings on a data set.
+    /// Gives each setting its value, for a run on this data set.
     ///
     /// # Errors
-    /// If they do not go together, or one that has no default is missing.
+    /// If the settings contradict each other, or one that has no default is missing.
     pub(crate) fn resolve(&self, data: DatasetInfo) -> anyhow::Result<RunConfig> {
-        let workers =
-            self.workers.context("--workers is missing: a run begins with a number of workers")?;
+        let workers = self
+            .workers
+            .context("--workers is missing: say how many workers the run starts with")?;
         let min_workers = self.min_workers.unwrap_or(NonZeroU16::MIN);
         ensure!(
             min_workers <= workers,
@@ -139,11 +150,10 @@ impl PartialConfig {
             Length::Steps(steps) => steps.get(),
             Length::Epochs(epochs) => steps(&sharding, epochs.get()),
         };
-        let every = |interval: Option<NonZeroU64>| interval.map_or(20, NonZeroU64::get);
         let schedule = Schedule {
             last_step,
-            log_every: every(self.log_every),
-            grid_every: every(self.grid_every),
+            log_every: self.log_every.map_or(20, NonZeroU64::get),
+            grid_every: self.grid_every.map_or(20, NonZeroU64::get),
             checkpoint_every: self
                 .checkpoint_every
                 .map_or(sharding.steps_per_epoch(), NonZeroU64::get),
@@ -160,6 +170,7 @@ impl PartialConfig {
         })
     }
 
+    /// The length, which may be given in one of two units.
     fn length(&self) -> anyhow::Result<Length> {
         match (self.epochs, self.steps) {
             (Some(_), Some(_)) => {
@@ -174,8 +185,9 @@ impl PartialConfig {
 }
 
 impl RunConfig {
-    /// As settings that are all given, to be saved. `data` is where the images came from.
-    pub(crate) fn to_given(&self, data: Option<PathBuf>) -> PartialConfig {
+    /// The same settings as if a person had given each of them, to be saved in the run directory.
+    /// `data` is the `--data` that the images came from.
+    pub(crate) fn to_partial(&self, data: Option<PathBuf>) -> PartialConfig {
         let RunSpec { objective, batch_size, shards, seed, learning_rate, beta1, data: data_set } =
             self.spec.clone();
         let (epochs, steps) = match self.length {
@@ -218,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_the_tutorials() {
+    fn the_defaults_are_those_of_the_tutorial() {
         let config = given("workers = 4").resolve(MNIST).unwrap();
         assert_eq!((config.schedule.last_step, config.schedule.checkpoint_every), (4680, 234));
         let RunSpec { batch_size, shards, seed, learning_rate, beta1, .. } = config.spec;
@@ -226,20 +238,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_resolves_to_the_same() {
+    fn saved_settings_resolve_to_the_same_configuration() {
         for text in
             ["workers = 4", "workers = 2\nsteps = 40\nlearning-rate = 0.001\nmin-workers = 2"]
         {
             let config = given(text).resolve(MNIST).unwrap();
-            let saved = toml::to_string(&config.to_given(Some("mnist".into()))).unwrap();
+            let saved = toml::to_string(&config.to_partial(Some("mnist".into()))).unwrap();
             assert_eq!(given(&saved).resolve(MNIST).unwrap(), config, "{saved}");
         }
     }
 
     #[test]
-    fn what_does_not_go_together_is_said() {
+    fn settings_that_contradict_each_other_are_refused() {
         let error = |text: &str| given(text).resolve(MNIST).unwrap_err().to_string();
-        assert_eq!(error(""), "--workers is missing: a run begins with a number of workers");
+        assert_eq!(error(""), "--workers is missing: say how many workers the run starts with");
         assert_eq!(
             error("workers = 2\nmin-workers = 3"),
             "--min-workers 3 is more than --workers 2"

@@ -1,5 +1,9 @@
-//! What people see: metric lines on standard output, log lines on standard error, and on a terminal a progress bar
-//! below both.
+//! What a person sees: rows of metrics on standard output, log lines on standard error, and on a
+//! terminal a progress bar below both.
+//!
+//! A line that is printed while the bar is shown would be torn apart by it, and the bar by the
+//! line. Everything that prints goes through the one [`CONSOLE`], which takes the bar away
+//! meanwhile.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
@@ -9,83 +13,98 @@ use dcgan_core::ids::Step;
 use dcgan_core::metrics::MetricsRow;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-/// The terminal, or what is in its place.
-pub(crate) struct Console(OnceLock<ProgressBar>);
+/// The progress bar is drawn again this often.
+const REDRAW_INTERVAL: Duration = Duration::from_millis(250);
 
-/// There is one.
-pub(crate) static CONSOLE: Console = Console(OnceLock::new());
+/// The terminal, or the files that stand in for it.
+pub(crate) struct Console {
+    /// Set once, and only on a terminal.
+    bar: OnceLock<ProgressBar>,
+}
+
+/// The console of this process.
+pub(crate) static CONSOLE: Console = Console { bar: OnceLock::new() };
 
 impl Console {
-    /// Shows a bar from `step` on, if this is a terminal.
+    /// Shows a bar that begins at `step`, if this is a terminal.
+    ///
+    /// # Panics
+    /// If the template is not valid.
     pub(crate) fn start_bar(&self, step: Step, last_step: Step, batch_size: usize) {
         if !io::stderr().is_terminal() || !io::stdout().is_terminal() {
             return;
         }
-        let images = move |state: &ProgressState, f: &mut dyn std::fmt::Write| {
+        let images_per_second = move |state: &ProgressState, f: &mut dyn std::fmt::Write| {
+            // An error would only make the bar incomplete until it is drawn again.
             let _ = write!(f, "{:.0} images/s", state.per_sec() * batch_size as f64);
         };
         let style = ProgressStyle::with_template(
             "{wide_bar} {pos}/{len} steps  {images}  {eta} left  {msg}",
-        );
-        let style = style.expect("the template is one").with_key("images", images);
+        )
+        .expect("the template is valid")
+        .with_key("images", images_per_second);
         let bar = ProgressBar::with_draw_target(Some(last_step), ProgressDrawTarget::stderr())
             .with_style(style);
         bar.set_position(step);
+        // The steps before this start took no time of this process.
         bar.reset_eta();
-        bar.enable_steady_tick(Duration::from_millis(250));
-        let _ = self.0.set(bar);
+        bar.enable_steady_tick(REDRAW_INTERVAL);
+        // There is only one start, so the bar is not set yet.
+        let _ = self.bar.set(bar);
     }
 
-    /// Moves the bar.
-    pub(crate) fn reached(&self, step: Step) {
-        if let Some(bar) = self.0.get().filter(|bar| bar.position() != step) {
+    /// Moves the bar to `step`.
+    pub(crate) fn show_step(&self, step: Step) {
+        if let Some(bar) = self.bar.get().filter(|bar| bar.position() != step) {
             bar.set_position(step);
         }
     }
 
-    /// Says beside the bar what is waited for.
-    pub(crate) fn waits(&self, reason: &str) {
-        if let Some(bar) = self.0.get() {
-            bar.set_message(reason.to_owned());
+    /// Shows a message beside the bar, such as what the run waits for. An empty one removes it.
+    pub(crate) fn show_message(&self, message: &str) {
+        if let Some(bar) = self.bar.get() {
+            bar.set_message(message.to_owned());
         }
     }
 
     /// Removes the bar.
     pub(crate) fn end_bar(&self) {
-        if let Some(bar) = self.0.get() {
+        if let Some(bar) = self.bar.get() {
             bar.finish_and_clear();
         }
     }
 
-    /// Prints a line of metrics.
-    pub(crate) fn line(&self, line: &MetricsRow, epochs: u64, last_step: Step) {
+    /// Prints a row of metrics on standard output.
+    pub(crate) fn print_row(&self, row: &MetricsRow, epochs: u64, last_step: Step) {
         let text = format!(
-            "epoch {}/{epochs}  step {}/{last_step}  d_loss_real {:.4}  d_loss_fake {:.4}  g_loss {:.4}  real_dacc {:.3}  \
-             fake_dacc {:.3}  gacc {:.3}  {:.0} images/s\n",
-            line.epoch,
-            line.step,
-            line.d_loss_real,
-            line.d_loss_fake,
-            line.g_loss,
-            line.real_dacc,
-            line.fake_dacc,
-            line.gacc,
-            line.images_per_second,
+            "epoch {}/{epochs}  step {}/{last_step}  d_loss_real {:.4}  d_loss_fake {:.4}  \
+             g_loss {:.4}  real_dacc {:.3}  fake_dacc {:.3}  gacc {:.3}  {:.0} images/s\n",
+            row.epoch,
+            row.step,
+            row.d_loss_real,
+            row.d_loss_fake,
+            row.g_loss,
+            row.real_dacc,
+            row.fake_dacc,
+            row.gacc,
+            row.images_per_second,
         );
-        self.above_the_bar(|| dcgan_process::print(&text));
+        self.print_above_bar(|| dcgan_process::print(&text));
     }
 
-    fn above_the_bar<T>(&self, print: impl FnOnce() -> T) -> T {
-        match self.0.get() {
+    /// Takes the bar away while `print` runs.
+    fn print_above_bar<T>(&self, print: impl FnOnce() -> T) -> T {
+        match self.bar.get() {
             Some(bar) => bar.suspend(print),
             None => print(),
         }
     }
 }
 
+/// Log lines go to standard error, above the bar.
 impl Write for &Console {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.above_the_bar(|| io::stderr().write(bytes))
+        self.print_above_bar(|| io::stderr().write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,9 +1,18 @@
 //! The coordinator: membership, the data set, the run directory, progress.
 //!
-//! The decisions are those of [`dcgan_core::protocol::coordinator`]. Here are its driver (one thread that turns everything that
-//! happens into events, in order, and makes its commands durable before it says them), the service that workers and
-//! samplers talk to, the processes of `--local`, and what people see. It loads no tensor library, and no gradient
-//! passes through it.
+//! All decisions are made by [`dcgan_core::protocol::coordinator`]. This crate is the world around
+//! that machine. It loads no tensor library, and no gradient passes through it.
+//!
+//! # Layout
+//!
+//! * Running a training: `start` builds everything, and `driver` runs it. Every `input` reaches
+//!   the driver on one channel. `service` answers workers and samplers, `local_processes` runs the
+//!   children of `--local`.
+//! * Settings: `args` and `config` define them, `merge` and `resolve` find their values.
+//! * What a run leaves behind: `recorder` writes the run directory; `feed` sends generators to
+//!   samplers, which send grids back.
+//! * What a person sees: `console`, `notices`, `reason_log`.
+//! * Other verbs: `admin` (status, checkpoint, drain, stop), `chaos`, `summary`, `verify`.
 
 mod admin;
 mod args;
@@ -12,8 +21,10 @@ mod config;
 mod console;
 mod driver;
 mod feed;
+mod input;
 mod local_processes;
 mod merge;
+mod notices;
 mod reason_log;
 mod recorder;
 mod resolve;
@@ -29,7 +40,7 @@ use clap::{CommandFactory, FromArgMatches};
 pub use args::Args;
 use args::Verb;
 
-/// The program.
+/// Runs the program. Its exit status is one of [`dcgan_process::exit::status`].
 pub fn main() -> ExitCode {
     dcgan_process::exit::run(|| {
         let matches = Args::command().get_matches();
@@ -40,10 +51,10 @@ pub fn main() -> ExitCode {
                 dcgan_process::print(&summary::render(*format));
                 Ok(dcgan_process::exit::status::FINISHED)
             }
-            Some(Verb::Status { at, json }) => admin::status(at, *json),
-            Some(Verb::Checkpoint { at }) => admin::checkpoint(at),
-            Some(Verb::Drain { name, at }) => admin::drain(at, name),
-            Some(Verb::Stop { at }) => admin::stop(at),
+            Some(Verb::Status { coordinator, json }) => admin::status(&coordinator.address, *json),
+            Some(Verb::Checkpoint { coordinator }) => admin::checkpoint(&coordinator.address),
+            Some(Verb::Drain { name, coordinator }) => admin::drain(&coordinator.address, name),
+            Some(Verb::Stop { coordinator }) => admin::stop(&coordinator.address),
             Some(Verb::Verify { run, other }) => verify::run(run, other.as_deref()),
             Some(Verb::Chaos(chaos)) => chaos::run(chaos),
         }

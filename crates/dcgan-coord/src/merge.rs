@@ -1,35 +1,44 @@
-//! Which of several values of a setting counts: flags beat `DCGAN_*` variables, which beat the file, which beats what a
-//! run directory has saved.
+//! Decides which of several values of a setting counts: flags beat `DCGAN_*` variables, these beat
+//! the file, and the file beats the values that a run directory has saved.
+//!
+//! The length of a run is one setting with two keys, `epochs` and `steps`. Merging the two keys
+//! apart could take one from a flag and the other from a saved file, which contradict each other.
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
 use crate::config::PartialConfig;
 
-/// Takes each setting from the first that gives it.
-macro_rules! first_given {
-    ($first:ident, $second:ident; $($field:ident)*) => {
-        PartialConfig {
-            $($field: $first.$field.or($second.$field),)*
-            ..$first
-        }
-    };
-}
-
 impl PartialConfig {
-    /// These settings, and those of `second` where nothing is given here. The length is one setting.
-    pub(crate) fn or(self, second: Self) -> Self {
-        let first = self;
-        let (epochs, steps) = match (first.epochs, first.steps) {
-            (None, None) => (second.epochs, second.steps),
+    /// These settings, completed by those of `other` where none is given here.
+    pub(crate) fn or(self, other: Self) -> Self {
+        let (epochs, steps) = match (self.epochs, self.steps) {
+            (None, None) => (other.epochs, other.steps),
             given => given,
         };
-        let merged = first_given!(first, second; workers min_workers threads data batch_size shards seed learning_rate
-            beta1 log_every grid_every checkpoint_every keep_checkpoints objective data_set);
-        Self { epochs, steps, ..merged }
+        // Every field is spelled out, so that the compiler finds a setting that is not merged.
+        Self {
+            workers: self.workers.or(other.workers),
+            min_workers: self.min_workers.or(other.min_workers),
+            threads: self.threads.or(other.threads),
+            data: self.data.or(other.data),
+            epochs,
+            steps,
+            batch_size: self.batch_size.or(other.batch_size),
+            shards: self.shards.or(other.shards),
+            seed: self.seed.or(other.seed),
+            learning_rate: self.learning_rate.or(other.learning_rate),
+            beta1: self.beta1.or(other.beta1),
+            log_every: self.log_every.or(other.log_every),
+            grid_every: self.grid_every.or(other.grid_every),
+            checkpoint_every: self.checkpoint_every.or(other.checkpoint_every),
+            keep_checkpoints: self.keep_checkpoints.or(other.keep_checkpoints),
+            objective: self.objective.or(other.objective),
+            data_set: self.data_set.or(other.data_set),
+        }
     }
 
-    /// Of a length that a flag gives and one that a variable gives, keeps the flag's.
+    /// Drops a length that a variable gives if a flag gives another.
     pub(crate) fn prefer_flags(self, matches: &ArgMatches) -> Self {
         let from_variable = |id| matches.value_source(id) == Some(ValueSource::EnvVariable);
         match (from_variable("epochs"), from_variable("steps")) {
@@ -45,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_that_is_given_counts() {
+    fn the_first_given_value_counts_and_the_length_is_one_setting() {
         let given = |toml: &str| -> PartialConfig { toml::from_str(toml).unwrap() };
         let merged = given("seed = 1\nsteps = 5").or(given("seed = 2\nworkers = 3\nepochs = 4"));
         assert_eq!(merged, given("seed = 1\nsteps = 5\nworkers = 3"));

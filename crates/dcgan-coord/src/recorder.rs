@@ -1,8 +1,9 @@
-//! The run directory, as the machine's commands change it. Everything is durable when a function returns.
+//! The run directory of a running coordinator. Each function that writes returns when the file is
+//! durable, so the driver may tell others of it at once.
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use dcgan_core::ids::{RunId, Step};
@@ -18,7 +19,7 @@ use dcgan_store::state_file;
 
 use crate::config::RunConfig;
 
-/// What a generator's tensors' names begin with.
+/// The names of the generator's tensors begin with this.
 const GENERATOR_PREFIX: &str = "generator.";
 
 /// An open run directory.
@@ -29,62 +30,61 @@ pub(crate) struct Recorder {
     checkpoints: Checkpoints,
     spec: RunSpec,
     keep_checkpoints: usize,
-    /// Grids whose generators are kept until they are drawn.
+    /// Steps whose generators are kept until their grids are drawn.
     pending_grids: BTreeSet<Step>,
 }
 
 impl Recorder {
-    /// Opens the run directory of `config`, or makes it; gives what it holds of earlier times.
+    /// Opens the run directory of `config`, or creates it. Returns also what it holds already.
     ///
     /// # Errors
-    /// If it cannot be written, is another's, or is damaged.
+    /// If it cannot be written, belongs to something else, or is damaged.
     pub(crate) fn open(
         root: &Path,
         config: &RunConfig,
         config_text: &str,
     ) -> anyhow::Result<(Self, PersistedOutputs)> {
         let (dir, run) = RunDir::open(root)?;
-        // The text first: a run that is known has its configuration beside it.
+        // The configuration is written before `run.json`: a directory that says which run it
+        // belongs to always has the settings of that run.
         dir.save_config(config_text)?;
         let run = match run {
             Some(run) => run,
-            None => {
-                // Unpredictable is enough; it only tells runs apart.
-                let id = RunId(RandomState::new().hash_one(root));
-                let run = RunFile { format: FORMAT, run: id, fingerprint: None, plan: None };
-                dir.save_run(&run)?;
-                run
-            }
+            None => new_run(&dir)?,
         };
-        let (metrics, lines) = MetricsLog::open(&dir.paths().metrics())?;
-        let record = Self {
+        let (metrics, rows) = MetricsLog::open(&dir.paths().metrics())?;
+        let (drawn, pending) = dir.grids()?;
+        let recorder = Self {
             checkpoints: Checkpoints::new(dir.paths()),
-            pending_grids: dir.grids()?.1.into_iter().collect(),
+            pending_grids: pending.iter().copied().collect(),
             dir,
             run,
             metrics,
             spec: config.spec.clone(),
             keep_checkpoints: config.keep_checkpoints,
         };
-        let (drawn, pending) = record.dir.grids()?;
         let persisted = PersistedOutputs {
-            lines: lines.into_iter().map(|line| (line.step, line.state_digest)).collect(),
-            checkpoint: record.newest_checkpoint()?,
+            lines: rows.into_iter().map(|row| (row.step, row.state_digest)).collect(),
+            checkpoint: recorder.newest_checkpoint()?,
             grids: drawn.into_iter().chain(pending).collect(),
         };
-        Ok((record, persisted))
+        Ok((recorder, persisted))
     }
 
-    /// The newest intact checkpoint; says which newer ones are damaged.
+    /// The newest intact checkpoint. Logs the newer ones that are damaged.
     ///
     /// # Errors
-    /// If their folder cannot be read.
+    /// If the folder of checkpoints cannot be read.
     pub(crate) fn newest_checkpoint(&self) -> anyhow::Result<Option<SavedCheckpoint>> {
-        let newest = self.checkpoints.newest();
+        let folder = self.dir.paths().checkpoints();
         let (newest, damaged) =
-            newest.with_context(|| self.dir.paths().checkpoints().display().to_string())?;
+            self.checkpoints.newest().with_context(|| folder.display().to_string())?;
         for damaged in damaged {
-            tracing::warn!("skipping a damaged checkpoint: {damaged}");
+            tracing::warn!(
+                event = "checkpoint_skipped",
+                path = %damaged.path().display(),
+                "skipping a damaged checkpoint: {damaged}"
+            );
         }
         Ok(newest.map(|checkpoint| {
             let Manifest { step, state_digest: digest, window, .. } = checkpoint.manifest().clone();
@@ -92,17 +92,17 @@ impl Recorder {
         }))
     }
 
-    /// The directory.
+    /// The path of the directory.
     pub(crate) fn root(&self) -> &Path {
         self.dir.paths().root()
     }
 
-    /// Where local processes log.
-    pub(crate) fn logs(&self) -> std::path::PathBuf {
+    /// The folder of the local processes' logs.
+    pub(crate) fn logs(&self) -> PathBuf {
         self.dir.paths().logs()
     }
 
-    /// What run this is.
+    /// What `run.json` says.
     pub(crate) fn run(&self) -> &RunFile {
         &self.run
     }
@@ -112,21 +112,25 @@ impl Recorder {
         &self.checkpoints
     }
 
-    /// Grids that are to be drawn.
+    /// The steps whose grids are not drawn yet.
     pub(crate) fn pending_grids(&self) -> &BTreeSet<Step> {
         &self.pending_grids
     }
 
-    pub(crate) fn store_plan(&mut self, plan: Plan, fingerprint: String) -> anyhow::Result<()> {
-        self.run.plan = Some(plan);
-        self.run.fingerprint = Some(fingerprint);
+    /// Saves a plan, and the fingerprint of the run's arithmetic.
+    pub(crate) fn store_plan(&mut self, plan: &Plan, fingerprint: &str) -> anyhow::Result<()> {
+        self.run.plan = Some(plan.clone());
+        self.run.fingerprint = Some(fingerprint.to_owned());
         Ok(self.dir.save_run(&self.run)?)
     }
 
-    pub(crate) fn append_line(&mut self, line: &MetricsRow) -> anyhow::Result<()> {
-        Ok(self.metrics.append(line)?)
+    /// Appends a row to the metrics log.
+    pub(crate) fn append_row(&mut self, row: &MetricsRow) -> anyhow::Result<()> {
+        Ok(self.metrics.append(row)?)
     }
 
+    /// Saves a checkpoint, and removes the oldest ones that are too many. `bytes` is its state, as
+    /// a safetensors file.
     pub(crate) fn save_checkpoint(
         &mut self,
         saved: SavedCheckpoint,
@@ -144,24 +148,21 @@ impl Recorder {
             fingerprint: self.run.fingerprint.clone().unwrap_or_default(),
             window,
         };
-        let failed = || format!("cannot save the checkpoint of step {step}");
-        self.checkpoints.save(&manifest, bytes).with_context(failed)?;
-        self.checkpoints.prune(self.keep_checkpoints, step).with_context(failed)
+        self.checkpoints
+            .save(&manifest, bytes)
+            .and_then(|()| self.checkpoints.prune(self.keep_checkpoints, step))
+            .with_context(|| format!("cannot save the checkpoint of step {step}"))
     }
 
-    /// Keeps the generator of a state until its grid is drawn; gives it.
-    pub(crate) fn save_pending_grid(
-        &mut self,
-        step: Step,
-        bytes: &[u8],
-    ) -> anyhow::Result<Vec<u8>> {
-        let generator = state_file::subset(bytes, GENERATOR_PREFIX)?;
+    /// Saves the generator of a state until its grid is drawn. `state` is a safetensors file.
+    pub(crate) fn save_pending_grid(&mut self, step: Step, state: &[u8]) -> anyhow::Result<()> {
+        let generator = state_file::subset(state, GENERATOR_PREFIX)?;
         self.dir.save_pending_grid(step, &generator)?;
         self.pending_grids.insert(step);
-        Ok(generator)
+        Ok(())
     }
 
-    /// Keeps a grid, if it is the first of its step.
+    /// Saves a grid. If several samplers draw the same one, the first is kept.
     pub(crate) fn save_grid(&mut self, step: Step, png: &[u8]) -> anyhow::Result<()> {
         if self.pending_grids.contains(&step) {
             self.dir.save_grid(step, png)?;
@@ -170,14 +171,23 @@ impl Recorder {
         Ok(())
     }
 
-    /// The generator whose grid is to be drawn.
+    /// The generator of a pending grid, as a safetensors file.
     pub(crate) fn pending_generator(&self, step: Step) -> anyhow::Result<Vec<u8>> {
         Ok(self.dir.pending_grid(step)?)
     }
 
-    /// The generator of the newest checkpoint.
-    pub(crate) fn newest_generator(&self, step: Step) -> anyhow::Result<Vec<u8>> {
+    /// The generator in the checkpoint of a step, as a safetensors file.
+    pub(crate) fn checkpoint_generator(&self, step: Step) -> anyhow::Result<Vec<u8>> {
         let checkpoint = self.checkpoints.load(step)?;
         Ok(state_file::subset(checkpoint.state(), GENERATOR_PREFIX)?)
     }
+}
+
+/// Gives an empty run directory an identity, and saves it.
+fn new_run(dir: &RunDir) -> anyhow::Result<RunFile> {
+    // The identity only tells runs apart, so the random keys of a hasher are random enough.
+    let id = RunId(RandomState::new().hash_one(dir.paths().root()));
+    let run = RunFile { format: FORMAT, run: id, fingerprint: None, plan: None };
+    dir.save_run(&run)?;
+    Ok(run)
 }

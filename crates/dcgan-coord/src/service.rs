@@ -1,4 +1,7 @@
-//! What the coordinator answers. Streams become inputs of the driver; partitions and checkpoints are served from here.
+//! The coordinator's gRPC service.
+//!
+//! Streams become inputs of the driver. Partitions and checkpoints are served from here, without
+//! the driver: they are large, never change, and must not hold up the run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,68 +10,65 @@ use std::time::Duration;
 use bytes::Bytes;
 use dcgan_core::ids::{Digest, Step};
 use dcgan_core::protocol::coordinator::{ConnId, Event, Stop};
+use dcgan_core::spec::shard_ids;
+use dcgan_core::spec::sharding::Sharding;
 use dcgan_rpc::pb::coordinator_server::{Coordinator, CoordinatorServer};
 use dcgan_rpc::{Checksummed, WorkerMessage, pb, transfer};
-use dcgan_store::checkpoint::Checkpoints;
+use dcgan_store::checkpoint::{Checkpoints, VerifiedCheckpoint};
+use dcgan_store::dataset::Dataset;
 use dcgan_store::state_file;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::driver::Input;
-use crate::feed::FollowerId;
+use crate::input::{Input, SamplerId};
 
-/// Messages on their way to one worker. One that does not read them is as good as gone.
-pub(crate) const OUTGOING_MAX: usize = 64;
-/// Generators on their way to a sampler, 1.3 MB each.
-pub(crate) const SNAPSHOTS_MAX: usize = 4;
-/// A snapshot larger than this is not one of ours.
+/// Messages that wait for one worker to read them. The driver drops a worker whose stream is full.
+const OUTGOING_MAX: usize = 64;
+/// Generators that wait for one sampler to read them, 1.3 MB each.
+const SNAPSHOTS_MAX: usize = 4;
+/// A snapshot that is larger than this is refused. The DCGAN's has 5 MB.
 const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Who connects says hello in this time.
+/// A client has this time to send the first message of its stream.
 const HELLO_MAX: Duration = Duration::from_secs(5);
 
-/// To one worker.
-pub(crate) type ToConn = mpsc::Sender<Result<pb::CoordinatorMessage, Status>>;
-/// To one sampler.
-pub(crate) type ToFollower = mpsc::Sender<Result<pb::GeneratorSnapshot, Status>>;
-
-/// What the service serves without the driver.
+/// What the service answers without the driver.
 pub(crate) struct Served {
-    /// The pixels of each shard, with their digest.
+    /// The pixels of each shard's images, one byte a pixel, with their digest.
     pub(crate) partitions: Vec<(Bytes, Digest)>,
     pub(crate) checkpoints: Checkpoints,
 }
 
-/// The service; what arrives goes to `driver`.
+/// Makes the service. Everything that it receives goes to `driver`.
 pub(crate) fn service(
     served: Served,
     driver: mpsc::Sender<Input>,
 ) -> CoordinatorServer<impl Coordinator> {
-    CoordinatorServer::new(Service { served: Arc::new(served), driver, numbers: AtomicU64::new(1) })
+    let next_stream = AtomicU64::new(1);
+    CoordinatorServer::new(Service { served: Arc::new(served), driver, next_stream })
+}
+
+/// Splits a data set into the partitions of its shards.
+pub(crate) fn partitions(dataset: &Dataset, sharding: &Sharding) -> Vec<(Bytes, Digest)> {
+    let partitions = dataset.partitions(sharding);
+    shard_ids(sharding.shards())
+        .filter_map(|shard| partitions.pixels(shard))
+        .map(|(pixels, digest)| (Bytes::from(pixels), digest))
+        .collect()
 }
 
 struct Service {
     served: Arc<Served>,
     driver: mpsc::Sender<Input>,
-    /// Of streams, never used twice.
-    numbers: AtomicU64,
+    /// The number of the next stream. Numbers are never used twice.
+    next_stream: AtomicU64,
 }
 
 impl Service {
-    fn number(&self) -> u64 {
-        self.numbers.fetch_add(1, Ordering::Relaxed)
+    fn stream_number(&self) -> u64 {
+        self.next_stream.fetch_add(1, Ordering::Relaxed)
     }
-}
-
-async fn tell(driver: &mpsc::Sender<Input>, input: Input) -> Result<(), Status> {
-    driver.send(input).await.map_err(|_| Status::unavailable("the coordinator is ending"))
-}
-
-async fn first<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
-    let first = tokio::time::timeout(HELLO_MAX, stream.message()).await;
-    let first = first.map_err(|_| Status::deadline_exceeded("nothing came"))??;
-    first.ok_or_else(|| Status::invalid_argument("an empty stream"))
 }
 
 #[tonic::async_trait]
@@ -80,19 +80,13 @@ impl Coordinator for Service {
         request: Request<Streaming<pb::WorkerMessage>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
         let mut stream = request.into_inner();
-        let WorkerMessage::Hello(hello) = first(&mut stream).await?.try_into()? else {
+        let WorkerMessage::Hello(hello) = first_message(&mut stream).await?.try_into()? else {
             return Err(Status::invalid_argument("the first message of a worker is its hello"));
         };
-        let conn = ConnId(self.number());
-        let (to_conn, outgoing) = mpsc::channel(OUTGOING_MAX);
-        tell(&self.driver, Input::Connected(conn, to_conn, hello)).await?;
-        let driver = self.driver.clone();
-        tokio::spawn(async move {
-            let why = hear(conn, stream, &driver).await.err();
-            tracing::debug!(conn = conn.0, ?why, "a control stream ended");
-            // Nobody hears it: the coordinator is ending.
-            let _ = driver.send(Input::Machine(Event::Closed(conn))).await;
-        });
+        let conn = ConnId(self.stream_number());
+        let (sender, outgoing) = mpsc::channel(OUTGOING_MAX);
+        send(&self.driver, Input::WorkerConnected { conn, sender, hello }).await?;
+        tokio::spawn(forward_worker(conn, stream, self.driver.clone()));
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 
@@ -103,9 +97,12 @@ impl Coordinator for Service {
         request: Request<pb::GetPartitionRequest>,
     ) -> Result<Response<Self::GetPartitionStream>, Status> {
         let shard = request.into_inner().verify_checksum()?.shard;
-        let partition = self.served.partitions.get(shard as usize);
-        let (pixels, digest) =
-            partition.cloned().ok_or_else(|| Status::not_found(format!("no shard {shard}")))?;
+        let (pixels, digest) = self
+            .served
+            .partitions
+            .get(shard as usize)
+            .cloned()
+            .ok_or_else(|| Status::not_found(format!("no shard {shard}")))?;
         Ok(transfer::answer(transfer::split(pixels, digest)))
     }
 
@@ -117,45 +114,34 @@ impl Coordinator for Service {
     ) -> Result<Response<Self::GetCheckpointStream>, Status> {
         let step: Step = request.into_inner().step;
         let served = Arc::clone(&self.served);
+        // Reading and verifying a file would block the network's one thread.
         let loaded = spawn_blocking(move || served.checkpoints.load(step)).await;
-        let loaded = loaded.map_err(|error| Status::internal(error.to_string()))?;
-        let checkpoint = match loaded {
+        let checkpoint: VerifiedCheckpoint = match loaded.map_err(internal)? {
             Ok(checkpoint) => checkpoint,
             Err(error) => {
-                tell(&self.driver, Input::Unreadable(step)).await?;
+                send(&self.driver, Input::CheckpointUnreadable(step)).await?;
                 return Err(Status::not_found(error.to_string()));
             }
         };
         let digest = checkpoint.manifest().file_digest;
-        Ok(transfer::answer(transfer::split(Bytes::copy_from_slice(checkpoint.state()), digest)))
+        let state = Bytes::copy_from_slice(checkpoint.state());
+        Ok(transfer::answer(transfer::split(state, digest)))
     }
 
     async fn put_snapshot(
         &self,
         request: Request<Streaming<pb::PutSnapshotRequest>>,
     ) -> Result<Response<pb::PutSnapshotResponse>, Status> {
-        let mut stream = request.into_inner();
-        let mut assembly = transfer::ChunkAssembler::new(SNAPSHOT_BYTES_MAX);
-        let mut of_step: Option<Step> = None;
-        while let Some(pb::PutSnapshotRequest { step, chunk }) = transfer::next(&mut stream).await?
-        {
-            if *of_step.get_or_insert(step) != step {
-                return Err(Status::invalid_argument("pieces of different steps"));
-            }
-            assembly.push(&chunk.unwrap_or_default())?;
-        }
-        let step = of_step.ok_or_else(|| Status::invalid_argument("an empty stream"))?;
-        let bytes = assembly.finish()?;
-        let read =
+        let (step, bytes) = receive_snapshot(request.into_inner()).await?;
+        // The digest is computed from what has arrived, not taken from what the worker claims.
+        let digested =
             spawn_blocking(move || state_file::digest_of(&bytes).map(|digest| (digest, bytes)))
-                .await;
-        let read = read.map_err(|error| Status::internal(error.to_string()))?;
-        let (digest, bytes) = read.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        tell(
-            &self.driver,
-            Input::Machine(Event::Snapshot { step, digest, bytes: Arc::new(bytes) }),
-        )
-        .await?;
+                .await
+                .map_err(internal)?;
+        let (digest, bytes) =
+            digested.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let event = Event::Snapshot { step, digest, bytes: Arc::new(bytes) };
+        send(&self.driver, Input::Machine(event)).await?;
         Ok(Response::new(pb::PutSnapshotResponse {}))
     }
 
@@ -164,25 +150,24 @@ impl Coordinator for Service {
         _: Request<pb::GetStatusRequest>,
     ) -> Result<Response<pb::Status>, Status> {
         let (reply, status) = oneshot::channel();
-        tell(&self.driver, Input::Status(reply)).await?;
-        status
-            .await
-            .map(Response::new)
-            .map_err(|_| Status::unavailable("the coordinator is ending"))
+        send(&self.driver, Input::StatusRequested(reply)).await?;
+        let status = status.await.map_err(|_| ending())?;
+        Ok(Response::new(status))
     }
 
     async fn act(
         &self,
         request: Request<pb::ActRequest>,
     ) -> Result<Response<pb::ActResponse>, Status> {
-        let kind =
-            request.into_inner().kind.ok_or_else(|| Status::invalid_argument("nothing to do"))?;
+        let Some(kind) = request.into_inner().kind else {
+            return Err(Status::invalid_argument("nothing to do"));
+        };
         let event = match kind {
             pb::act_request::Kind::Stop(pb::Stop {}) => Event::Stop(Stop::Finish),
             pb::act_request::Kind::Checkpoint(pb::TakeCheckpoint {}) => Event::Checkpoint,
             pb::act_request::Kind::Drain(pb::Drain { name }) => Event::Drain(name),
         };
-        tell(&self.driver, Input::Machine(event)).await?;
+        send(&self.driver, Input::Machine(event)).await?;
         Ok(Response::new(pb::ActResponse {}))
     }
 
@@ -193,34 +178,71 @@ impl Coordinator for Service {
         request: Request<Streaming<pb::FollowRequest>>,
     ) -> Result<Response<Self::FollowStream>, Status> {
         let mut stream = request.into_inner();
-        let request = first(&mut stream).await?.verify_checksum()?;
+        let request = first_message(&mut stream).await?.verify_checksum()?;
         let Some(pb::follow_request::Kind::Following(pb::Following { page })) = request.kind else {
             return Err(Status::invalid_argument(
                 "the first message of a sampler says where its page is",
             ));
         };
-        let follower = FollowerId(self.number());
-        let (to_follower, outgoing) = mpsc::channel(SNAPSHOTS_MAX);
-        tell(&self.driver, Input::Follows(follower, page, to_follower)).await?;
-        let driver = self.driver.clone();
-        tokio::spawn(async move {
-            while let Ok(Some(message)) = stream.message().await {
-                let kind = message.verify_checksum().ok().and_then(|message| message.kind);
-                let Some(pb::follow_request::Kind::Grid(grid)) = kind else {
-                    break;
-                };
-                if driver.send(Input::Drawn(grid.step, grid.png)).await.is_err() {
-                    return;
-                }
-            }
-            let _ = driver.send(Input::Unfollows(follower)).await;
-        });
+        let sampler = SamplerId(self.stream_number());
+        let (sender, outgoing) = mpsc::channel(SNAPSHOTS_MAX);
+        send(&self.driver, Input::SamplerConnected { sampler, page, sender }).await?;
+        tokio::spawn(forward_sampler(sampler, stream, self.driver.clone()));
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 }
 
-/// Hears a worker until its stream ends.
-async fn hear(
+/// Sends an input to the driver. Waits while its channel is full.
+async fn send(driver: &mpsc::Sender<Input>, input: Input) -> Result<(), Status> {
+    driver.send(input).await.map_err(|_| ending())
+}
+
+fn ending() -> Status {
+    Status::unavailable("the coordinator is ending")
+}
+
+fn internal(error: tokio::task::JoinError) -> Status {
+    Status::internal(error.to_string())
+}
+
+/// Receives the first message of a stream.
+async fn first_message<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
+    let message = tokio::time::timeout(HELLO_MAX, stream.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("the first message did not come in time"))??;
+    message.ok_or_else(|| Status::invalid_argument("an empty stream"))
+}
+
+/// Receives a snapshot: its step, and its state as a safetensors file.
+async fn receive_snapshot(
+    mut stream: Streaming<pb::PutSnapshotRequest>,
+) -> Result<(Step, Vec<u8>), Status> {
+    let mut assembler = transfer::ChunkAssembler::new(SNAPSHOT_BYTES_MAX);
+    let mut snapshot_step: Option<Step> = None;
+    while let Some(pb::PutSnapshotRequest { step, chunk }) = transfer::next(&mut stream).await? {
+        if *snapshot_step.get_or_insert(step) != step {
+            return Err(Status::invalid_argument("chunks of different steps"));
+        }
+        assembler.push(&chunk.unwrap_or_default())?;
+    }
+    let step = snapshot_step.ok_or_else(|| Status::invalid_argument("an empty stream"))?;
+    Ok((step, assembler.finish()?))
+}
+
+/// Forwards the messages of a worker to the driver, and then the end of its stream.
+async fn forward_worker(
+    conn: ConnId,
+    stream: Streaming<pb::WorkerMessage>,
+    driver: mpsc::Sender<Input>,
+) {
+    let error = forward_messages(conn, stream, &driver).await.err();
+    tracing::debug!(event = "stream_ended", conn = conn.0, ?error, "a control stream ended");
+    // The driver is gone if the coordinator is ending.
+    let _ = driver.send(Input::Machine(Event::Closed(conn))).await;
+}
+
+/// Forwards the messages of a worker until its stream ends.
+async fn forward_messages(
     conn: ConnId,
     mut stream: Streaming<pb::WorkerMessage>,
     driver: &mpsc::Sender<Input>,
@@ -231,18 +253,27 @@ async fn hear(
             WorkerMessage::Heartbeat => Event::Heartbeat(conn),
             WorkerMessage::Message(message) => Event::Message(conn, message),
         };
-        tell(driver, Input::Machine(event)).await?;
+        send(driver, Input::Machine(event)).await?;
     }
     Ok(())
 }
 
-/// The pixels of every shard; the data set is not needed any more then.
-pub(crate) fn partitions(
-    dataset: &dcgan_store::dataset::Dataset,
-    sharding: &dcgan_core::spec::sharding::Sharding,
-) -> Vec<(Bytes, Digest)> {
-    let partitions = dataset.partitions(sharding);
-    let shards = dcgan_core::spec::shard_ids(sharding.shards());
-    let pixels = shards.filter_map(|shard| partitions.pixels(shard));
-    pixels.map(|(pixels, digest)| (Bytes::from(pixels), digest)).collect()
+/// Forwards the grids of a sampler to the driver, and then the end of its stream.
+async fn forward_sampler(
+    sampler: SamplerId,
+    mut stream: Streaming<pb::FollowRequest>,
+    driver: mpsc::Sender<Input>,
+) {
+    while let Ok(Some(message)) = stream.message().await {
+        let kind = message.verify_checksum().ok().and_then(|message| message.kind);
+        // Anything but an intact grid ends the stream. The sampler connects again.
+        let Some(pb::follow_request::Kind::Grid(pb::Grid { step, png })) = kind else {
+            break;
+        };
+        if driver.send(Input::GridDrawn { step, png }).await.is_err() {
+            return;
+        }
+    }
+    // The driver is gone if the coordinator is ending.
+    let _ = driver.send(Input::SamplerClosed(sampler)).await;
 }

@@ -1,35 +1,95 @@
-//! From the command line to a running coordinator, and to its end.
+//! Starts a coordinator from its command line, and runs it to its end.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::ArgMatches;
+use dcgan_core::ids::Step;
 use dcgan_core::protocol::coordinator::{
-    CoordinatorConfig, CoordinatorMachine, OutputConfig, Reason,
+    CoordinatorConfig, CoordinatorMachine, OutputConfig, PersistedOutputs, Reason,
 };
 use dcgan_core::spec::ObjectiveKind;
 use dcgan_process::exit::{status, usage};
 use dcgan_rpc::net::{self, Address};
-use tokio::runtime::Builder;
+use dcgan_store::dataset::Dataset;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tonic::service::Routes;
 
 use crate::args::Args;
 use crate::config::RunConfig;
 use crate::console::CONSOLE;
-use crate::driver::{Driver, INPUTS_MAX, Input};
-use crate::local_processes::{self, LocalProcesses};
+use crate::driver::Driver;
+use crate::input::{INPUTS_MAX, Input};
+use crate::local_processes::{LocalProcesses, LocalSettings};
 use crate::recorder::Recorder;
 use crate::resolve::{ResolvedRun, resolve_run};
 use crate::service::{self, Served};
 
+/// The port without `--listen` and `--local`.
 const DEFAULT_PORT: u16 = 7420;
-/// CoordinatorAddress the very end, messages on their way may take so long.
-const FAREWELL_MAX: Duration = Duration::from_secs(2);
+/// At the very end, messages that are still on their way get this time to arrive.
+const LAST_MESSAGES_MAX: Duration = Duration::from_secs(2);
 
-/// Runs a training to its end; gives the exit status.
+/// Runs a training to its end. Returns the exit status of the program.
 pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
+    set_up_process(args);
+
+    // Resolve all settings. Nothing is bound or written if one of them is refused.
+    let listen = listen_address(args)?;
+    let ResolvedRun { root, config, config_text, dataset } = resolve_run(args, matches)?;
+    if args.dry_run {
+        let (root, description) = (root.display(), describe(&config));
+        dcgan_process::print(&format!("# {root}\n{config_text}# {description}\n"));
+        return Ok(status::FINISHED);
+    }
+
+    // Bind the port and open the run directory.
+    let network = network_runtime()?;
+    let _entered = network.enter();
+    let listener = net::listen(listen)?;
+    let address = Address::from(listener.local_addr()?);
+    let (recorder, persisted) = Recorder::open(&root, &config, &config_text)?;
+    let resumed_at = persisted.checkpoint.as_ref().map_or(0, |saved| saved.step);
+
+    // Start the producers of inputs: the service and the signals.
+    let (inputs_sender, inputs) = mpsc::channel(INPUTS_MAX);
+    let server = Server::start(listener, dataset, &config, &recorder, inputs_sender.clone());
+    listen_for_signals(inputs_sender.clone())?;
+
+    // Build the machine from what is on disk.
+    let start = Instant::now();
+    let settings = machine_settings(args, &config, &recorder, persisted);
+    let machine = CoordinatorMachine::new(start.elapsed(), settings);
+    let is_complete = machine.reason() == Reason::Finishing;
+    log_start(args, &config, &recorder, &address, resumed_at, is_complete);
+
+    // Start the local processes. A run that is complete already has no work for them.
+    let local = if args.local && !is_complete {
+        let settings = local_settings(args, &config, &recorder, address);
+        Some(LocalProcesses::start(&settings, inputs_sender)?)
+    } else {
+        None
+    };
+
+    // Run the driver to the end.
+    CONSOLE.start_bar(resumed_at, config.schedule.last_step, config.spec.batch_size);
+    let driver = Driver::new(start, machine, config, recorder, local, args.local);
+    let status = network.block_on(async {
+        let status = driver.run(inputs).await;
+        server.shut_down().await;
+        status
+    });
+    CONSOLE.end_bar();
+    network.shutdown_background();
+    Ok(status)
+}
+
+/// Sets up what belongs to the process itself: its log, an injected fault, and its lifeline.
+fn set_up_process(args: &Args) {
     args.log.start(|| &CONSOLE);
     if let Some(fault) = args.fault.clone() {
         fault.arm();
@@ -37,52 +97,84 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     if args.exit_with_stdin {
         dcgan_process::lifeline::exit_with_stdin();
     }
+}
 
+/// The address to listen on.
+///
+/// # Errors
+/// If other machines can reach it and the user did not allow that.
+fn listen_address(args: &Args) -> anyhow::Result<SocketAddr> {
+    // Several local runs may share a machine, so each takes a free port.
     let port = if args.local { 0 } else { DEFAULT_PORT };
     let listen = args.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     Address::from(listen).check(args.insecure).context("--listen").map_err(usage)?;
-    let ResolvedRun { root, config, given, dataset } = resolve_run(args, matches)?;
-    let config_text = toml::to_string(&given)?;
-    if args.dry_run {
-        dcgan_process::print(&format!(
-            "# {}\n{config_text}# {}\n",
-            root.display(),
-            describe(&config)
-        ));
-        return Ok(status::FINISHED);
+    Ok(listen)
+}
+
+/// The runtime of the network and the driver. One thread is enough: no gradient passes through the
+/// coordinator, and the processors are the workers'.
+fn network_runtime() -> anyhow::Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    Ok(builder.worker_threads(1).thread_name("network").enable_all().build()?)
+}
+
+/// The gRPC server, running.
+struct Server {
+    task: JoinHandle<anyhow::Result<()>>,
+    shut_down: oneshot::Sender<()>,
+}
+
+impl Server {
+    /// Starts to serve workers, samplers and people. The data set is dropped once its partitions
+    /// are made: both together would take twice the memory.
+    fn start(
+        listener: TcpListener,
+        dataset: Dataset,
+        config: &RunConfig,
+        recorder: &Recorder,
+        inputs: mpsc::Sender<Input>,
+    ) -> Self {
+        let served = Served {
+            partitions: service::partitions(&dataset, &config.sharding),
+            checkpoints: recorder.checkpoints().clone(),
+        };
+        let routes = Routes::new(service::service(served, inputs));
+        let (shut_down, asked) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            // A sender that is dropped asks for the end, too.
+            let ending = async { drop(asked.await) };
+            Ok(net::serve(listener, routes, &["dcgan.v1.Coordinator"], ending).await?)
+        });
+        Self { task, shut_down }
     }
 
-    let network = Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("network")
-        .enable_all()
-        .build()?;
-    let _inside = network.enter();
-    let listener = net::listen(listen)?;
-    let address = Address::from(listener.local_addr()?);
-    let (record, persisted) = Recorder::open(&root, &config, &config_text)?;
-    let reached = persisted.checkpoint.as_ref().map_or(0, |saved| saved.step);
+    /// Ends the server, after messages on their way, such as a last plan, have reached the workers.
+    async fn shut_down(self) {
+        // Nobody receives this if the server has failed and ended already.
+        let _ = self.shut_down.send(());
+        let _ = tokio::time::timeout(LAST_MESSAGES_MAX, self.task).await;
+    }
+}
 
-    let (inputs_in, inputs) = mpsc::channel(INPUTS_MAX);
-    let served = Served {
-        partitions: service::partitions(&dataset, &config.sharding),
-        checkpoints: record.checkpoints().clone(),
-    };
-    drop(dataset);
-    let routes = Routes::new(service::service(served, inputs_in.clone()));
-    let (shut_down, ending) = oneshot::channel::<()>();
-    let ending = async { drop(ending.await) };
-    let server = network.spawn(net::serve(listener, routes, &["dcgan.v1.Coordinator"], ending));
-    let signals_in = inputs_in.clone();
-    network.block_on(async {
-        // A driver that is behind hears the next one.
-        dcgan_process::signals::listen(move |signal| {
-            drop(signals_in.try_send(Input::Signal(signal)))
-        })
+/// Turns signals into inputs of the driver.
+fn listen_for_signals(inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
+    dcgan_process::signals::listen(move |signal| {
+        // If the channel is full, the person will press Ctrl-C once more.
+        let _ = inputs.try_send(Input::Signal(signal));
     })?;
+    Ok(())
+}
 
-    let settings = CoordinatorConfig {
-        run: record.run().run,
+/// What the machine is made with.
+fn machine_settings(
+    args: &Args,
+    config: &RunConfig,
+    recorder: &Recorder,
+    persisted: PersistedOutputs,
+) -> CoordinatorConfig {
+    let run = recorder.run();
+    CoordinatorConfig {
+        run: run.run,
         workers: config.workers,
         min_workers: config.min_workers,
         rebalance: !args.fixed_shards,
@@ -92,58 +184,81 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
             batch_size: config.spec.batch_size,
             learning_rate: config.spec.learning_rate,
         },
-        fingerprint: record.run().fingerprint.clone(),
-        plan: record.run().plan.clone(),
+        fingerprint: run.fingerprint.clone(),
+        plan: run.plan.clone(),
         persisted,
-    };
-    let start = Instant::now();
-    let machine = CoordinatorMachine::new(start.elapsed(), settings);
-    tracing::info!("run {} in {}: {}", record.run().run, root.display(), describe(&config));
-    let is_finished = machine.reason() == Reason::Finishing;
-    if is_finished {
-        tracing::info!(
-            "this run has finished: {reached} steps are done; give a greater length to go on"
-        );
-    } else {
-        if reached > 0 {
-            tracing::info!("going on after the checkpoint of step {reached}");
-        }
-        let others =
-            if args.local { "" } else { "; start workers with: dcgan-worker --coordinator " };
-        let there = if args.local { String::new() } else { address.to_string() };
-        tracing::info!("listening on {address}{others}{there}");
     }
-    let plan = local_processes::LocalSettings {
-        coordinator: address,
-        workers: config.workers,
-        threads: config.threads,
-        // The toy has nothing to draw.
-        sampler: config.spec.objective == ObjectiveKind::Dcgan,
-        logs: record.logs(),
-    };
-    let local = (args.local && !is_finished)
-        .then(|| LocalProcesses::start(&plan, inputs_in))
-        .transpose()?;
-    CONSOLE.start_bar(reached, config.schedule.last_step, config.spec.batch_size);
-    let driver = Driver::new(start, machine, config, record, local, args.local);
-    let outcome = network.block_on(async {
-        let outcome = driver.run(inputs).await;
-        // What was said last, such as a plan, still reaches its workers.
-        let _ = shut_down.send(());
-        let _ = tokio::time::timeout(FAREWELL_MAX, server).await;
-        outcome
-    });
-    CONSOLE.end_bar();
-    network.shutdown_background();
-    outcome
 }
 
-/// A run in one line.
+/// What the local processes are started with.
+fn local_settings(
+    args: &Args,
+    config: &RunConfig,
+    recorder: &Recorder,
+    coordinator: Address,
+) -> LocalSettings {
+    LocalSettings {
+        coordinator,
+        workers: config.workers,
+        threads: config.threads,
+        // The toy has no pictures.
+        sampler: config.spec.objective == ObjectiveKind::Dcgan,
+        logs: recorder.logs(),
+        log_format: args.log.log_format,
+    }
+}
+
+/// Logs which run this is, where it begins, and how workers join it.
+fn log_start(
+    args: &Args,
+    config: &RunConfig,
+    recorder: &Recorder,
+    address: &Address,
+    resumed_at: Step,
+    is_complete: bool,
+) {
+    let (run, directory) = (recorder.run().run, recorder.root().display());
+    tracing::info!(
+        event = "run_opened",
+        %run,
+        %directory,
+        "run {run} in {directory}: {}",
+        describe(config)
+    );
+    if is_complete {
+        tracing::info!(
+            event = "run_complete",
+            step = resumed_at,
+            "this run is complete ({resumed_at} steps); give a greater --steps or --epochs to \
+             continue it, or another --out for a new run"
+        );
+        return;
+    }
+    if resumed_at > 0 {
+        tracing::info!(
+            event = "run_resumed",
+            step = resumed_at,
+            "resuming after the checkpoint of step {resumed_at}"
+        );
+    }
+    let hint = if args.local { String::new() } else { worker_hint(address) };
+    tracing::info!(event = "listening", %address, "listening on {address}{hint}");
+}
+
+/// The command that starts a worker, for people to copy.
+fn worker_hint(address: &Address) -> String {
+    // A worker refuses an address outside its machine without this flag, too.
+    let insecure = if address.check(false).is_err() { " --insecure" } else { "" };
+    format!("; start workers with: dcgan-worker --coordinator {address}{insecure}")
+}
+
+/// Describes a run in one line.
 fn describe(config: &RunConfig) -> String {
     let RunConfig { spec, sharding, schedule, workers, .. } = config;
-    let s = if *workers == 1 { "" } else { "s" };
+    let plural = if *workers == 1 { "" } else { "s" };
     format!(
-        "{} on {} images, {} steps of {} images ({} an epoch), {} shards on {workers} worker{s}",
+        "{} on {} images, {} steps of {} images ({} an epoch), {} shards on {workers} \
+         worker{plural}",
         spec.objective,
         spec.data.images,
         schedule.last_step,

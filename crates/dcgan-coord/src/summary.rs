@@ -1,4 +1,4 @@
-//! `dcgan-coord summary`: both networks, layer by layer.
+//! `dcgan-coord summary`: describes both networks, layer by layer.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use dcgan_core::spec::networks::{DISCRIMINATOR, GENERATOR, LayerKind, LayerSpec,
 
 use crate::args::SummaryFormat;
 
-/// Both networks as text or as a graph.
+/// Describes both networks, as text or as a graph.
 pub(crate) fn render(format: SummaryFormat) -> String {
     match format {
         SummaryFormat::Text => text(),
@@ -14,7 +14,9 @@ pub(crate) fn render(format: SummaryFormat) -> String {
     }
 }
 
+/// Tables of layers, output shapes and parameters.
 fn text() -> String {
+    // Writing to a string cannot fail, so the results are ignored here and below.
     let mut out = String::new();
     for network in [GENERATOR, DISCRIMINATOR] {
         let _ = writeln!(out, "{}", network.name);
@@ -24,8 +26,13 @@ fn text() -> String {
             let (shape, parameters) = (shape(layer.output), layer.parameters(input));
             let _ = writeln!(out, "  {:<28}{shape:<18}{parameters:>10}", title(layer));
         }
-        let trained: usize =
-            network.tensors().iter().filter(|tensor| tensor.trained).map(|t| t.len()).sum();
+        // The running statistics of batch normalization are parameters that nothing trains.
+        let trained: usize = network
+            .tensors()
+            .iter()
+            .filter(|tensor| tensor.trained)
+            .map(|tensor| tensor.len())
+            .sum();
         let total = network.parameters();
         let fixed = total - trained;
         let _ =
@@ -36,11 +43,12 @@ fn text() -> String {
     out
 }
 
-/// A graph in the language of Graphviz: `dcgan-coord summary --format dot | dot -Tsvg > networks.svg`.
+/// A graph in the language of Graphviz, which draws it with
+/// `dcgan-coord summary --format dot | dot -Tsvg > networks.svg`.
 fn dot() -> String {
     let mut out = String::from("digraph dcgan {\n  node [shape=box, fontname=\"sans-serif\"];\n");
     for network in [GENERATOR, DISCRIMINATOR] {
-        cluster(&mut out, &network);
+        write_cluster(&mut out, &network);
     }
     let _ = writeln!(
         out,
@@ -51,7 +59,8 @@ fn dot() -> String {
     out
 }
 
-fn cluster(out: &mut String, network: &NetworkSpec) {
+/// Writes one network as a box of connected layers.
+fn write_cluster(out: &mut String, network: &NetworkSpec) {
     let name = network.name;
     let _ = writeln!(out, "  subgraph cluster_{name} {{\n    label=\"{name}\";");
     let _ = writeln!(out, "    {name}_0 [label=\"input\\n{}\"];", shape(network.input));
@@ -68,7 +77,7 @@ fn cluster(out: &mut String, network: &NetworkSpec) {
     out.push_str("  }\n");
 }
 
-/// Rows x columns x channels, as in Keras; a vector by its length.
+/// A shape as `rows x columns x channels`, as in Keras. A vector has only its length.
 fn shape([channels, rows, columns]: [usize; 3]) -> String {
     if (rows, columns) == (1, 1) {
         channels.to_string()
@@ -77,6 +86,7 @@ fn shape([channels, rows, columns]: [usize; 3]) -> String {
     }
 }
 
+/// The name of a layer, if it has one, and its kind.
 fn title(layer: &LayerSpec) -> String {
     let kind = match layer.kind {
         LayerKind::Dense => "dense".to_owned(),
@@ -101,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_summary_counts_as_keras_does() {
+    fn a_summary_counts_the_parameters_that_keras_counts() {
         let text = text();
         for line in [
             "  conv3 (conv 3x3 stride 1)   28 x 28 x 64           73792",
@@ -114,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_graph_joins_every_layer() {
+    fn a_graph_has_an_edge_into_every_layer() {
         let edges = dot().matches(" -> ").count();
         assert_eq!(edges, GENERATOR.layers.len() + DISCRIMINATOR.layers.len() + 1);
     }

@@ -1,160 +1,215 @@
-//! Checks a run's files, and says where two runs differ first.
+//! `dcgan-coord verify`: checks the files of a run, or compares two runs.
+//!
+//! Two runs with the same settings must have the same digest after every step, whatever happened to
+//! their processes. The first step at which they differ tells where the search for a mistake
+//! begins.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use dcgan_core::ids::{Digest, Step};
 use dcgan_process::exit::{status, usage};
 use dcgan_store::checkpoint::{Checkpoints, VerifiedCheckpoint};
 use dcgan_store::run_dir::{RunPaths, read_run_file};
 use dcgan_store::{metrics_log, state_file};
 
-/// What is compared.
+/// What a run directory holds.
 struct Run {
     name: String,
-    lines: BTreeMap<Step, Digest>,
+    /// The digest after each logged step.
+    rows: BTreeMap<Step, Digest>,
     checkpoints: BTreeMap<Step, VerifiedCheckpoint>,
-    damaged: Vec<String>,
+    /// What is wrong with its files.
+    damages: Vec<String>,
+}
+
+/// The result of a comparison.
+pub(crate) struct Comparison {
+    /// The result in words.
+    pub(crate) text: String,
+    pub(crate) same: bool,
+}
+
+/// A step that two runs have, with the digest of each.
+struct CommonStep {
+    step: Step,
+    first: Digest,
+    second: Digest,
+}
+
+/// Checks `run`, or compares it with `other`. The exit status says whether all is well.
+pub(crate) fn run(run: &Path, other: Option<&Path>) -> anyhow::Result<u8> {
+    let first = Run::read(run)?;
+    let second = other.map(Run::read).transpose()?;
+    let mut intact = true;
+    for damage in [Some(&first), second.as_ref()].into_iter().flatten().flat_map(|run| &run.damages)
+    {
+        intact = false;
+        dcgan_process::print(&format!("{damage}\n"));
+    }
+    let Comparison { text, same } = match &second {
+        Some(second) => compare(&first, second)?,
+        None => Comparison { text: first.describe(), same: true },
+    };
+    dcgan_process::print(&format!("{text}\n"));
+    Ok(if same && intact { status::FINISHED } else { status::FAILED })
+}
+
+/// Compares two runs, which must have logged the same steps. Runs with damaged files are not the
+/// same.
+pub(crate) fn compare_whole_runs(run: &Path, other: &Path) -> anyhow::Result<Comparison> {
+    let (first, second) = (Run::read(run)?, Run::read(other)?);
+    if let Some(damage) = first.damages.iter().chain(&second.damages).next() {
+        return Ok(Comparison { text: damage.clone(), same: false });
+    }
+    if first.rows.keys().ne(second.rows.keys()) {
+        return Ok(Comparison { text: "they have logged different steps".to_owned(), same: false });
+    }
+    compare(&first, &second)
 }
 
 impl Run {
+    /// Reads and checks the files of a run.
     fn read(root: &Path) -> anyhow::Result<Self> {
         let paths = RunPaths::new(root);
         let name = root.display().to_string();
         if read_run_file(&paths)?.is_none() {
-            bail!(usage(anyhow::anyhow!("{name}: not a run directory")));
+            bail!(usage(anyhow!("{name}: not a run directory")));
         }
-        let mut damaged = Vec::new();
-        let read = metrics_log::read(&paths.metrics());
-        let read = read.unwrap_or_else(|error| {
-            damaged.push(error.to_string());
-            Vec::new()
-        });
-        let mut lines = BTreeMap::new();
-        for line in read {
-            if lines.last_key_value().is_some_and(|(&last, _)| last >= line.step) {
-                damaged.push(format!(
+        let mut run =
+            Self { name, rows: BTreeMap::new(), checkpoints: BTreeMap::new(), damages: Vec::new() };
+        run.read_rows(&paths);
+        run.read_checkpoints(&paths)?;
+        Ok(run)
+    }
+
+    fn read_rows(&mut self, paths: &RunPaths) {
+        let rows = match metrics_log::read(&paths.metrics()) {
+            Ok(rows) => rows,
+            Err(error) => return self.damages.push(error.to_string()),
+        };
+        for row in rows {
+            if self.rows.last_key_value().is_some_and(|(&last, _)| last >= row.step) {
+                self.damages.push(format!(
                     "{}: the line of step {} is not in order",
                     paths.metrics().display(),
-                    line.step
+                    row.step
                 ));
             }
-            lines.insert(line.step, line.state_digest);
+            self.rows.insert(row.step, row.state_digest);
         }
-        let folder = Checkpoints::new(&paths);
-        let mut checkpoints = BTreeMap::new();
-        for step in folder.steps().context(name.clone())? {
-            match folder.load(step) {
-                Ok(checkpoint) => {
-                    let digest = checkpoint.manifest().state_digest;
-                    if lines.get(&step).is_some_and(|&line| line != digest) {
-                        damaged.push(format!(
-                            "{name}: the checkpoint of step {step} is not the state of its line"
-                        ));
-                    }
-                    checkpoints.insert(step, checkpoint);
+    }
+
+    fn read_checkpoints(&mut self, paths: &RunPaths) -> anyhow::Result<()> {
+        let folder = Checkpoints::new(paths);
+        for step in folder.steps().context(self.name.clone())? {
+            let checkpoint = match folder.load(step) {
+                Ok(checkpoint) => checkpoint,
+                Err(error) => {
+                    self.damages.push(error.to_string());
+                    continue;
                 }
-                Err(error) => damaged.push(error.to_string()),
+            };
+            let digest = checkpoint.manifest().state_digest;
+            if self.rows.get(&step).is_some_and(|&logged| logged != digest) {
+                self.damages.push(format!(
+                    "{}: the checkpoint of step {step} is not the state of its line",
+                    self.name
+                ));
             }
+            self.checkpoints.insert(step, checkpoint);
         }
-        Ok(Self { name, lines, checkpoints, damaged })
+        Ok(())
     }
 
-    /// The digest after a step, as a line or a checkpoint says.
+    fn describe(&self) -> String {
+        let (rows, checkpoints) = (self.rows.len(), self.checkpoints.len());
+        format!("{}: {rows} lines and {checkpoints} checkpoints are intact", self.name)
+    }
+
+    /// The digest after a step, from its checkpoint or else from its row.
     fn digest(&self, step: Step) -> Option<Digest> {
-        let saved =
-            self.checkpoints.get(&step).map(|checkpoint| checkpoint.manifest().state_digest);
-        saved.or_else(|| self.lines.get(&step).copied())
+        match self.checkpoints.get(&step) {
+            Some(checkpoint) => Some(checkpoint.manifest().state_digest),
+            None => self.rows.get(&step).copied(),
+        }
     }
 
-    fn steps(&self) -> impl Iterator<Item = Step> {
+    /// All steps with a row or a checkpoint, in order.
+    fn steps(&self) -> Vec<Step> {
         let mut steps: Vec<Step> =
-            self.lines.keys().chain(self.checkpoints.keys()).copied().collect();
+            self.rows.keys().chain(self.checkpoints.keys()).copied().collect();
         steps.sort_unstable();
         steps.dedup();
-        steps.into_iter()
+        steps
     }
 }
 
-/// Checks `run`, or compares it with `other`; the status says whether all is well.
-pub(crate) fn run(run: &Path, other: Option<&Path>) -> anyhow::Result<u8> {
-    let first = Run::read(run)?;
-    let second = other.map(Run::read).transpose()?;
-    let damaged: Vec<&String> =
-        first.damaged.iter().chain(second.iter().flat_map(|run| &run.damaged)).collect();
-    for what in &damaged {
-        dcgan_process::print(&format!("{what}\n"));
+impl CommonStep {
+    fn is_same(&self) -> bool {
+        self.first == self.second
     }
-    let (text, same) = match &second {
-        Some(second) => compare(&first, second)?,
-        None => {
-            let (lines, checkpoints) = (first.lines.len(), first.checkpoints.len());
-            (
-                format!("{}: {lines} lines and {checkpoints} checkpoints are intact", first.name),
-                true,
-            )
+}
+
+/// The steps that both runs have, in order.
+fn common_steps(first: &Run, second: &Run) -> Vec<CommonStep> {
+    let mut common = Vec::new();
+    for step in first.steps() {
+        if let (Some(first), Some(second)) = (first.digest(step), second.digest(step)) {
+            common.push(CommonStep { step, first, second });
         }
+    }
+    common
+}
+
+fn compare(first: &Run, second: &Run) -> anyhow::Result<Comparison> {
+    let common = common_steps(first, second);
+    let Some(last) = common.last() else {
+        return Ok(Comparison { text: "the runs have no step in common".to_owned(), same: false });
     };
-    dcgan_process::print(&format!("{text}\n"));
-    Ok(if same && damaged.is_empty() { status::FINISHED } else { status::FAILED })
-}
-
-/// Whether two runs are intact and the same, in words.
-pub(crate) fn same(run: &Path, other: &Path) -> anyhow::Result<(String, bool)> {
-    let (first, second) = (Run::read(run)?, Run::read(other)?);
-    match first.damaged.iter().chain(&second.damaged).next() {
-        Some(what) => Ok((what.clone(), false)),
-        None if first.lines.keys().ne(second.lines.keys()) => {
-            Ok(("their logs have other lines".to_owned(), false))
-        }
-        None => compare(&first, &second),
-    }
-}
-
-fn compare(one: &Run, other: &Run) -> anyhow::Result<(String, bool)> {
-    let common: Vec<(Step, Digest, Digest)> = one
-        .steps()
-        .filter_map(|step| Some((step, one.digest(step)?, other.digest(step)?)))
-        .collect();
-    let Some(&(step, mine, theirs)) = common.iter().find(|(_, mine, theirs)| mine != theirs) else {
-        return Ok(match common.last() {
-            Some((last, digest, _)) => {
-                let count = common.len();
-                (
-                    format!(
-                        "the same at all {count} steps that both have, up to step {last} (digest {digest})"
-                    ),
-                    true,
-                )
-            }
-            None => ("the runs have no step in common".to_owned(), false),
+    let Some(differing) = common.iter().find(|step| !step.is_same()) else {
+        let (count, CommonStep { step, first: digest, .. }) = (common.len(), last);
+        return Ok(Comparison {
+            text: format!(
+                "the same at all {count} steps that both have, up to step {step} (digest {digest})"
+            ),
+            same: true,
         });
     };
-    let mut text = format!(
-        "they differ first at step {step}: {} has {mine}, {} has {theirs}",
-        one.name, other.name
+    let text = format!(
+        "they differ first at step {}: {} has {}, {} has {}; {}",
+        differing.step,
+        first.name,
+        differing.first,
+        second.name,
+        differing.second,
+        first_differing_tensor(first, second, &common)?
     );
-    let saved = |(step, ..): &&(Step, Digest, Digest)| {
-        one.checkpoints.contains_key(step) && other.checkpoints.contains_key(step)
-    };
-    let differing = common.iter().filter(|(_, mine, theirs)| mine != theirs);
-    match differing.filter(saved).map(|&(step, ..)| step).next() {
-        Some(step) => {
-            let tensors = |run: &Run| state_file::tensor_digests(run.checkpoints[&step].state());
-            let (mine, theirs) = (tensors(one)?, tensors(other)?);
-            let tensor = mine
-                .iter()
-                .find(|(name, digest)| theirs.get(*name) != Some(digest))
-                .map(|(name, _)| name);
-            text += &format!(
-                "; first tensor, at step {step}: {}",
-                tensor.map_or("they have other tensors", |name| name)
-            );
-        }
-        None => {
-            text += "; both have no checkpoint of a step at which they differ, so the tensor is not known"
-        }
+    Ok(Comparison { text, same: false })
+}
+
+/// Names the first tensor that differs, at the first differing step of which both runs have the
+/// state.
+fn first_differing_tensor(
+    first: &Run,
+    second: &Run,
+    common: &[CommonStep],
+) -> anyhow::Result<String> {
+    for CommonStep { step, .. } in common.iter().filter(|step| !step.is_same()) {
+        let (Some(one), Some(other)) = (first.checkpoints.get(step), second.checkpoints.get(step))
+        else {
+            continue;
+        };
+        let one = state_file::tensor_digests(one.state())?;
+        let other = state_file::tensor_digests(other.state())?;
+        let differing = one.iter().find(|(name, digest)| other.get(*name) != Some(digest));
+        let tensor = match differing {
+            Some((name, _)) => name,
+            None => "they have other tensors",
+        };
+        return Ok(format!("first tensor, at step {step}: {tensor}"));
     }
-    Ok((text, false))
+    Ok("both have no checkpoint of a step at which they differ, so the tensor is not known"
+        .to_owned())
 }

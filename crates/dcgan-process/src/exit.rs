@@ -1,4 +1,4 @@
-//! How a program ends: its exit status, and one line that says what went wrong.
+//! The end of a program: its exit status, and one line that says what went wrong.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -7,43 +7,71 @@ use crate::panics;
 
 /// Exit statuses, the same for all programs.
 pub mod status {
-    /// Finished. A worker finishes when the coordinator says that the run is over.
+    /// The program did what it was asked to. A worker has this status when the coordinator says
+    /// that the run is over.
     pub const FINISHED: u8 = 0;
-    /// Anything that is not one of the others.
+    /// The program failed in a way that has no status of its own.
     pub const FAILED: u8 = 1;
-    /// Wrong usage or configuration.
+    /// The usage or the configuration is wrong.
     pub const USAGE: u8 = 2;
-    /// Stopped by Ctrl-C, in order.
+    /// Ctrl-C stopped the program, which ended in order.
     pub const INTERRUPTED: u8 = 130;
-    /// Stopped by SIGTERM, in order.
+    /// SIGTERM stopped the program, which ended in order.
     pub const TERMINATED: u8 = 143;
 }
 
-/// A mistake of the person who started the program, who can correct it.
+/// A mistake of the person who started the program, and who can correct it.
 #[derive(Debug)]
 pub struct UsageError(anyhow::Error);
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The alternate form shows the whole chain of causes.
         write!(f, "{:#}", self.0)
     }
 }
 
 impl std::error::Error for UsageError {}
 
-/// Marks an error as a mistake of usage: the program will end with [`status::USAGE`].
+/// Marks an error as a mistake of usage: the program ends with [`status::USAGE`].
 pub fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
     UsageError(error.into()).into()
 }
 
-/// Runs a program's main function. Gives its exit status; prints one line if it failed.
+/// Runs the main function of a program. Returns its exit status, and prints one line if it failed.
 pub fn run(main: impl FnOnce() -> anyhow::Result<u8>) -> ExitCode {
     panics::end_the_process();
     match main() {
         Ok(status) => status.into(),
         Err(error) => {
             eprintln!("error: {error:#}");
-            if error.is::<UsageError>() { status::USAGE } else { status::FAILED }.into()
+            status_of(&error).into()
         }
+    }
+}
+
+/// The exit status of a program that fails with this error.
+fn status_of(error: &anyhow::Error) -> u8 {
+    if error.is::<UsageError>() { status::USAGE } else { status::FAILED }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn a_mistake_of_usage_has_its_own_status_and_keeps_its_causes() {
+        let error = usage(anyhow!("not a number").context("--seed"));
+        assert_eq!(status_of(&error), status::USAGE);
+        assert_eq!(format!("{error:#}"), "--seed: not a number");
+        assert_eq!(status_of(&anyhow!("the disk is full")), status::FAILED);
+    }
+
+    #[test]
+    fn context_does_not_hide_a_mistake_of_usage() {
+        let error = Err::<(), _>(usage(anyhow!("not a number"))).context("--seed").unwrap_err();
+        assert_eq!(status_of(&error), status::USAGE);
     }
 }

@@ -1,4 +1,8 @@
-//! Faults at points of a program, for tests: `--fault POINT=ACTION@N` does ACTION when POINT is passed the Nth time.
+//! Faults that a test injects at a named point of a program. `--fault POINT=ACTION@N` performs
+//! ACTION when the program passes POINT the Nth time.
+//!
+//! Some mistakes only show when a process dies between two particular lines. A kill from outside
+//! would hit that place by chance, once in many runs; from inside it hits it every time.
 
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -7,7 +11,7 @@ use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 
-/// How long a slow point takes.
+/// A slow point takes this long.
 const SLOW_TIME: Duration = Duration::from_millis(500);
 
 /// One fault, at one point.
@@ -15,26 +19,33 @@ const SLOW_TIME: Duration = Duration::from_millis(500);
 pub struct Fault {
     point: String,
     action: Action,
+    /// Counted from 1.
     nth: u32,
 }
 
+/// What happens at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
+    /// The process kills itself.
     Kill,
+    /// The process stops until it receives SIGCONT.
     Stop,
+    /// The point takes [`SLOW_TIME`].
     Slow,
+    /// The program does twice what it does at the point.
     Repeat,
 }
 
+/// The fault of this process, and how often its point was passed.
 static FAULT: OnceLock<(Fault, AtomicU32)> = OnceLock::new();
 
 impl FromStr for Fault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts =
-            text.split_once('=').and_then(|(point, rest)| Some((point, rest.split_once('@')?)));
-        let (point, (action, nth)) = parts.ok_or("expected POINT=ACTION@N")?;
+        const EXPECTED: &str = "expected POINT=ACTION@N";
+        let (point, action_and_number) = text.split_once('=').ok_or(EXPECTED)?;
+        let (action, nth) = action_and_number.split_once('@').ok_or(EXPECTED)?;
         let action = match action {
             "kill" => Action::Kill,
             "stop" => Action::Stop,
@@ -48,13 +59,15 @@ impl FromStr for Fault {
 }
 
 impl Fault {
-    /// Lets the fault happen, when its point is passed.
+    /// Arms the fault: it happens when its point is passed. Only the first fault of a process
+    /// counts.
     pub fn arm(self) {
         let _ = FAULT.set((self, AtomicU32::new(0)));
     }
 }
 
-/// The program passes a point; says whether it is to do there what it does twice.
+/// Marks a point that the program passes, and performs the fault if it is due here. Returns whether
+/// the program should do twice what it does at this point.
 pub fn pass(point: &str) -> bool {
     let Some((fault, passed)) = FAULT.get().filter(|(fault, _)| fault.point == point) else {
         return false;
@@ -63,15 +76,54 @@ pub fn pass(point: &str) -> bool {
         return false;
     }
     match fault.action {
-        // Nothing is left to do if a process cannot send itself a signal.
-        Action::Kill => drop(kill_process(getpid(), Signal::KILL)),
+        Action::Kill => send_to_self(Signal::KILL),
         Action::Stop => {
-            tracing::info!("stops at {point}");
-            let _ = kill_process(getpid(), Signal::STOP);
+            tracing::info!(
+                event = "fault_stopped",
+                point,
+                "this process stops at {point}, as --fault asked"
+            );
+            send_to_self(Signal::STOP);
         }
-        #[expect(clippy::disallowed_methods, reason = "being slow is its purpose")]
+        #[expect(clippy::disallowed_methods, reason = "a slow point needs time to pass")]
         Action::Slow => std::thread::sleep(SLOW_TIME),
         Action::Repeat => return true,
     }
     false
+}
+
+/// Sends a signal to this process.
+fn send_to_self(signal: Signal) {
+    // Every process may do this. If the system refused, the test would miss its fault and fail.
+    let _ = kill_process(getpid(), signal);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_parsed_from_its_flag() {
+        let fault: Fault = "send-plan=kill@2".parse().unwrap();
+        assert_eq!(fault, Fault { point: "send-plan".to_owned(), action: Action::Kill, nth: 2 });
+    }
+
+    #[test]
+    fn a_flag_that_is_no_fault_is_refused_with_what_was_expected() {
+        for (text, expected) in [
+            ("send-plan", "expected POINT=ACTION@N"),
+            ("send-plan=kill", "expected POINT=ACTION@N"),
+            ("send-plan=burn@1", "expected kill, stop, slow or repeat"),
+            ("send-plan=kill@one", "expected a number after @"),
+        ] {
+            assert_eq!(text.parse::<Fault>().unwrap_err(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_fault_happens_at_its_point_the_nth_time_only() {
+        "here=repeat@2".parse::<Fault>().unwrap().arm();
+        let passed = ["here", "elsewhere", "here", "here"].map(pass);
+        assert_eq!(passed, [false, false, true, false]);
+    }
 }

@@ -1,13 +1,13 @@
-//! What the three programs have in common as processes. They do not share what they do.
+//! What the three programs have in common as processes. What they do is not shared.
 //!
 //! # Layout
 //!
 //! * [`exit`]: exit statuses, and how an error becomes one.
 //! * [`logging`]: log lines as text or as JSON, with stable fields.
 //! * [`signals`]: Ctrl-C and SIGTERM as events.
-//! * [`lifeline`]: a child process ends when its parent does.
+//! * [`lifeline`]: ends a child process when its parent ends.
 //! * [`panics`]: a panic ends the process, or becomes an error.
-//! * [`fault`]: faults at points of a program, for tests.
+//! * [`fault`]: injects faults at points of a program, for tests.
 
 pub mod exit;
 pub mod fault;
@@ -17,17 +17,23 @@ pub mod panics;
 pub mod signals;
 
 use std::io::{self, Write};
+use std::process::Command;
 
-/// Prints to standard output. A closed pipe, as of `head`, is no failure.
+/// The names of the variables that give settings begin with this.
+const SETTINGS_PREFIX: &str = "DCGAN_";
+
+/// Prints to standard output.
 pub fn print(text: &str) {
+    // A reader such as `head` may close the pipe early. That is no failure of this program.
     let _ = io::stdout().write_all(text.as_bytes());
 }
 
 /// Removes every `DCGAN_*` variable from the environment of a program that is about to start: its
-/// settings are its arguments alone.
-pub fn without_settings(command: &mut std::process::Command) -> &mut std::process::Command {
+/// settings are its arguments alone. A variable that a person set for the parent must not change a
+/// child in secret.
+pub fn without_settings(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("DCGAN_") {
+        if name.to_string_lossy().starts_with(SETTINGS_PREFIX) {
             command.env_remove(name);
         }
     }

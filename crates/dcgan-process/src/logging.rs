@@ -1,25 +1,29 @@
-//! Log lines. Each that a program may want to find has a field `event` with a stable name, and the
-//! values that its sentence speaks of as fields of their own: tests and other programs match those,
-//! with `--log-format json`. As text, a line is its sentence alone, which may be worded anew at any
-//! time. `docs/logs.md` lists the events.
+//! Log lines, as text for people or as JSON for programs.
+//!
+//! Tests and other programs must find lines in a log, and sentences must be free to become better.
+//! So every line that a program may look for has a field `event` with a stable name, and the values
+//! of its sentence are fields of their own. With `--log-format json` a line has all of them; as
+//! text it is the sentence alone. `docs/logs.md` lists the events.
 
 use std::fmt::{self, Write};
 use std::io::{self, IsTerminal};
 
 use clap::ValueEnum;
+use tracing::Subscriber;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
+use tracing_subscriber::util::SubscriberInitExt;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Sentences, for people.
     #[default]
     Text,
-    /// For machines: one object a line.
+    /// One JSON object in each line, for programs.
     Json,
 }
 
@@ -32,13 +36,13 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// Flags of every program.
+/// The flags of every program about its log.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct LogArgs {
-    /// How log lines look, on standard error
+    /// Format of the log lines, which go to standard error.
     #[arg(long, value_name = "FORMAT", default_value_t, value_enum, env = "DCGAN_LOG_FORMAT")]
     pub log_format: LogFormat,
-    /// The least important log lines that are shown
+    /// Least important level of log lines that are shown.
     #[arg(
         long,
         hide = true,
@@ -50,26 +54,50 @@ pub struct LogArgs {
 }
 
 impl LogArgs {
-    /// Sends log lines to `writer`.
+    /// Sends the log lines of this process to `writer`.
+    ///
+    /// # Panics
+    /// If it was called before.
     pub fn start<W>(&self, writer: W)
     where
         W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     {
-        let lines = tracing_subscriber::fmt()
-            .with_max_level(self.log_level)
-            .with_target(false)
-            .with_writer(writer);
         match self.log_format {
-            LogFormat::Text => {
-                lines.with_ansi(io::stderr().is_terminal()).fmt_fields(SentenceOnly).init();
-            }
-            LogFormat::Json => lines.json().init(),
+            LogFormat::Text => text(self.log_level, io::stderr().is_terminal(), writer).init(),
+            LogFormat::Json => json(self.log_level, writer).init(),
         }
     }
 }
 
-/// Formats the fields of a line that has an `event` as its sentence, and those of others, such as
-/// spans, as `name=value`.
+/// Writes lines as text, in colour if `ansi`.
+fn text<W>(level: LevelFilter, ansi: bool, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_writer(writer)
+        .with_ansi(ansi)
+        .fmt_fields(SentenceOnly)
+        .finish()
+}
+
+/// Writes lines as JSON.
+fn json<W>(level: LevelFilter, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_writer(writer)
+        .json()
+        .finish()
+}
+
+/// Formats the fields of a line that has an `event` as its sentence alone. Others, such as those of
+/// a span or of a library's line, are followed by `name=value`.
 struct SentenceOnly;
 
 impl<'writer> FormatFields<'writer> for SentenceOnly {
@@ -81,7 +109,7 @@ impl<'writer> FormatFields<'writer> for SentenceOnly {
         let mut line = Line::default();
         fields.record(&mut line);
         writer.write_str(&line.sentence)?;
-        if line.has_event {
+        if line.has_event || line.fields.is_empty() {
             return Ok(());
         }
         let separator = if line.sentence.is_empty() { "" } else { " " };
@@ -89,10 +117,11 @@ impl<'writer> FormatFields<'writer> for SentenceOnly {
     }
 }
 
-/// A line's fields, as text.
+/// The fields of one line, as text.
 #[derive(Default)]
 struct Line {
     sentence: String,
+    /// Each as `name=value`.
     fields: Vec<String>,
     has_event: bool,
 }
@@ -105,5 +134,80 @@ impl Visit for Line {
             "event" => self.has_event = true,
             name => self.fields.push(format!("{name}={value:?}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// A writer whose bytes can be read.
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Buffer {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    /// What `log` writes as text, without the time.
+    fn logged_as_text(log: impl FnOnce()) -> String {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let lines = text(LevelFilter::INFO, false, move || writer.clone());
+        tracing::subscriber::with_default(lines, log);
+        let text = buffer.text();
+        text.split_once("INFO ").unwrap().1.to_owned()
+    }
+
+    #[test]
+    fn a_line_with_an_event_is_its_sentence_alone() {
+        let line = logged_as_text(|| {
+            tracing::info!(event = "checkpoint_saved", step = 5, "checkpoint of step {} saved", 5);
+        });
+        assert_eq!(line, "checkpoint of step 5 saved\n");
+    }
+
+    #[test]
+    fn a_line_without_an_event_keeps_its_fields() {
+        let line = logged_as_text(|| tracing::info!(peer = 3, "a library's line"));
+        assert_eq!(line, "a library's line peer=3\n");
+        assert_eq!(logged_as_text(|| tracing::info!("no field")), "no field\n");
+    }
+
+    #[test]
+    fn a_span_keeps_its_fields() {
+        let line = logged_as_text(|| {
+            let _span = tracing::info_span!("training", rank = 1, step = 4).entered();
+            tracing::info!(event = "run_over", "the run is over");
+        });
+        assert_eq!(line, "training{rank=1 step=4}: the run is over\n");
+    }
+
+    #[test]
+    fn a_json_line_has_the_event_the_values_and_the_sentence() {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let lines = json(LevelFilter::INFO, move || writer.clone());
+        tracing::subscriber::with_default(lines, || {
+            let nobody: Option<&str> = None;
+            tracing::info!(event = "run_stopped", step = 5, worker = nobody, "stopped");
+        });
+        let line = buffer.text();
+        let fields = r#""fields":{"message":"stopped","event":"run_stopped","step":5}"#;
+        assert!(line.contains(fields), "{line}");
     }
 }

@@ -1,5 +1,6 @@
 //! Signals that ask a program to end.
 
+use std::fmt;
 use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,12 +12,12 @@ use crate::exit::status;
 pub enum Signal {
     /// Ctrl-C.
     Interrupt,
-    /// SIGTERM, as a cluster sends it to a pod that it moves.
+    /// SIGTERM, which a cluster sends to a pod that it moves.
     Terminate,
 }
 
 impl Signal {
-    /// The exit status of a program that the signal ended in order.
+    /// The exit status of a program that ended in order because of the signal.
     pub fn status(self) -> u8 {
         match self {
             Self::Interrupt => status::INTERRUPTED,
@@ -25,10 +26,19 @@ impl Signal {
     }
 }
 
-/// Calls `on_signal` at every signal, from a task of the current runtime.
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+        })
+    }
+}
+
+/// Calls `on_signal` for every signal, from a task of the current runtime.
 ///
 /// # Errors
-/// If the operating system refuses.
+/// If the operating system refuses to deliver the signals.
 pub fn listen(on_signal: impl Fn(Signal) + Send + 'static) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

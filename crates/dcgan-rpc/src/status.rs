@@ -1,4 +1,4 @@
-//! What a person is told of a run.
+//! Converts the status of a run to its message.
 
 use std::time::Duration;
 
@@ -7,31 +7,38 @@ use dcgan_core::protocol::coordinator::{Recovery, Role, Status, WorkerStatus};
 
 use crate::pb;
 
-/// A run at the moment `now` of the coordinator's clock.
+/// Converts the status of a run at the moment `now` of the coordinator's clock. `epoch` is the
+/// epoch of the status' step.
 pub fn status(run: RunId, epoch: u64, now: Duration, status: Status) -> pb::Status {
     let Status { reason, generation, step, last_step, checkpoint, workers, recoveries } = status;
-    let recovery = |Recovery { generation, cause, at, took }| pb::Recovery {
-        generation: generation.0,
-        cause,
-        seconds_ago: now.saturating_sub(at).as_secs(),
-        took_ms: took.map(|took| took.as_secs_f64() * 1e3),
-    };
     pb::Status {
         run: run.0,
         reason: reason.to_string(),
+        reason_code: reason.code().to_owned(),
         generation: generation.0,
         step,
         last_step,
         epoch,
         checkpoint: checkpoint.map(|(step, _)| step),
         digest: checkpoint.map(|(_, digest)| digest.to_string()),
-        workers: workers.into_iter().map(worker).collect(),
-        recoveries: recoveries.into_iter().map(recovery).collect(),
+        workers: workers.into_iter().map(worker_status).collect(),
+        recoveries: recoveries.into_iter().map(|one| recovery(one, now)).collect(),
     }
 }
 
-fn worker(worker: WorkerStatus) -> pb::WorkerStatus {
+fn recovery(recovery: Recovery, now: Duration) -> pb::Recovery {
+    let Recovery { generation, cause, at, took } = recovery;
+    pb::Recovery {
+        generation: generation.0,
+        cause,
+        seconds_ago: now.saturating_sub(at).as_secs(),
+        took_ms: took.map(|took| took.as_secs_f64() * 1e3),
+    }
+}
+
+fn worker_status(worker: WorkerStatus) -> pb::WorkerStatus {
     let WorkerStatus { id, address, role, step, heard_ago, shard_ms } = worker;
+    // Only a member has a rank and shards.
     let (role, rank, shards) = match role {
         Role::Member(rank, shards) => ("member", Some(rank.into()), shards),
         Role::Spare => ("spare", None, Vec::new()),

@@ -1,4 +1,4 @@
-//! What goes wrong, and when: written by a person, or drawn from a seed.
+//! The faults of a chaos run and their schedule, which a person writes or a seed determines.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,22 +7,22 @@ use std::time::Duration;
 use dcgan_core::ids::Step;
 use dcgan_core::random::{Purpose, RandomStream};
 
-/// Something that goes wrong. Workers are named by their number.
+/// A fault. Workers are named by their number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
-    /// kill -9 of a worker; it is started again after this time.
+    /// A worker is killed (SIGKILL), and started again after this time.
     Kill(usize, Duration),
-    /// kill -9 of the coordinator; it is started again after this time.
+    /// The coordinator is killed (SIGKILL), and started again after this time.
     KillCoordinator(Duration),
     /// A worker is stopped (SIGSTOP) for this time.
     Stop(usize, Duration),
     /// A worker runs at a third of its speed for this time.
     Slow(usize, Duration),
-    /// The other workers do not reach a worker for this time.
+    /// The other workers cannot reach a worker for this time.
     Cut(usize, Duration),
-    /// A worker does not reach the coordinator for this time.
+    /// A worker cannot reach the coordinator for this time.
     CutOff(usize, Duration),
-    /// A worker comes that was not there before.
+    /// A new worker joins.
     Join,
 }
 
@@ -43,37 +43,28 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A fault, and the step after which it happens.
+/// A fault, and the step after which it is injected.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Planned {
+pub(crate) struct ScheduledFault {
     pub(crate) after: Step,
     pub(crate) fault: Fault,
 }
 
-impl fmt::Display for Planned {
+impl fmt::Display for ScheduledFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.after, self.fault)
     }
 }
 
-impl FromStr for Planned {
+impl FromStr for ScheduledFault {
     type Err = String;
 
     fn from_str(line: &str) -> Result<Self, String> {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let number =
-            |word: &str| word.parse().map_err(|_| format!("expected a number, found {word:?}"));
-        let time = |word: &str| {
-            let seconds = word
-                .parse::<f64>()
-                .ok()
-                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            seconds.ok_or_else(|| format!("expected seconds, found {word:?}"))
-        };
-        let [after, what, rest @ ..] = &words[..] else {
+        let [after, name, arguments @ ..] = &words[..] else {
             return Err("expected STEP FAULT ...".to_owned());
         };
-        let fault = match (*what, rest) {
+        let fault = match (*name, arguments) {
             ("kill", [worker, seconds]) => Fault::Kill(number(worker)?, time(seconds)?),
             ("kill-coordinator", [seconds]) => Fault::KillCoordinator(time(seconds)?),
             ("stop", [worker, seconds]) => Fault::Stop(number(worker)?, time(seconds)?),
@@ -83,8 +74,8 @@ impl FromStr for Planned {
             ("join", []) => Fault::Join,
             _ => {
                 return Err(format!(
-                    "expected kill, stop, slow, cut or cut-off WORKER SECONDS, kill-coordinator SECONDS, or join; found \
-                     {:?}",
+                    "expected kill, stop, slow, cut or cut-off WORKER SECONDS, kill-coordinator \
+                     SECONDS, or join; found {:?}",
                     words[1..].join(" ")
                 ));
             }
@@ -93,69 +84,114 @@ impl FromStr for Planned {
     }
 }
 
-/// How many faults of each kind.
+/// Parses a number.
+fn number(word: &str) -> Result<usize, String> {
+    word.parse().map_err(|_| format!("expected a number, found {word:?}"))
+}
+
+/// Parses a time in seconds.
+fn time(word: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = word.parse().ok();
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| format!("expected seconds, found {word:?}"))
+}
+
+/// How many faults of each kind are drawn.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Counts {
-    /// Workers killed with kill -9, and started again
+    /// Number of times that a worker is killed (SIGKILL) and started again.
     #[arg(long, value_name = "N", default_value_t = 6)]
     kills: usize,
-    /// Coordinators killed with kill -9, and started again
+    /// Number of times that the coordinator is killed (SIGKILL) and started again.
     #[arg(long, value_name = "N", default_value_t = 2)]
     coordinator_kills: usize,
-    /// Workers stopped for up to 4 s
+    /// Number of times that a worker is stopped (SIGSTOP) for up to 4 s.
     #[arg(long, value_name = "N", default_value_t = 1)]
     stops: usize,
-    /// Workers cut off from the other workers, or from the coordinator
+    /// Number of times that a worker is cut off from the other workers or from the coordinator.
     #[arg(long, value_name = "N", default_value_t = 2)]
     cuts: usize,
-    /// Workers slowed down for 2 s
+    /// Number of times that a worker is slowed down for 2 s.
     #[arg(long, value_name = "N", default_value_t = 1)]
     slows: usize,
-    /// Workers that come later
+    /// Number of workers that join later.
     #[arg(long, value_name = "N", default_value_t = 1)]
     joins: usize,
 }
 
-/// How long a worker of a drawn schedule is slow.
+/// A worker of a drawn schedule is slow for this time.
 const SLOW_TIME: Duration = Duration::from_secs(2);
 
-/// A schedule drawn from a seed: faults of all kinds in any order, spread over the run.
-pub(crate) fn draw(seed: u64, counts: Counts, workers: usize, steps: Step) -> Vec<Planned> {
-    let stream = RandomStream::new(seed, Purpose::Chaos, 0, 0);
-    let mut index = 0;
-    let mut next = |below: usize| {
-        index += 1;
-        stream.bits(index) as usize % below
-    };
+impl Counts {
+    /// The number of all faults together.
+    pub(crate) fn sum(self) -> usize {
+        let Self { kills, coordinator_kills, stops, cuts, slows, joins } = self;
+        kills + coordinator_kills + stops + cuts + slows + joins
+    }
+}
+
+/// Numbers drawn from a seed, one after the other.
+struct Draws {
+    stream: RandomStream,
+    index: u64,
+}
+
+impl Draws {
+    /// Draws a number below `bound`.
+    fn below(&mut self, bound: usize) -> usize {
+        self.index += 1;
+        self.stream.bits(self.index) as usize % bound
+    }
+
+    /// Draws a time below this many milliseconds.
+    fn below_ms(&mut self, bound: usize) -> Duration {
+        Duration::from_millis(self.below(bound) as u64)
+    }
+}
+
+/// Draws a schedule from a seed: faults of all kinds in any order, spread over the run.
+pub(crate) fn draw(seed: u64, counts: Counts, workers: usize, steps: Step) -> Vec<ScheduledFault> {
+    let mut draws = Draws { stream: RandomStream::new(seed, Purpose::Chaos, 0, 0), index: 0 };
+    let mut faults = draw_faults(&mut draws, counts, workers);
+    shuffle(&mut draws, &mut faults);
+    // Spread them evenly over the run, each up to half a space early.
+    let space = steps / (faults.len() as Step + 1);
+    let mut schedule = Vec::new();
+    for (fault, place) in faults.into_iter().zip(1..) {
+        let early = draws.below(100) as Step * space / 200;
+        schedule.push(ScheduledFault { after: place * space - early, fault });
+    }
+    schedule
+}
+
+fn draw_faults(draws: &mut Draws, counts: Counts, workers: usize) -> Vec<Fault> {
     let Counts { kills, coordinator_kills, stops, cuts, slows, joins } = counts;
     let kinds = [kills, coordinator_kills, stops, cuts, slows, joins];
     let mut faults = Vec::new();
-    for kind in kinds.iter().enumerate().flat_map(|(kind, &count)| std::iter::repeat_n(kind, count))
-    {
-        let (worker, way) = (next(workers), next(2));
-        let mut up_to = |millis| Duration::from_millis(next(millis) as u64);
-        faults.push(match (kind, way) {
-            (0, _) => Fault::Kill(worker, up_to(300)),
-            (1, _) => Fault::KillCoordinator(up_to(300)),
-            (2, _) => Fault::Stop(worker, up_to(4000)),
-            (3, 0) => Fault::Cut(worker, up_to(500)),
-            (3, _) => Fault::CutOff(worker, up_to(1500)),
-            (4, _) => Fault::Slow(worker, SLOW_TIME),
-            _ => Fault::Join,
-        });
+    for (kind, &count) in kinds.iter().enumerate() {
+        for _ in 0..count {
+            // These two are drawn for every kind, so that the draws of a seed stay the same.
+            let (worker, way) = (draws.below(workers), draws.below(2));
+            faults.push(match (kind, way) {
+                (0, _) => Fault::Kill(worker, draws.below_ms(300)),
+                (1, _) => Fault::KillCoordinator(draws.below_ms(300)),
+                (2, _) => Fault::Stop(worker, draws.below_ms(4000)),
+                (3, 0) => Fault::Cut(worker, draws.below_ms(500)),
+                (3, _) => Fault::CutOff(worker, draws.below_ms(1500)),
+                (4, _) => Fault::Slow(worker, SLOW_TIME),
+                _ => Fault::Join,
+            });
+        }
     }
-    // Any order, evenly spread, each a bit early or late.
-    let count = faults.len();
-    for i in (1..count).rev() {
-        faults.swap(i, next(i + 1));
-    }
-    let room = steps / (count as Step + 1);
-    let after = |i: usize, early: usize| (i as Step + 1) * room - (early as Step * room / 200);
     faults
-        .into_iter()
-        .enumerate()
-        .map(|(i, fault)| Planned { after: after(i, next(100)), fault })
-        .collect()
+}
+
+/// Brings the faults into a drawn order (Fisher and Yates).
+fn shuffle(draws: &mut Draws, faults: &mut [Fault]) {
+    for last in (1..faults.len()).rev() {
+        faults.swap(last, draws.below(last + 1));
+    }
 }
 
 #[cfg(test)]
@@ -166,12 +202,12 @@ mod tests {
         Counts { kills: 20, coordinator_kills: 3, stops: 2, cuts: 4, slows: 1, joins: 1 };
 
     #[test]
-    fn a_drawn_schedule_is_written_as_a_person_would_and_read_again() {
+    fn a_drawn_schedule_is_repeatable_and_parses_back_from_its_text() {
         let schedule = draw(7, COUNTS, 4, 2000);
         assert_eq!(schedule.len(), 31);
         assert!(schedule.is_sorted_by_key(|planned| planned.after) && schedule[30].after < 2000);
         for planned in &schedule {
-            let read: Planned = planned.to_string().parse().unwrap();
+            let read: ScheduledFault = planned.to_string().parse().unwrap();
             assert_eq!(read.to_string(), planned.to_string());
         }
         assert_eq!(draw(7, COUNTS, 4, 2000), schedule);
@@ -179,14 +215,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_fault_is_said() {
+    fn a_line_that_is_no_fault_is_refused_with_what_was_expected() {
         for (line, what) in [
             ("", "expected STEP FAULT"),
             ("5 kill 0", "expected kill, stop"),
             ("5 kill one 1", "expected a number, found \"one\""),
             ("5 stop 1 -1", "expected seconds, found \"-1\""),
         ] {
-            let error = line.parse::<Planned>().unwrap_err();
+            let error = line.parse::<ScheduledFault>().unwrap_err();
             assert!(error.starts_with(what), "{error}");
         }
     }

@@ -1,107 +1,94 @@
-//! The processes of a chaos run, and what is done to them.
+//! The processes of a chaos run, and the faults that are injected into them.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::process::CommandExt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use rustix::process::{Pid, Signal, kill_process};
+use dcgan_process::logging::LogFormat;
+use rustix::process::Signal;
 use tokio::runtime::Handle;
 
+use super::program::Program;
 use super::proxy::Proxy;
-use crate::local_processes::{beside_this_program, open_log};
+use crate::local_processes::beside_this_program;
 
-/// Where the processes listen.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// The ports that the processes listen on.
+const PORTS: Range<u16> = 20_000..32_000;
 /// A worker that has ended by itself is started again after this time.
-const REVIVE_PAUSE: Duration = Duration::from_millis(250);
-/// One part in three of this time a slowed worker runs.
+const RESTART_PAUSE: Duration = Duration::from_millis(250);
+/// A slow worker runs for one such period, and is stopped for two.
 const SLOW_PERIOD: Duration = Duration::from_millis(60);
 
-/// A coordinator, its workers, and the relays between them.
-pub(crate) struct Processes {
-    coordinator: Program,
+/// A coordinator, its workers, and the proxies between them.
+pub(super) struct Processes {
+    // Fields are dropped in their order: the workers are killed before the coordinator, so that
+    // none of them starts to look for it.
     workers: Vec<Worker>,
-    /// Where the coordinator listens.
-    pub(crate) address: SocketAddr,
-    runtime: Handle,
+    coordinator: Program,
+    /// The address that the coordinator listens on.
+    pub(super) address: SocketAddr,
+    network: Handle,
     logs: PathBuf,
+    log_format: LogFormat,
+    /// The zero of the periods of slow workers.
+    began: Instant,
 }
 
-/// A program that is started again and again.
-struct Program {
-    path: PathBuf,
-    arguments: Vec<String>,
-    log: PathBuf,
-    running: Option<Child>,
-    /// When it is to be started.
-    starts_at: Option<Instant>,
-}
-
+/// A worker, and the faults that it suffers at the moment.
 struct Worker {
     program: Program,
-    /// To the coordinator.
+    /// Carries its connections to the coordinator.
     control: Proxy,
-    /// From the other workers.
+    /// Carries the other workers' connections to it.
     data: Proxy,
     stopped_until: Option<Instant>,
     slow_until: Option<Instant>,
     control_cut_until: Option<Instant>,
     data_cut_until: Option<Instant>,
+    /// Whether the last signal stopped it.
     is_halted: bool,
 }
 
-impl Program {
-    fn start(&mut self) -> anyhow::Result<()> {
-        let log = open_log(&self.log).with_context(|| self.log.display().to_string())?;
-        let mut command = Command::new(&self.path);
-        for (name, _) in
-            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DCGAN_"))
-        {
-            command.env_remove(name);
+impl Worker {
+    /// Ends the faults that have lasted long enough, and stops or continues the process.
+    fn supervise(&mut self, began: Instant) -> anyhow::Result<()> {
+        self.program.supervise()?;
+        let now = Instant::now();
+        self.stopped_until.take_if(|until| now >= *until);
+        self.slow_until.take_if(|until| now >= *until);
+        self.halt(self.stopped_until.is_some() || self.is_slow_pause(now - began));
+        if self.control_cut_until.take_if(|until| now >= *until).is_some() {
+            self.control.cut(false);
         }
-        command
-            .args(&self.arguments)
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0);
-        self.running = Some(command.spawn().with_context(|| self.path.display().to_string())?);
-        self.starts_at = None;
+        if self.data_cut_until.take_if(|until| now >= *until).is_some() {
+            self.data.cut(false);
+        }
         Ok(())
     }
 
-    fn kill(&mut self, again: Duration) {
-        if let Some(mut child) = self.running.take() {
-            // It may have ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        self.starts_at = Some(Instant::now() + again);
+    /// Whether the worker is slow, and in one of the periods in which it is stopped.
+    fn is_slow_pause(&self, elapsed: Duration) -> bool {
+        let period = elapsed.as_millis() / SLOW_PERIOD.as_millis();
+        self.slow_until.is_some() && !period.is_multiple_of(3)
     }
 
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.running.as_ref().and_then(|child| Pid::from_raw(child.id() as i32))
-        {
-            let _ = kill_process(pid, signal);
+    /// Stops the process, or lets it continue.
+    fn halt(&mut self, halt: bool) {
+        if halt != self.is_halted {
+            self.is_halted = halt;
+            self.program.signal(if halt { Signal::STOP } else { Signal::CONT });
         }
     }
 
-    /// Whether it has ended by itself.
-    fn has_ended(&mut self) -> bool {
-        self.running.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(Some(_))))
-    }
-
-    /// Starts it if it is time to.
-    fn supervise(&mut self) -> anyhow::Result<bool> {
-        let due = self.starts_at.is_some_and(|at| Instant::now() >= at);
-        if due {
-            self.start()?;
-        }
-        Ok(due)
+    /// Kills the process. The new one is neither stopped nor slow.
+    fn kill(&mut self, restart_after: Duration) {
+        self.program.kill(restart_after);
+        self.stopped_until = None;
+        self.slow_until = None;
+        self.is_halted = false;
     }
 }
 
@@ -109,29 +96,28 @@ impl Processes {
     /// Starts a coordinator with these arguments, and workers.
     ///
     /// # Errors
-    /// If one cannot be started.
-    pub(crate) fn start(
-        runtime: &Handle,
+    /// If a process cannot be started.
+    pub(super) fn start(
+        network: &Handle,
         logs: &Path,
         arguments: &[String],
         workers: usize,
+        log_format: LogFormat,
     ) -> anyhow::Result<Self> {
         let address = free_address()?;
-        let own = ["--listen".to_owned(), address.to_string(), "--exit-with-stdin".to_owned()];
-        let mut coordinator = Program {
-            path: std::env::current_exe()?,
-            arguments: [arguments, &own].concat(),
-            log: logs.join("coordinator.log"),
-            running: None,
-            starts_at: None,
-        };
-        coordinator.start()?;
+        let mut arguments = arguments.to_vec();
+        arguments
+            .extend(["--listen", &address.to_string(), "--exit-with-stdin"].map(str::to_owned));
+        let program = std::env::current_exe()?;
+        let coordinator = Program::start(program, arguments, logs.join("coordinator.log"))?;
         let mut processes = Self {
-            coordinator,
             workers: Vec::new(),
+            coordinator,
             address,
-            runtime: runtime.clone(),
+            network: network.clone(),
             logs: logs.to_owned(),
+            log_format,
+            began: Instant::now(),
         };
         for _ in 0..workers {
             processes.join()?;
@@ -140,33 +126,33 @@ impl Processes {
     }
 
     /// Starts one more worker.
-    pub(crate) fn join(&mut self) -> anyhow::Result<usize> {
-        let number = self.workers.len();
-        let control = Proxy::start(&self.runtime, self.address)?;
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub(super) fn join(&mut self) -> anyhow::Result<()> {
+        // Every connection to and from the worker goes through one of its two proxies.
+        let control = Proxy::start(&self.network, self.address)?;
         let listen = free_address()?;
-        let data = Proxy::start(&self.runtime, listen)?;
-        let name = format!("worker-{number}");
-        let coordinator = format!("http://{}", control.address);
-        let advertise = data.address.to_string();
-        let listen = listen.to_string();
+        let data = Proxy::start(&self.network, listen)?;
+        let name = format!("worker-{}", self.workers.len());
         let arguments = [
             "--coordinator",
-            &coordinator,
+            &format!("http://{}", control.address),
             "--name",
             &name,
             "--listen",
-            &listen,
+            &listen.to_string(),
             "--advertise",
-            &advertise,
-        ];
-        let arguments =
-            arguments.into_iter().chain(["--exit-with-stdin"]).map(str::to_owned).collect();
-        let log = self.logs.join(format!("{name}.log"));
+            &data.address.to_string(),
+            "--log-format",
+            &self.log_format.to_string(),
+            "--exit-with-stdin",
+        ]
+        .map(str::to_owned);
         let path = beside_this_program("dcgan-worker")?;
-        let mut program = Program { path, arguments, log, running: None, starts_at: None };
-        program.start()?;
+        let log = self.logs.join(format!("{name}.log"));
         self.workers.push(Worker {
-            program,
+            program: Program::start(path, arguments.to_vec(), log)?,
             control,
             data,
             stopped_until: None,
@@ -175,118 +161,104 @@ impl Processes {
             data_cut_until: None,
             is_halted: false,
         });
-        Ok(number)
+        Ok(())
     }
 
-    /// Kills a worker; it is started again after a time. The next one's turn if it does not run; none does: false.
-    pub(crate) fn kill(&mut self, worker: usize, again: Duration) -> Option<usize> {
+    /// Kills a worker, or the next one if it is not running. It is started again after a time.
+    /// Returns false if no worker is running.
+    pub(super) fn kill(&mut self, worker: usize, restart_after: Duration) -> bool {
         let count = self.workers.len();
-        let mut candidates = (worker..worker + count).map(|number| number % count);
-        let number = candidates.find(|&number| self.workers[number].program.running.is_some())?;
-        let worker = &mut self.workers[number];
-        worker.program.kill(again);
-        (worker.stopped_until, worker.slow_until, worker.is_halted) = (None, None, false);
-        Some(number)
-    }
-
-    /// Kills the coordinator, unless it is down.
-    pub(crate) fn kill_coordinator(&mut self, again: Duration) -> bool {
-        let runs = self.coordinator.running.is_some();
-        if runs {
-            self.coordinator.kill(again);
+        for number in worker..worker + count {
+            let candidate = &mut self.workers[number % count];
+            if candidate.program.is_running() {
+                candidate.kill(restart_after);
+                return true;
+            }
         }
-        runs
+        false
     }
 
-    pub(crate) fn stop(&mut self, worker: usize, time: Duration) {
+    /// Kills the coordinator. It is started again after a time. Returns false if it is not running.
+    pub(super) fn kill_coordinator(&mut self, restart_after: Duration) -> bool {
+        let is_running = self.coordinator.is_running();
+        if is_running {
+            self.coordinator.kill(restart_after);
+        }
+        is_running
+    }
+
+    /// Stops a worker for a time.
+    pub(super) fn stop(&mut self, worker: usize, time: Duration) {
         self.workers[worker].stopped_until = Some(Instant::now() + time);
     }
 
-    pub(crate) fn slow(&mut self, worker: usize, time: Duration) {
+    /// Lets a worker run at a third of its speed for a time.
+    pub(super) fn slow(&mut self, worker: usize, time: Duration) {
         self.workers[worker].slow_until = Some(Instant::now() + time);
     }
 
-    pub(crate) fn cut(&mut self, worker: usize, time: Duration) {
+    /// Cuts the other workers' connections to a worker for a time.
+    pub(super) fn cut(&mut self, worker: usize, time: Duration) {
         self.workers[worker].data.cut(true);
         self.workers[worker].data_cut_until = Some(Instant::now() + time);
     }
 
-    pub(crate) fn cut_off(&mut self, worker: usize, time: Duration) {
+    /// Cuts a worker's connections to the coordinator for a time.
+    pub(super) fn cut_off(&mut self, worker: usize, time: Duration) {
         self.workers[worker].control.cut(true);
         self.workers[worker].control_cut_until = Some(Instant::now() + time);
     }
 
-    /// Does what is due; says whether the coordinator was started again.
+    /// Ends faults and starts processes again where it is time to. Returns whether the coordinator
+    /// was started again.
     ///
     /// # Errors
     /// If a process cannot be started.
-    pub(crate) fn supervise(&mut self, began: Instant) -> anyhow::Result<bool> {
-        let now = Instant::now();
+    pub(super) fn supervise(&mut self) -> anyhow::Result<bool> {
         for worker in &mut self.workers {
-            worker.program.supervise()?;
-            worker.stopped_until.take_if(|until| now >= *until);
-            worker.slow_until.take_if(|until| now >= *until);
-            let turn = (now - began).as_millis() / SLOW_PERIOD.as_millis();
-            let halted = worker.stopped_until.is_some()
-                || (worker.slow_until.is_some() && !turn.is_multiple_of(3));
-            if halted != worker.is_halted {
-                worker.is_halted = halted;
-                worker.program.signal(if halted { Signal::STOP } else { Signal::CONT });
-            }
-            if worker.control_cut_until.take_if(|until| now >= *until).is_some() {
-                worker.control.cut(false);
-            }
-            if worker.data_cut_until.take_if(|until| now >= *until).is_some() {
-                worker.data.cut(false);
-            }
+            worker.supervise(self.began)?;
         }
         self.coordinator.supervise()
     }
 
-    /// Starts workers again that have ended although nobody asked them to; names them.
-    pub(crate) fn restart_ended(&mut self) -> Vec<usize> {
+    /// Starts workers again that have ended by themselves. Returns their numbers.
+    pub(super) fn restart_ended(&mut self) -> Vec<usize> {
         let mut ended = Vec::new();
         for (number, worker) in self.workers.iter_mut().enumerate() {
-            if worker.program.has_ended() {
-                worker.program.kill(REVIVE_PAUSE);
+            if worker.program.ended().is_some() {
+                worker.program.kill(RESTART_PAUSE);
                 ended.push(number);
             }
         }
         ended
     }
 
-    /// How the coordinator ended by itself, if it has.
-    pub(crate) fn coordinator_ended(&mut self) -> Option<std::process::ExitStatus> {
-        self.coordinator.running.as_mut()?.try_wait().ok()?
+    /// How the coordinator ended, if it ended by itself.
+    pub(super) fn coordinator_ended(&mut self) -> Option<ExitStatus> {
+        self.coordinator.ended()
     }
 
-    /// Whether every worker has ended, once none is held up any more.
-    pub(crate) fn all_ended(&mut self) -> bool {
+    /// Whether every worker has ended by itself.
+    pub(super) fn all_workers_ended(&mut self) -> bool {
         self.workers
             .iter_mut()
-            .all(|worker| worker.program.starts_at.is_none() && worker.program.has_ended())
+            .all(|worker| !worker.program.is_restarting() && worker.program.ended().is_some())
     }
 }
 
-impl Drop for Processes {
-    fn drop(&mut self) {
-        let programs = self
-            .workers
-            .iter_mut()
-            .map(|worker| &mut worker.program)
-            .chain([&mut self.coordinator]);
-        programs.for_each(|program| program.kill(Duration::ZERO));
-    }
-}
-
-/// An address of this machine that nobody listens on, and that nobody takes by chance while a process that had it is away:
-/// systems give outgoing connections higher ports than these.
+/// A free address of this machine.
+///
+/// A process that is killed must find its port free when it is started again. Ports that the system
+/// chooses may go to an outgoing connection meanwhile; the ports of [`PORTS`] are below that range.
 fn free_address() -> anyhow::Result<SocketAddr> {
-    let first = RandomState::new().hash_one(()) as u16;
-    let ports =
-        (0..PORTS.len() as u16).map(|i| PORTS.start + first.wrapping_add(i) % PORTS.len() as u16);
-    let mut listeners =
-        ports.filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
-    let free = listeners.next().context("all ports from 20000 to 32000 are in use")?;
-    Ok(free.local_addr()?)
+    // Begin anywhere: two chaos runs on one machine should not try the same ports.
+    let offset = RandomState::new().hash_one(()) as u16;
+    let count = PORTS.len() as u16;
+    for i in 0..count {
+        let port = PORTS.start + offset.wrapping_add(i) % count;
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(listener.local_addr()?);
+        }
+    }
+    anyhow::bail!("all ports from {} to {} are in use", PORTS.start, PORTS.end)
 }

@@ -1,6 +1,6 @@
-//! What the coordinator says of a run, sampled, and what follows for recovery times.
+//! The status of a run, sampled many times a second, and the recovery times that follow from it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dcgan_core::ids::Step;
@@ -8,100 +8,137 @@ use dcgan_rpc::net::{self, Address};
 use dcgan_rpc::pb;
 use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
 use tokio::runtime::Handle;
+use tonic::transport::Channel;
 
-/// Between two samples: recovery times are as exact as that.
+/// Pause between two samples. Recovery times are accurate to this.
 const SAMPLE_PAUSE: Duration = Duration::from_millis(4);
-/// An answer that takes longer will not come.
+/// An answer that takes longer than this is given up.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// The `reason_code` of a run that trains.
+const TRAINING: &str = "training";
 
 /// A run at one moment.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sample {
-    pub(crate) at: Instant,
-    pub(crate) generation: u64,
-    pub(crate) step: Step,
-    pub(crate) trains: bool,
+pub(super) struct Sample {
+    pub(super) at: Instant,
+    pub(super) generation: u64,
+    pub(super) step: Step,
+    pub(super) is_training: bool,
 }
 
-/// Samples, in their order.
+/// The samples of a run, in their order. Clones share them.
 #[derive(Clone, Default)]
-pub(crate) struct Samples(Arc<Mutex<Vec<Sample>>>);
+pub(super) struct Samples(Arc<Mutex<Vec<Sample>>>);
 
 impl Samples {
-    /// Begins to sample.
-    pub(crate) fn take(runtime: &Handle, coordinator: Address) -> Self {
+    /// Begins to sample the status of a run, until the runtime ends.
+    pub(super) fn take(runtime: &Handle, coordinator: Address) -> Self {
         let samples = Self::default();
-        let taken = samples.clone();
-        runtime.spawn(async move {
-            loop {
-                if let Ok(channel) = net::connect(&coordinator).await {
-                    let mut client = CoordinatorClient::new(channel);
-                    let ask = |client: &mut CoordinatorClient<_>| {
-                        let mut client = client.clone();
-                        async move {
-                            tokio::time::timeout(
-                                ANSWER_MAX,
-                                client.get_status(pb::GetStatusRequest {}),
-                            )
-                            .await
-                        }
-                    };
-                    while let Ok(Ok(status)) = ask(&mut client).await {
-                        taken.push(&status.into_inner());
-                        tokio::time::sleep(SAMPLE_PAUSE).await;
-                    }
-                }
-                tokio::time::sleep(SAMPLE_PAUSE).await;
-            }
-        });
+        runtime.spawn(samples.clone().sample_forever(coordinator));
         samples
     }
 
+    async fn sample_forever(self, coordinator: Address) {
+        loop {
+            // The coordinator may be down, killed by a fault: connect again and again.
+            if let Ok(channel) = net::connect(&coordinator).await {
+                self.sample_connection(CoordinatorClient::new(channel)).await;
+            }
+            tokio::time::sleep(SAMPLE_PAUSE).await;
+        }
+    }
+
+    /// Takes samples until the connection breaks.
+    async fn sample_connection(&self, mut client: CoordinatorClient<Channel>) {
+        loop {
+            let request = client.get_status(pb::GetStatusRequest {});
+            let Ok(Ok(status)) = tokio::time::timeout(ANSWER_MAX, request).await else {
+                return;
+            };
+            self.push(&status.into_inner());
+            tokio::time::sleep(SAMPLE_PAUSE).await;
+        }
+    }
+
     fn push(&self, status: &pb::Status) {
-        let pb::Status { generation, step, reason, .. } = status;
-        let sample = Sample {
+        self.lock().push(Sample {
             at: Instant::now(),
-            generation: *generation,
-            step: *step,
-            trains: reason.starts_with("training"),
-        };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
+            generation: status.generation,
+            step: status.step,
+            is_training: status.reason_code == TRAINING,
+        });
     }
 
-    pub(crate) fn all(&self) -> Vec<Sample> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// All samples so far.
+    pub(super) fn all(&self) -> Vec<Sample> {
+        self.lock().clone()
     }
 
-    pub(crate) fn last(&self) -> Option<Sample> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).last().copied()
+    /// The newest sample.
+    pub(super) fn last(&self) -> Option<Sample> {
+        self.lock().last().copied()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Sample>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// From a worker's death at `killed` to the next step that was finished without it. None if something else came in
-/// between, such as the end of the run.
-pub(crate) fn recovery(
+/// The time from a worker's death at `killed` to the next step that is finished without it. None if
+/// there is no such step before `until`, for example because the run ended.
+pub(super) fn recovery(
     samples: &[Sample],
     killed: Instant,
     until: Option<Instant>,
 ) -> Option<Duration> {
     let before = samples.iter().rfind(|sample| sample.at <= killed)?;
-    let mut later =
-        samples.iter().filter(|s| s.at > killed && until.is_none_or(|until| s.at < until));
-    let begun = later.find(|sample| sample.generation > before.generation)?;
-    let finished = later.find(|sample| sample.step > begun.step)?;
+    let mut later = samples
+        .iter()
+        .filter(|sample| sample.at > killed && until.is_none_or(|until| sample.at < until));
+    // The first generation without the worker, and then the first step that it finishes.
+    let planned = later.find(|sample| sample.generation > before.generation)?;
+    let finished = later.find(|sample| sample.step > planned.step)?;
     Some(finished.at - killed)
 }
 
-/// From a coordinator's start to the moment at which it knows that its workers train.
-pub(crate) fn adoption(samples: &[Sample], started: Instant) -> Option<Duration> {
-    samples
-        .iter()
-        .find(|sample| sample.at > started && sample.trains)
-        .map(|sample| sample.at - started)
+/// The time from a coordinator's start to the moment when it knows that its workers train.
+pub(super) fn adoption(samples: &[Sample], started: Instant) -> Option<Duration> {
+    let sample = samples.iter().find(|sample| sample.at > started && sample.is_training)?;
+    Some(sample.at - started)
 }
 
-/// The median and the longest of some times.
-pub(crate) fn summary(mut times: Vec<Duration>) -> Option<(Duration, Duration)> {
-    times.sort_unstable();
-    Some((times[times.len().checked_sub(1)? / 2], *times.last()?))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Samples that are a second apart, each with its generation, its step and whether it trains.
+    fn samples(start: Instant, values: &[(u64, Step, bool)]) -> Vec<Sample> {
+        let mut samples = Vec::new();
+        for (&(generation, step, is_training), second) in values.iter().zip(0..) {
+            let at = start + Duration::from_secs(second);
+            samples.push(Sample { at, generation, step, is_training });
+        }
+        samples
+    }
+
+    #[test]
+    fn a_recovery_ends_with_the_first_step_of_the_next_generation() {
+        let start = Instant::now();
+        let samples = samples(
+            start,
+            &[(1, 5, true), (1, 6, true), (2, 6, false), (2, 6, true), (2, 7, true)],
+        );
+        let killed = start + Duration::from_millis(500);
+        assert_eq!(recovery(&samples, killed, None), Some(Duration::from_millis(3500)));
+        let until = start + Duration::from_secs(3);
+        assert_eq!(recovery(&samples, killed, Some(until)), None);
+    }
+
+    #[test]
+    fn an_adoption_ends_when_the_run_trains() {
+        let start = Instant::now();
+        let samples = samples(start, &[(1, 5, true), (1, 5, false), (1, 6, true)]);
+        assert_eq!(adoption(&samples, start), Some(Duration::from_secs(2)));
+        assert_eq!(adoption(&samples, start + Duration::from_secs(2)), None);
+    }
 }

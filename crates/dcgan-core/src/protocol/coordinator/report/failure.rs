@@ -41,6 +41,18 @@ pub enum Failure {
     },
 }
 
+impl Failure {
+    /// A stable name for logs and programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Differ { .. } => "states_differ",
+            Self::Unrepeatable { .. } => "not_repeatable",
+            Self::Diverged { .. } => "diverged",
+            Self::NotFinite { .. } => "not_finite",
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

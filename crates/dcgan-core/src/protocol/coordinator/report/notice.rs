@@ -77,6 +77,43 @@ pub enum Notice {
     Late(Duration),
 }
 
+impl Notice {
+    /// A stable name for logs and programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Joined(_) => "worker_connected",
+            Self::Ready(_) => "worker_ready",
+            Self::Lost { .. } => "worker_lost",
+            Self::Complaint { .. } => "complaint",
+            Self::StateDiffered { .. } => "state_differed",
+            Self::Outside { .. } => "worker_quarantined",
+            Self::Inside(_) => "worker_readmitted",
+            Self::Slow { .. } => "shards_moved",
+            Self::Planned { .. } => "plan",
+            Self::Adopted(_) => "plan_adopted",
+            Self::GivenUp(_) => "snapshot_given_up",
+            Self::FellBack { .. } => "checkpoint_fell_back",
+            Self::Repeated(_) => "step_recomputed",
+            Self::Late(_) => "clock_late",
+        }
+    }
+
+    /// The name of the worker that the notice is about.
+    pub fn worker(&self) -> Option<&str> {
+        match self {
+            Self::Joined(name)
+            | Self::Ready(name)
+            | Self::Inside(name)
+            | Self::Lost { name, .. }
+            | Self::StateDiffered { name, .. }
+            | Self::Outside { name, .. }
+            | Self::Slow { name, .. }
+            | Self::Complaint { by: name, .. } => Some(name),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -151,6 +188,21 @@ pub enum Departure {
     Drained,
     /// Its vectors were not finite, and others' of the same shards were.
     FailedShards,
+}
+
+impl Departure {
+    /// A stable name for logs and programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Silent => "silent",
+            Self::Stuck => "late",
+            Self::Left => "left",
+            Self::Replaced => "replaced",
+            Self::Drained => "drained",
+            Self::FailedShards => "bad_results",
+        }
+    }
 }
 
 impl fmt::Display for Departure {

@@ -67,6 +67,22 @@ pub struct LastSeen {
     pub ago: Duration,
 }
 
+impl Reason {
+    /// A stable name for logs and programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Gathering { .. } => "gathering",
+            Self::Adopting { .. } => "adopting",
+            Self::Fencing { .. } => "fencing",
+            Self::BelowMinimum { .. } => "below_minimum",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Training { .. } => "training",
+            Self::Stopping => "stopping",
+            Self::Finishing => "finishing",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,0 +1,156 @@
+//! Injects the scheduled faults into a running training, and waits for its end.
+
+use std::iter::Peekable;
+use std::slice;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use dcgan_core::ids::Step;
+use tokio::runtime::Handle;
+
+use super::fault::{Fault, ScheduledFault};
+use super::print;
+use super::processes::Processes;
+use super::samples::Samples;
+
+/// Pause between two looks at the processes and the step.
+const POLL_PAUSE: Duration = Duration::from_millis(4);
+/// A coordinator that ended before all workers knew is started again after this time.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// A training that finishes no step for this long is stuck, and so is an ending that takes longer.
+const STUCK_MAX: Duration = Duration::from_secs(120);
+
+/// The faults that were injected, for the report.
+#[derive(Default)]
+pub(super) struct InjectedFaults {
+    /// When a worker was killed.
+    pub(super) kills: Vec<Instant>,
+    /// When the coordinator was killed.
+    pub(super) coordinator_kills: Vec<Instant>,
+    /// When the coordinator was started again.
+    pub(super) coordinator_starts: Vec<Instant>,
+}
+
+/// A training into which faults are injected.
+pub(super) struct Injection<'a> {
+    network: &'a Handle,
+    processes: Processes,
+    samples: Samples,
+    injected: InjectedFaults,
+    progress: Progress,
+}
+
+/// The last step that was seen, and when it was seen first.
+struct Progress {
+    step: Step,
+    since: Instant,
+}
+
+impl<'a> Injection<'a> {
+    pub(super) fn new(network: &'a Handle, processes: Processes, samples: Samples) -> Self {
+        let progress = Progress { step: 0, since: Instant::now() };
+        Self { network, processes, samples, injected: InjectedFaults::default(), progress }
+    }
+
+    /// Injects each fault after its step, and waits until all processes have ended.
+    ///
+    /// # Errors
+    /// If the training is stuck, fails, or ends before all faults are injected.
+    pub(super) fn run(mut self, schedule: &[ScheduledFault]) -> anyhow::Result<InjectedFaults> {
+        let mut remaining = schedule.iter().peekable();
+        while !self.is_over(&mut remaining)? {
+            self.pause();
+        }
+        self.wait_for_workers()?;
+        Ok(self.injected)
+    }
+
+    /// Looks at the processes once, and injects what is due. Returns whether the run is over.
+    fn is_over(
+        &mut self,
+        remaining: &mut Peekable<slice::Iter<'_, ScheduledFault>>,
+    ) -> anyhow::Result<bool> {
+        if self.processes.supervise()? {
+            self.injected.coordinator_starts.push(Instant::now());
+        }
+        let step = self.update_progress()?;
+        if let Some(scheduled) = remaining.next_if(|scheduled| scheduled.after <= step) {
+            self.inject(scheduled.fault, step)?;
+        }
+        if let Some(status) = self.processes.coordinator_ended() {
+            ensure!(status.success(), "the coordinator ended with {status}");
+            ensure!(
+                remaining.peek().is_none(),
+                "the run was over before all faults were injected; give more --steps"
+            );
+            return Ok(true);
+        }
+        let ended = self.processes.restart_ended();
+        // Towards the end workers leave in order, which is not worth a line.
+        if remaining.peek().is_some() {
+            for worker in ended {
+                print(&format!("{step:>8}  worker {worker} had ended, and is started again"));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Notes the newest step.
+    ///
+    /// # Errors
+    /// If it has been the newest for too long.
+    fn update_progress(&mut self) -> anyhow::Result<Step> {
+        let step = self.samples.last().map_or(0, |sample| sample.step);
+        if step != self.progress.step {
+            self.progress = Progress { step, since: Instant::now() };
+        }
+        ensure!(
+            self.progress.since.elapsed() < STUCK_MAX,
+            "no step was finished for {} s",
+            STUCK_MAX.as_secs()
+        );
+        Ok(step)
+    }
+
+    fn inject(&mut self, fault: Fault, step: Step) -> anyhow::Result<()> {
+        print(&format!("{step:>8}  {fault}"));
+        let now = Instant::now();
+        match fault {
+            Fault::Kill(worker, restart_after) => {
+                if self.processes.kill(worker, restart_after) {
+                    self.injected.kills.push(now);
+                }
+            }
+            Fault::KillCoordinator(restart_after) => {
+                if self.processes.kill_coordinator(restart_after) {
+                    self.injected.coordinator_kills.push(now);
+                }
+            }
+            Fault::Stop(worker, time) => self.processes.stop(worker, time),
+            Fault::Slow(worker, time) => self.processes.slow(worker, time),
+            Fault::Cut(worker, time) => self.processes.cut(worker, time),
+            Fault::CutOff(worker, time) => self.processes.cut_off(worker, time),
+            Fault::Join => self.processes.join()?,
+        }
+        Ok(())
+    }
+
+    /// Waits until every worker has ended. A worker that was away when the run ended learns it from
+    /// a coordinator that is started again.
+    fn wait_for_workers(&mut self) -> anyhow::Result<()> {
+        let since = Instant::now();
+        while !self.processes.all_workers_ended() {
+            ensure!(since.elapsed() < STUCK_MAX, "a worker did not learn that the run was over");
+            self.processes.supervise()?;
+            if self.processes.coordinator_ended().is_some() {
+                self.processes.kill_coordinator(RESTART_PAUSE);
+            }
+            self.pause();
+        }
+        Ok(())
+    }
+
+    fn pause(&self) {
+        self.network.block_on(async { tokio::time::sleep(POLL_PAUSE).await });
+    }
+}

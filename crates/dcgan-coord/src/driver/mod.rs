@@ -1,0 +1,353 @@
+//! The driver of a run: the one task that owns the coordinator's machine, its run directory and its
+//! streams.
+//!
+//! Workers, samplers, child processes, signals and people all act at the same time. State shared
+//! behind locks would let each of them see a run that is half changed. Here everything arrives as
+//! an [`Input`] in one order, becomes an event of the machine, and the machine's commands are
+//! executed in theirs. A command that writes is durable before the next one is executed, so no
+//! worker is ever told of something that a crash of the coordinator could undo. The driver decides
+//! nothing about the run.
+
+mod commands;
+mod ending;
+mod failing_disk;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use dcgan_core::ids::Step;
+use dcgan_core::protocol::coordinator::{
+    Command, ConnId, CoordinatorMachine, Event, Outcome, Reason, Stop, TICK,
+};
+use dcgan_core::protocol::message::Hello;
+use dcgan_process::signals::Signal;
+use dcgan_rpc::{CoordinatorMessage, pb};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::config::RunConfig;
+use crate::console::CONSOLE;
+use crate::feed::SamplerFeed;
+use crate::input::{Input, SamplerId, SamplerSender, WorkerSender};
+use crate::local_processes::LocalProcesses;
+use crate::reason_log::ReasonLog;
+use crate::recorder::Recorder;
+use failing_disk::FailingDisk;
+
+/// The coordinator sends a heartbeat to every worker this often.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// At the end of the run, the local sampler gets this time to draw the grids that are pending.
+const LAST_GRIDS_MAX: Duration = Duration::from_secs(60);
+
+/// The driver of a run.
+pub(crate) struct Driver {
+    config: RunConfig,
+    recorder: Recorder,
+    machine: CoordinatorMachine,
+    /// The zero of the machine's clock.
+    start: Instant,
+    workers: BTreeMap<ConnId, WorkerSender>,
+    feed: SamplerFeed,
+    /// The processes of `--local`, as long as they run.
+    local: Option<LocalProcesses>,
+    is_local: bool,
+    /// The signal that asked for a stop.
+    signal: Option<Signal>,
+    reason_log: ReasonLog,
+    /// Why the run was stopped, if too few local workers are left.
+    out_of_workers: Option<String>,
+    /// When the next heartbeats are due, on the machine's clock.
+    next_heartbeat: Duration,
+    /// Commands of the machine that are not executed yet.
+    pending: VecDeque<Command>,
+    /// Present while writes fail.
+    failing_disk: Option<FailingDisk>,
+    /// How the run ended, once the machine has said so.
+    outcome: Option<Outcome>,
+}
+
+impl Driver {
+    /// Makes the driver of a machine whose clock began at `start`.
+    pub(crate) fn new(
+        start: Instant,
+        machine: CoordinatorMachine,
+        config: RunConfig,
+        recorder: Recorder,
+        local: Option<LocalProcesses>,
+        is_local: bool,
+    ) -> Self {
+        Self {
+            feed: SamplerFeed::new(config.spec.seed),
+            config,
+            recorder,
+            machine,
+            start,
+            workers: BTreeMap::new(),
+            local,
+            is_local,
+            signal: None,
+            reason_log: ReasonLog::default(),
+            out_of_workers: None,
+            next_heartbeat: Duration::ZERO,
+            pending: VecDeque::new(),
+            failing_disk: None,
+            outcome: None,
+        }
+    }
+
+    /// Runs the training to its end. Returns the exit status of the program.
+    pub(crate) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> u8 {
+        let outcome = self.run_machine(&mut inputs).await;
+        self.wait_for_grids(&mut inputs).await;
+        // The last lines stand where the bar was.
+        CONSOLE.end_bar();
+        let status = self.conclude(outcome);
+        if let Some(local) = self.local.take() {
+            local.end();
+        }
+        status
+    }
+
+    /// Passes inputs and ticks to the machine until it ends the run.
+    async fn run_machine(&mut self, inputs: &mut mpsc::Receiver<Input>) -> Outcome {
+        let mut ticks = interval(TICK);
+        // After a pause of this process one tick is enough: a burst of them would tell the machine
+        // nothing new.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.update_draw_grids();
+        loop {
+            if let Some(outcome) = self.outcome.take() {
+                return outcome;
+            }
+            tokio::select! {
+                Some(input) = inputs.recv() => self.on_input(input),
+                _ = ticks.tick() => self.on_tick(),
+            }
+        }
+    }
+
+    fn on_input(&mut self, input: Input) {
+        match input {
+            Input::WorkerConnected { conn, sender, hello } => {
+                self.on_worker_connected(conn, sender, hello)
+            }
+            Input::Machine(event) => self.handle(event),
+            Input::StatusRequested(reply) => self.send_status(reply),
+            Input::SamplerConnected { sampler, page, sender } => {
+                self.on_sampler_connected(sampler, &page, sender)
+            }
+            Input::SamplerClosed(sampler) => self.on_sampler_closed(sampler),
+            Input::GridDrawn { step, png } => self.save_grid(step, &png),
+            Input::CheckpointUnreadable(step) => self.on_checkpoint_unreadable(step),
+            Input::ChildEnded(index, status) => self.on_child_ended(index, status),
+            Input::Signal(signal) => self.on_signal(signal),
+        }
+    }
+
+    fn on_worker_connected(&mut self, conn: ConnId, sender: WorkerSender, hello: Hello) {
+        self.workers.insert(conn, sender);
+        self.handle(Event::Hello(conn, hello));
+    }
+
+    fn send_status(&self, reply: oneshot::Sender<pb::Status>) {
+        let now = self.start.elapsed();
+        let status = self.machine.status(now);
+        let epoch = self.config.sharding.epoch(status.step);
+        // The client may have gone away without waiting for the answer.
+        let _ = reply.send(dcgan_rpc::status(self.recorder.run().run, epoch, now, status));
+    }
+
+    fn on_sampler_connected(&mut self, sampler: SamplerId, page: &str, sender: SamplerSender) {
+        tracing::info!(event = "sampler_page", url = page, "watch the digits at {page}");
+        let generator = self.newest_generator();
+        self.feed.insert(sampler, sender, generator);
+        self.update_draw_grids();
+    }
+
+    fn on_sampler_closed(&mut self, sampler: SamplerId) {
+        self.feed.remove(sampler);
+        self.update_draw_grids();
+    }
+
+    /// The generator of the newest checkpoint with its step, if there is one and it can be read.
+    fn newest_generator(&self) -> Option<(Step, Vec<u8>)> {
+        let step = self.machine.checkpoint()?.step;
+        let generator = or_warn(step, self.recorder.checkpoint_generator(step))?;
+        Some((step, generator))
+    }
+
+    /// Tells the machine whether a sampler draws grids.
+    fn update_draw_grids(&mut self) {
+        let draws = !self.feed.is_empty() || self.has_local_sampler();
+        self.handle(Event::DrawGrids(draws));
+    }
+
+    fn has_local_sampler(&self) -> bool {
+        self.local.as_ref().is_some_and(LocalProcesses::has_sampler)
+    }
+
+    fn save_grid(&mut self, step: Step, png: &[u8]) {
+        or_warn(step, self.recorder.save_grid(step, png));
+    }
+
+    fn on_checkpoint_unreadable(&mut self, step: Step) {
+        // Only the newest checkpoint can start a plan. A request for another one is out of date.
+        let is_newest = self.machine.checkpoint().is_some_and(|saved| saved.step == step);
+        // While the disk fails, the newest checkpoint may not be written yet.
+        if !is_newest || self.failing_disk.is_some() {
+            return;
+        }
+        match self.recorder.newest_checkpoint() {
+            Ok(newest) => self.handle(Event::Unreadable { step, newest }),
+            // The worker that needs the checkpoint asks again.
+            Err(error) => tracing::warn!(
+                event = "checkpoints_unreadable",
+                step,
+                "the checkpoint of step {step} cannot be read: {error:#}"
+            ),
+        }
+    }
+
+    fn on_child_ended(&mut self, index: usize, status: ExitStatus) {
+        let is_over = self.machine.reason() == Reason::Finishing;
+        let Some(local) = &mut self.local else {
+            return;
+        };
+        // A worker ends by itself when the run is over, and when a person drained it.
+        if (is_over || status.success()) && !local.is_sampler(index) {
+            local.mark_ended(index);
+        } else {
+            local.restart(index, status);
+        }
+        let workers = local.workers();
+        self.stop_without_workers(workers, is_over);
+    }
+
+    /// Stops the run when fewer local workers are left than it needs. Nobody would start others.
+    fn stop_without_workers(&mut self, workers: usize, is_over: bool) {
+        let (needed, flag) = if self.machine.plan().is_none() {
+            (self.config.workers, "--workers")
+        } else {
+            (self.config.min_workers, "--min-workers")
+        };
+        if workers >= needed || self.out_of_workers.is_some() || is_over {
+            return;
+        }
+        self.out_of_workers = Some(format!(
+            "too few workers are left: {workers} can still run, and {flag} is {needed}"
+        ));
+        self.handle(Event::Stop(Stop::Finish));
+    }
+
+    fn on_signal(&mut self, signal: Signal) {
+        if self.signal.replace(signal).is_some() {
+            // The second signal ends the program at once. Local processes end because their
+            // standard input closes.
+            std::process::exit(signal.status().into());
+        }
+        tracing::info!(
+            event = "stop_requested",
+            %signal,
+            "finishing this step and saving a checkpoint; Ctrl-C again quits now, without saving"
+        );
+        // A cluster sends SIGTERM to move the coordinator: its workers wait for the next one. Local
+        // workers cannot wait, because they end with this process.
+        let stop = match signal {
+            Signal::Terminate if !self.is_local => Stop::HandOver,
+            _ => Stop::Finish,
+        };
+        self.handle(Event::Stop(stop));
+    }
+
+    fn on_tick(&mut self) {
+        let now = self.start.elapsed();
+        self.send_heartbeats(now);
+        self.show_progress();
+        self.ask_for_grids();
+        // Repeat the write that failed, if it is time to.
+        if self.failing_disk.as_ref().is_some_and(|disk| disk.is_attempt_due(now)) {
+            self.execute_pending();
+        }
+        if self.outcome.is_none() {
+            self.handle(Event::Tick);
+        }
+    }
+
+    fn send_heartbeats(&mut self, now: Duration) {
+        if now < self.next_heartbeat {
+            return;
+        }
+        self.next_heartbeat = now + HEARTBEAT_INTERVAL;
+        let conns: Vec<ConnId> = self.workers.keys().copied().collect();
+        for conn in conns {
+            self.send(conn, CoordinatorMessage::Heartbeat);
+        }
+    }
+
+    /// Shows on the console and in the log where the run is and what it waits for.
+    fn show_progress(&mut self) {
+        let reason = self.machine.reason();
+        self.reason_log.observe(&reason);
+        let waiting = match reason {
+            Reason::Training { .. } => String::new(),
+            _ => reason.to_string(),
+        };
+        CONSOLE.show_message(&waiting);
+        CONSOLE.show_step(self.machine.reached());
+    }
+
+    fn ask_for_grids(&mut self) {
+        let recorder = &self.recorder;
+        self.feed
+            .ask(recorder.pending_grids(), |step| or_warn(step, recorder.pending_generator(step)));
+    }
+
+    /// Passes an event to the machine, and executes the commands that follow.
+    fn handle(&mut self, event: Event) {
+        if let Event::Closed(conn) = &event {
+            self.workers.remove(conn);
+        }
+        self.pending.extend(self.machine.handle(self.start.elapsed(), event));
+        // While the disk fails, commands wait for its next attempt.
+        if self.failing_disk.is_none() {
+            self.execute_pending();
+        }
+    }
+
+    /// Waits until the local sampler has drawn the grids that are pending.
+    async fn wait_for_grids(&mut self, inputs: &mut mpsc::Receiver<Input>) {
+        let since = Instant::now();
+        while self.has_local_sampler() && !self.recorder.pending_grids().is_empty() {
+            CONSOLE.show_message("waiting for the last grid");
+            self.ask_for_grids();
+            if since.elapsed() >= LAST_GRIDS_MAX {
+                let count = self.recorder.pending_grids().len();
+                tracing::warn!(
+                    event = "grids_left_out",
+                    count,
+                    "{count} grids are not drawn: the sampler did not answer within {} s",
+                    LAST_GRIDS_MAX.as_secs()
+                );
+                break;
+            }
+            // The sampler's answers arrive as inputs.
+            if let Ok(Some(input)) = tokio::time::timeout(TICK, inputs.recv()).await {
+                self.on_input(input);
+            }
+        }
+    }
+}
+
+/// Logs a grid that failed, and goes on without it: a missing picture does not end a training.
+fn or_warn<T>(step: Step, result: anyhow::Result<T>) -> Option<T> {
+    result
+        .inspect_err(|error| {
+            tracing::warn!(
+                event = "grid_failed",
+                step,
+                "the picture of step {step} is left out: {error:#}"
+            );
+        })
+        .ok()
+}

@@ -1,0 +1,49 @@
+//! The inputs of the driver. Every task that learns of something sends it here: the gRPC service,
+//! the threads that wait for child processes, and the signal handler. One bounded channel puts all
+//! inputs into one order.
+//!
+//! The types are in a file of their own, so that their producers do not depend on the driver.
+
+use std::process::ExitStatus;
+
+use bytes::Bytes;
+use dcgan_core::ids::Step;
+use dcgan_core::protocol::coordinator::{ConnId, Event};
+use dcgan_core::protocol::message::Hello;
+use dcgan_process::signals::Signal;
+use dcgan_rpc::pb;
+use tokio::sync::{mpsc, oneshot};
+
+/// The capacity of the channel. Senders wait while it is full.
+pub(crate) const INPUTS_MAX: usize = 1024;
+
+/// The sending end of one worker's control stream.
+pub(crate) type WorkerSender = mpsc::Sender<Result<pb::CoordinatorMessage, tonic::Status>>;
+/// The sending end of one sampler's stream of generators.
+pub(crate) type SamplerSender = mpsc::Sender<Result<pb::GeneratorSnapshot, tonic::Status>>;
+
+/// The number of one sampler's stream. It is never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SamplerId(pub(crate) u64);
+
+/// One thing that happened outside the driver.
+pub(crate) enum Input {
+    /// A worker opened a control stream and introduced itself.
+    WorkerConnected { conn: ConnId, sender: WorkerSender, hello: Hello },
+    /// An event that goes to the coordinator's machine unchanged.
+    Machine(Event),
+    /// A client asks for the status of the run.
+    StatusRequested(oneshot::Sender<pb::Status>),
+    /// A sampler wants to receive generators. Its page is at the URL `page`.
+    SamplerConnected { sampler: SamplerId, page: String, sender: SamplerSender },
+    /// The stream of a sampler ended.
+    SamplerClosed(SamplerId),
+    /// A sampler drew the grid of a step, as a PNG file.
+    GridDrawn { step: Step, png: Bytes },
+    /// A worker asked for the checkpoint of a step, and it could not be read.
+    CheckpointUnreadable(Step),
+    /// A child process ended. The number is its index in the list of local processes.
+    ChildEnded(usize, ExitStatus),
+    /// The coordinator received a signal that asks it to stop.
+    Signal(Signal),
+}

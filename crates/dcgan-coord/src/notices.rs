@@ -1,0 +1,86 @@
+//! Log lines for the notices of the coordinator's machine.
+//!
+//! The machine writes no log. It returns notices, and each of them becomes one line here: the code
+//! of the notice is the event, the values are fields, and the sentence is the notice's own.
+
+use dcgan_core::ids::Step;
+use dcgan_core::protocol::coordinator::Notice;
+
+/// The values of a notice. A field that is `None` is left out of the line.
+#[derive(Default)]
+struct Fields<'a> {
+    cause: Option<&'static str>,
+    tensor: Option<&'a str>,
+    percent: Option<u32>,
+    generation: Option<u64>,
+    members: Option<String>,
+    step: Option<Step>,
+    from: Option<Step>,
+    to: Option<Step>,
+    seconds: Option<f64>,
+}
+
+/// Logs a notice.
+pub(crate) fn log(notice: &Notice) {
+    let Fields { cause, tensor, percent, generation, members, step, from, to, seconds } =
+        fields(notice);
+    tracing::info!(
+        event = notice.code(),
+        worker = notice.worker(),
+        cause,
+        tensor,
+        percent,
+        generation,
+        members,
+        step,
+        from,
+        to,
+        seconds,
+        "{notice}"
+    );
+}
+
+/// Collects the values of a notice besides the name of its worker.
+fn fields(notice: &Notice) -> Fields<'_> {
+    let none = Fields::default();
+    match notice {
+        Notice::Joined(_)
+        | Notice::Ready(_)
+        | Notice::Complaint { .. }
+        | Notice::Outside { .. }
+        | Notice::Inside(_) => none,
+        Notice::Lost { why, .. } => Fields { cause: Some(why.code()), ..none },
+        Notice::StateDiffered { tensor, position, .. } => {
+            Fields { tensor: Some(tensor), step: Some(position.step), ..none }
+        }
+        Notice::Slow { percent, .. } => Fields { percent: Some(*percent), ..none },
+        Notice::Planned { generation, members, start } => Fields {
+            generation: Some(generation.0),
+            members: Some(members.join(",")),
+            // The plan starts from a finished step, so the first step that it trains is the next.
+            step: Some(start.step + 1),
+            ..none
+        },
+        Notice::Adopted(generation) => Fields { generation: Some(generation.0), ..none },
+        Notice::GivenUp(step) | Notice::Repeated(step) => Fields { step: Some(*step), ..none },
+        Notice::FellBack { from, to } => Fields { from: Some(*from), to: Some(*to), ..none },
+        Notice::Late(pause) => Fields { seconds: Some(pause.as_secs_f64()), ..none },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dcgan_core::ids::{Generation, Position};
+
+    use super::*;
+
+    #[test]
+    fn a_plan_names_its_members_and_the_first_step_that_it_trains() {
+        let position = Position::after(62);
+        let members = vec!["a".to_owned(), "b".to_owned()];
+        let notice = Notice::Planned { generation: Generation(3), members, start: position };
+        let fields = fields(&notice);
+        assert_eq!(fields.members.as_deref(), Some("a,b"));
+        assert_eq!((fields.generation, fields.step), (Some(3), Some(63)));
+    }
+}
