@@ -14,7 +14,7 @@ use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, RunId, WorkerId
 use dcgan_core::metrics::Metrics;
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
 use dcgan_core::protocol::message::{Complaint, FromWorker, ToWorker};
-use dcgan_core::protocol::plan::{Member, Plan, StateRef, assign, even};
+use dcgan_core::protocol::plan::{Member, Plan, StateRef, assign, even_loads};
 use dcgan_core::protocol::worker::{self, Command, ShardResult, WorkerMachine};
 use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::spec::schedule::Schedule;
@@ -171,7 +171,7 @@ fn plan(processes: &[Process]) -> Arc<Plan> {
     Arc::new(Plan {
         generation: Generation(1),
         members: processes.iter().map(member).collect(),
-        owners: assign(&NOBODY, even(&NOBODY, processes.len())),
+        owners: assign(&NOBODY, even_loads(&NOBODY, processes.len())),
         start,
     })
 }

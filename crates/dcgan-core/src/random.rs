@@ -2,12 +2,12 @@
 //!
 //! The state of an ordinary generator would have to be saved in checkpoints, moved together with a
 //! shard, and never lost. Instead, Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy
-//! as 1, 2, 3", SC 2011) turns (seed, purpose, item, time, index) into 128 random bits, on any worker
-//! and in any order.
+//! as 1, 2, 3", SC 2011) turns (seed, purpose, item, time, index) into 128 random bits, on any
+//! worker and in any order.
 //!
-//! Normal deviates are computed with Wichura's inverse of the normal distribution (algorithm AS 241,
-//! Applied Statistics 37, 1988). It needs a logarithm; the one of the C library differs between
-//! platforms, so there is one here that has the same bits everywhere.
+//! Normal deviates are computed with Wichura's inverse of the normal distribution (algorithm AS
+//! 241, Applied Statistics 37, 1988). It needs a logarithm; the one of the C library differs
+//! between platforms, so there is one here that has the same bits everywhere.
 
 /// The purpose of a stream of numbers. Streams of different purposes are independent.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +37,8 @@ pub enum Purpose {
 pub struct RandomStream {
     /// Philox's key: the seed.
     key: [u32; 2],
-    /// The upper three words of Philox's counter: purpose and item, then time. The lowest word counts
-    /// the blocks of four numbers.
+    /// The upper three words of Philox's counter: purpose and item, then time. The lowest word
+    /// counts the blocks of four numbers.
     counter_high: [u32; 3],
 }
 

@@ -1,7 +1,7 @@
 //! An objective that costs nothing to compute, for the tests of the protocol.
 //!
-//! The toy has one parameter vector for each phase. The vector is pulled towards a noisy target that
-//! depends on the step, the shard and the shard's images:
+//! The toy has one parameter vector for each phase. The vector is pulled towards a noisy target
+//! that depends on the step, the shard and the shard's images:
 //!
 //! ```text
 //! target = brightness of the shard's batch + noise(step, phase, shard)

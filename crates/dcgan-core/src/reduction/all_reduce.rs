@@ -34,8 +34,8 @@ pub const BUCKET_VALUES_MAX: usize = 64 * 1024;
 pub struct BucketSum {
     /// The index of the bucket in the vector.
     pub bucket: u32,
-    /// The shards that are summed: a subtree on the way to the bucket's owner (hop 1), or `None` for
-    /// all shards on the way back (hop 2).
+    /// The shards that are summed: a subtree on the way to the bucket's owner (hop 1), or `None`
+    /// for all shards on the way back (hop 2).
     pub subtree: Option<Subtree>,
     /// The values of the bucket.
     pub values: SharedValues,
@@ -76,8 +76,8 @@ struct Bucket {
 }
 
 impl AllReduce {
-    /// Begins the all-reduce of vectors of `len` values among the members of `plan`, as seen by rank
-    /// `me`.
+    /// Begins the all-reduce of vectors of `len` values among the members of `plan`, as seen by
+    /// rank `me`.
     pub fn new(plan: Arc<Plan>, me: Rank, len: usize) -> Self {
         let shards = plan.shards();
         let buckets = cut_into_buckets(len, plan.members.len());
@@ -129,8 +129,8 @@ impl AllReduce {
     /// Takes a bucket sum from another member, and returns the messages to send.
     ///
     /// A subtree sum (hop 1) is added to a bucket that this member owns; if that completes the sum
-    /// over all shards, it is sent to everybody (hop 2). A sum over all shards is kept. What has been
-    /// received before is ignored.
+    /// over all shards, it is sent to everybody (hop 2). A sum over all shards is kept. What has
+    /// been received before is ignored.
     ///
     /// # Errors
     /// If the plan does not allow it. In that case nothing is changed.
@@ -201,8 +201,8 @@ impl AllReduce {
     /// The members for whose messages this member waits.
     ///
     /// Members that still owe a subtree sum to this member's own slice (hop 1) come alone. Only if
-    /// there are none, the owners of the missing sums (hop 2) are named: such an owner may itself be
-    /// waiting for somebody else, so it is the less likely culprit.
+    /// there are none, the owners of the missing sums (hop 2) are named: such an owner may itself
+    /// be waiting for somebody else, so it is the less likely culprit.
     pub fn owed_by(&self) -> BTreeSet<Rank> {
         let mut contributors = BTreeSet::new();
         for sum in self.owned.values() {
@@ -304,8 +304,8 @@ mod tests {
 
     /// Runs the all-reduces of all members against each other, and returns each member's sum.
     ///
-    /// Computations and deliveries happen in the order that `pick` chooses: it is given the number of
-    /// possible actions. Every message is delivered twice.
+    /// Computations and deliveries happen in the order that `pick` chooses: it is given the number
+    /// of possible actions. Every message is delivered twice.
     fn reduce_among(
         plan: &Arc<Plan>,
         vectors: &[Vec<f32>],

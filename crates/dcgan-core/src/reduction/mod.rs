@@ -1,11 +1,12 @@
 //! The sum over shards: vectors arrive in any order, and additions happen in tree order.
 //!
 //! Floating-point addition is not associative. A sum in order of arrival gives other bits in every
-//! run, and a sum in order of ranks gives other bits for every number of workers. Here the order is a
-//! binary tree over the shard numbers, which depends on nothing else: a range of n shards splits
+//! run, and a sum in order of ranks gives other bits for every number of workers. Here the order is
+//! a binary tree over the shard numbers, which depends on nothing else: a range of n shards splits
 //! at the largest power of two below n. A worker adds up the largest whole subtrees among its own
-//! shards, and the owner of a slice adds up those subtrees along the tree. One worker, four workers,
-//! or three workers with 3 + 3 + 2 shards perform the same additions and get the same bits.
+//! shards, and the owner of a slice adds up those subtrees along the tree. One worker, four
+//! workers, or three workers with 3 + 3 + 2 shards perform the same additions and get the same
+//! bits.
 //!
 //! The vector is cut into one slice a member, and a slice into buckets of at most
 //! [`BUCKET_VALUES_MAX`] values, which travel and are summed independently. Each member sends and

@@ -55,8 +55,8 @@ impl Subtree {
         Some([Self { hi: middle, ..self }, Self { lo: middle, ..self }])
     }
 
-    /// The other child of this subtree's parent, in the tree of `shards` shards. `None` for the root,
-    /// and for a range that is not in the tree.
+    /// The other child of this subtree's parent, in the tree of `shards` shards. `None` for the
+    /// root, and for a range that is not in the tree.
     pub(super) fn sibling(self, shards: u16) -> Option<Self> {
         // Walk down from the root, always into the child that contains this subtree.
         let mut subtree = Self::root(shards);
@@ -89,8 +89,8 @@ impl fmt::Display for Subtree {
     }
 }
 
-/// The largest subtrees of the tree of `shards` shards of which `is_owned` holds for every shard, in
-/// the order of the shards.
+/// The largest subtrees of the tree of `shards` shards of which `is_owned` holds for every shard,
+/// in the order of the shards.
 ///
 /// Together they cover the owned shards exactly. A member can add them up on its own, and sends one
 /// subtree sum for each.

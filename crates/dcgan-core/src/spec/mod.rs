@@ -1,9 +1,9 @@
 //! The specification of a run: everything that its result depends on, besides the step.
 //!
-//! Two runs of one [`RunSpec`] have the same state after step n, bit for bit. The number of workers,
-//! threads, addresses, intervals and the length of the run are no part of it, and may change at any
-//! time. The [`schedule`] is kept here as well, because it says which steps of the run leave a trace
-//! on disk.
+//! Two runs of one [`RunSpec`] have the same state after step n, bit for bit. The number of
+//! workers, threads, addresses, intervals and the length of the run are no part of it, and may
+//! change at any time. The [`schedule`] is kept here as well, because it says which steps of the
+//! run leave a trace on disk.
 
 pub mod networks;
 pub mod schedule;
@@ -59,9 +59,10 @@ impl DatasetInfo {
 
 /// The specification of a run.
 ///
-/// The state after step n is a function of these fields and of n alone. The specification is written
-/// to the run directory when a run begins, and a resumed run must have the same one. Its fields are
-/// plain values, as read from flags or a file; [`RunSpec::check`] tells whether they fit together.
+/// The state after step n is a function of these fields and of n alone. The specification is
+/// written to the run directory when a run begins, and a resumed run must have the same one. Its
+/// fields are plain values, as read from flags or a file; [`RunSpec::check`] tells whether they fit
+/// together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RunSpec {
@@ -69,8 +70,8 @@ pub struct RunSpec {
     pub objective: ObjectiveKind,
     /// The number of images in a step.
     pub batch_size: usize,
-    /// The number of shards that a batch is divided into. Batch statistics are those of a shard, and
-    /// sums follow the reduction tree over the shards, so another number gives other bits.
+    /// The number of shards that a batch is divided into. Batch statistics are those of a shard,
+    /// and sums follow the reduction tree over the shards, so another number gives other bits.
     pub shards: u16,
     /// The seed of the initial weights, of the latent vectors, and of the order of the images.
     pub seed: u64,
@@ -111,8 +112,8 @@ impl RunSpec {
     ///
     /// Every program calls this before it uses a specification.
     ///
-    /// # Errors
-    /// If a value is out of its range, or the batch does not fit the shards, the data or the networks.
+    /// # Errors If a value is out of its range, or the batch does not fit the shards, the data or
+    /// the networks.
     pub fn check(&self) -> Result<Sharding, RunSpecError> {
         // NaN is neither above 0 nor finite.
         if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {

@@ -35,8 +35,8 @@ pub enum LayerKind {
         /// The distance between two windows, in pixels.
         stride: usize,
     },
-    /// Batch normalisation over images, rows and columns. Epsilon is 1e-3; running statistics move by
-    /// 0.2 of the way to the new value.
+    /// Batch normalisation over images, rows and columns. Epsilon is 1e-3; running statistics move
+    /// by 0.2 of the way to the new value.
     BatchNorm,
     /// Doubles rows and columns: every pixel becomes a square of four equal ones.
     Upsample,

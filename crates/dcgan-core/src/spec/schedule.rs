@@ -6,8 +6,8 @@ use crate::ids::Step;
 
 /// The length of a run and its intervals, all in steps.
 ///
-/// They are no part of the [`RunSpec`](super::RunSpec): no state depends on them, so they may change
-/// when a run is resumed.
+/// They are no part of the [`RunSpec`](super::RunSpec): no state depends on them, so they may
+/// change when a run is resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schedule {
     /// The step after which the run ends.
@@ -44,7 +44,8 @@ impl Schedule {
         step.is_multiple_of(self.log_every)
     }
 
-    /// Tells whether something with this interval is due: at its multiples, and at the end of the run.
+    /// Tells whether something with this interval is due: at its multiples, and at the end of the
+    /// run.
     fn due(&self, step: Step, every: u64) -> bool {
         step > 0 && (step.is_multiple_of(every) || step == self.last_step)
     }

@@ -57,9 +57,8 @@ pub enum ShardingError {
 impl Sharding {
     /// Splits `images` images into `shards` partitions, for batches of `batch_size` images.
     ///
-    /// # Errors
-    /// If `batch_size` is not a multiple of `shards`, leaves a shard fewer than 2 images, or is larger
-    /// than an epoch.
+    /// # Errors If `batch_size` is not a multiple of `shards`, leaves a shard fewer than 2 images,
+    /// or is larger than an epoch.
     pub fn new(
         seed: u64,
         images: usize,
@@ -114,7 +113,8 @@ impl Sharding {
 
     /// The images that `shard` sees in `step`, as indices into its partition.
     ///
-    /// The images that are left over at the end of an epoch, fewer than a batch, are not used in it.
+    /// The images that are left over at the end of an epoch, fewer than a batch, are not used in
+    /// it.
     pub fn batch(&self, shard: ShardId, step: Step) -> Vec<u32> {
         let order = RandomStream::new(self.seed, Purpose::Order, shard.0.into(), self.epoch(step))
             .permutation(self.partition_len(shard));

@@ -4,8 +4,8 @@
 //! tensor library's own parameter types would tie all of that to one model; here only the model
 //! knows what the numbers mean.
 //!
-//! Digests also detect bad memory. Each tensor keeps the digest of the bytes that were written to it,
-//! and whoever is about to use or change it can compare.
+//! Digests also detect bad memory. Each tensor keeps the digest of the bytes that were written to
+//! it, and whoever is about to use or change it can compare.
 
 pub mod digest;
 mod layout;
@@ -108,8 +108,8 @@ impl State {
     /// Computes new values for N tensors of equal length, block by block.
     ///
     /// `make` receives the range of elements in the block and the old values of each tensor in that
-    /// range, and appends as many new values to each vector. Old and new values are hashed while they
-    /// are in the cache, so that an update costs no second pass over the state.
+    /// range, and appends as many new values to each vector. Old and new values are hashed while
+    /// they are in the cache, so that an update costs no second pass over the state.
     ///
     /// # Panics
     /// If `make` appends another number of values than the block has.
@@ -149,7 +149,8 @@ impl State {
         }
     }
 
-    /// Computes something from the values of tensor `index`, such as repacked weights, and caches it.
+    /// Computes something from the values of tensor `index`, such as repacked weights, and caches
+    /// it.
     ///
     /// The first caller computes it; later callers receive the same object until the values change.
     /// A clone of the state that is made in between shares the object.
