@@ -26,6 +26,7 @@ use crate::state::{Layout, State};
 const WIDTH: usize = 24;
 
 // Indices of the tensors in the layout, which sorts them by name.
+
 /// A copy of the generator phase's parameters, `[WIDTH]`: the part that samplers receive.
 const GENERATOR: usize = 0;
 /// The metrics of the step that was finished last, `[METRIC_COUNT]`.

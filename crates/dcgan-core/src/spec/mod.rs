@@ -1,7 +1,7 @@
 //! The specification of a run: everything that its result depends on, besides the step.
 //!
 //! Two runs of one [`RunSpec`] have the same state after step n, bit for bit. The number of
-//! workers, threads, addresses, intervals and the length of the run are no part of it, and may
+//! workers, threads, addresses, intervals and the length of the run are not part of it, and may
 //! change at any time. The [`schedule`] is kept here as well, because it says which steps of the
 //! run leave a trace on disk.
 

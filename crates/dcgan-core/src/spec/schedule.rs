@@ -6,7 +6,7 @@ use crate::ids::Step;
 
 /// The length of a run and its intervals, all in steps.
 ///
-/// They are no part of the [`RunSpec`](super::RunSpec): no state depends on them, so they may
+/// They are not part of the [`RunSpec`](super::RunSpec): no state depends on them, so they may
 /// change when a run is resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schedule {

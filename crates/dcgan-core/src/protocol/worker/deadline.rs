@@ -55,7 +55,7 @@ impl WorkerMachine {
 pub(super) struct StepTimes {
     /// The time since the end of the step before.
     pub(super) step_ms: f32,
-    /// The part of it that was spent waiting for all-reduces.
+    /// The part of that time that was spent waiting for all-reduces.
     pub(super) allreduce_ms: f32,
 }
 
