@@ -123,3 +123,17 @@ fn verified(copy: Option<StateCopy>, start: &StateRef) -> Option<StateCopy> {
     let mut copy = copy?;
     if copy.state.digest() == start.digest { Some(copy) } else { None }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::plan::fixture;
+
+    #[test]
+    fn copies_come_from_the_other_members_that_hold_the_start_state() {
+        // In the fixture, the member with rank 2 does not hold it.
+        let plan = fixture::plan(8, &[0, 0, 0, 1, 1, 1, 2, 2]);
+        assert_eq!(other_holders(&plan, Rank(0)), [Rank(1)]);
+        assert_eq!(other_holders(&plan, Rank(2)), [Rank(0), Rank(1)]);
+    }
+}

@@ -146,3 +146,18 @@ pub struct StateCopy {
     /// The reports of steps that led to this state and that may not be on disk yet.
     pub reports: Vec<StepDone>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vector_that_cannot_be_summed_is_a_failure_with_a_reason() {
+        let ShardResult(finite) = ShardResult::new(Ok(vec![1.0, -2.0]));
+        assert_eq!(finite.unwrap(), vec![1.0, -2.0].into());
+        let ShardResult(infinite) = ShardResult::new(Ok(vec![1.0, f32::INFINITY]));
+        assert_eq!(infinite.unwrap_err(), "it has values that are not finite");
+        let ShardResult(panicked) = ShardResult::new(Err("index out of bounds".to_owned()));
+        assert_eq!(panicked.unwrap_err(), "the computation panicked: index out of bounds");
+    }
+}

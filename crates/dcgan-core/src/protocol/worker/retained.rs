@@ -113,4 +113,16 @@ mod tests {
         retained.drop_persisted(45);
         assert_eq!(held(&retained), [45]);
     }
+    #[test]
+    fn a_requested_snapshot_is_kept_like_one_that_is_due() {
+        let mut retained = Retained::default();
+        let state = Arc::new(State::zeros(Arc::new(Layout::new([]))));
+        retained.keep_snapshot(1, Arc::clone(&state), false);
+        retained.request_snapshot(1);
+        retained.request_snapshot(3);
+        for step in 2..=5 {
+            retained.keep_snapshot(step, Arc::clone(&state), false);
+        }
+        assert_eq!(held(&retained), [1, 3, 5]);
+    }
 }
