@@ -15,7 +15,7 @@ use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, RunId, ShardId,
 use dcgan_core::metrics::Metrics;
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
 use dcgan_core::protocol::message::{Complaint, FromWorker, ToWorker};
-use dcgan_core::protocol::plan::{Member, Plan, StateRef, assign, even};
+use dcgan_core::protocol::plan::{Member, Plan, StateRef, assign, even_loads};
 use dcgan_core::protocol::worker::{self, Command, GradientKey, ShardResult, WorkerMachine};
 use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::spec::schedule::Schedule;
@@ -179,7 +179,7 @@ fn plan(processes: &[Process]) -> Arc<Plan> {
     Arc::new(Plan {
         generation: Generation(1),
         members: processes.iter().map(Process::as_member).collect(),
-        owners: assign(&NOBODY, even(&NOBODY, processes.len())),
+        owners: assign(&NOBODY, even_loads(&NOBODY, processes.len())),
         start,
     })
 }

@@ -1,23 +1,30 @@
-//! The words of the protocol as types, so that a rank is never taken for a shard.
+//! Small types for the numbers and names of the protocol.
+//!
+//! Ranks, shards, generations and digests are all integers. Each has a type of its own, so that the
+//! compiler refuses a rank where a shard is expected. All of them are ordered, because decisions
+//! iterate over ordered maps only.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A step of training, counted from 1: after step n, n steps are done.
+/// The number of a training step, counted from 1. After step n, n steps are finished; 0 stands for
+/// the initial state.
 pub type Step = u64;
 
-/// A logical shard of the global batch, `0..S`, whatever the number of workers.
+/// The number of a shard: one of the S fixed parts, `0..S`, of every batch.
+///
+/// S belongs to the specification and does not depend on the number of workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ShardId(pub u16);
 
-/// A member's place in a plan, `0..W`. Rank r owns chunk r of every reduced vector.
+/// A member's place in a plan, `0..W`. Rank r owns slice r of every summed vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Rank(pub u16);
 
-/// The number of one immutable plan. Only grows, also across restarts of the coordinator.
+/// The number of a plan. It only grows, also across restarts of the coordinator.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -25,32 +32,34 @@ pub struct Rank(pub u16);
 pub struct Generation(pub u64);
 
 impl Generation {
-    /// The one after.
+    /// The generation after this one.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
 }
 
-/// A phase of a training step. Each ends with one all-reduce and one optimizer step.
+/// A phase of a training step. Each phase ends with one all-reduce and one optimizer step.
+///
+/// Files and messages carry a phase as its index.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(into = "u8", try_from = "u8")]
 pub enum Phase {
-    /// The discriminator on real images.
+    /// Trains the discriminator on real images.
     #[default]
     DiscriminatorReal,
-    /// The discriminator on fakes.
+    /// Trains the discriminator on the generator's fakes.
     DiscriminatorFake,
-    /// The generator, through the discriminator, on the same fakes.
+    /// Trains the generator on the same fakes, through the updated discriminator.
     Generator,
 }
 
 impl Phase {
-    /// The phases in their order.
+    /// All phases, in the order in which a step runs them.
     pub const ALL: [Self; 3] = [Self::DiscriminatorReal, Self::DiscriminatorFake, Self::Generator];
 
-    /// The phase's place in the step, from 0.
+    /// The phase's place in the step, counted from 0.
     pub fn index(self) -> usize {
         self as usize
     }
@@ -80,32 +89,31 @@ impl fmt::Display for Phase {
     }
 }
 
-/// A number that names no phase.
+/// The error for a number that is not the index of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a phase from 0 to 2, found {0}")]
 pub struct UnknownPhase(u8);
 
-/// How far a state has come: `step` steps are finished, and `phase` is the
-/// next to be computed.
+/// The progress of a state: how many steps are finished, and which phase comes next.
 ///
-/// Ordered, so the furthest of several states is the greatest position.
+/// Positions are ordered by progress: the state that has come furthest has the greatest position.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Position {
-    /// Finished steps.
+    /// The number of finished steps.
     pub step: Step,
-    /// The phase of step `step + 1` that comes next.
+    /// The phase of step `step + 1` that is to be computed next.
     pub phase: Phase,
 }
 
 impl Position {
-    /// The position at which exactly `step` steps are finished.
+    /// The position right after step `step`; `after(0)` is that of the initial state.
     pub fn after(step: Step) -> Self {
         Self { step, phase: Phase::ALL[0] }
     }
 
-    /// The position after one more update.
+    /// The position after one more optimizer step.
     pub fn next(self) -> Self {
         match Phase::ALL.get(self.phase.index() + 1) {
             Some(&phase) => Self { phase, ..self },
@@ -113,26 +121,29 @@ impl Position {
         }
     }
 
-    /// Whether a step has just been finished (or none begun).
+    /// Tells whether no step is half done: one has just been finished, or none has begun.
     pub fn is_step_boundary(self) -> bool {
         self.phase == Phase::ALL[0]
     }
 }
 
-/// XXH3-64 of a state or of data; prints as 16 hexadecimal digits.
+/// The XXH3-64 hash of a state or of data. Its text form has 16 hexadecimal digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub u64);
 
-/// A run's identity, chosen once when its directory is made; prints as 16 hexadecimal digits.
+/// The identity of a run, chosen once when the run directory is created. Its text form has 16
+/// hexadecimal digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId(pub u64);
 
-/// A worker process: a name and an incarnation. A newer incarnation of a name replaces the older.
+/// The identity of a worker process: a name and an incarnation.
+///
+/// When a process is restarted under its name, the newer incarnation replaces the older one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkerId {
-    /// What people call it; stable across restarts.
+    /// The name that people use. It stays the same when the process is restarted.
     pub name: String,
-    /// When the process started, in microseconds of Unix time.
+    /// The time at which the process started, in microseconds since the Unix epoch.
     pub incarnation: u64,
 }
 
@@ -171,16 +182,36 @@ impl fmt::Display for WorkerId {
 }
 
 impl WorkerId {
-    /// Whether a worker may have this name, which ends up on screens and in file names: 1 to 100 of ASCII letters,
-    /// digits, `-`, `_` and `.`.
+    /// Tells whether `name` is a valid worker name: 1 to 100 characters, each an ASCII letter, a
+    /// digit, `-`, `_` or `.`.
+    ///
+    /// Names are printed on terminals and become part of file names, so nothing else is allowed.
     pub fn is_name(name: &str) -> bool {
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        (1..=100).contains(&name.len()) && name.chars().all(plain)
+        (1..=100).contains(&name.len()) && name.chars().all(is_name_character)
     }
 }
 
-/// Sixteen hexadecimal digits on screens and in files, where 64 bits as a JSON number would lose some.
-macro_rules! hex {
+fn is_name_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
+}
+
+/// Reads exactly 16 hexadecimal digits.
+fn parse_hex(text: &str) -> Result<u64, InvalidHex> {
+    // `from_str_radix` alone would also accept a leading `+` and fewer digits.
+    let is_valid = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if !is_valid {
+        return Err(InvalidHex(text.to_owned()));
+    }
+    u64::from_str_radix(text, 16).map_err(|_| InvalidHex(text.to_owned()))
+}
+
+/// Gives a 64-bit type its text form, in messages to people as well as in JSON: 16 hexadecimal
+/// digits.
+///
+/// A JSON number would not do: many programs read it as a 64-bit float, which has only 53 bits of
+/// precision. This is a macro because Rust cannot share the implementation of another crate's
+/// traits between two types in any other way.
+macro_rules! impl_hex_text {
     ($type:ident) => {
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -189,12 +220,10 @@ macro_rules! hex {
         }
 
         impl std::str::FromStr for $type {
-            type Err = NotHex;
+            type Err = InvalidHex;
 
-            fn from_str(s: &str) -> Result<Self, NotHex> {
-                let valid = s.len() == 16 && s.bytes().all(|b| b.is_ascii_hexdigit());
-                let value = u64::from_str_radix(s, 16).ok().filter(|_| valid);
-                value.map(Self).ok_or_else(|| NotHex(s.to_owned()))
+            fn from_str(text: &str) -> Result<Self, InvalidHex> {
+                parse_hex(text).map(Self)
             }
         }
 
@@ -212,20 +241,20 @@ macro_rules! hex {
     };
 }
 
-hex!(Digest);
-hex!(RunId);
+impl_hex_text!(Digest);
+impl_hex_text!(RunId);
 
-/// A digest or run id that is not written as one.
+/// The error for a text that is not the hexadecimal form of a digest or run id.
 #[derive(Debug, thiserror::Error)]
 #[error("expected 16 hexadecimal digits, found {0:?}")]
-pub struct NotHex(String);
+pub struct InvalidHex(String);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_position_counts_phases_then_steps() {
+    fn positions_count_phases_and_then_steps() {
         let mut at = Position::after(7);
         let mut seen = Vec::new();
         for _ in 0..4 {
@@ -238,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_is_sixteen_hexadecimal_digits() {
+    fn the_text_form_of_a_digest_is_sixteen_hexadecimal_digits() {
         let digest = Digest(0x9f1c);
         assert_eq!(digest.to_string(), "0000000000009f1c");
         assert_eq!("0000000000009f1c".parse::<Digest>().unwrap(), digest);

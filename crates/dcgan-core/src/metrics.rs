@@ -1,63 +1,75 @@
-//! What a step reports, and the lines of `metrics.jsonl`.
+//! The numbers that a step reports, and the rows of `metrics.jsonl`.
+//!
+//! A worker sends a [`StepDone`] after every step. The coordinator adds the reports to a
+//! [`LogWindow`], and writes one [`MetricsRow`] for each window: the average over its steps. All
+//! workers report the same metrics, since all of them hold the same state; only times differ.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, Generation, Step};
 
-/// How many numbers a step reports.
+/// The number of losses and accuracies that a step reports.
 pub const METRIC_COUNT: usize = 6;
 
-/// The losses and accuracies of one step's training passes, in the order of [`METRIC_NAMES`].
+/// The losses and accuracies of one step, in the order of [`METRIC_NAMES`]. Each is the mean over
+/// the whole batch.
 pub type Metrics = [f32; METRIC_COUNT];
 
-/// Losses, and accuracies at threshold 0.5; `gacc` is the share of fakes that D calls real in the generator's phase.
+/// The names of the metrics: the loss of each phase in order, then the accuracy of each phase.
+///
+/// An accuracy is the share of images on the right side of probability 0.5. In the generator's
+/// phase (`gacc`) that is the share of fakes that the discriminator takes for real.
 pub const METRIC_NAMES: [&str; METRIC_COUNT] =
     ["d_loss_real", "d_loss_fake", "g_loss", "real_dacc", "fake_dacc", "gacc"];
 
-/// A finished step, as a worker reports it.
+/// A worker's report of a finished step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepDone {
-    /// The step.
+    /// The step that was finished.
     pub step: Step,
-    /// The generation in which the worker reached it.
+    /// The generation in which the worker finished the step.
     pub generation: Generation,
-    /// Members of that generation.
+    /// The number of members in that generation.
     pub world_size: u16,
-    /// The digest of the state after it.
+    /// The digest of the state after the step.
     pub digest: Digest,
-    /// Losses and accuracies.
+    /// The losses and accuracies of the step.
     pub metrics: Metrics,
-    /// Time since the step before, in milliseconds.
+    /// The time since the end of the step before, in milliseconds.
     pub step_ms: f32,
-    /// Of it, between the worker's last gradient of a phase and the phase's reduced vector.
+    /// The part of `step_ms` that the worker spent waiting for all-reduces, in milliseconds: for
+    /// each phase, the time from its own last gradient to the complete sum.
     pub allreduce_ms: f32,
 }
 
-/// The sums of the open log window: the steps since the last multiple of the log interval.
+/// The sums over the steps of one log window.
+///
+/// A window begins after a multiple of the log interval and ends with the next multiple. An open
+/// window is saved with each checkpoint, so that a resumed run writes the same rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LogWindow {
-    /// Every step up to this one is in this window or in an earlier one.
+    /// The last step that was added, or, in an empty window, the step before its first.
     pub through: Step,
-    /// Steps in the window.
+    /// The number of steps that were added.
     pub steps: u64,
-    /// Sums of the metrics, in the order of [`METRIC_NAMES`].
+    /// The sum of each metric, in the order of [`METRIC_NAMES`].
     pub sums: [f64; METRIC_COUNT],
-    /// Sum of the steps' times, in milliseconds.
+    /// The sum of [`StepDone::step_ms`], in milliseconds.
     pub step_ms: f64,
-    /// Sum of the all-reduces' times, in milliseconds.
+    /// The sum of [`StepDone::allreduce_ms`], in milliseconds.
     pub allreduce_ms: f64,
 }
 
 impl LogWindow {
-    /// An empty window after `step`.
+    /// An empty window whose first step is `step + 1`.
     pub fn after(step: Step) -> Self {
         Self { through: step, ..Self::default() }
     }
 
-    /// Adds the step that follows.
+    /// Adds the report of the next step.
     ///
     /// # Panics
-    /// If `done` is not the step after [`LogWindow::through`].
+    /// If `done` does not report the step after [`LogWindow::through`].
     pub fn add(&mut self, done: &StepDone) {
         assert_eq!(done.step, self.through + 1, "a window adds up steps in their order");
         self.through = done.step;
@@ -69,17 +81,21 @@ impl LogWindow {
         self.allreduce_ms += f64::from(done.allreduce_ms);
     }
 
-    /// The line that averages the window, at the step that `last` finished.
-    pub fn line(
+    /// Averages the window into a row.
+    ///
+    /// `last` is the report of the window's last step, from which the row takes the step, the
+    /// generation and the digest. `batch_size` is in images a step.
+    pub fn row(
         &self,
         last: &StepDone,
         epoch: u64,
         batch_size: usize,
         learning_rate: f64,
     ) -> MetricsRow {
-        let n = self.steps.max(1) as f64;
+        let steps = self.steps.max(1) as f64;
         let [d_loss_real, d_loss_fake, g_loss, real_dacc, fake_dacc, gacc] =
-            self.sums.map(|sum| sum / n);
+            self.sums.map(|sum| sum / steps);
+        // At least a nanosecond: a simulated step may take no time, and JSON has no infinity.
         let seconds = (self.step_ms / 1e3).max(1e-9);
         MetricsRow {
             step: last.step,
@@ -91,9 +107,9 @@ impl LogWindow {
             fake_dacc,
             gacc,
             learning_rate,
-            images_per_second: batch_size as f64 * n / seconds,
-            step_ms: self.step_ms / n,
-            allreduce_ms: self.allreduce_ms / n,
+            images_per_second: batch_size as f64 * steps / seconds,
+            step_ms: self.step_ms / steps,
+            allreduce_ms: self.allreduce_ms / steps,
             world_size: last.world_size,
             generation: last.generation,
             state_digest: last.digest,
@@ -101,7 +117,7 @@ impl LogWindow {
     }
 }
 
-/// One line of `metrics.jsonl`: averages over the steps since the last multiple of the log interval.
+/// A row of `metrics.jsonl`: the averages over a log window, and the state at its end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(
     missing_docs,
@@ -142,14 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_averages_its_window() {
+    fn a_row_averages_its_window() {
         let mut window = LogWindow::after(20);
         window.add(&done(21, 1.0));
         window.add(&done(22, 2.0));
-        let line = window.line(&done(22, 2.0), 1, 256, 2e-4);
-        assert_eq!((line.step, line.d_loss_real, line.real_dacc), (22, 1.5, 1.0));
-        assert_eq!((line.images_per_second, line.step_ms, line.allreduce_ms), (512.0, 500.0, 2.0));
-        assert_eq!(line.state_digest, Digest(22));
+        let row = window.row(&done(22, 2.0), 1, 256, 2e-4);
+        assert_eq!((row.step, row.d_loss_real, row.real_dacc), (22, 1.5, 1.0));
+        assert_eq!((row.images_per_second, row.step_ms, row.allreduce_ms), (512.0, 500.0, 2.0));
+        assert_eq!(row.state_digest, Digest(22));
     }
 
     #[test]

@@ -1,4 +1,8 @@
-//! What a model gives to the engine. The engine owns threads, streams and order; the objective owns the arithmetic.
+//! The interface between the engine and the model that it trains.
+//!
+//! The engine owns threads, streams and the order of events; the objective owns the arithmetic. An
+//! objective is a set of pure functions: the same arguments always give the same bits, on every
+//! machine of the same fingerprint.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -8,50 +12,86 @@ use crate::metrics::Metrics;
 use crate::spec::sharding::Partition;
 use crate::state::{Layout, State};
 
-/// Something that is trained by ordered phases, such as "discriminator on real", "discriminator on fake", "generator".
+/// A model with its losses and its optimizer.
 ///
-/// Each phase yields a flat vector for every shard, which holds gradients, batch statistics and metrics together; the
-/// engine adds them up over the shards, in an order of its own that never changes, and hands the sum to every worker.
+/// # Order of the calls
+///
+/// Once, when a worker starts, its driver calls [`layout`](Self::layout) and
+/// [`initial_state`](Self::initial_state). Then, in every phase of every step:
+///
+/// 1. The driver asks for [`phase_vector_len`](Self::phase_vector_len), to divide the vector among
+///    the members.
+/// 2. The compute threads call [`shard_gradients`](Self::shard_gradients) once for each shard that
+///    the worker owns, several shards at a time.
+/// 3. A compute thread with nothing left to do calls [`compute_ahead`](Self::compute_ahead), while
+///    the driver waits for the other members.
+/// 4. Before the worker's last contribution leaves, the driver verifies the digests of
+///    [`tensors_read`](Self::tensors_read).
+/// 5. When the sum is complete, the driver of every worker calls
+///    [`optimizer_step`](Self::optimizer_step) with the same sum. After the last phase it calls
+///    [`metrics`](Self::metrics).
+///
+/// After a failure, any of these calls may be repeated, with an older state as well.
+///
+/// # The vector of a phase
+///
+/// A phase yields one flat vector for each shard. It holds everything that has to be summed over
+/// the shards, so that one all-reduce is enough. By convention its layout is
+/// `[gradients | batch statistics | loss | accuracy]`: the gradients of all trained tensors one
+/// after the other, the mean and the variance of each batch norm, and two numbers. The engine knows
+/// the length only. It sums and never divides: [`optimizer_step`](Self::optimizer_step) divides by
+/// the number of shards where it needs a mean.
 pub trait Objective: Send + Sync {
-    /// Names and shapes of the state's tensors.
+    /// The names and shapes of the state's tensors.
     fn layout(&self) -> &Arc<Layout>;
 
-    /// The state before the first step; the same wherever it is computed.
+    /// The state before the first step. Every worker computes the same bits.
     fn initial_state(&self) -> State;
 
-    /// Elements of the vector of a phase.
+    /// The number of elements in the vector of a phase.
     fn phase_vector_len(&self, phase: Phase) -> usize;
 
-    /// The tensors that a phase's vectors are computed from.
+    /// The indices, in the layout, of the tensors that a phase's vectors are computed from.
     fn tensors_read(&self, phase: Phase) -> &[usize];
 
-    /// The vector of one shard: a function of the task and the shard's data alone.
+    /// Computes the vector of one shard, of length [`phase_vector_len`](Self::phase_vector_len).
+    ///
+    /// The result depends on `task` alone: with an empty `scratch` it has the same bits.
     fn shard_gradients(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32>;
 
-    /// Computes into `scratch` what the shard's next phase needs and the update in between does not change. Called after
-    /// [`Objective::shard_gradients`] with the same task while a thread would wait for the sum; it may never be called.
+    /// Computes into `scratch` a part of the shard's next phase that the optimizer step in between
+    /// does not change.
+    ///
+    /// Called with the task of an earlier [`shard_gradients`](Self::shard_gradients) call, so
+    /// `task.state` is the state before that optimizer step. The call may be left out at any time,
+    /// and the default does nothing.
     fn compute_ahead(&self, _task: &ShardTask<'_>, _scratch: &mut Scratch) {}
 
-    /// Applies the sum of all shards' vectors to the state at `at`, which reaches `at.next()`.
+    /// Updates the state with the sum of all shards' vectors.
+    ///
+    /// The state is at `at` before the call, and at `at.next()` after it.
     fn optimizer_step(&self, state: &mut State, at: Position, sum: &[f32]);
 
-    /// The losses and accuracies of the step that the state has just finished.
+    /// The losses and accuracies of the step that `state` has just finished.
     fn metrics(&self, state: &State) -> Metrics;
 }
 
-/// What to compute.
+/// The input of [`Objective::shard_gradients`].
 #[derive(Clone, Copy)]
 pub struct ShardTask<'a> {
     /// The state that the vector is computed from.
     pub state: &'a State,
-    /// Its position: phase `at.phase` of step `at.step + 1` is computed.
+    /// The position of that state: phase `at.phase` of step `at.step + 1` is to be computed.
     pub at: Position,
-    /// For which shard.
+    /// The shard whose vector is to be computed.
     pub shard: ShardId,
-    /// The shard's images.
+    /// The images of that shard.
     pub partition: &'a Partition,
 }
 
-/// What a shard's next phase can reuse, such as the generator's graph. It may be lost at any time.
+/// Intermediate results that a shard's next phase can reuse, such as the generator's fakes.
+///
+/// The engine keeps one scratch for each shard, and drops it when the shard moves to another worker
+/// or the state is replaced. An objective must therefore be able to do without its content.
 #[derive(Default)]
 pub struct Scratch(pub Option<Box<dyn Any>>);

@@ -1,91 +1,107 @@
-//! Randomness without state: every number is a function of a key.
+//! Random numbers without a generator's state: every number is a function of a key.
 //!
-//! A stateful generator would have to be saved, moved with a shard and never lost. Instead, Philox4x32-10 (Salmon et
-//! al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns (seed, purpose, item, time, index) into 128
-//! random bits. Normal deviates use Wichura's inverse of the normal distribution (algorithm AS 241), with a logarithm
-//! of our own, so that they are the same on every platform.
+//! The state of an ordinary generator would have to be saved in checkpoints, moved together with a
+//! shard, and never lost. Instead, Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy
+//! as 1, 2, 3", SC 2011) turns (seed, purpose, item, time, index) into 128 random bits, on any
+//! worker and in any order.
+//!
+//! Normal deviates are computed with Wichura's inverse of the normal distribution (algorithm AS
+//! 241, Applied Statistics 37, 1988). It needs a logarithm; the one of the C library differs
+//! between platforms, so there is one here that has the same bits everywhere.
 
-/// What a stream of numbers is for: streams of different purposes never meet.
+/// The purpose of a stream of numbers. Streams of different purposes are independent.
 #[derive(Clone, Copy, Debug)]
 pub enum Purpose {
-    /// Initial weights; item: the tensor's number in its network.
+    /// The initial weights. Item: the index of the tensor in its network.
     Weights,
     /// The split of the data set into partitions.
     Split,
-    /// The order in which a shard walks its partition; item: shard, time: epoch.
+    /// The order in which a shard walks through its partition. Item: shard; time: epoch.
     Order,
-    /// The latents of training; item: shard, time: step.
+    /// The latent vectors of the training. Item: shard; time: step.
     Latents,
-    /// The latents of the run's grids.
+    /// The latent vectors of the run's grids of samples.
     Grid,
-    /// The latents of a sample that somebody asks for.
+    /// The latent vectors of a sample that a client requests.
     Sample,
-    /// The toy objective's gradients; item: shard, time: step and phase.
+    /// The noise in the toy objective's targets. Item: shard; time: step and phase.
     Toy,
-    /// Synthetic data.
+    /// Synthetic training data.
     Data,
-    /// What goes wrong in a chaos run.
+    /// The faults of a chaos run.
     Chaos,
 }
 
-/// The numbers of one key, addressed by index.
+/// The random numbers of one key, addressed by index.
 #[derive(Clone, Copy, Debug)]
 pub struct RandomStream {
+    /// Philox's key: the seed.
     key: [u32; 2],
-    high: [u32; 3],
+    /// The upper three words of Philox's counter: purpose and item, then time. The lowest word
+    /// counts the blocks of four numbers.
+    counter_high: [u32; 3],
 }
 
 impl RandomStream {
-    /// The stream of (seed, purpose, item, time). `item` is below 2^24.
+    /// The stream of (seed, purpose, item, time). `item` must be below 2^24.
     pub fn new(seed: u64, purpose: Purpose, item: u32, time: u64) -> Self {
         debug_assert!(item < 1 << 24, "item {item} does not fit beside the purpose");
+        let [time_low, time_high] = split(time);
         Self {
             key: split(seed),
-            high: [(purpose as u32) << 24 | item, split(time)[0], split(time)[1]],
+            counter_high: [(purpose as u32) << 24 | item, time_low, time_high],
         }
     }
 
-    /// 32 random bits: number `index` of the stream, below 2^34.
+    /// The 32 random bits at `index` of the stream. `index` must be below 2^34.
     pub fn bits(&self, index: u64) -> u32 {
         self.block((index / 4) as u32)[(index % 4) as usize]
     }
 
-    /// `n` numbers, uniform in [0, 1), multiples of 2^-24.
+    /// The first `n` numbers of the stream, uniform in [0, 1). Each is a multiple of 2^-24.
     pub fn uniforms(&self, n: usize) -> impl Iterator<Item = f32> + use<> {
         self.words(n).map(|bits| (bits >> 8) as f32 / (1 << 24) as f32)
     }
 
-    /// `n` standard normal deviates, within ±6.4.
+    /// The first `n` numbers of the stream as standard normal deviates, each within ±6.4.
     pub fn normals(&self, n: usize) -> impl Iterator<Item = f32> + use<> {
+        // The probability (bits + 1/2) / 2^32 is neither 0 nor 1, where the quantile is infinite.
         self.words(n).map(|bits| normal_quantile((f64::from(bits) + 0.5) / 4_294_967_296.0) as f32)
     }
 
-    /// A uniformly drawn permutation of `0..n` (Fisher and Yates), `n` below 2^32.
+    /// A random permutation of `0..n`, each equally likely (the Fisher-Yates shuffle). `n` must be
+    /// below 2^32.
     pub fn permutation(&self, n: usize) -> Vec<u32> {
         let mut items: Vec<u32> = (0..n as u32).collect();
         for i in (1..n).rev() {
             let block = self.block(i as u32);
             let bits = u64::from(block[0]) << 32 | u64::from(block[1]);
+            // Scale 64 bits to 0..=i. A remainder would favour small numbers more.
             let j = (u128::from(bits) * (i as u128 + 1)) >> 64;
             items.swap(i, j as usize);
         }
         items
     }
 
+    /// The first `n` words of 32 bits.
     fn words(&self, n: usize) -> impl Iterator<Item = u32> + use<> {
         let stream = *self;
         (0..n.div_ceil(4) as u32).flat_map(move |counter| stream.block(counter)).take(n)
     }
 
+    /// Block `counter`, which holds the words from `4 * counter` on.
     fn block(&self, counter: u32) -> [u32; 4] {
-        philox4x32_10([counter, self.high[0], self.high[1], self.high[2]], self.key)
+        let [a, b, c] = self.counter_high;
+        philox4x32_10([counter, a, b, c], self.key)
     }
 }
 
+/// The low and the high half.
 fn split(x: u64) -> [u32; 2] {
     [x as u32, (x >> 32) as u32]
 }
 
+/// Philox with four words of 32 bits and ten rounds (Salmon et al., section 3.3).
 fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let [lo0, hi0] = split(u64::from(counter[0]) * 0xD251_1F53);
@@ -96,8 +112,11 @@ fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// The x with P(X < x) = p for a standard normal X, 0 < p < 1, to about 1e-16 (AS 241, routine PPND16).
+/// The quantile function of the standard normal distribution: the x with P(X < x) = p.
+///
+/// `p` must be above 0 and below 1. The relative error is about 1e-16 (AS 241, routine PPND16).
 fn normal_quantile(p: f64) -> f64 {
+    // In the centre a rational function of p - 1/2, outside one of sqrt(-ln p) of the nearer tail.
     let q = p - 0.5;
     if q.abs() <= 0.425 {
         let r = 0.180625 - q * q;
@@ -109,14 +128,24 @@ fn normal_quantile(p: f64) -> f64 {
     if q < 0.0 { -x } else { x }
 }
 
+/// The quotient of two polynomials in `r`.
 fn rational([numerator, denominator]: &[[f64; 8]; 2], r: f64) -> f64 {
-    let polynomial = |c: &[f64; 8]| c.iter().rev().fold(0.0, |sum, c| sum * r + c);
-    polynomial(numerator) / polynomial(denominator)
+    polynomial(numerator, r) / polynomial(denominator, r)
 }
 
-/// The natural logarithm of a normal positive number: 2 artanh((m - 1) / (m + 1)) of its mantissa as a series, plus
-/// its exponent's share. Only +, -, *, / in a fixed order, so the same bits everywhere.
+/// Evaluates a polynomial by Horner's rule. The coefficients begin with the constant one.
+fn polynomial(coefficients: &[f64; 8], r: f64) -> f64 {
+    coefficients.iter().rev().fold(0.0, |sum, coefficient| sum * r + coefficient)
+}
+
+/// The natural logarithm of a positive normal number, to about 4e-15.
+///
+/// With x = m * 2^e and m in [sqrt(1/2), sqrt(2)], ln x = 2 artanh((m - 1) / (m + 1)) + e ln 2. The
+/// area tangent is a power series in s = (m - 1) / (m + 1), 2 (s + s^3 / 3 + s^5 / 5 + ...). Only
+/// +, -, * and / in a fixed order are used, so the bits are the same on every platform.
 fn ln(x: f64) -> f64 {
+    // Take the number apart into a mantissa in [1, 2) and an exponent, then centre the mantissa
+    // around 1, where the series converges fastest.
     let bits = x.to_bits();
     let mut exponent = (bits >> 52) as i64 - 1023;
     let mut mantissa = f64::from_bits((bits & 0x000F_FFFF_FFFF_FFFF) | 0x3FF0_0000_0000_0000);
@@ -129,6 +158,9 @@ fn ln(x: f64) -> f64 {
     2.0 * s * series + exponent as f64 * std::f64::consts::LN_2
 }
 
+// Coefficients of AS 241, routine PPND16, each as [numerator, denominator] with the constant first.
+
+/// For |p - 1/2| <= 0.425 (the paper's a and b).
 const CENTRE: [[f64; 8]; 2] = [
     [
         3.387_132_872_796_366_5,
@@ -151,6 +183,7 @@ const CENTRE: [[f64; 8]; 2] = [
         5_226.495_278_852_545,
     ],
 ];
+/// For sqrt(-ln p) <= 5 (the paper's c and d).
 const TAIL: [[f64; 8]; 2] = [
     [
         1.423_437_110_749_683_5,
@@ -173,6 +206,7 @@ const TAIL: [[f64; 8]; 2] = [
         1.050_750_071_644_416_9e-9,
     ],
 ];
+/// For sqrt(-ln p) > 5 (the paper's e and f).
 const FAR_TAIL: [[f64; 8]; 2] = [
     [
         6.657_904_643_501_103,
@@ -217,8 +251,8 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_those_of_the_normal_distribution() {
-        // From tables of the normal distribution to 15 digits; the last is 2^-33, the smallest p that is asked for.
+    fn quantiles_match_tables_of_the_normal_distribution() {
+        // Tables of the normal distribution, to 15 digits.
         for (p, x) in [
             (0.5, 0.0),
             (0.975, 1.959963984540054),
@@ -232,6 +266,7 @@ mod tests {
                 normal_quantile(p)
             );
         }
+        // The smallest p that `normals` uses.
         assert!(normal_quantile(2f64.powi(-33)).abs() < 6.4);
     }
 
@@ -245,17 +280,16 @@ mod tests {
     }
 
     #[test]
-    fn streams_differ_by_every_part_of_their_key() {
-        let first =
-            |seed, purpose, item, time| RandomStream::new(seed, purpose, item, time).bits(0);
+    fn every_component_of_the_key_changes_the_stream() {
+        let stream = RandomStream::new;
         let mut numbers = vec![
-            first(1, Purpose::Latents, 2, 3),
-            first(2, Purpose::Latents, 2, 3),
-            first(1, Purpose::Order, 2, 3),
-            first(1, Purpose::Latents, 3, 3),
-            first(1, Purpose::Latents, 2, 4),
-            first(1, Purpose::Latents, 2, 3 + (1 << 32)),
-            RandomStream::new(1, Purpose::Latents, 2, 3).bits(1),
+            stream(1, Purpose::Latents, 2, 3).bits(0),
+            stream(2, Purpose::Latents, 2, 3).bits(0),
+            stream(1, Purpose::Order, 2, 3).bits(0),
+            stream(1, Purpose::Latents, 3, 3).bits(0),
+            stream(1, Purpose::Latents, 2, 4).bits(0),
+            stream(1, Purpose::Latents, 2, 3 + (1 << 32)).bits(0),
+            stream(1, Purpose::Latents, 2, 3).bits(1),
         ];
         numbers.sort_unstable();
         numbers.dedup();

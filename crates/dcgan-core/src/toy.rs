@@ -1,6 +1,17 @@
-//! An objective without tensors: three vectors that follow noisy targets. It has the DCGAN's phases and names, and
-//! rounds at every addition, so a sum in another order shows in its digests. The protocol's tests run on it.
+//! An objective that costs nothing to compute, for the tests of the protocol.
+//!
+//! The toy has one parameter vector for each phase. The vector is pulled towards a noisy target
+//! that depends on the step, the shard and the shard's images:
+//!
+//! ```text
+//! target = brightness of the shard's batch + noise(step, phase, shard)
+//! loss   = sum of (parameter - target)^2
+//! ```
+//!
+//! It has the same phases and metrics as the DCGAN. Its additions round like those of a real model,
+//! so a sum in another order gives another digest, and a test that compares digests fails.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::ids::{Phase, Position, Step};
@@ -11,12 +22,16 @@ use crate::spec::RunSpec;
 use crate::spec::sharding::{Sharding, ShardingError};
 use crate::state::{Layout, State};
 
-/// Elements of each of the toy's parameter vectors, one a phase.
+/// The number of elements in the parameter vector of a phase.
 const WIDTH: usize = 24;
-const PHASES: u64 = Phase::ALL.len() as u64;
-/// Order of the tensors in the layout.
+
+// Indices of the tensors in the layout, which sorts them by name.
+
+/// A copy of the generator phase's parameters, `[WIDTH]`: the part that samplers receive.
 const GENERATOR: usize = 0;
+/// The metrics of the step that was finished last, `[METRIC_COUNT]`.
 const METRICS_TENSOR: usize = 1;
+/// The parameters of all phases, `[3, WIDTH]`.
 const PARAMETERS: usize = 2;
 
 /// The toy objective.
@@ -28,10 +43,10 @@ pub struct Toy {
 }
 
 impl Toy {
-    /// The toy of a spec.
+    /// Makes the toy objective of a specification.
     ///
     /// # Errors
-    /// If the spec's batch does not fit its shards and data.
+    /// If the batch cannot be divided among the shards, or the data does not fill it.
     pub fn new(spec: RunSpec) -> Result<Self, ShardingError> {
         let sharding = Sharding::new(spec.seed, spec.data.images, spec.shards, spec.batch_size)?;
         let layout = Layout::new([
@@ -57,6 +72,7 @@ impl Objective for Toy {
         state
     }
 
+    /// The layout of a vector is `[gradients | loss]`.
     fn phase_vector_len(&self, _phase: Phase) -> usize {
         WIDTH + 1
     }
@@ -66,35 +82,39 @@ impl Objective for Toy {
     }
 
     fn shard_gradients(&self, task: &ShardTask<'_>, _scratch: &mut Scratch) -> Vec<f32> {
-        let ShardTask { state, at, shard, partition } = *task;
-        let step: Step = at.step + 1;
-        let time = step * PHASES + at.phase.index() as u64;
-        let noise = RandomStream::new(self.spec.seed, Purpose::Toy, shard.0.into(), time);
-        let batch = self.sharding.batch(shard, step);
-        let brightness: f32 =
-            batch.iter().map(|&i| f32::from(partition.image(i)[0])).sum::<f32>() / 255.0;
-        let parameters = &state.tensor(PARAMETERS)[at.phase.index() * WIDTH..][..WIDTH];
+        let brightness = self.batch_brightness(task);
+        let noise = self.noise(task).normals(WIDTH);
+        let parameters = &task.state.tensor(PARAMETERS)[parameter_range(task.at.phase)];
+
+        // The gradient of the loss, up to a factor 2.
         let mut vector: Vec<f32> = parameters
             .iter()
-            .zip(noise.normals(WIDTH))
-            .map(|(p, noise)| p - brightness - noise)
+            .zip(noise)
+            .map(|(parameter, noise)| parameter - brightness - noise)
             .collect();
-        vector.push(vector.iter().map(|gap| gap * gap).sum());
+        let loss = vector.iter().map(|gap| gap * gap).sum();
+        vector.push(loss);
         vector
     }
 
     fn optimizer_step(&self, state: &mut State, at: Position, sum: &[f32]) {
-        let phase = at.phase.index();
-        let rate = self.spec.learning_rate as f32 / f32::from(self.spec.shards);
+        let (gradients, loss) = (&sum[..WIDTH], sum[WIDTH]);
+        let shards = f32::from(self.spec.shards);
+
+        // Gradient descent on the mean over the shards.
+        let rate = self.spec.learning_rate as f32 / shards;
         let parameters = state.tensor_mut(PARAMETERS);
-        for (p, gradient) in parameters[phase * WIDTH..].iter_mut().zip(&sum[..WIDTH]) {
+        for (p, gradient) in parameters[parameter_range(at.phase)].iter_mut().zip(gradients) {
             *p -= rate * gradient;
         }
-        let generator = parameters[2 * WIDTH..].to_vec();
+
+        let generator = parameters[parameter_range(Phase::Generator)].to_vec();
         state.tensor_mut(GENERATOR).copy_from_slice(&generator);
+
+        // The toy classifies nothing, so its accuracies are constant.
         let metrics = state.tensor_mut(METRICS_TENSOR);
-        metrics[phase] = sum[WIDTH] / f32::from(self.spec.shards);
-        metrics[Phase::ALL.len() + phase] = 0.5;
+        metrics[at.phase.index()] = loss / shards;
+        metrics[Phase::ALL.len() + at.phase.index()] = 0.5;
     }
 
     fn metrics(&self, state: &State) -> Metrics {
@@ -102,7 +122,31 @@ impl Objective for Toy {
     }
 }
 
-/// What several tests of this crate train.
+impl Toy {
+    /// The sum of the first pixels of the shard's images in this step, each from 0 to 1.
+    fn batch_brightness(&self, task: &ShardTask<'_>) -> f32 {
+        let mut sum = 0.0;
+        for image in self.sharding.batch(task.shard, task.at.step + 1) {
+            sum += f32::from(task.partition.image(image)[0]);
+        }
+        sum / 255.0
+    }
+
+    /// The random numbers of one phase of one step for one shard.
+    fn noise(&self, task: &ShardTask<'_>) -> RandomStream {
+        let step: Step = task.at.step + 1;
+        let time = step * Phase::ALL.len() as u64 + task.at.phase.index() as u64;
+        RandomStream::new(self.spec.seed, Purpose::Toy, task.shard.0.into(), time)
+    }
+}
+
+/// The elements of the parameters tensor that belong to a phase.
+fn parameter_range(phase: Phase) -> Range<usize> {
+    let start = phase.index() * WIDTH;
+    start..start + WIDTH
+}
+
+/// A small run for the tests of this crate.
 #[cfg(test)]
 pub(crate) mod fixture {
     use super::*;
@@ -111,6 +155,7 @@ pub(crate) mod fixture {
     use crate::spec::{DatasetInfo, ObjectiveKind};
     use crate::train::{Shard, train_step};
 
+    /// A specification with two images a shard and step, and data of one pixel an image.
     pub(crate) fn spec(shards: u16) -> RunSpec {
         RunSpec {
             objective: ObjectiveKind::Toy,
@@ -128,11 +173,12 @@ pub(crate) mod fixture {
         }
     }
 
+    /// Eleven images of one pixel, which stand for the partition of any shard.
     pub(crate) fn partition() -> Partition {
         Partition::new(1, (0..11).collect())
     }
 
-    /// The state after `steps` steps.
+    /// Trains from the initial state for `steps` steps.
     pub(crate) fn state_after(toy: &Toy, steps: u64) -> State {
         let partition = partition();
         let mut shards = Shard::all(toy.spec.shards, |_| &partition);

@@ -1,4 +1,11 @@
-//! What the coordinator and its workers tell each other. Partitions, snapshots and copies of a state travel apart.
+//! The messages between the coordinator and its workers.
+//!
+//! They travel on one control stream for each worker. Bulk data (partitions of the data set,
+//! snapshots and copies of a state) has streams of its own, so that it does not delay them.
+//!
+//! The control stream may break and be opened again at any time, and no message is acknowledged.
+//! Therefore every message can be repeated without harm, and after each [`Hello`] both sides repeat
+//! everything that still matters.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,158 +14,166 @@ use crate::ids::{Digest, Generation, Position, Rank, RunId, ShardId, Step, Worke
 use crate::metrics::StepDone;
 use crate::protocol::plan::{Plan, StateRef};
 
-/// The version of everything on the wire. Programs of different versions refuse each other in words.
+/// The version of everything on the wire. Programs of different versions refuse each other, with a
+/// message that names both versions.
 pub const PROTOCOL: u32 = 2;
 
-/// The first message of every control stream.
+/// The first message of every control stream, from the worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// The run that the worker belongs to, once it does.
+    /// The run that the worker belongs to; `None` until it has joined one.
     pub run: Option<RunId>,
-    /// Who it is.
+    /// The identity of the worker process.
     pub id: WorkerId,
-    /// The version of what it speaks.
+    /// The version of the protocol that the worker speaks; compare [`PROTOCOL`].
     pub protocol: u32,
-    /// What its arithmetic depends on: workers that would round differently do not mix.
+    /// The fingerprint of the worker's arithmetic. Workers that round differently do not train
+    /// together.
     pub fingerprint: String,
-    /// Where other workers reach it, as host:port.
+    /// The address at which other workers reach this one, as host:port.
     pub address: String,
-    /// The generation of its plan; 0 without one.
+    /// The generation of the worker's plan; 0 without one.
     pub plan: Generation,
-    /// The newest fence that it has answered.
+    /// The newest fence that the worker has answered.
     pub promised: Generation,
 }
 
-/// From a worker to the coordinator.
+/// A message from a worker to the coordinator.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FromWorker {
-    /// The likely shards' partitions are held: may be planned.
+    /// The worker holds the partitions of the shards that it is likely to compute, and may become a
+    /// member of a plan.
     Ready,
-    /// The promise to apply no result of an older generation, and the state as it is; given as often as it is asked.
+    /// The answer to a fence: a promise to apply no result of an older generation, and the worker's
+    /// state. A repeated fence is answered again.
     FenceAck {
-        /// The fence that is answered.
+        /// The generation of the fence.
         generation: Generation,
-        /// None if the worker's state turned out to be damaged.
+        /// The state that the worker holds; `None` if it cannot be used.
         state: Option<StateRef>,
     },
-    /// A finished step.
+    /// The report of a finished step.
     StepDone(StepDone),
-    /// Asks for a new generation.
+    /// A request for a new generation, because this one cannot continue.
     Complaint {
-        /// The generation that cannot go on.
+        /// The generation that cannot continue.
         generation: Generation,
-        /// Why.
+        /// The reason.
         complaint: Complaint,
     },
-    /// The answer to a fetch of a snapshot that the worker does not hold.
+    /// The answer to [`ToWorker::RequestSnapshot`] from a worker that does not hold the snapshot.
     SnapshotMissing(Step),
-    /// The worker's state was another than the one that it has copied since, though both were at this position.
+    /// News that the worker had reached a position with another state than its peers. It has copied
+    /// theirs since.
     StateDiffered {
-        /// Where.
+        /// The position of both states.
         position: Position,
-        /// The first tensor that differs.
+        /// The name of the first tensor in which they differed.
         tensor: String,
     },
-    /// Whether the worker has reached another one, as it was asked to try.
+    /// The answer to [`ToWorker::Probe`].
     ProbeResult {
-        /// The other one.
+        /// The worker that was probed.
         peer: WorkerId,
-        /// Whether it answered.
+        /// True if it answered.
         reached: bool,
     },
-    /// The worker was told to stop, and goes.
+    /// News that the worker was told to stop and is about to exit.
     Leave,
 }
 
-/// What keeps a worker from going on, and who owes it.
+/// The reason why a generation cannot continue, as one worker sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Complaint {
-    /// The stream to or from a member broke.
+    /// The stream to or from this member broke.
     StreamBroken(Rank),
-    /// A member has owed a piece for longer than the deadline.
+    /// This member has owed a bucket sum for longer than the deadline.
     Timeout(Rank),
-    /// A member computes from another state at the same generation and position.
+    /// A member computes from another state, although generation and position are the same.
     StateMismatch {
-        /// Which member.
+        /// The rank of that member.
         peer: Rank,
-        /// Where.
+        /// The position of both states.
         position: Position,
-        /// The digest of the reporting worker's state.
+        /// The digest of the complaining worker's state.
         mine: Digest,
-        /// The digest of the peer's.
+        /// The digest of the peer's state.
         theirs: Digest,
     },
-    /// The start state cannot be had from anybody who should hold it.
+    /// None of the members that should hold the start state has provided a copy of it.
     CopyFailed,
-    /// The bytes of this tensor of the worker's own state are not those that it has hashed.
+    /// The values of this tensor, in the worker's own state, are not those that were hashed: its
+    /// memory has lost a bit.
     StateCorrupted(String),
-    /// Vectors of some shards cannot be summed: another worker is to compute them once more.
+    /// The worker cannot compute some of its shards; another worker has to try.
     ShardsFailed(FailedShards),
 }
 
-/// Vectors that cannot be summed.
+/// The shards of one worker whose vectors cannot be summed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailedShards {
-    /// The position of the state that they were computed from.
+    /// The position of the state that the vectors were computed from.
     pub position: Position,
-    /// Whose vectors.
+    /// The shards, in order.
     pub shards: Vec<ShardId>,
-    /// What is wrong with the first.
+    /// The reason why the vector of the first shard cannot be summed.
     pub what: String,
 }
 
-/// From the coordinator to a worker.
+/// A message from the coordinator to a worker.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ToWorker {
-    /// Stop applying results of generations before this one, and say where you are.
+    /// Stop applying results of generations before this one, and answer with
+    /// [`FromWorker::FenceAck`].
     Fence(Generation),
-    /// Go on from its start.
+    /// Train by this plan.
     Plan(Arc<Plan>),
-    /// Everything due up to this step is on disk: it may be forgotten.
+    /// Everything that was due up to this step is on disk. Its reports and snapshots may be
+    /// dropped.
     Persisted(Step),
     /// Send the snapshot of this step.
     RequestSnapshot(Step),
-    /// RetainSnapshot the snapshot of this step, which was not due before.
+    /// Keep the snapshot of this step, although the schedule does not ask for it.
     RetainSnapshot(Step),
-    /// Say whether this worker can be reached, at this address.
+    /// Find out whether this worker answers at this address, as host:port.
     Probe(WorkerId, String),
-    /// The run is over.
+    /// The run is over; exit.
     Finish(Finish),
 }
 
-/// How a run is over.
+/// The outcome of a run, as workers are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finish {
-    /// As it should be, or because a person ended it.
+    /// The run has done all its steps, or a person has stopped it.
     Done,
-    /// For the reason given.
+    /// The run has failed, for this reason.
     Failed(String),
 }
 
-/// Why a worker is turned away.
+/// The reason why the coordinator refuses a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It speaks another version.
+    /// The worker speaks another version of the protocol.
     Protocol {
-        /// The coordinator's.
+        /// The coordinator's version.
         coordinator: u32,
-        /// The worker's.
+        /// The worker's version.
         worker: u32,
     },
-    /// It belongs to another run.
+    /// The worker belongs to another run.
     OtherRun {
-        /// The coordinator's.
+        /// The coordinator's run.
         coordinator: RunId,
-        /// The worker's.
+        /// The worker's run.
         worker: RunId,
     },
-    /// A newer process of the same name is connected.
+    /// A newer process with this name is connected.
     Replaced(String),
-    /// Its arithmetic would give other bits.
+    /// The worker's arithmetic rounds differently, so its results would have other bits.
     Fingerprint {
-        /// The run's.
+        /// The fingerprint of the run.
         run: String,
-        /// The worker's.
+        /// The fingerprint of the worker.
         worker: String,
     },
 }
@@ -168,12 +183,13 @@ impl fmt::Display for Refusal {
         match self {
             Self::Protocol { coordinator, worker } => write!(
                 f,
-                "this worker speaks protocol version {worker} and the coordinator version {coordinator}: \
-                 use programs of one build"
+                "this worker speaks protocol version {worker} and the coordinator version \
+                 {coordinator}: use programs of one build"
             ),
             Self::OtherRun { coordinator, worker } => write!(
                 f,
-                "this worker belongs to run {worker} and the coordinator runs {coordinator}: start the worker again"
+                "this worker belongs to run {worker} and the coordinator runs {coordinator}: \
+                 start the worker again"
             ),
             Self::Replaced(name) => {
                 write!(
@@ -183,8 +199,8 @@ impl fmt::Display for Refusal {
             }
             Self::Fingerprint { run, worker } => write!(
                 f,
-                "this worker's arithmetic ({worker}) differs from the run's ({run}), so its results would not be the \
-                 same bits: use machines of one kind"
+                "this worker's arithmetic ({worker}) differs from the run's ({run}), so its \
+                 results would not be the same bits: use machines of one kind"
             ),
         }
     }

@@ -1,4 +1,9 @@
-//! A plan: who computes which shard, from which state on. Immutable, and numbered by its generation.
+//! A plan: the workers that train, the shards that each computes, and the state that they start
+//! from.
+//!
+//! A plan never changes. When a member comes or goes, the coordinator makes a new plan with the
+//! next generation. It moves as few shards as possible, because a worker that receives a shard has
+//! to fetch its partition of the data.
 
 use std::fmt;
 
@@ -7,78 +12,92 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Digest, Generation, Position, Rank, ShardId, WorkerId};
 use crate::reduction::{Subtree, largest_subtrees};
 
-/// A state, as far as people who do not hold it know it.
+/// The identity of a state: enough to compare two states, or to ask for a copy of one, without
+/// having its tensors.
+///
+/// Two states with equal position and digest are the same. The generation decides which of several
+/// states is the newest: after a run has gone back to a checkpoint, a smaller step of a newer
+/// generation supersedes a larger step of an older one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateRef {
-    /// The generation in which it was reached; a plan's start state belongs to that plan.
+    /// The generation in which the state was reached. A state that a plan starts from belongs to
+    /// the generation of that plan.
     pub generation: Generation,
-    /// How far it has come.
+    /// The progress of the state.
     pub position: Position,
-    /// Its digest.
+    /// The digest of the state.
     pub digest: Digest,
+}
+
+impl StateRef {
+    /// Tells whether both refer to a state with the same bytes, in whatever generations.
+    pub fn is_same_state(&self, other: &Self) -> bool {
+        (self.position, self.digest) == (other.position, other.digest)
+    }
 }
 
 /// One worker of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// Which process.
+    /// The identity of the worker process.
     #[serde(flatten)]
     pub id: WorkerId,
-    /// Where others reach it, as host:port.
+    /// The address at which the other members reach it, as host:port.
     pub address: String,
-    /// Whether it holds the start state; if nobody does, the coordinator serves it from its checkpoint.
+    /// True if the worker holds the start state. If no member does, all of them copy it from the
+    /// coordinator, which reads its checkpoint.
     pub holds_start: bool,
 }
 
-/// Members by rank, the owner of every shard, and where they go on.
+/// The members by rank, the owner of every shard, and the state to start from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Its number.
+    /// The number of the plan.
     pub generation: Generation,
     /// The workers, by rank. Each owns at least one shard.
     pub members: Vec<Member>,
-    /// The owner of each shard.
+    /// The owner of each shard, by shard.
     pub owners: Vec<Rank>,
-    /// The state that the members go on from.
+    /// The state that the members start from.
     pub start: StateRef,
 }
 
 impl Plan {
-    /// Shards of the batch.
+    /// The number of shards.
     pub fn shards(&self) -> u16 {
         self.owners.len() as u16
     }
 
-    /// The ranks in their order.
+    /// All ranks, in order.
     pub fn ranks(&self) -> impl Iterator<Item = Rank> + use<> {
         (0..self.members.len() as u16).map(Rank)
     }
 
-    /// The member of that rank.
+    /// The member with this rank.
     pub fn member(&self, rank: Rank) -> Option<&Member> {
         self.members.get(usize::from(rank.0))
     }
 
-    /// The rank of a worker, if it is a member.
+    /// The rank of a worker; `None` if it is not a member.
     pub fn rank_of(&self, id: &WorkerId) -> Option<Rank> {
-        self.members
-            .iter()
-            .zip(self.ranks())
-            .find(|(member, _)| member.id == *id)
-            .map(|(_, rank)| rank)
+        let index = self.members.iter().position(|member| member.id == *id)?;
+        Some(Rank(index as u16))
     }
 
-    /// Who computes a shard.
+    /// The rank of the member that computes a shard.
     pub fn owner(&self, shard: ShardId) -> Rank {
         self.owners[usize::from(shard.0)]
     }
 
-    /// What a member computes.
+    /// The shards that a member computes, in order.
     pub fn shards_of(&self, rank: Rank) -> impl Iterator<Item = ShardId> {
         (0..self.shards()).map(ShardId).filter(move |&shard| self.owner(shard) == rank)
     }
 
-    /// Whether a plan read from a wire or a file can be one: every shard has an owner, every member a shard.
+    /// Tells whether the plan is consistent: every shard has an owner, and every member has a
+    /// shard.
+    ///
+    /// Checked for each plan that is read from the network or from a file.
     pub fn is_valid(&self) -> bool {
         !self.members.is_empty()
             && self.owners.iter().all(|&rank| self.member(rank).is_some())
@@ -86,54 +105,73 @@ impl Plan {
     }
 }
 
-/// How many shards each of `members` ranks gets if all are alike: nobody two more than another, and the larger shares go
-/// to those who have most already. `previous` names each shard's owner so far, where it is still a member.
+/// The number of shards for each of `members` ranks if all workers are equally fast.
+///
+/// Loads differ by one shard at most. If they cannot be equal, the members that own most shards now
+/// get one more, so that fewer shards move. `previous` holds each shard's owner so far, as its rank
+/// in the new plan; `None` if that worker is no longer a member.
 ///
 /// # Panics
-/// If there are no members, or more than shards.
-pub fn even(previous: &[Option<Rank>], members: usize) -> Vec<usize> {
+/// If there are no members, or more members than shards.
+pub fn even_loads(previous: &[Option<Rank>], members: usize) -> Vec<usize> {
     let shards = previous.len();
     assert!((1..=shards).contains(&members), "{members} members for {shards} shards");
-    let mut kept = vec![0usize; members];
+
+    // Count the shards that each member owns now.
+    let mut owned = vec![0usize; members];
     for rank in previous.iter().flatten() {
-        kept[usize::from(rank.0)] += 1;
+        owned[usize::from(rank.0)] += 1;
     }
-    let mut by_load: Vec<usize> = (0..members).collect();
-    by_load.sort_by_key(|&rank| std::cmp::Reverse(kept[rank]));
-    let mut room = vec![shards / members; members];
-    for &rank in &by_load[..shards % members] {
-        room[rank] += 1;
+
+    // Give everybody the same, and what is left over to the members that own most.
+    let mut by_owned: Vec<usize> = (0..members).collect();
+    by_owned.sort_by_key(|&rank| std::cmp::Reverse(owned[rank]));
+    let mut loads = vec![shards / members; members];
+    for &rank in &by_owned[..shards % members] {
+        loads[rank] += 1;
     }
-    room
+    loads
 }
 
-/// Gives every shard an owner, and every rank as many shards as there is room for. `previous` names each shard's owner so
-/// far, where it is still a member: as few shards as possible move.
+/// Assigns every shard to a rank, so that rank r gets `loads[r]` shards, and as few shards as
+/// possible move.
+///
+/// `previous` holds each shard's owner so far, as its rank in the new plan; `None` if that worker
+/// is no longer a member.
 ///
 /// # Panics
-/// If there is not room for every shard.
-pub fn assign(previous: &[Option<Rank>], mut room: Vec<usize>) -> Vec<Rank> {
-    let mut owners: Vec<Option<Rank>> = previous
-        .iter()
-        .map(|&owner| {
-            let rank = owner?;
-            let room = &mut room[usize::from(rank.0)];
-            *room = room.checked_sub(1)?;
-            Some(rank)
-        })
-        .collect();
-    for owner in &mut owners {
-        if owner.is_none() {
-            let rank =
-                room.iter().position(|&room| room > 0).expect("there is room for every shard");
-            room[rank] -= 1;
-            *owner = Some(Rank(rank as u16));
+/// If the loads are too small for all shards.
+pub fn assign(previous: &[Option<Rank>], loads: Vec<usize>) -> Vec<Rank> {
+    let mut room = loads;
+
+    // Leave a shard with its owner as long as the owner has room.
+    let mut owners: Vec<Option<Rank>> = vec![None; previous.len()];
+    for (owner, &before) in owners.iter_mut().zip(previous) {
+        if let Some(rank) = before
+            && room[usize::from(rank.0)] > 0
+        {
+            room[usize::from(rank.0)] -= 1;
+            *owner = Some(rank);
         }
     }
-    owners.into_iter().flatten().collect()
+
+    // Give each of the other shards to the first rank that has room.
+    let mut assigned = Vec::with_capacity(owners.len());
+    for owner in owners {
+        let rank = owner.unwrap_or_else(|| {
+            let free = room.iter().position(|&room| room > 0);
+            let index = free.expect("there is room for every shard");
+            room[index] -= 1;
+            Rank(index as u16)
+        });
+        assigned.push(rank);
+    }
+    assigned
 }
 
 impl fmt::Display for Plan {
+    /// Writes the plan for people: one line about its start and its tree, and a line for each
+    /// member.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let StateRef { position, digest, .. } = self.start;
         let (shards, members) = (self.shards(), self.members.len());
@@ -141,14 +179,8 @@ impl fmt::Display for Plan {
         writeln!(f, "generation {}, from {position} (digest {digest})", self.generation)?;
         write!(f, "  {shards} shards on {members} members; tree {tree}")?;
         for (member, rank) in self.members.iter().zip(self.ranks()) {
-            let join = |items: Vec<String>| items.join(" ");
-            let shards = join(self.shards_of(rank).map(|shard| shard.to_string()).collect());
-            let sends = join(
-                largest_subtrees(self.shards(), |s| self.owner(s) == rank)
-                    .iter()
-                    .map(Subtree::to_string)
-                    .collect(),
-            );
+            let shards = join(self.shards_of(rank));
+            let sends = join(largest_subtrees(self.shards(), |shard| self.owner(shard) == rank));
             let copies = if member.holds_start { "" } else { "; copies the state" };
             write!(
                 f,
@@ -160,6 +192,11 @@ impl fmt::Display for Plan {
     }
 }
 
+/// Joins the text forms of `items` with spaces.
+fn join(items: impl IntoIterator<Item = impl fmt::Display>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(" ")
+}
+
 /// Plans for tests.
 #[cfg(test)]
 pub(crate) mod fixture {
@@ -167,31 +204,34 @@ pub(crate) mod fixture {
 
     use super::*;
 
-    /// A plan in which `owners` name the owner of each shard; owners without a shard are left out.
+    /// A plan of generation 4 in which worker `owners[s]` owns shard s. Workers without a shard are
+    /// left out, and `worker-2` does not hold the start state.
     pub(crate) fn plan(shards: u16, owners: &[u16]) -> Arc<Plan> {
         assert_eq!(owners.len(), usize::from(shards));
-        let mut names: Vec<u16> = owners.to_vec();
-        names.sort_unstable();
-        names.dedup();
-        let rank = |owner: &u16| {
-            Rank(names.iter().position(|name| name == owner).expect("it is listed") as u16)
-        };
-        let member = |name: &u16| Member {
-            id: WorkerId { name: format!("worker-{name}"), incarnation: 1 },
-            address: format!("127.0.0.1:{}", 7000 + name),
-            holds_start: *name != 2,
-        };
-        let position = Position::after(40);
+        let mut workers: Vec<u16> = owners.to_vec();
+        workers.sort_unstable();
+        workers.dedup();
+        let mut ranks = Vec::new();
+        for owner in owners {
+            let rank = workers.binary_search(owner).expect("every owner is a worker");
+            ranks.push(Rank(rank as u16));
+        }
+        let generation = Generation(4);
+        let digest = Digest(0x9f1c_0a5b_e27d_4386);
         Arc::new(Plan {
-            generation: Generation(4),
-            members: names.iter().map(member).collect(),
-            owners: owners.iter().map(rank).collect(),
-            start: StateRef {
-                generation: Generation(4),
-                position,
-                digest: Digest(0x9f1c_0a5b_e27d_4386),
-            },
+            generation,
+            members: workers.into_iter().map(member).collect(),
+            owners: ranks,
+            start: StateRef { generation, position: Position::after(40), digest },
         })
+    }
+
+    fn member(worker: u16) -> Member {
+        Member {
+            id: WorkerId { name: format!("worker-{worker}"), incarnation: 1 },
+            address: format!("127.0.0.1:{}", 7000 + worker),
+            holds_start: worker != 2,
+        }
     }
 }
 
@@ -202,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plan_reads_like_a_sentence() {
+    fn the_text_form_of_a_plan_names_members_and_their_shards() {
         let plan = fixture::plan(8, &[0, 0, 0, 1, 1, 1, 2, 2]);
         let text = "\
 generation 4, from the end of step 40 (digest 9f1c0a5be27d4386)
@@ -214,35 +254,46 @@ generation 4, from the end of step 40 (digest 9f1c0a5be27d4386)
         assert!(plan.is_valid());
     }
 
+    /// Reads owners drawn as digits, with `-` for a shard whose owner is gone.
+    fn owners_from(drawing: &str) -> Vec<Option<Rank>> {
+        drawing.chars().map(|c| c.to_digit(10).map(|rank| Rank(rank as u16))).collect()
+    }
+
     #[test]
-    fn shards_move_as_little_as_possible() {
-        let check = |previous: &str, members, expected: &str| {
-            let previous: Vec<Option<Rank>> =
-                previous.chars().map(|c| c.to_digit(10).map(|rank| Rank(rank as u16))).collect();
-            let owners: String =
-                assign(&previous, even(&previous, members)).iter().map(Rank::to_string).collect();
-            assert_eq!(owners, expected);
-        };
-        check("--------", 1, "00000000");
-        check("--------", 3, "00011122");
-        check("--------", 8, "01234567");
-        check("00--1122", 3, "00011122");
-        check("0001112-", 3, "00011122");
-        check("00001111", 3, "00021112");
-        check("-----", 3, "00112");
+    fn as_few_shards_as_possible_move() {
+        for (before, members, after) in [
+            ("--------", 1, "00000000"),
+            ("--------", 3, "00011122"),
+            ("--------", 8, "01234567"),
+            ("00--1122", 3, "00011122"),
+            ("0001112-", 3, "00011122"),
+            ("00001111", 3, "00021112"),
+            ("-----", 3, "00112"),
+        ] {
+            let previous = owners_from(before);
+            let owners = assign(&previous, even_loads(&previous, members));
+            let drawn: String = owners.iter().map(Rank::to_string).collect();
+            assert_eq!(drawn, after, "{before} on {members} members");
+        }
     }
 
     proptest! {
         #[test]
         fn every_shard_has_an_owner_and_loads_are_even(
-            shards in 1usize..20, members in 1usize..20, previous in proptest::collection::vec(proptest::option::of(0u16..20), 20),
+            shards in 1usize..20,
+            members in 1usize..20,
+            previous in proptest::collection::vec(proptest::option::of(0u16..20), 20),
         ) {
             let members = members.min(shards);
-            let previous: Vec<Option<Rank>> =
-                previous[..shards].iter().map(|r| r.filter(|&r| usize::from(r) < members).map(Rank)).collect();
-            let owners = assign(&previous, even(&previous, members));
-            let loads: Vec<usize> =
-                (0..members).map(|rank| owners.iter().filter(|o| usize::from(o.0) == rank).count()).collect();
+            let previous: Vec<Option<Rank>> = previous[..shards]
+                .iter()
+                .map(|rank| rank.filter(|&rank| usize::from(rank) < members).map(Rank))
+                .collect();
+            let owners = assign(&previous, even_loads(&previous, members));
+            let mut loads = vec![0; members];
+            for owner in owners {
+                loads[usize::from(owner.0)] += 1;
+            }
             prop_assert_eq!(loads.iter().sum::<usize>(), shards);
             prop_assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1);
         }

@@ -1,4 +1,18 @@
 //! One all-reduce, as one member sees it.
+//!
+//! ```text
+//! hop 1, reduce-scatter: a member finishes one of its largest subtrees, cuts the subtree sum into
+//!                        buckets, and sends each bucket to the member that owns it
+//! hop 2, all-gather:     the owner of a bucket has the subtree sums of all shards, adds them up,
+//!                        and sends the sum to every other member
+//! ```
+//!
+//! A ring all-reduce moves as many bytes, but takes 2 (W - 1) hops and adds along the ring, so that
+//! the bits of the result depend on the number of workers. Here the owner of a bucket sees every
+//! subtree sum on its own and can add them up in tree order.
+//!
+//! There is no barrier between the hops: buckets are independent, and a bucket's sum leaves as soon
+//! as it is complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -8,25 +22,28 @@ use super::tree::{Subtree, largest_subtrees};
 use super::tree_sum::TreeSum;
 use crate::ids::{Rank, ShardId};
 use crate::protocol::plan::Plan;
+use crate::spec::shard_ids;
 use crate::state::values::SharedValues;
 
-/// Numbers in one bucket at most: 256 KiB on the wire, large enough for few messages and small enough to overlap.
+/// The largest number of values in a bucket: 256 KiB on the wire. That is large enough for few
+/// messages, and small enough for sending and adding to overlap.
 pub const BUCKET_VALUES_MAX: usize = 64 * 1024;
 
-/// A bucket of a vector, as it travels between members.
+/// The sum of one bucket, on its way between two members.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BucketSum {
-    /// Which bucket of the vector.
+    /// The index of the bucket in the vector.
     pub bucket: u32,
-    /// Whose sum: a subtree's, on the way to the bucket's owner; or, with none, the whole sum on the way back.
+    /// The shards that are summed: a subtree on the way to the bucket's owner (hop 1), or `None`
+    /// for all shards on the way back (hop 2).
     pub subtree: Option<Subtree>,
-    /// Its values.
+    /// The values of the bucket.
     pub values: SharedValues,
 }
 
-/// A bucket_sum that the plan does not allow.
+/// The error for a bucket sum that the plan does not allow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("bucket_sum of bucket {bucket} from rank {from}: {what}")]
+#[error("invalid sum of bucket {bucket} from rank {from}: {what}")]
 pub struct InvalidBucket {
     from: Rank,
     bucket: u32,
@@ -38,40 +55,54 @@ pub struct InvalidBucket {
 pub struct AllReduce {
     plan: Arc<Plan>,
     me: Rank,
+    /// All buckets of the vector, in order.
     buckets: Vec<Bucket>,
-    /// Vectors of this member's own shards, until they form one of its largest subtrees.
-    local: TreeSum,
+    /// The largest subtrees of this member's own shards.
     own_subtrees: Vec<Subtree>,
-    /// Parts that this member owns and that are not complete.
+    /// The vectors of this member's own shards, until one of `own_subtrees` is complete.
+    local: TreeSum,
+    /// The incomplete buckets of this member's own slice, by index, with the subtree sums so far.
     owned: BTreeMap<u32, TreeSum>,
-    /// Of each bucket, once it is there.
+    /// The sum over all shards of each bucket, once it is known.
     sums: Vec<Option<SharedValues>>,
 }
 
+/// A part of a slice that travels on its own.
 #[derive(Clone, Debug)]
 struct Bucket {
     owner: Rank,
+    /// The elements of the vector that the bucket holds.
     range: Range<usize>,
 }
 
 impl AllReduce {
-    /// The reduction of vectors of `len` numbers among the plan's members, as seen by rank `me`.
+    /// Begins the all-reduce of vectors of `len` values among the members of `plan`, as seen by
+    /// rank `me`.
     pub fn new(plan: Arc<Plan>, me: Rank, len: usize) -> Self {
         let shards = plan.shards();
-        let buckets = cut(len, plan.members.len());
-        let owned = buckets.iter().zip(0..).filter(|(bucket, _)| bucket.owner == me);
+        let buckets = cut_into_buckets(len, plan.members.len());
+        let mut owned = BTreeMap::new();
+        for (index, bucket) in (0..).zip(&buckets) {
+            if bucket.owner == me {
+                owned.insert(index, TreeSum::new(shards));
+            }
+        }
         Self {
             me,
-            local: TreeSum::new(shards),
             own_subtrees: largest_subtrees(shards, |shard| plan.owner(shard) == me),
-            owned: owned.map(|(_, index)| (index, TreeSum::new(shards))).collect(),
+            local: TreeSum::new(shards),
+            owned,
             sums: vec![None; buckets.len()],
             buckets,
             plan,
         }
     }
 
-    /// Adds the vector of one of this member's shards; gives what is to be sent.
+    /// Adds the vector of one of this member's own shards, and returns the messages to send.
+    ///
+    /// Nothing is sent until the shard completes one of the member's largest subtrees. Then the
+    /// subtree sum is cut into buckets, and each goes to its owner (hop 1). The buckets that this
+    /// member owns stay here; if that completes their sums, these are sent as well (hop 2).
     pub fn contribute(&mut self, shard: ShardId, vector: SharedValues) -> Vec<(Rank, BucketSum)> {
         let Some(subtree) = self.local.insert(Subtree::leaf(shard), vector) else {
             return Vec::new();
@@ -79,48 +110,44 @@ impl AllReduce {
         if !self.own_subtrees.contains(&subtree) {
             return Vec::new();
         }
-        let sum = self.local.take(subtree).expect("it was just completed");
-        let mut bucket_sums = Vec::new();
+        let subtree_sum = self.local.take(subtree).expect("it was just completed");
+
+        let mut messages = Vec::new();
         for index in 0..self.buckets.len() as u32 {
             let Bucket { owner, range } = self.buckets[index as usize].clone();
-            let values = sum.slice(range);
+            let values = subtree_sum.slice(range);
             if owner == self.me {
-                bucket_sums.extend(self.add(index, subtree, values));
+                messages.extend(self.add_to_owned(index, subtree, values));
             } else {
-                bucket_sums
-                    .push((owner, BucketSum { bucket: index, subtree: Some(subtree), values }));
+                let subtree = Some(subtree);
+                messages.push((owner, BucketSum { bucket: index, subtree, values }));
             }
         }
-        bucket_sums
+        messages
     }
 
-    /// Takes a bucket_sum from another member; gives what is to be sent.
+    /// Takes a bucket sum from another member, and returns the messages to send.
+    ///
+    /// A subtree sum (hop 1) is added to a bucket that this member owns; if that completes the sum
+    /// over all shards, it is sent to everybody (hop 2). A sum over all shards is kept. What has
+    /// been received before is ignored.
     ///
     /// # Errors
-    /// If the plan does not allow it; nothing is changed then.
+    /// If the plan does not allow it. In that case nothing is changed.
     pub fn receive(
         &mut self,
         from: Rank,
         bucket_sum: BucketSum,
     ) -> Result<Vec<(Rank, BucketSum)>, InvalidBucket> {
+        // A member with another plan, or with a fault, must not get its values into a sum.
+        self.check(from, &bucket_sum).map_err(|what| InvalidBucket {
+            from,
+            bucket: bucket_sum.bucket,
+            what,
+        })?;
         let BucketSum { bucket, subtree, values } = bucket_sum;
-        let invalid = |what| Err(InvalidBucket { from, bucket, what });
-        let Some(Bucket { owner, range }) = self.buckets.get(bucket as usize).cloned() else {
-            return invalid("there is no such bucket");
-        };
-        if values.len() != range.len() {
-            return invalid("it has another length");
-        }
         match subtree {
-            Some(_) if owner != self.me => invalid("it belongs to another member"),
-            Some(subtree) if !subtree.is_in_tree(self.plan.shards()) => {
-                invalid("its shards are no subtree")
-            }
-            Some(subtree) if subtree.shards().any(|shard| self.plan.owner(shard) != from) => {
-                invalid("its shards belong to another member")
-            }
-            Some(subtree) => Ok(self.add(bucket, subtree, values)),
-            None if owner != from => invalid("only a bucket's owner sends its sum"),
+            Some(subtree) => Ok(self.add_to_owned(bucket, subtree, values)),
             None => {
                 self.sums[bucket as usize].get_or_insert(values);
                 Ok(Vec::new())
@@ -128,79 +155,117 @@ impl AllReduce {
         }
     }
 
-    /// Whether every bucket of the sum over all shards is there.
+    /// Says what is wrong with a bucket sum that the plan does not allow.
+    fn check(&self, from: Rank, bucket_sum: &BucketSum) -> Result<(), &'static str> {
+        let Some(Bucket { owner, range }) = self.buckets.get(bucket_sum.bucket as usize) else {
+            return Err("there is no such bucket");
+        };
+        if bucket_sum.values.len() != range.len() {
+            return Err("it has another length");
+        }
+        let Some(subtree) = bucket_sum.subtree else {
+            return if *owner == from {
+                Ok(())
+            } else {
+                Err("only the owner of a bucket sends its sum")
+            };
+        };
+        if *owner != self.me {
+            return Err("the bucket belongs to another member");
+        }
+        if !subtree.is_in_tree(self.plan.shards()) {
+            return Err("its shards are no subtree");
+        }
+        if subtree.shards().any(|shard| self.plan.owner(shard) != from) {
+            return Err("its shards belong to another member");
+        }
+        Ok(())
+    }
+
+    /// Tells whether the sum over all shards is known for every bucket.
     pub fn is_finished(&self) -> bool {
         self.sums.iter().all(Option::is_some)
     }
 
-    /// The sum over all shards, as far as it is there.
+    /// The sum over all shards. Only complete once [`AllReduce::is_finished`].
     pub fn sum(&self) -> Vec<f32> {
         let buckets: Vec<&[f32]> = self.sums.iter().flatten().map(|bucket| &**bucket).collect();
         buckets.concat()
     }
 
-    /// Whether all of this member's own shards are in.
+    /// Tells whether this member has contributed the vectors of all its shards.
     pub fn contributed(&self) -> bool {
         self.plan.shards_of(self.me).all(|shard| self.local.has(shard))
     }
 
-    /// Who else owes this member something: contributions to its own buckets first, then sums of others' buckets.
+    /// The members for whose messages this member waits.
+    ///
+    /// Members that still owe a subtree sum to this member's own slice (hop 1) come alone. Only if
+    /// there are none, the owners of the missing sums (hop 2) are named: such an owner may itself
+    /// be waiting for somebody else, so it is the less likely culprit.
     pub fn owed_by(&self) -> BTreeSet<Rank> {
-        let shards = || (0..self.plan.shards()).map(ShardId);
-        let owes = |sum: &TreeSum| shards().filter(|&shard| !sum.has(shard)).collect::<Vec<_>>();
-        let contributors: BTreeSet<Rank> = self
-            .owned
-            .values()
-            .flat_map(owes)
-            .map(|shard| self.plan.owner(shard))
-            .filter(|&r| r != self.me)
-            .collect();
+        let mut contributors = BTreeSet::new();
+        for sum in self.owned.values() {
+            let missing = shard_ids(self.plan.shards()).filter(|&shard| !sum.has(shard));
+            contributors.extend(missing.map(|shard| self.plan.owner(shard)));
+        }
+        contributors.remove(&self.me);
         if !contributors.is_empty() {
             return contributors;
         }
-        let missing = self.buckets.iter().zip(&self.sums).filter(|(_, sum)| sum.is_none());
-        missing.map(|(bucket, _)| bucket.owner).filter(|&r| r != self.me).collect()
+
+        let mut owners = BTreeSet::new();
+        for (bucket, sum) in self.buckets.iter().zip(&self.sums) {
+            if sum.is_none() {
+                owners.insert(bucket.owner);
+            }
+        }
+        owners.remove(&self.me);
+        owners
     }
 
-    fn add(
+    /// Adds a subtree sum to a bucket that this member owns. If that completes the sum over all
+    /// shards, returns it once for every other member.
+    fn add_to_owned(
         &mut self,
         bucket: u32,
         subtree: Subtree,
         values: SharedValues,
     ) -> Vec<(Rank, BucketSum)> {
         let root = Subtree::root(self.plan.shards());
-        let Some(sum) = self.owned.get_mut(&bucket) else {
+        // A complete bucket is not in `owned` any more: this subtree sum is a repetition.
+        let Some(tree_sum) = self.owned.get_mut(&bucket) else {
             return Vec::new();
         };
-        if sum.insert(subtree, values) != Some(root) {
+        if tree_sum.insert(subtree, values) != Some(root) {
             return Vec::new();
         }
-        let values = sum.take(root).expect("it was just completed");
+
+        let sum = tree_sum.take(root).expect("it was just completed");
         self.owned.remove(&bucket);
-        self.sums[bucket as usize] = Some(values.clone());
-        let bucket_sum = BucketSum { bucket, subtree: None, values };
-        self.plan
-            .ranks()
-            .filter(|&rank| rank != self.me)
-            .map(|rank| (rank, bucket_sum.clone()))
-            .collect()
+        self.sums[bucket as usize] = Some(sum.clone());
+
+        let mut messages = Vec::new();
+        for rank in self.plan.ranks() {
+            if rank != self.me {
+                let values = sum.clone();
+                messages.push((rank, BucketSum { bucket, subtree: None, values }));
+            }
+        }
+        messages
     }
 }
 
-/// Cuts a vector into a chunk a member, as even as can be, and each chunk into buckets.
-fn cut(len: usize, members: usize) -> Vec<Bucket> {
-    let boundary = |rank: usize| len * rank / members;
+/// Cuts a vector of `len` values into one slice a member, with sizes as even as possible, and each
+/// slice into buckets.
+fn cut_into_buckets(len: usize, members: usize) -> Vec<Bucket> {
     let mut buckets = Vec::new();
     for rank in 0..members {
-        let chunk = boundary(rank)..boundary(rank + 1);
-        let owner = Rank(rank as u16);
-        let starts = chunk.clone().step_by(BUCKET_VALUES_MAX);
-        buckets.extend(
-            starts.map(|start| Bucket {
-                owner,
-                range: start..chunk.end.min(start + BUCKET_VALUES_MAX),
-            }),
-        );
+        let slice = len * rank / members..len * (rank + 1) / members;
+        for start in slice.clone().step_by(BUCKET_VALUES_MAX) {
+            let end = slice.end.min(start + BUCKET_VALUES_MAX);
+            buckets.push(Bucket { owner: Rank(rank as u16), range: start..end });
+        }
     }
     buckets
 }
@@ -211,96 +276,103 @@ mod tests {
 
     use super::*;
     use crate::protocol::plan::fixture;
-    use crate::spec::shard_ids;
+    use crate::random::{Purpose, RandomStream};
 
     #[test]
-    fn pieces_that_the_plan_does_not_allow_change_nothing() {
-        let mut reduce = AllReduce::new(fixture::plan(8, &[0, 0, 0, 1, 1, 1, 2, 2]), Rank(0), 30);
-        let bucket_sum = |bucket, subtree: Option<(u16, u16)>, len| BucketSum {
-            bucket,
-            subtree: subtree.map(|(lo, hi)| Subtree { lo, hi }),
-            values: vec![1.0; len].into(),
-        };
-        for (from, bucket_sum, what) in [
-            (1, bucket_sum(3, None, 10), "there is no such bucket"),
-            (1, bucket_sum(1, None, 9), "it has another length"),
-            (1, bucket_sum(2, Some((4, 6)), 10), "it belongs to another member"),
-            (1, bucket_sum(0, Some((3, 5)), 10), "its shards are no subtree"),
-            (1, bucket_sum(0, Some((6, 8)), 10), "its shards belong to another member"),
-            (1, bucket_sum(2, None, 10), "only a bucket's owner sends its sum"),
+    fn bucket_sums_that_the_plan_does_not_allow_change_nothing() {
+        // Three members, so three slices of 10 values, each a bucket.
+        let plan = fixture::plan(8, &[0, 0, 0, 1, 1, 1, 2, 2]);
+        let mut reduce = AllReduce::new(plan, Rank(0), 30);
+        for (from, bucket, subtree, len, what) in [
+            (1, 3, None, 10, "there is no such bucket"),
+            (1, 1, None, 9, "it has another length"),
+            (1, 2, Some((4, 6)), 10, "the bucket belongs to another member"),
+            (1, 0, Some((3, 5)), 10, "its shards are no subtree"),
+            (1, 0, Some((6, 8)), 10, "its shards belong to another member"),
+            (1, 2, None, 10, "only the owner of a bucket sends its sum"),
         ] {
-            let error = reduce.receive(Rank(from), bucket_sum).unwrap_err();
-            assert_eq!(error.what, what);
+            let subtree = subtree.map(|(lo, hi)| Subtree { lo, hi });
+            let values = vec![1.0; len].into();
+            let error = reduce.receive(Rank(from), BucketSum { bucket, subtree, values });
+            assert_eq!(error.unwrap_err().what, what);
         }
         assert_eq!(reduce.owed_by().into_iter().collect::<Vec<_>>(), [Rank(1), Rank(2)]);
     }
 
-    /// Runs the members' reductions against each other, delivering bucket_sums in the order that `next` picks, some twice.
+    /// A message between two members: sender, receiver, content.
+    type Message = (Rank, Rank, BucketSum);
+
+    /// Runs the all-reduces of all members against each other, and returns each member's sum.
+    ///
+    /// Computations and deliveries happen in the order that `pick` chooses: it is given the number
+    /// of possible actions. Every message is delivered twice.
     fn reduce_among(
         plan: &Arc<Plan>,
         vectors: &[Vec<f32>],
-        mut next: impl FnMut(usize) -> usize,
+        mut pick: impl FnMut(usize) -> usize,
     ) -> Vec<Vec<f32>> {
         let len = vectors[0].len();
         let mut members: Vec<AllReduce> =
             plan.ranks().map(|me| AllReduce::new(Arc::clone(plan), me, len)).collect();
         let mut shards: Vec<ShardId> = shard_ids(plan.shards()).collect();
-        let mut wire: Vec<(Rank, Rank, BucketSum)> = Vec::new();
-        while !(shards.is_empty() && wire.is_empty()) {
-            let pick = next(shards.len() + wire.len());
-            let (from, sent) = if pick < shards.len() {
-                let shard = shards.swap_remove(pick);
+        let mut in_flight: Vec<Message> = Vec::new();
+        while !(shards.is_empty() && in_flight.is_empty()) {
+            let action = pick(shards.len() + in_flight.len());
+            let (sender, sent) = if action < shards.len() {
+                let shard = shards.swap_remove(action);
                 let owner = plan.owner(shard);
                 let vector = vectors[usize::from(shard.0)].clone();
                 (owner, members[usize::from(owner.0)].contribute(shard, vector.into()))
             } else {
-                let (from, to, bucket_sum) = wire.swap_remove(pick - shards.len());
-                let member = &mut members[usize::from(to.0)];
-                let sent = member.receive(from, bucket_sum.clone()).unwrap();
-                assert_eq!(
-                    member.receive(from, bucket_sum),
-                    Ok(Vec::new()),
-                    "a repeated bucket_sum is ignored"
-                );
+                let (from, to, bucket_sum) = in_flight.swap_remove(action - shards.len());
+                let receiver = &mut members[usize::from(to.0)];
+                let sent = receiver.receive(from, bucket_sum.clone()).unwrap();
+                let repeated = receiver.receive(from, bucket_sum);
+                assert_eq!(repeated, Ok(Vec::new()), "a repeated bucket sum is ignored");
                 (to, sent)
             };
-            wire.extend(sent.into_iter().map(|(to, bucket_sum)| (from, to, bucket_sum)));
+            in_flight.extend(sent.into_iter().map(|(to, bucket_sum)| (sender, to, bucket_sum)));
         }
         for member in &members {
             assert!(member.contributed() && member.owed_by().is_empty());
+            assert!(member.is_finished(), "every bucket sum has been delivered");
         }
-        assert!(members.iter().all(AllReduce::is_finished), "all bucket_sums are delivered");
         members.iter().map(AllReduce::sum).collect()
+    }
+
+    fn random_vectors(seed: u64, shards: u16, len: usize) -> Vec<Vec<f32>> {
+        (0..shards)
+            .map(|shard| RandomStream::new(seed, Purpose::Toy, shard.into(), 0))
+            .map(|stream| stream.normals(len).collect())
+            .collect()
     }
 
     proptest! {
         #[test]
-        fn any_assignment_in_any_order_gives_one_workers_sum(
+        fn any_assignment_in_any_order_gives_the_sum_of_a_single_worker(
             owners in (1usize..14).prop_flat_map(|s| proptest::collection::vec(0u16..5, s)),
             len in 1usize..40,
             order: Vec<usize>,
             seed: u64,
         ) {
             let shards = owners.len() as u16;
-            let vectors: Vec<Vec<f32>> = (0..shards)
-                .map(|s| crate::random::RandomStream::new(seed, crate::random::Purpose::Toy, s.into(), 0).normals(len).collect())
-                .collect();
-            let alone = reduce_among(&fixture::plan(shards, &vec![0; owners.len()]), &vectors, |_| 0);
+            let vectors = random_vectors(seed, shards, len);
+            let one_worker = fixture::plan(shards, &vec![0; owners.len()]);
+            let expected = reduce_among(&one_worker, &vectors, |_| 0);
             let mut turn = 0;
-            let together = reduce_among(&fixture::plan(shards, &owners), &vectors, |n| {
+            let sums = reduce_among(&fixture::plan(shards, &owners), &vectors, |actions| {
                 turn += 1;
-                order.get(turn % order.len().max(1)).copied().unwrap_or(turn) % n
+                order.get(turn % order.len().max(1)).copied().unwrap_or(turn) % actions
             });
-            for result in together {
-                prop_assert!(result.iter().zip(&alone[0]).all(|(a, b)| a.to_bits() == b.to_bits()));
+            for sum in sums {
+                prop_assert!(sum.iter().zip(&expected[0]).all(|(a, b)| a.to_bits() == b.to_bits()));
             }
         }
 
         #[test]
-        fn parts_cover_the_vector(len in 0usize..1_000_000, members in 1usize..40) {
-            let buckets = cut(len, members);
+        fn buckets_cover_the_vector(len in 0usize..1_000_000, members in 1usize..40) {
             let mut end = 0;
-            for bucket in buckets {
+            for bucket in cut_into_buckets(len, members) {
                 prop_assert_eq!(bucket.range.start, end);
                 prop_assert!(!bucket.range.is_empty() && bucket.range.len() <= BUCKET_VALUES_MAX);
                 end = bucket.range.end;

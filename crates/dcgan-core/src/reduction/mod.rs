@@ -1,13 +1,17 @@
-//! The sum over shards: parts in any order, additions in tree order.
+//! The sum over shards: vectors arrive in any order, and additions happen in tree order.
 //!
-//! Floating-point addition is not associative, so a sum in order of arrival, or in an order that depends on the number
-//! of workers, gives other bits every time. Here the order is a binary tree over the shard numbers, whatever the
-//! number of workers: a range of n shards splits at the largest power of two below n. A worker adds up the largest
-//! whole subtrees that it owns; whoever owns a part of the vector combines the subtrees along the tree. One worker,
-//! four, or three with 3 + 3 + 2 shards: the same additions, the same bits.
+//! Floating-point addition is not associative. A sum in order of arrival gives other bits in every
+//! run, and a sum in order of ranks gives other bits for every number of workers. Here the order is
+//! a binary tree over the shard numbers, which depends on nothing else: a range of n shards splits
+//! at the largest power of two below n. A worker adds up the largest whole subtrees among its own
+//! shards, and the owner of a slice adds up those subtrees along the tree. One worker, four
+//! workers, or three workers with 3 + 3 + 2 shards perform the same additions and get the same
+//! bits.
 //!
-//! The vector is cut into one chunk a member, and a chunk into parts of at most [`BUCKET_VALUES_MAX`] numbers, which travel
-//! and are reduced on their own: every member moves about 2 (W - 1) / W of the vector each way, in two hops.
+//! The vector is cut into one slice a member, and a slice into buckets of at most
+//! [`BUCKET_VALUES_MAX`] values, which travel and are summed independently. Each member sends and
+//! receives about 2 (W - 1) / W of the vector in two hops: subtree sums to the owner of the slice,
+//! and sums from the owner to everybody.
 
 mod all_reduce;
 mod tree;

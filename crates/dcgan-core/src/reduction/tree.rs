@@ -1,53 +1,64 @@
-//! The reduction tree: which shards are added up with which, whoever computes them.
+//! The reduction tree: the order in which the vectors of the shards are added up.
+//!
+//! The leaves are the shards. A subtree of n shards splits at the largest power of two below n, so
+//! the shape of the tree depends on the number of shards only.
 
 use std::fmt;
 
 use crate::ids::ShardId;
 
-/// A subtree of the reduction tree: the shards `lo..hi`.
+/// A subtree of the reduction tree, named by its range of shards, `lo..hi`.
+///
+/// The fields may hold any range. [`Subtree::is_in_tree`] tells whether it belongs to a given tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subtree {
-    /// First shard.
+    /// The first shard.
     pub lo: u16,
-    /// One past the last.
+    /// One past the last shard.
     pub hi: u16,
 }
 
 impl Subtree {
-    /// The subtree of all shards.
+    /// The whole tree of `shards` shards.
     pub fn root(shards: u16) -> Self {
         Self { lo: 0, hi: shards }
     }
 
-    /// The subtree of one shard.
+    /// The subtree that consists of one shard.
     pub fn leaf(shard: ShardId) -> Self {
         Self { lo: shard.0, hi: shard.0 + 1 }
     }
 
-    /// Its shards.
+    /// The shards of the subtree, in order.
     pub fn shards(self) -> impl Iterator<Item = ShardId> {
         (self.lo..self.hi).map(ShardId)
     }
 
+    /// The number of shards in the subtree.
     pub(super) fn len(self) -> u16 {
         self.hi - self.lo
     }
 
+    /// Tells whether every shard of `other` is in this subtree.
     pub(super) fn contains(self, other: Self) -> bool {
         self.lo <= other.lo && other.hi <= self.hi
     }
 
-    /// Left and right half; none for a leaf.
+    /// The two subtrees that this one is the sum of, left and right; `None` for a leaf.
     pub(super) fn children(self) -> Option<[Self; 2]> {
         if self.len() < 2 {
             return None;
         }
-        let middle = self.lo + self.len().div_ceil(2).next_power_of_two();
+        // The largest power of two below `len` is the smallest one that is at least half of it.
+        let left_len = self.len().div_ceil(2).next_power_of_two();
+        let middle = self.lo + left_len;
         Some([Self { hi: middle, ..self }, Self { lo: middle, ..self }])
     }
 
-    /// The other half of its parent, in the tree of `shards` shards; none for the root and for what is no subtree of it.
+    /// The other child of this subtree's parent, in the tree of `shards` shards. `None` for the
+    /// root, and for a range that is not in the tree.
     pub(super) fn sibling(self, shards: u16) -> Option<Self> {
+        // Walk down from the root, always into the child that contains this subtree.
         let mut subtree = Self::root(shards);
         while let Some([left, right]) = subtree.children() {
             if self == left {
@@ -61,14 +72,14 @@ impl Subtree {
         None
     }
 
-    /// Whether it is a subtree of the tree of `shards` shards.
+    /// Tells whether this range is a subtree of the tree of `shards` shards.
     pub fn is_in_tree(self, shards: u16) -> bool {
         self == Self::root(shards) || (self.lo < self.hi && self.sibling(shards).is_some())
     }
 }
 
 impl fmt::Display for Subtree {
-    /// As in `((01)(23))`, with spaces where a shard number has two digits.
+    /// Writes the subtree as in `((01)(23))`, with spaces if a shard number has two digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.children() {
             None => write!(f, "{}", self.lo),
@@ -78,15 +89,20 @@ impl fmt::Display for Subtree {
     }
 }
 
-/// The largest whole subtrees among the shards that `owned` says yes to, in order.
-pub fn largest_subtrees(shards: u16, owned: impl Fn(ShardId) -> bool) -> Vec<Subtree> {
+/// The largest subtrees of the tree of `shards` shards of which `is_owned` holds for every shard,
+/// in the order of the shards.
+///
+/// Together they cover the owned shards exactly. A member can add them up on its own, and sends one
+/// subtree sum for each.
+pub fn largest_subtrees(shards: u16, is_owned: impl Fn(ShardId) -> bool) -> Vec<Subtree> {
     let mut found = Vec::new();
-    let mut open = vec![Subtree::root(shards)];
-    while let Some(subtree) = open.pop() {
-        if subtree.shards().all(&owned) {
+    let mut to_visit = vec![Subtree::root(shards)];
+    while let Some(subtree) = to_visit.pop() {
+        if subtree.shards().all(&is_owned) {
             found.push(subtree);
         } else if let Some([left, right]) = subtree.children() {
-            open.extend([right, left]);
+            // The left one is popped first.
+            to_visit.extend([right, left]);
         }
     }
     found
@@ -111,26 +127,33 @@ mod tests {
         assert_eq!(drawn, expected);
     }
 
-    #[test]
-    fn a_member_sends_its_largest_whole_subtrees() {
-        let subtrees = |shards, owned: &[u16]| {
-            let subtrees = largest_subtrees(shards, |shard| owned.contains(&shard.0));
-            subtrees.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-        };
-        assert_eq!(subtrees(8, &[0, 1, 2]), "(01) 2");
-        assert_eq!(subtrees(8, &[3, 4, 5]), "3 (45)");
-        assert_eq!(subtrees(8, &[6, 7]), "(67)");
-        assert_eq!(subtrees(8, &[4, 5, 6, 7]), "((45)(67))");
-        assert_eq!(subtrees(5, &[0, 1, 2, 3, 4]), "(((01)(23))4)");
-        assert_eq!(subtrees(8, &[]), "");
+    /// Draws the largest subtrees among the `owned` shards.
+    fn draw_largest_subtrees(shards: u16, owned: &[u16]) -> String {
+        let subtrees = largest_subtrees(shards, |shard| owned.contains(&shard.0));
+        subtrees.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
-    fn what_is_no_subtree_is_known() {
-        let in_tree = |lo, hi| Subtree { lo, hi }.is_in_tree(8);
-        assert!(in_tree(0, 8) && in_tree(4, 6) && in_tree(7, 8));
-        assert!(
-            !in_tree(1, 3) && !in_tree(0, 3) && !in_tree(8, 9) && !in_tree(3, 3) && !in_tree(0, 9)
-        );
+    fn a_member_sends_its_largest_subtrees() {
+        for (shards, owned, expected) in [
+            (8, &[0, 1, 2][..], "(01) 2"),
+            (8, &[3, 4, 5], "3 (45)"),
+            (8, &[6, 7], "(67)"),
+            (8, &[4, 5, 6, 7], "((45)(67))"),
+            (5, &[0, 1, 2, 3, 4], "(((01)(23))4)"),
+            (8, &[], ""),
+        ] {
+            assert_eq!(draw_largest_subtrees(shards, owned), expected);
+        }
+    }
+
+    #[test]
+    fn ranges_that_are_no_subtree_are_recognised() {
+        for (lo, hi) in [(0, 8), (4, 6), (7, 8)] {
+            assert!(Subtree { lo, hi }.is_in_tree(8), "{lo}..{hi}");
+        }
+        for (lo, hi) in [(1, 3), (0, 3), (8, 9), (3, 3), (0, 9)] {
+            assert!(!Subtree { lo, hi }.is_in_tree(8), "{lo}..{hi}");
+        }
     }
 }

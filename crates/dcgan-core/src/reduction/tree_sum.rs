@@ -1,4 +1,4 @@
-//! A sum in tree order of vectors that come in any order.
+//! A sum in tree order of vectors that arrive in any order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,16 +6,22 @@ use super::tree::Subtree;
 use crate::ids::ShardId;
 use crate::state::values::SharedValues;
 
-/// Vectors of subtrees, added up when the sum is taken: all at once, a block at a time, which reads each only once.
+/// The number of values that are added up at once. A block for each level of the tree lies on the
+/// stack, 4 KiB each, so that the blocks stay in the first-level cache.
+const BLOCK_VALUES: usize = 1024;
+
+/// The vectors of subtrees, kept until a sum is taken.
+///
+/// Nothing is added when a vector arrives. A sum is computed in one pass when it is taken, block by
+/// block, so that each vector is read only once and no intermediate vector is written.
 #[derive(Clone, Debug)]
 pub struct TreeSum {
+    /// The number of leaves of the tree.
     shards: u16,
+    /// Every shard that has ever been inserted, even if its sum has been taken since.
     seen: BTreeSet<ShardId>,
     subtrees: BTreeMap<Subtree, SharedValues>,
 }
-
-/// Numbers that are added up at once; a block for each level of the tree is on the stack.
-const BLOCK_VALUES: usize = 1024;
 
 impl TreeSum {
     /// An empty sum over `shards` shards.
@@ -23,59 +29,75 @@ impl TreeSum {
         Self { shards, seen: BTreeSet::new(), subtrees: BTreeMap::new() }
     }
 
-    /// Adds the sum of `subtree`, and gives the largest subtree that is complete with it. A subtree any of whose shards is in
-    /// already is ignored, so nothing is ever added twice.
-    pub fn insert(&mut self, mut subtree: Subtree, values: SharedValues) -> Option<Subtree> {
-        if subtree.shards().any(|shard| self.seen.contains(&shard)) {
+    /// Inserts the sum of `subtree`, and returns the largest subtree that is complete with it.
+    ///
+    /// If any of its shards has been inserted before, the call is ignored and returns `None`, so a
+    /// repeated message is never added twice.
+    pub fn insert(&mut self, subtree: Subtree, values: SharedValues) -> Option<Subtree> {
+        if subtree.shards().any(|shard| self.has(shard)) {
             return None;
         }
         self.seen.extend(subtree.shards());
         self.subtrees.insert(subtree, values);
-        while let Some(sibling) = subtree.sibling(self.shards)
-            && sibling.shards().all(|shard| self.seen.contains(&shard))
+
+        // Climb towards the root while the other half of the parent is complete as well.
+        let mut complete = subtree;
+        while let Some(sibling) = complete.sibling(self.shards)
+            && sibling.shards().all(|shard| self.has(shard))
         {
-            subtree = Subtree { lo: subtree.lo.min(sibling.lo), hi: subtree.hi.max(sibling.hi) };
+            complete = Subtree { lo: complete.lo.min(sibling.lo), hi: complete.hi.max(sibling.hi) };
         }
-        Some(subtree)
+        Some(complete)
     }
 
-    /// Takes out the sum of a `subtree` that is complete, and has not been taken as a part of another.
+    /// Removes the sum of `subtree` and returns it.
+    ///
+    /// Returns `None` if the subtree is not complete, or if a part of it has been taken before.
     pub fn take(&mut self, subtree: Subtree) -> Option<SharedValues> {
-        if let Some(whole) = self.subtrees.remove(&subtree) {
-            return Some(whole);
+        // It may have been inserted as a whole. Then there is nothing to add.
+        if let Some(values) = self.subtrees.remove(&subtree) {
+            return Some(values);
         }
+
         let inside: Vec<Subtree> =
             self.subtrees.keys().copied().filter(|&other| subtree.contains(other)).collect();
-        if inside.iter().map(|inside| inside.len()).sum::<u16>() != subtree.len() {
+        let shards_inside: u16 = inside.iter().map(|other| other.len()).sum();
+        if shards_inside != subtree.len() {
             return None;
         }
+
         let len = self.subtrees[&inside[0]].len();
         let mut sum = Vec::with_capacity(len);
-        let mut block = [0.0; BLOCK_VALUES];
+        let mut buffer = [0.0; BLOCK_VALUES];
         for start in (0..len).step_by(BLOCK_VALUES) {
-            let block = &mut block[..BLOCK_VALUES.min(len - start)];
-            self.add_up(subtree, start, block);
+            let block = &mut buffer[..BLOCK_VALUES.min(len - start)];
+            self.add_up_block(subtree, start, block);
             sum.extend_from_slice(block);
         }
-        inside.iter().for_each(|inside| drop(self.subtrees.remove(inside)));
+        for other in inside {
+            self.subtrees.remove(&other);
+        }
         Some(sum.into())
     }
 
-    /// Whether the shard is in.
+    /// Tells whether a shard has been inserted, alone or in a subtree.
     pub fn has(&self, shard: ShardId) -> bool {
         self.seen.contains(&shard)
     }
 
-    /// Sets `sum` to the block from `start` on of the sum of `subtree`, which is complete.
-    fn add_up(&self, subtree: Subtree, start: usize, sum: &mut [f32]) {
+    /// Sets `block` to the sum of `subtree`, in the elements from `start` on. The subtree must be
+    /// complete.
+    fn add_up_block(&self, subtree: Subtree, start: usize, block: &mut [f32]) {
         if let Some(values) = self.subtrees.get(&subtree) {
-            sum.copy_from_slice(&values[start..][..sum.len()]);
+            block.copy_from_slice(&values[start..][..block.len()]);
         } else if let Some([left, right]) = subtree.children() {
-            self.add_up(left, start, sum);
-            let mut others = [0.0; BLOCK_VALUES];
-            let others = &mut others[..sum.len()];
-            self.add_up(right, start, others);
-            sum.iter_mut().zip(others).for_each(|(sum, other)| *sum += *other);
+            self.add_up_block(left, start, block);
+            let mut buffer = [0.0; BLOCK_VALUES];
+            let right_block = &mut buffer[..block.len()];
+            self.add_up_block(right, start, right_block);
+            for (sum, value) in block.iter_mut().zip(right_block) {
+                *sum += *value;
+            }
         }
     }
 }

@@ -1,4 +1,9 @@
-//! What determines a run's result. Everything else (workers, threads, addresses, intervals, length) does not.
+//! The specification of a run: everything that its result depends on, besides the step.
+//!
+//! Two runs of one [`RunSpec`] have the same state after step n, bit for bit. The number of
+//! workers, threads, addresses, intervals and the length of the run are not part of it, and may
+//! change at any time. The [`schedule`] is kept here as well, because it says which steps of the
+//! run leave a trace on disk.
 
 pub mod networks;
 pub mod schedule;
@@ -11,14 +16,14 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Digest, ShardId, Step};
 use crate::spec::sharding::{Sharding, ShardingError};
 
-/// What is trained.
+/// The kind of objective that a run trains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ObjectiveKind {
     /// The DCGAN.
     #[default]
     Dcgan,
-    /// A quadratic function without tensors, for the protocol's tests.
+    /// A quadratic function that costs nothing to compute, for tests of the protocol.
     Toy,
 }
 
@@ -31,77 +36,86 @@ impl fmt::Display for ObjectiveKind {
     }
 }
 
-/// A data set, as far as results depend on it.
+/// The properties of a data set that a run's result depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct DatasetInfo {
-    /// Training images.
+    /// The number of training images.
     pub images: usize,
-    /// Pixels down.
+    /// The height of an image, in pixels.
     pub rows: usize,
-    /// Pixels across.
+    /// The width of an image, in pixels.
     pub columns: usize,
-    /// XXH3-64 of all training pixels, in order.
+    /// The XXH3-64 digest of all training pixels, in order.
     pub digest: Digest,
 }
 
 impl DatasetInfo {
-    /// Bytes of one image.
+    /// The number of bytes of one image, with one byte a pixel.
     pub fn image_bytes(&self) -> usize {
         self.rows * self.columns
     }
 }
 
-/// Everything that a run's result is a function of, besides the step.
+/// The specification of a run.
+///
+/// The state after step n is a function of these fields and of n alone. The specification is
+/// written to the run directory when a run begins, and a resumed run must have the same one. Its
+/// fields are plain values, as read from flags or a file; [`RunSpec::check`] tells whether they fit
+/// together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RunSpec {
-    /// What is trained.
+    /// The objective that is trained.
     pub objective: ObjectiveKind,
-    /// Images a step.
+    /// The number of images in a step.
     pub batch_size: usize,
-    /// Logical shards of the batch.
+    /// The number of shards that a batch is divided into. Batch statistics are those of a shard,
+    /// and sums follow the reduction tree over the shards, so another number gives other bits.
     pub shards: u16,
-    /// Determines the initial weights, the latents and every order.
+    /// The seed of the initial weights, of the latent vectors, and of the order of the images.
     pub seed: u64,
-    /// Adam's step size.
+    /// The step size of Adam (alpha in Kingma and Ba, "Adam", 2015).
     pub learning_rate: f64,
-    /// Adam's decay of the first moment.
+    /// The decay of Adam's first moment, from 0 to below 1.
     pub beta1: f64,
-    /// What is trained on.
+    /// The training data.
     pub data: DatasetInfo,
 }
 
-/// A spec that cannot be followed.
+/// The error for a specification that cannot be trained.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum RunSpecError {
     /// The batch does not fit the shards or the data.
     #[error(transparent)]
     Sharding(#[from] ShardingError),
-    /// Adam's step size is not a positive number.
+    /// Adam's step size is not a finite number above 0.
     #[error("learning rate {0} is not above 0 and finite")]
     LearningRate(f64),
-    /// Adam's decay is not in [0, 1).
+    /// Adam's decay is not at least 0 and below 1.
     #[error("beta1 {0} is not at least 0 and below 1")]
     Beta1(f64),
-    /// The networks are made for 28 x 28 images.
+    /// The images have another size than the networks are made for.
     #[error(
         "images of {rows} x {columns} pixels do not fit the networks, which are made for 28 x 28"
     )]
     Shape {
-        /// Pixels down.
+        /// The height of the images, in pixels.
         rows: usize,
-        /// Pixels across.
+        /// The width of the images, in pixels.
         columns: usize,
     },
 }
 
 impl RunSpec {
-    /// The split of the data into shards.
+    /// Checks that the specification can be trained, and returns the split of its data into shards.
     ///
-    /// # Errors
-    /// If the spec cannot be followed: every program calls this before it uses one.
+    /// Every program calls this before it uses a specification.
+    ///
+    /// # Errors If a value is out of its range, or the batch does not fit the shards, the data or
+    /// the networks.
     pub fn check(&self) -> Result<Sharding, RunSpecError> {
+        // NaN is neither above 0 nor finite.
         if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
             return Err(RunSpecError::LearningRate(self.learning_rate));
         }
@@ -115,9 +129,9 @@ impl RunSpec {
         Ok(Sharding::new(self.seed, images, self.shards, self.batch_size)?)
     }
 
-    /// What differs between this spec (the saved one) and another (the given one).
+    /// The settings in which `given` differs from this specification, the saved one.
     pub fn differences(&self, given: &Self) -> Vec<Difference> {
-        let rows: [(&'static str, &dyn fmt::Display, &dyn fmt::Display); 7] = [
+        let settings: [(&'static str, &dyn fmt::Display, &dyn fmt::Display); 7] = [
             ("objective", &self.objective, &given.objective),
             ("batch-size", &self.batch_size, &given.batch_size),
             ("shards", &self.shards, &given.shards),
@@ -126,25 +140,25 @@ impl RunSpec {
             ("beta1", &self.beta1, &given.beta1),
             ("data", &self.data, &given.data),
         ];
-        rows.into_iter()
-            .map(|(name, saved, given)| Difference {
-                name,
-                saved: saved.to_string(),
-                given: given.to_string(),
-            })
-            .filter(|row| row.saved != row.given)
-            .collect()
+        let mut differences = Vec::new();
+        for (name, saved, given) in settings {
+            let (saved, given) = (saved.to_string(), given.to_string());
+            if saved != given {
+                differences.push(Difference { name, saved, given });
+            }
+        }
+        differences
     }
 }
 
 /// One setting in which a resumed run would differ from the saved one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// The setting's flag.
+    /// The name of the setting, which is also that of its flag without the dashes.
     pub name: &'static str,
-    /// What the run directory says.
+    /// The value in the run directory.
     pub saved: String,
-    /// What was given.
+    /// The value that was given now.
     pub given: String,
 }
 
@@ -164,12 +178,12 @@ impl fmt::Display for DatasetInfo {
     }
 }
 
-/// The shards in their order.
+/// The ids of `shards` shards, in order.
 pub fn shard_ids(shards: u16) -> impl Iterator<Item = ShardId> {
     (0..shards).map(ShardId)
 }
 
-/// The length of a run of `epochs` epochs, in steps.
+/// The number of steps in `epochs` epochs.
 pub fn steps(sharding: &Sharding, epochs: u64) -> Step {
     epochs.saturating_mul(sharding.steps_per_epoch())
 }
@@ -191,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recipe_that_cannot_be_followed_says_why() {
+    fn a_spec_that_cannot_be_trained_is_refused_with_the_reason() {
         assert_eq!(steps(&spec().check().unwrap(), 20), 4680);
         let mut wrong = spec();
         wrong.data.rows = 32;

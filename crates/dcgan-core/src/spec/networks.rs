@@ -1,71 +1,75 @@
-//! Both networks as a table: names, shapes, counts. `dcgan-model` builds its tensors from it, `summary` prints it.
+//! The two networks of the DCGAN as tables of layers.
+//!
+//! The tables are the only place that says how many channels a layer has. `dcgan-model` names and
+//! shapes its tensors by them, and `dcgan-coord summary` prints them.
 
-/// A network of the GAN.
+/// One of the two networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetworkSpec {
-    /// What its tensors' names begin with.
+    /// The name of the network, with which the names of its tensors begin.
     pub name: &'static str,
-    /// What goes in: channels, rows, columns.
+    /// The shape of the input: `[channels, rows, columns]`.
     pub input: [usize; 3],
-    /// The layers, in order.
+    /// The layers, from input to output.
     pub layers: &'static [LayerSpec],
 }
 
-/// One layer.
+/// One layer of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerSpec {
-    /// What its tensors' names go on with; empty for layers without tensors.
+    /// The middle part of its tensors' names; empty for layers without tensors.
     pub name: &'static str,
-    /// What it does.
+    /// The operation.
     pub kind: LayerKind,
-    /// What comes out: channels, rows, columns.
+    /// The shape of the output: `[channels, rows, columns]`.
     pub output: [usize; 3],
 }
 
-/// What a layer does.
+/// The operation of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerKind {
-    /// A full connection.
+    /// A fully connected layer with bias.
     Dense,
-    /// A 3 x 3 convolution with 'same' padding.
+    /// A 3 x 3 convolution with bias and 'same' padding.
     Conv {
-        /// Pixels between its windows.
+        /// The distance between two windows, in pixels.
         stride: usize,
     },
-    /// Batch normalisation over images, rows and columns; epsilon 1e-3, momentum 0.2 of the new value.
+    /// Batch normalisation over images, rows and columns. Epsilon is 1e-3; running statistics move
+    /// by 0.2 of the way to the new value.
     BatchNorm,
-    /// Every pixel four times.
+    /// Doubles rows and columns: every pixel becomes a square of four equal ones.
     Upsample,
     /// max(x, 0).
     Relu,
-    /// x, or 0.2 x where negative.
+    /// x where it is positive, 0.2 x elsewhere.
     LeakyRelu,
-    /// Between -1 and 1.
+    /// The hyperbolic tangent, between -1 and 1.
     Tanh,
-    /// A vector as channels of an image.
+    /// Reads a vector as the channels of an image.
     Reshape,
-    /// The mean of each channel.
+    /// The mean of each channel over rows and columns.
     AveragePool,
 }
 
-/// A named array of a network.
+/// A named tensor of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
-    /// As in `generator.conv1.weight`.
+    /// The full name, as in `generator.conv1.weight`.
     pub name: String,
-    /// As PyTorch lays it out.
+    /// The shape in PyTorch's order of dimensions, such as `[outputs, inputs, 3, 3]`.
     pub shape: Vec<usize>,
-    /// Trained by gradients, or a running statistic.
+    /// True if gradients train the tensor; false for a running statistic.
     pub trained: bool,
 }
 
 impl TensorSpec {
-    /// Its number of elements.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Whether it has no elements.
+    /// Tells whether the tensor has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -75,10 +79,10 @@ const fn layer(name: &'static str, kind: LayerKind, output: [usize; 3]) -> Layer
     LayerSpec { name, kind, output }
 }
 
-/// Numbers in a latent vector.
+/// The number of elements of a latent vector.
 pub const LATENT_LEN: usize = 100;
 
-/// From a latent vector to an image.
+/// The generator: turns a latent vector into an image with values from -1 to 1.
 pub const GENERATOR: NetworkSpec = NetworkSpec {
     name: "generator",
     input: [LATENT_LEN, 1, 1],
@@ -102,7 +106,7 @@ pub const GENERATOR: NetworkSpec = NetworkSpec {
     ],
 };
 
-/// From an image to a logit: positive where it looks real.
+/// The discriminator: turns an image into a logit, which is positive if the image looks real.
 pub const DISCRIMINATOR: NetworkSpec = NetworkSpec {
     name: "discriminator",
     input: [1, 28, 28],
@@ -122,49 +126,60 @@ pub const DISCRIMINATOR: NetworkSpec = NetworkSpec {
 };
 
 impl NetworkSpec {
-    /// Every layer with the shape that goes into it.
+    /// Every layer, together with the shape of its input.
     pub fn with_inputs(&self) -> impl Iterator<Item = ([usize; 3], &'static LayerSpec)> {
         let inputs =
             std::iter::once(self.input).chain(self.layers.iter().map(|layer| layer.output));
         inputs.zip(self.layers)
     }
 
-    /// Its tensors, layer by layer.
+    /// The tensors of the network, layer by layer.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         self.with_inputs().flat_map(|(input, layer)| layer.tensors(self.name, input)).collect()
     }
 
-    /// The number of its parameters, running statistics included, as Keras counts.
+    /// The number of parameters, counted as Keras does: running statistics are included.
     pub fn parameters(&self) -> usize {
         self.tensors().iter().map(TensorSpec::len).sum()
     }
 }
 
 impl LayerSpec {
-    /// Its tensors in a network of that name, with `input` going in.
+    /// The tensors of the layer in the network named `network`, for an input of shape
+    /// `[channels, rows, columns]`.
     pub fn tensors(&self, network: &str, input: [usize; 3]) -> Vec<TensorSpec> {
         let (inputs, outputs) = (input[0], self.output[0]);
-        let parts: Vec<(&str, Vec<usize>, bool)> = match self.kind {
-            LayerKind::Dense => {
-                vec![("weight", vec![outputs, inputs], true), ("bias", vec![outputs], true)]
-            }
-            LayerKind::Conv { .. } => {
-                vec![("weight", vec![outputs, inputs, 3, 3], true), ("bias", vec![outputs], true)]
-            }
-            LayerKind::BatchNorm => ["weight", "bias", "running_mean", "running_var"]
-                .map(|part| (part, vec![outputs], !part.starts_with("running")))
-                .to_vec(),
-            _ => Vec::new(),
-        };
-        let tensor = |(part, shape, trained)| TensorSpec {
-            name: format!("{network}.{}.{part}", self.name),
+        let tensor = |suffix: &str, shape: Vec<usize>, trained| TensorSpec {
+            name: format!("{network}.{}.{suffix}", self.name),
             shape,
             trained,
         };
-        parts.into_iter().map(tensor).collect()
+        match self.kind {
+            LayerKind::Dense => vec![
+                tensor("weight", vec![outputs, inputs], true),
+                tensor("bias", vec![outputs], true),
+            ],
+            LayerKind::Conv { .. } => vec![
+                tensor("weight", vec![outputs, inputs, 3, 3], true),
+                tensor("bias", vec![outputs], true),
+            ],
+            LayerKind::BatchNorm => vec![
+                tensor("weight", vec![outputs], true),
+                tensor("bias", vec![outputs], true),
+                tensor("running_mean", vec![outputs], false),
+                tensor("running_var", vec![outputs], false),
+            ],
+            LayerKind::Upsample
+            | LayerKind::Relu
+            | LayerKind::LeakyRelu
+            | LayerKind::Tanh
+            | LayerKind::Reshape
+            | LayerKind::AveragePool => Vec::new(),
+        }
     }
 
-    /// Its parameters with `input` going in, as Keras counts.
+    /// The number of parameters of the layer for an input of shape `[channels, rows, columns]`,
+    /// counted as Keras does.
     pub fn parameters(&self, input: [usize; 3]) -> usize {
         self.tensors("", input).iter().map(TensorSpec::len).sum()
     }
@@ -175,16 +190,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_networks_have_as_many_parameters_as_the_tutorials() {
+    fn the_networks_have_as_many_parameters_as_those_of_the_tutorial() {
         assert_eq!((GENERATOR.parameters(), DISCRIMINATOR.parameters()), (326_113, 93_697));
-        let trained = |network: NetworkSpec| {
-            network.tensors().iter().filter(|t| t.trained).map(TensorSpec::len).sum::<usize>()
-        };
-        assert_eq!(trained(GENERATOR) + trained(DISCRIMINATOR), 418_850);
+        let tensors = GENERATOR.tensors().into_iter().chain(DISCRIMINATOR.tensors());
+        let trained: usize = tensors.filter(|tensor| tensor.trained).map(|t| t.len()).sum();
+        assert_eq!(trained, 418_850);
     }
 
     #[test]
-    fn shapes_follow_from_the_layers() {
+    fn the_output_shapes_in_the_tables_follow_from_the_inputs() {
         for network in [GENERATOR, DISCRIMINATOR] {
             for (input, layer) in network.with_inputs() {
                 let [c, h, w] = input;

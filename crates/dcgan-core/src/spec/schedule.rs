@@ -1,43 +1,51 @@
-//! What is due at a step. Who does it is decided elsewhere.
+//! The schedule of a run: its length, and the steps at which something is due.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Step;
 
-/// A run's length and intervals, in steps. They may change between two starts of a run: no result depends on them.
+/// The length of a run and its intervals, all in steps.
+///
+/// They are not part of the [`RunSpec`](super::RunSpec): no state depends on them, so they may
+/// change when a run is resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schedule {
-    /// The step that ends the run.
+    /// The step after which the run ends.
     pub last_step: Step,
-    /// Steps between lines of metrics.
+    /// The number of steps between two metrics rows.
     pub log_every: u64,
-    /// Steps between grids of samples.
+    /// The number of steps between two grids of samples.
     pub grid_every: u64,
-    /// Steps between checkpoints.
+    /// The number of steps between two checkpoints.
     pub checkpoint_every: u64,
 }
 
 impl Schedule {
-    /// Whether a line of metrics is due after `step`.
-    pub fn line_due(&self, step: Step) -> bool {
+    /// Tells whether a metrics row is due after `step`.
+    pub fn row_due(&self, step: Step) -> bool {
         self.due(step, self.log_every)
     }
 
-    /// Whether a grid of samples is due after `step`.
+    /// Tells whether a grid of samples is due after `step`.
     pub fn grid_due(&self, step: Step) -> bool {
         self.due(step, self.grid_every)
     }
 
-    /// Whether a checkpoint is due after `step`.
+    /// Tells whether a checkpoint is due after `step`.
     pub fn checkpoint_due(&self, step: Step) -> bool {
         self.due(step, self.checkpoint_every)
     }
 
-    /// Whether the log window ends with `step`. The run's last line does not end one: a longer run goes on in it.
+    /// Tells whether the log window ends with `step`.
+    ///
+    /// The row of the run's last step does not end the window, unless it is a multiple of the
+    /// interval: if the run is resumed with a greater length, the window continues.
     pub fn window_ends(&self, step: Step) -> bool {
         step.is_multiple_of(self.log_every)
     }
 
+    /// Tells whether something with this interval is due: at its multiples, and at the end of the
+    /// run.
     fn due(&self, step: Step, every: u64) -> bool {
         step > 0 && (step.is_multiple_of(every) || step == self.last_step)
     }
@@ -48,15 +56,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn things_are_due_at_multiples_and_at_the_end() {
+    fn multiples_of_the_interval_and_the_last_step_are_due() {
         let schedule =
             Schedule { last_step: 50, log_every: 20, grid_every: 25, checkpoint_every: 100 };
-        let due = |due: fn(&Schedule, Step) -> bool| {
-            (0..=60).filter(|&s| due(&schedule, s)).collect::<Vec<_>>()
+        let steps_with = |is_due: fn(&Schedule, Step) -> bool| -> Vec<Step> {
+            (0..=60).filter(|&step| is_due(&schedule, step)).collect()
         };
-        assert_eq!(due(Schedule::line_due), [20, 40, 50, 60]);
-        assert_eq!(due(Schedule::grid_due), [25, 50]);
-        assert_eq!(due(Schedule::checkpoint_due), [50]);
+        assert_eq!(steps_with(Schedule::row_due), [20, 40, 50, 60]);
+        assert_eq!(steps_with(Schedule::grid_due), [25, 50]);
+        assert_eq!(steps_with(Schedule::checkpoint_due), [50]);
         assert!(schedule.window_ends(40) && !schedule.window_ends(50));
     }
 }

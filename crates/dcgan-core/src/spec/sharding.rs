@@ -1,49 +1,55 @@
-//! Which images a shard sees at which step.
+//! The assignment of images to shards and steps.
 //!
-//! The data set is split once, by the seed, into S fixed partitions; shard s walks its own partition in an order drawn
-//! anew every epoch. So a worker needs the partitions of its own shards only, and no cursor is ever saved.
+//! The seed splits the data set once into S fixed partitions. Shard s walks through its own
+//! partition, in an order that is drawn anew for every epoch. Both are functions of numbers that
+//! everybody knows. Therefore a worker needs only the partitions of its own shards, and no position
+//! in the data is ever saved or handed over.
 
 use crate::ids::{ShardId, Step};
 use crate::random::{Purpose, RandomStream};
 
-/// The split of a data set, and the walk through it: a function of (seed, images, shards, batch size).
+/// The split of a data set into partitions, and each shard's walk through its partition.
+///
+/// It is a function of (seed, images, shards, batch size), and exists only for values that fit
+/// together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sharding {
     seed: u64,
     images: usize,
     shards: u16,
+    /// The number of images that a shard sees in each step.
     shard_batch: usize,
 }
 
-/// Why a data set cannot be split that way.
+/// The error for a data set that cannot be split as requested.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ShardingError {
-    /// The batch does not fall into equal shards.
+    /// The batch size is not a multiple of the number of shards.
     #[error(
         "batch size {batch_size} cannot be split into {shards} shards: it must be a multiple of the shards"
     )]
     Uneven {
-        /// Images a step.
+        /// The number of images in a step.
         batch_size: usize,
-        /// Logical shards.
+        /// The number of shards.
         shards: u16,
     },
-    /// Batch statistics need at least two images.
+    /// A shard would see a single image in each step. Batch statistics need at least two.
     #[error("batch size {batch_size} leaves fewer than 2 images for each of {shards} shards")]
     TooThin {
-        /// Images a step.
+        /// The number of images in a step.
         batch_size: usize,
-        /// Logical shards.
+        /// The number of shards.
         shards: u16,
     },
-    /// Not one batch in the smallest partition.
+    /// The smallest partition does not fill one batch of its shard.
     #[error("{images} images in {shards} shards do not fill one batch of {batch_size}")]
     TooFewImages {
-        /// Images in the data set.
+        /// The number of images in the data set.
         images: usize,
-        /// Images a step.
+        /// The number of images in a step.
         batch_size: usize,
-        /// Logical shards.
+        /// The number of shards.
         shards: u16,
     },
 }
@@ -51,8 +57,8 @@ pub enum ShardingError {
 impl Sharding {
     /// Splits `images` images into `shards` partitions, for batches of `batch_size` images.
     ///
-    /// # Errors
-    /// If the batch is not a multiple of the shards, leaves a shard fewer than 2 images, or is larger than an epoch.
+    /// # Errors If `batch_size` is not a multiple of `shards`, leaves a shard fewer than 2 images,
+    /// or is larger than an epoch.
     pub fn new(
         seed: u64,
         images: usize,
@@ -72,38 +78,43 @@ impl Sharding {
         Ok(Self { seed, images, shards, shard_batch })
     }
 
-    /// Logical shards.
+    /// The number of shards.
     pub fn shards(&self) -> u16 {
         self.shards
     }
 
-    /// Images a shard sees at each step.
+    /// The number of images that a shard sees in each step.
     pub fn shard_batch(&self) -> usize {
         self.shard_batch
     }
 
-    /// Steps in an epoch: as many whole batches as the smallest partition holds.
+    /// The number of steps in an epoch: the number of whole batches in the smallest partition.
     pub fn steps_per_epoch(&self) -> u64 {
         (self.images / usize::from(self.shards) / self.shard_batch) as u64
     }
 
-    /// The epoch, counted from 1, that `step` belongs to.
+    /// The epoch that `step` belongs to, counted from 1.
     pub fn epoch(&self, step: Step) -> u64 {
         step.saturating_sub(1) / self.steps_per_epoch() + 1
     }
 
-    /// Images in the partition of `shard`; sizes differ by one at most.
+    /// The number of images in the partition of `shard`. Partitions differ by one image at most.
     pub fn partition_len(&self, shard: ShardId) -> usize {
         self.boundary(shard.0 + 1) - self.boundary(shard.0)
     }
 
-    /// The images of every partition, by their number in the data set.
+    /// The images of every partition, as indices into the data set.
     pub fn partitions(&self) -> Vec<Vec<u32>> {
         let order = RandomStream::new(self.seed, Purpose::Split, 0, 0).permutation(self.images);
-        (0..self.shards).map(|s| order[self.boundary(s)..self.boundary(s + 1)].to_vec()).collect()
+        (0..self.shards)
+            .map(|shard| order[self.boundary(shard)..self.boundary(shard + 1)].to_vec())
+            .collect()
     }
 
-    /// The images that `shard` sees at `step`, by their number in its partition.
+    /// The images that `shard` sees in `step`, as indices into its partition.
+    ///
+    /// The images that are left over at the end of an epoch, fewer than a batch, are not used in
+    /// it.
     pub fn batch(&self, shard: ShardId, step: Step) -> Vec<u32> {
         let order = RandomStream::new(self.seed, Purpose::Order, shard.0.into(), self.epoch(step))
             .permutation(self.partition_len(shard));
@@ -111,13 +122,15 @@ impl Sharding {
         order[first..first + self.shard_batch].to_vec()
     }
 
+    /// The first place in the split's permutation that belongs to `shard`. The first
+    /// `images % shards` partitions hold one image more than the others.
     fn boundary(&self, shard: u16) -> usize {
         let (shards, shard) = (usize::from(self.shards), usize::from(shard));
         shard * (self.images / shards) + shard.min(self.images % shards)
     }
 }
 
-/// The images of one shard's partition, one byte a pixel.
+/// The images of one shard's partition, with one byte a pixel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
     image_bytes: usize,
@@ -125,7 +138,7 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// A partition of images of `image_bytes` bytes each, one after the other in `pixels`.
+    /// A partition of the images in `pixels`, one after the other, of `image_bytes` bytes each.
     ///
     /// # Panics
     /// If `pixels` does not hold whole images.
@@ -137,12 +150,15 @@ impl Partition {
         Self { image_bytes, pixels }
     }
 
-    /// Image `index`.
+    /// The pixels of image `index`.
+    ///
+    /// # Panics
+    /// If the partition has no such image.
     pub fn image(&self, index: u32) -> &[u8] {
         &self.pixels[index as usize * self.image_bytes..][..self.image_bytes]
     }
 
-    /// All images, one after the other.
+    /// The pixels of all images, one after the other.
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
     }
@@ -163,25 +179,30 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_split_is_refused() {
-        let text = |shards, batch, images| {
-            Sharding::new(22, images, shards, batch).unwrap_err().to_string()
-        };
-        assert_eq!(
-            text(7, 256, 60_000),
-            "batch size 256 cannot be split into 7 shards: it must be a multiple of the shards"
-        );
-        assert_eq!(
-            text(256, 256, 60_000),
-            "batch size 256 leaves fewer than 2 images for each of 256 shards"
-        );
-        assert_eq!(text(8, 256, 255), "255 images in 8 shards do not fill one batch of 256");
+    fn a_batch_that_does_not_fit_is_refused_with_the_reason() {
+        for (images, shards, batch_size, reason) in [
+            (
+                60_000,
+                7,
+                256,
+                "batch size 256 cannot be split into 7 shards: it must be a multiple of the shards",
+            ),
+            (60_000, 256, 256, "batch size 256 leaves fewer than 2 images for each of 256 shards"),
+            (255, 8, 256, "255 images in 8 shards do not fill one batch of 256"),
+        ] {
+            let error = Sharding::new(22, images, shards, batch_size).unwrap_err();
+            assert_eq!(error.to_string(), reason);
+        }
         assert!(Sharding::new(22, 60_000, 0, 256).is_err());
     }
 
     proptest! {
         #[test]
-        fn partitions_cover_the_data_set_once(images in 24usize..500, shards in 1u16..12, seed: u64) {
+        fn partitions_cover_the_data_set_once(
+            images in 24usize..500,
+            shards in 1u16..12,
+            seed: u64,
+        ) {
             let sharding = Sharding::new(seed, images, shards, usize::from(shards) * 2).unwrap();
             let partitions = sharding.partitions();
             for (shard, partition) in partitions.iter().enumerate() {
@@ -194,12 +215,17 @@ mod tests {
         }
 
         #[test]
-        fn no_image_is_seen_twice_in_an_epoch(images in 24usize..500, shards in 1u16..12, epoch in 0u64..3) {
+        fn no_image_is_seen_twice_in_an_epoch(
+            images in 24usize..500,
+            shards in 1u16..12,
+            epoch in 0u64..3,
+        ) {
             let sharding = Sharding::new(7, images, shards, usize::from(shards) * 2).unwrap();
             for shard in (0..shards).map(ShardId) {
                 let steps = sharding.steps_per_epoch();
-                let mut seen: Vec<u32> =
-                    (1..=steps).flat_map(|step| sharding.batch(shard, epoch * steps + step)).collect();
+                let mut seen: Vec<u32> = (1..=steps)
+                    .flat_map(|step| sharding.batch(shard, epoch * steps + step))
+                    .collect();
                 seen.sort_unstable();
                 seen.dedup();
                 prop_assert_eq!(seen.len(), steps as usize * 2);

@@ -1,4 +1,7 @@
-//! XXH3-64 (seed 0): of data, and of a state as the digest of its tensors' digests.
+//! Digests: XXH3-64 with seed 0.
+//!
+//! The digest of a state is the digest of its tensors' digests, so that only the tensors that have
+//! changed are hashed again.
 
 use std::hash::Hasher;
 
@@ -12,30 +15,31 @@ pub fn of_bytes(bytes: &[u8]) -> Digest {
     Digest(XxHash3_64::oneshot(bytes))
 }
 
-/// The digest of numbers, as their little-endian bytes.
+/// The digest of `values`, hashed as little-endian bytes.
 pub fn of_values(values: &[f32]) -> Digest {
     of_bytes(&little_endian(values))
 }
 
-/// The digest of numbers that come piece by piece.
+/// Computes the digest of values that become known block by block. It equals the digest of all of
+/// them at once.
 #[derive(Default)]
-pub struct Running(XxHash3_64);
+pub struct ValuesHasher(XxHash3_64);
 
-impl Running {
-    /// Adds the next numbers.
+impl ValuesHasher {
+    /// Adds the next values.
     pub fn add(&mut self, values: &[f32]) {
         self.0.write(&little_endian(values));
     }
 
-    /// The digest of all that were added.
+    /// The digest of all values that have been added.
     pub fn digest(&self) -> Digest {
         Digest(self.0.finish())
     }
 }
 
-/// The digest of digests, each as 8 little-endian bytes, in the order given.
+/// The digest of a list of digests, each hashed as 8 little-endian bytes, in the order given.
 pub fn of_digests(digests: impl IntoIterator<Item = Digest>) -> Digest {
-    let bytes: Vec<u8> = digests.into_iter().flat_map(|d| d.0.to_le_bytes()).collect();
+    let bytes: Vec<u8> = digests.into_iter().flat_map(|digest| digest.0.to_le_bytes()).collect();
     of_bytes(&bytes)
 }
 
@@ -49,14 +53,16 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_hashed_as_their_little_endian_bytes() {
+    fn values_are_hashed_as_their_little_endian_bytes() {
         for n in [0, 1, 5, 1024, 3000] {
             let values: Vec<f32> = (0..n).map(|i| i as f32 * 0.1).collect();
             let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
             assert_eq!(of_values(&values), of_bytes(&bytes), "{n} values");
-            let mut running = Running::default();
-            values.chunks(700).for_each(|piece| running.add(piece));
-            assert_eq!(running.digest(), of_bytes(&bytes), "{n} values");
+            let mut hasher = ValuesHasher::default();
+            for block in values.chunks(700) {
+                hasher.add(block);
+            }
+            assert_eq!(hasher.digest(), of_bytes(&bytes), "{n} values");
         }
     }
 }

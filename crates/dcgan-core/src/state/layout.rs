@@ -1,6 +1,7 @@
 //! The names and shapes of a state's tensors.
 
-/// The names and shapes of a state's tensors, sorted by name.
+/// The names and shapes of a state's tensors, sorted by name. A tensor's index is its place in this
+/// order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     tensors: Vec<TensorInfo>,
@@ -10,45 +11,43 @@ pub struct Layout {
 /// A tensor's name and shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Its name, unique in the layout.
+    /// The name, unique in the layout.
     pub name: String,
-    /// Its shape, slowest dimension first.
+    /// The shape, slowest dimension first. An empty shape is that of a single number.
     pub shape: Vec<usize>,
     len: usize,
 }
 
 impl TensorInfo {
-    /// Its number of elements.
+    fn new((name, shape): (String, Vec<usize>)) -> Self {
+        Self { len: shape.iter().product(), name, shape }
+    }
+
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it has no elements.
+    /// Tells whether the tensor has no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 }
 
 impl Layout {
-    /// A layout of these (name, shape) pairs.
+    /// Makes a layout of (name, shape) pairs, given in any order.
     ///
     /// # Panics
     /// If two tensors have the same name.
     pub fn new(tensors: impl IntoIterator<Item = (String, Vec<usize>)>) -> Self {
-        let mut tensors: Vec<_> = tensors.into_iter().collect();
-        tensors.sort();
-        let info = |(name, shape): (String, Vec<usize>)| TensorInfo {
-            len: shape.iter().product(),
-            name,
-            shape,
-        };
-        let tensors: Vec<_> = tensors.into_iter().map(info).collect();
+        let mut infos: Vec<TensorInfo> = tensors.into_iter().map(TensorInfo::new).collect();
+        infos.sort_by(|a, b| a.name.cmp(&b.name));
         assert!(
-            tensors.windows(2).all(|pair| pair[0].name != pair[1].name),
+            infos.windows(2).all(|pair| pair[0].name != pair[1].name),
             "tensor names are unique"
         );
-        let len = tensors.iter().map(TensorInfo::len).sum();
-        Self { tensors, len }
+        let len = infos.iter().map(TensorInfo::len).sum();
+        Self { tensors: infos, len }
     }
 
     /// The tensors, sorted by name.
@@ -56,17 +55,17 @@ impl Layout {
         &self.tensors
     }
 
-    /// Elements of all tensors together.
+    /// The number of elements of all tensors together.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are no elements.
+    /// Tells whether no tensor has any elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The number of the tensor of that name.
+    /// The index of the tensor with this name.
     pub fn find(&self, name: &str) -> Option<usize> {
         self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name)).ok()
     }

@@ -1,7 +1,11 @@
-//! A training state: named arrays, with their digest.
+//! The state of a training: named tensors with their digest.
 //!
-//! Copying a state to a newcomer, hashing it, saving it and updating it are loops over slices, and no tensor library's way
-//! of keeping parameters matters to anyone but the model.
+//! Copying a state to a new worker, hashing it, saving it and updating it are loops over slices. A
+//! tensor library's own parameter types would tie all of that to one model; here only the model
+//! knows what the numbers mean.
+//!
+//! Digests also detect bad memory. Each tensor keeps the digest of the bytes that were written to
+//! it, and whoever is about to use or change it can compare.
 
 pub mod digest;
 mod layout;
@@ -14,47 +18,72 @@ use std::sync::{Arc, OnceLock};
 pub use layout::{Layout, TensorInfo};
 
 use crate::ids::Digest;
+use digest::ValuesHasher;
 
-/// Numbers of a tensor that are replaced at once: a few such blocks stay in any cache.
+/// The number of elements that [`State::replace`] computes at once. Old and new values of several
+/// tensors fit the first-level cache, so that hashing them costs no trip to memory.
 const BLOCK_VALUES: usize = 1024;
 
-/// A training state. A copy shares all tensors until one of the two is changed.
+/// The state of a training. A clone shares all tensors until one of the two is changed.
 #[derive(Clone, Debug)]
 pub struct State {
     layout: Arc<Layout>,
     tensors: Vec<StateTensor>,
-    /// The first tensor that was to be changed and had other values than those that were hashed.
+    /// The first tensor whose values turned out, when it was changed, not to be those that were
+    /// hashed.
     found_damaged: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
 struct StateTensor {
     values: Arc<Vec<f32>>,
-    /// None if it was written to since it was last hashed.
+    /// The digest of the values; `None` if they were written to since they were last hashed.
     digest: Option<Digest>,
-    /// What was made of the values; empty if it was written to since.
+    /// The result of [`State::derived`]; empty if there is none for these values.
     derived: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl StateTensor {
+    fn new(values: Vec<f32>, digest: Option<Digest>) -> Self {
+        Self { values: Arc::new(values), digest, derived: OnceLock::new() }
+    }
+
+    /// Tells whether the values differ from those that were hashed.
     fn is_damaged(&self) -> bool {
         self.digest.is_some_and(|digest| digest != digest::of_values(&self.values))
+    }
+
+    /// The digest of the values, which are hashed only if they were written to.
+    fn digest(&mut self) -> Digest {
+        *self.digest.get_or_insert_with(|| digest::of_values(&self.values))
+    }
+
+    /// Compares bits, so that NaN equals NaN, and 0 differs from -0.
+    fn has_same_bits(&self, other: &Self) -> bool {
+        let bits = self.values.iter().map(|value| value.to_bits());
+        bits.eq(other.values.iter().map(|value| value.to_bits()))
     }
 }
 
 impl State {
-    /// A state of zeros.
+    /// A state in which every element is zero.
     pub fn zeros(layout: Arc<Layout>) -> Self {
-        let zeros = |info: &TensorInfo| Arc::new(vec![0.0; info.len()]);
-        let tensor =
-            |info| StateTensor { values: zeros(info), digest: None, derived: OnceLock::new() };
-        let tensors = layout.tensors().iter().map(tensor).collect();
+        let tensors = layout
+            .tensors()
+            .iter()
+            .map(|info| StateTensor::new(vec![0.0; info.len()], None))
+            .collect();
         Self { layout, tensors, found_damaged: None }
     }
 
-    /// Names and shapes.
+    /// The names and shapes of the tensors.
     pub fn layout(&self) -> &Arc<Layout> {
         &self.layout
+    }
+
+    /// The indices of all tensors.
+    pub fn all(&self) -> Range<usize> {
+        0..self.tensors.len()
     }
 
     /// The values of tensor `index`.
@@ -62,102 +91,113 @@ impl State {
         &self.tensors[index].values
     }
 
-    /// The values of tensor `index`, to be changed.
+    /// The values of tensor `index`, for writing.
+    ///
+    /// The tensor is hashed first: damage must be found before the values are overwritten, because
+    /// afterwards there is no digest to compare with.
     pub fn tensor_mut(&mut self, index: usize) -> &mut [f32] {
         if self.tensors[index].is_damaged() {
             self.found_damaged.get_or_insert(index);
         }
         let StateTensor { values, digest, derived } = &mut self.tensors[index];
-        (*digest, *derived) = (None, OnceLock::new());
+        *digest = None;
+        *derived = OnceLock::new();
         Arc::<Vec<f32>>::make_mut(values)
     }
 
-    /// Gives tensors of one length the values that `make` makes of theirs, block by block: it is given the block's place
-    /// and its values, and appends the new ones. Old and new values are hashed while they are in the cache.
+    /// Computes new values for N tensors of equal length, block by block.
+    ///
+    /// `make` receives the range of elements in the block and the old values of each tensor in that
+    /// range, and appends as many new values to each vector. Old and new values are hashed while
+    /// they are in the cache, so that an update costs no second pass over the state.
     ///
     /// # Panics
-    /// If `make` appends another number of values than it was given.
+    /// If `make` appends another number of values than the block has.
     pub fn replace<const N: usize>(
         &mut self,
         indices: [usize; N],
         mut make: impl FnMut(Range<usize>, [&[f32]; N], &mut [Vec<f32>; N]),
     ) {
-        let tensors = indices.map(|index| self.tensor(index));
-        let len = tensors.first().map_or(0, |values| values.len());
-        let mut new = [(); N].map(|()| Vec::with_capacity(len));
-        let mut hashes = [(); N].map(|()| [digest::Running::default(), digest::Running::default()]);
+        let old = indices.map(|index| self.tensor(index));
+        let len = old.first().map_or(0, |values| values.len());
+        let mut new: [Vec<f32>; N] = std::array::from_fn(|_| Vec::with_capacity(len));
+        let mut old_hashers: [ValuesHasher; N] = std::array::from_fn(|_| ValuesHasher::default());
+        let mut new_hashers: [ValuesHasher; N] = std::array::from_fn(|_| ValuesHasher::default());
+
+        // Compute and hash one block of all tensors after the other.
         for start in (0..len).step_by(BLOCK_VALUES) {
             let block = start..len.min(start + BLOCK_VALUES);
-            make(block.clone(), tensors.map(|values| &values[block.clone()]), &mut new);
-            for (([old, made], values), new) in hashes.iter_mut().zip(tensors).zip(&new) {
-                old.add(&values[block.clone()]);
-                made.add(&new[block.clone()]);
+            make(block.clone(), old.map(|values| &values[block.clone()]), &mut new);
+            for (hasher, values) in old_hashers.iter_mut().zip(old) {
+                hasher.add(&values[block.clone()]);
+            }
+            for (hasher, values) in new_hashers.iter_mut().zip(&new) {
+                hasher.add(&values[block.clone()]);
             }
         }
-        for ((index, values), [old, made]) in indices.into_iter().zip(new).zip(hashes) {
+
+        // Store the new values, and note damage in the old ones.
+        let hashers = old_hashers.iter().zip(&new_hashers);
+        for ((index, values), (old_hasher, new_hasher)) in indices.into_iter().zip(new).zip(hashers)
+        {
             assert_eq!(values.len(), self.tensor(index).len(), "a tensor keeps its shape");
-            if self.tensors[index].digest.is_some_and(|digest| digest != old.digest()) {
+            let expected = self.tensors[index].digest;
+            if expected.is_some_and(|digest| digest != old_hasher.digest()) {
                 self.found_damaged.get_or_insert(index);
             }
-            let digest = Some(made.digest());
-            self.tensors[index] =
-                StateTensor { values: Arc::new(values), digest, derived: OnceLock::new() };
+            self.tensors[index] = StateTensor::new(values, Some(new_hasher.digest()));
         }
     }
 
-    /// What `make` makes of the values of tensor `index`, such as combinations of weights: made once, by whoever needs it
-    /// first, and kept until the values change.
+    /// Computes something from the values of tensor `index`, such as repacked weights, and caches
+    /// it.
+    ///
+    /// The first caller computes it; later callers receive the same object until the values change.
+    /// A clone of the state that is made in between shares the object.
     ///
     /// # Panics
-    /// If something of another type was made of it.
+    /// If an earlier call for the same values computed another type.
     pub fn derived<T: Any + Send + Sync>(
         &self,
         index: usize,
         make: impl FnOnce(&[f32]) -> T,
     ) -> Arc<T> {
         let StateTensor { values, derived, .. } = &self.tensors[index];
-        let kept = derived.get_or_init(|| Arc::new(make(values)));
-        Arc::clone(kept).downcast().expect("a tensor has one use")
+        let cached = derived.get_or_init(|| Arc::new(make(values)));
+        Arc::clone(cached).downcast().expect("a tensor has one use")
     }
 
-    /// The digest of every tensor's digest, sorted by name. Only tensors that were changed are hashed again.
+    /// The digest of the state: that of all tensors' digests, in the order of the layout. Only
+    /// tensors that were written to are hashed again.
     pub fn digest(&mut self) -> Digest {
-        let digest = |tensor: &mut StateTensor| {
-            *tensor.digest.get_or_insert_with(|| digest::of_values(&tensor.values))
-        };
-        digest::of_digests(self.tensors.iter_mut().map(digest).collect::<Vec<_>>())
+        digest::of_digests(self.tensors.iter_mut().map(StateTensor::digest))
     }
 
-    /// The name of the first of these tensors whose values are not those that were hashed: memory forgets a bit now and
-    /// then.
+    /// Hashes the given tensors again, and returns the name of the first whose values are not those
+    /// that were hashed before, as when memory has lost a bit.
     pub fn first_damaged(&self, indices: impl IntoIterator<Item = usize>) -> Option<&str> {
         let damaged = indices.into_iter().find(|&index| self.tensors[index].is_damaged());
-        damaged.map(|index| self.layout.tensors()[index].name.as_str())
+        damaged.map(|index| self.name(index))
     }
 
-    /// The name of the first tensor that was changed although its values were not those that were hashed: nothing that
-    /// was made of them is to be used.
+    /// The name of the first tensor that was damaged when it was changed. The new values were
+    /// computed from damaged ones, so the state must not be used.
     pub fn found_damaged(&self) -> Option<&str> {
-        self.found_damaged.map(|index| self.layout.tensors()[index].name.as_str())
+        self.found_damaged.map(|index| self.name(index))
     }
 
-    /// The numbers of all tensors.
-    pub fn all(&self) -> Range<usize> {
-        0..self.tensors.len()
-    }
-
-    /// The name of the first tensor in which two states of one layout differ.
+    /// The name of the first tensor in which two states of one layout differ by a bit.
     pub fn first_difference(&self, other: &Self) -> Option<&str> {
-        let bits = |tensor: &StateTensor| {
-            tensor.values.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
-        };
-        let mut tensors = self.tensors.iter().zip(&other.tensors).zip(self.layout.tensors());
-        tensors
-            .find(|((mine, theirs), _)| bits(mine) != bits(theirs))
-            .map(|(_, info)| info.name.as_str())
+        let mut pairs = self.tensors.iter().zip(&other.tensors);
+        let index = pairs.position(|(mine, theirs)| !mine.has_same_bits(theirs))?;
+        Some(self.name(index))
     }
 
-    /// Changes a bit and says nothing, as bad memory does. For tests of who notices.
+    fn name(&self, index: usize) -> &str {
+        &self.layout.tensors()[index].name
+    }
+
+    /// Changes one bit without changing the digest, as bad memory does. For tests of the detection.
     #[doc(hidden)]
     pub fn flip_a_bit(&mut self, place: usize) {
         let index = place % self.tensors.len();
@@ -172,6 +212,7 @@ impl State {
 mod tests {
     use super::*;
 
+    /// Zeros in two tensors: `a` (index 0), `[4]`, and `b` (index 1), `[2, 3]`.
     fn state() -> State {
         State::zeros(Arc::new(Layout::new([
             ("b".to_owned(), vec![2, 3]),
@@ -204,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_derived_from_a_tensor_lasts_until_it_changes() {
+    fn a_derived_value_is_cached_until_its_tensor_changes() {
         let mut state = state();
         let sum = |state: &State| *state.derived(0, |values| values.iter().sum::<f32>());
         assert_eq!(sum(&state), 0.0);
@@ -216,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_make_the_whole() {
+    fn a_replacement_by_blocks_gives_the_whole_tensor_and_its_digest() {
         let len = 2 * BLOCK_VALUES + 5;
         let layout = Layout::new(["a", "b"].map(|name| (name.to_owned(), vec![len])));
         let mut state = State::zeros(Arc::new(layout));
@@ -232,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_is_noticed_where_it_is() {
+    fn a_flipped_bit_is_attributed_to_its_tensor() {
         let mut state = state();
         state.digest();
         let before = state.clone();
@@ -243,7 +284,7 @@ mod tests {
         state.flip_a_bit(1);
         assert_eq!((state.first_damaged(state.all()), state.first_damaged([0])), (Some("b"), None));
         assert_eq!(state.first_difference(&before), Some("b"));
-        assert_eq!(before.first_damaged(before.all()), None, "a copy is on its own");
+        assert_eq!(before.first_damaged(before.all()), None, "a clone does not see later changes");
         state.tensor_mut(0)[0] = 1.0;
         assert_eq!(state.found_damaged(), None);
         state.replace([1], |_, [b], [new]| new.extend(b));

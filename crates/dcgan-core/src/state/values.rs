@@ -1,14 +1,19 @@
-//! Numbers that several hold at once, and their bytes.
+//! Vectors of numbers that are shared instead of copied, and the bytes of numbers.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
-/// Numbers of a vector, or of a part of it: cutting a vector into parts, and keeping what is sent, copies nothing.
+/// A vector, or a range of one, that shares its memory with all its clones.
+///
+/// A gradient is cut into slices and buckets, and each is both sent and kept for a repetition. All
+/// of that copies no values.
 #[derive(Clone)]
 pub struct SharedValues {
+    /// The whole vector.
     all: Arc<Vec<f32>>,
+    /// The elements that this value stands for.
     range: Range<usize>,
 }
 
@@ -39,10 +44,10 @@ impl fmt::Debug for SharedValues {
 }
 
 impl SharedValues {
-    /// A part of them.
+    /// The values in `range`, which counts from the first of these values.
     ///
     /// # Panics
-    /// If they have no such part.
+    /// If `range` is not within these values.
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Self {
         let len = self.len();
@@ -53,17 +58,23 @@ impl SharedValues {
         }
     }
 
-    /// Whether all are finite.
+    /// Tells whether every value is finite.
     pub fn are_finite(&self) -> bool {
-        // Block by block without a way out, so that the compiler makes vectors of it.
-        let largest = |block: &[f32]| {
-            block.iter().fold(0, |largest, value| value.abs().to_bits().max(largest))
-        };
-        self.chunks(1024).all(|block| largest(block) < f32::INFINITY.to_bits())
+        self.chunks(1024).all(is_block_finite)
     }
 }
 
-/// Numbers as their little-endian bytes, on most machines without a copy.
+/// Tells whether every value of a block is finite.
+///
+/// The bits of a non-negative float, read as an integer, are ordered like the float itself, with
+/// infinity and NaN above all finite values. The loop over the block has no early exit, so that the
+/// compiler can use vector instructions.
+fn is_block_finite(block: &[f32]) -> bool {
+    let largest = block.iter().fold(0, |largest, value| value.abs().to_bits().max(largest));
+    largest < f32::INFINITY.to_bits()
+}
+
+/// The little-endian bytes of `values`. On a little-endian machine nothing is copied.
 pub fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
     if cfg!(target_endian = "little") {
         Cow::Borrowed(bytemuck::cast_slice(values))
@@ -77,23 +88,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_of_parts_are_parts_of_the_whole() {
+    fn a_slice_of_a_slice_is_a_slice_of_the_whole() {
         let all = SharedValues::from((0..10).map(|n| n as f32).collect::<Vec<_>>());
-        let part = all.slice(2..8).slice(1..3);
-        assert_eq!((&*part, part.slice(2..2).len()), (&[3.0, 4.0][..], 0));
+        let slice = all.slice(2..8).slice(1..3);
+        assert_eq!(&*slice, &[3.0, 4.0]);
+        assert_eq!(slice.slice(2..2).len(), 0);
+    }
+
+    /// Finite values with `value` at index `at`.
+    fn values_with(at: usize, value: f32) -> SharedValues {
+        let mut values = vec![f32::MAX; 3000];
+        values[at] = value;
+        values.into()
     }
 
     #[test]
-    fn what_is_not_finite_is_found_wherever_it_is() {
-        let values = |at: usize, value| {
-            let mut values = vec![f32::MAX; 3000];
-            values[at] = value;
-            SharedValues::from(values)
-        };
+    fn a_value_that_is_not_finite_is_found_at_any_index() {
+        // The indices at the edges of the vector and of a block.
         for at in [0, 1023, 1024, 2999] {
-            assert!(values(at, -0.0).are_finite());
+            assert!(values_with(at, -0.0).are_finite());
             for value in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-                assert!(!values(at, value).are_finite(), "{value} at {at}");
+                assert!(!values_with(at, value).are_finite(), "{value} at {at}");
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::metrics::StepDone;
 use crate::protocol::message::{
     Complaint, FailedShards, Finish, FromWorker, Hello, PROTOCOL, Refusal, ToWorker,
 };
-use crate::protocol::plan::{Plan, assign, even};
+use crate::protocol::plan::{Plan, assign, even_loads};
 
 impl CoordinatorMachine {
     pub(super) fn on_event(&mut self, event: Event) -> Result<(), Failure> {
@@ -114,7 +114,7 @@ impl CoordinatorMachine {
             let place = order.iter().position(|&(_, other)| other == name).unwrap_or(0);
             let members = self.workers.max(order.len()).min(usize::from(self.shards));
             let nobody = vec![None; usize::from(self.shards)];
-            let owners = assign(&nobody, even(&nobody, members));
+            let owners = assign(&nobody, even_loads(&nobody, members));
             let owners = (0..self.shards).map(ShardId).zip(owners);
             owners
                 .filter(|(_, rank)| usize::from(rank.0) == place % members)

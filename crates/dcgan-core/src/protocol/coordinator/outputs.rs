@@ -236,7 +236,7 @@ impl Outputs {
             };
             let done = &report.done;
             self.window.add(done);
-            if schedule.line_due(step) {
+            if schedule.row_due(step) {
                 match self.persisted.lines.insert(step, digest) {
                     Some(persisted) if persisted != digest => {
                         return Err(Failure::Unrepeatable { step, persisted, computed: digest });
@@ -244,7 +244,7 @@ impl Outputs {
                     Some(_) => out.push(Command::Notice(Notice::Repeated(step))),
                     None => {
                         let line =
-                            self.window.line(done, sharding.epoch(step), batch_size, learning_rate);
+                            self.window.row(done, sharding.epoch(step), batch_size, learning_rate);
                         out.push(Command::AppendRow(line));
                     }
                 }

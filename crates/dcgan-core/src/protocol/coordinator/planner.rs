@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Failure;
 use super::stragglers::Stragglers;
 use crate::ids::{Digest, Generation, Position, Rank, WorkerId};
-use crate::protocol::plan::{Member, Plan, StateRef, assign, even};
+use crate::protocol::plan::{Member, Plan, StateRef, assign, even_loads};
 
 /// A worker that has answered the fence.
 pub(super) struct Candidate {
@@ -85,7 +85,7 @@ pub(super) fn make_plan(
     let ids: Vec<WorkerId> = candidates.iter().map(|candidate| candidate.id.clone()).collect();
     let loads = stragglers
         .loads(usize::from(shards), &ids)
-        .unwrap_or_else(|| even(&owners_before, candidates.len()));
+        .unwrap_or_else(|| even_loads(&owners_before, candidates.len()));
     Plan {
         generation: start.generation,
         owners: assign(&owners_before, loads),

@@ -1,207 +1,129 @@
-//! A worker's machine: compute, reduce, apply, report; promise, copy, go on.
+//! The state machine of a worker.
 //!
-//! A worker needs nobody's leave to finish a step: it applies the reduced vector as soon as it has it, as every other
-//! member does. What keeps members together is in the frames: each names the run, the generation, the position and the
-//! digest of the state that it was computed from, so states that differ are never summed, and what an older generation
-//! sent is dropped.
+//! A worker does not ask anybody before it finishes a step: it applies the sum of a phase as soon
+//! as it has it, as every other member does. A coordinator that approved each step would cost a
+//! round trip and be needed all the time. The members stay together because of the frames between
+//! them: each names the generation, the position and the digest of the state that it was computed
+//! from. So sums of different states are never mixed, and the frames of older generations are
+//! dropped.
 //!
-//! The machine takes `(now, event)` and returns commands. It holds the state itself and applies updates to it (a few
-//! milliseconds); gradients are computed elsewhere and come back as events.
+//! The machine takes `(now, event)` and returns commands. It holds the state itself and updates it,
+//! which takes a few milliseconds; gradients are computed on other threads and return as events.
+//!
+//! # States
+//!
+//! ```text
+//!                               +---------+
+//!          +------------------->| no plan |  also: a spare, without a shard
+//!          |                    +----+----+
+//!          |                         | plan
+//!          |       has the start     |    has another state
+//!          |       state   +---------+---------+
+//!          |               |                   v
+//!          |               |              +---------+  copy failed or damaged:
+//!          |               |              | copying |  ask the next source
+//!          |               |              +----+----+
+//!          |               |<------------------+ copy verified
+//!          |               v
+//!          |          +-----------+
+//!          |     +--->| computing |  own shards are with the compute threads
+//!          |     |    +----+------+
+//!          |     |         | all own shards contributed, own state verified
+//!          |     |         v
+//!          |     |    +----------+
+//!          |     |    | reducing |  waits for bucket sums; complains after the deadline
+//!          |     |    +----+-----+
+//!          |     |         | sum complete
+//!          |     |         v
+//!          |     |    +---------+
+//!          |     +----| applied |  optimizer step; after the last phase, report and snapshot
+//!          |   next   +----+----+
+//!          |   phase       | last step
+//!          |               v
+//!          |          +----------+
+//!          |          | finished |  still serves copies and snapshots
+//!          |          +----------+
+//!          |
+//!     +----+---+  A fence leads here from any state. Computing goes on, but nothing is applied.
+//!     | fenced |  The next plan leads to copying or computing, or to no plan if this worker is
+//!     +--------+  not in it.
+//! ```
+//!
+//! The states are not an enum, because some overlap: a fenced worker may still compute or copy, for
+//! instance. They follow from the fields of [`WorkerMachine`]: `plan` is empty (no plan),
+//! `promised` is newer than the plan (fenced), `copying` is set, or `reduction` is set (computing,
+//! and reducing once `contributed_at` is set).
+//!
+//! A worker that finds its own state damaged takes the initial state, complains, and waits for the
+//! next plan, under which it copies an intact state.
 
-mod plan;
+mod copy;
+mod deadline;
+mod integrity;
+mod interface;
 mod retained;
+mod session;
 mod step;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ids::{Digest, Generation, Position, Rank, ShardId, Step, WorkerId};
-use crate::metrics::StepDone;
+use crate::ids::{Generation, Rank, ShardId, WorkerId};
 use crate::objective::Objective;
-use crate::protocol::message::{Complaint, Finish, FromWorker, ToWorker};
+use crate::protocol::message::{Complaint, FromWorker};
 use crate::protocol::plan::{Plan, StateRef};
-use crate::reduction::{AllReduce, BucketSum};
 use crate::spec::schedule::Schedule;
 use crate::state::State;
 use crate::state::values::SharedValues;
-use retained::{Retained, StepTimer};
+use copy::CopyInProgress;
+use deadline::StepTimer;
+pub use deadline::TICK;
+pub use interface::{Command, CopySource, Event, GradientKey, ReduceFrame, ShardResult, StateCopy};
+use retained::Retained;
+use step::PhaseReduction;
 
-/// A piece of an all-reduce with its name: what it was computed from.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ReduceFrame {
-    /// The generation of the plan that it follows.
-    pub generation: Generation,
-    /// The position of the state that it was computed from.
-    pub position: Position,
-    /// That state's digest.
-    pub digest: Digest,
-    /// The piece.
-    pub bucket_sum: BucketSum,
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// The coordinator answered the hello.
-    Welcome(Schedule),
-    /// The likely shards' partitions are held.
-    DataReady,
-    /// A message of the coordinator.
-    Message(ToWorker),
-    /// A peer's stream verify_checksum with the peer's plan.
-    PeerPlan(Arc<Plan>),
-    /// A frame of a peer.
-    ReduceFrame(Rank, ReduceFrame),
-    /// A stream to or from a member of this generation broke.
-    StreamBroken(Generation, Rank),
-    /// A shard's vector is computed, or the computation panicked.
-    Computed(GradientKey, ShardId, ShardResult),
-    /// Somebody asks for a copy of this state; the token goes with the answer.
-    CopyAsked(StateRef, u64),
-    /// A copy came, or did not.
-    Copied(Generation, Option<StateCopy>),
-    /// Whether another worker answered a probe.
-    ProbeResult(WorkerId, bool),
-    /// The worker is told to stop.
-    Leave,
-    /// Time passed.
-    Tick,
-}
-
-/// A shard's vector that can be summed, or why not.
-#[derive(Clone, Debug)]
-pub struct ShardResult(Result<SharedValues, String>);
-
-impl ShardResult {
-    /// What was computed, or with what words the computation panicked. Looks at every number: best called where it was
-    /// computed, while it is in the cache.
-    pub fn new(computed: Result<Vec<f32>, String>) -> Self {
-        Self(computed.map_err(|panic| format!("computing it panicked: {panic}")).and_then(
-            |vector| {
-                let vector = SharedValues::from(vector);
-                if vector.are_finite() {
-                    Ok(vector)
-                } else {
-                    Err("it has numbers that are not finite".to_owned())
-                }
-            },
-        ))
-    }
-}
-
-/// A copied state, with the reports that go with it.
-#[derive(Clone, Debug)]
-pub struct StateCopy {
-    /// The state.
-    pub state: State,
-    /// The steps that its holder has reported and that are not stored.
-    pub reports: Vec<StepDone>,
-}
-
-/// Which vectors are computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GradientKey {
-    /// The position of the state that they are computed from.
-    pub at: Position,
-    /// That state's digest.
-    pub digest: Digest,
-    /// How often the worker's state was replaced: what was computed from one that turned out to be damaged is not used,
-    /// nor what was computed ahead of it.
-    pub state_version: u64,
-}
-
-/// Where a copy is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CopySource {
-    /// A member of the plan.
-    Member(Rank),
-    /// The coordinator, from its checkpoint.
-    Coordinator,
-}
-
-/// What the driver is to do, in order.
-#[derive(Clone, Debug)]
-pub enum Command {
-    /// Tell the coordinator; dropped while it is away, since everything that matters is said again after a hello.
-    Report(FromWorker),
-    /// Open streams to the plan's other members, and close those of older plans.
-    Connect(Arc<Plan>, Rank),
-    /// Send a frame to a member of the newest plan.
-    Send(Rank, ReduceFrame),
-    /// Compute these shards' vectors, and nothing else that was asked for and is not begun.
-    Compute(GradientKey, Arc<State>, Vec<ShardId>),
-    /// Ask for a copy of the start state of that plan.
-    Copy(Arc<Plan>, CopySource),
-    /// Answer who asked for a copy; with none if there is no such state here.
-    Serve(u64, Option<Arc<State>>, Vec<StepDone>),
-    /// Send the snapshot of a step to the coordinator.
-    Upload(Step, Arc<State>),
-    /// Find out whether a worker can be reached, at this address.
-    Probe(WorkerId, String),
-    /// Nothing is left to do.
-    Exit(Finish),
-}
-
-/// A worker's machine.
+/// The state machine of a worker.
 pub struct WorkerMachine {
     objective: Arc<dyn Objective>,
     id: WorkerId,
+    /// The schedule of the run; `None` until the coordinator has sent it.
     schedule: Option<Schedule>,
+    /// True once the partitions of the likely shards are here.
     data_ready: bool,
     state: Arc<State>,
+    /// The identity of `state`.
     at: StateRef,
-    /// How often the state was replaced.
+    /// The number of times that the state was replaced by a copy or by the initial state.
     state_version: u64,
-    /// The newest fence that was answered.
+    /// The newest fence that was answered. No result of an older generation is applied.
     promised: Generation,
+    /// The newest plan that names this worker, with the worker's rank in it.
     plan: Option<(Arc<Plan>, Rank)>,
+    /// The phase that is being computed and reduced.
     reduction: Option<PhaseReduction>,
-    /// The start state is being copied.
+    /// The copy of the plan's start state that this worker waits for.
     copying: Option<CopyInProgress>,
-    /// Vectors of this state that are computed, by shard.
+    /// The vectors that were computed from `state`.
     computed: BTreeMap<ShardId, SharedValues>,
-    /// Vectors of this state that cannot be summed, and why.
+    /// The shards whose vectors cannot be summed, with the reasons.
     failed: BTreeMap<ShardId, String>,
-    /// Frames of the next phase, from members that are ahead.
-    early: Vec<(Rank, ReduceFrame)>,
-    /// What keeps this generation from going on.
+    /// The frames of a phase that this worker has not begun, from members that are ahead.
+    early_frames: Vec<(Rank, ReduceFrame)>,
+    /// The reason why this generation cannot continue, if this worker has seen one.
     complaint: Option<Complaint>,
     retained: Retained,
     timer: StepTimer,
+    /// The time of the event that is being handled.
     now: Duration,
-    out: Vec<Command>,
-}
-
-/// A copy that is asked for, or will be.
-struct CopyInProgress {
-    donor: CopySource,
-    attempt: usize,
-    /// When the donor will be asked; none once it is.
-    asks_at: Option<Duration>,
-}
-
-/// How often the driver passes [`Event::Tick`] to the machine: deadlines are noticed this late at most.
-pub const TICK: Duration = Duration::from_millis(50);
-/// After all holders have failed to give a copy, the next attempt comes this much later.
-const COPY_PAUSE: Duration = Duration::from_millis(250);
-
-/// The phase that is being computed and reduced.
-struct PhaseReduction {
-    reduce: AllReduce,
-    contributed_at: Option<Duration>,
-    complained_at: Option<Duration>,
+    /// The commands that the event has led to so far.
+    commands: Vec<Command>,
 }
 
 impl WorkerMachine {
-    /// The machine of a worker that holds the initial state.
+    /// The machine of a worker that holds the initial state and has no plan.
     pub fn new(now: Duration, id: WorkerId, objective: Arc<dyn Objective>) -> Self {
-        let mut state = objective.initial_state();
-        let at = StateRef {
-            generation: Generation(0),
-            position: Position::after(0),
-            digest: state.digest(),
-        };
+        let (state, at) = integrity::initial_state(&*objective);
         Self {
             objective,
             id,
@@ -216,44 +138,38 @@ impl WorkerMachine {
             copying: None,
             computed: BTreeMap::new(),
             failed: BTreeMap::new(),
-            early: Vec::new(),
+            early_frames: Vec::new(),
             complaint: None,
             retained: Retained::default(),
             timer: StepTimer::new(now),
             now,
-            out: Vec::new(),
+            commands: Vec::new(),
         }
     }
 
-    /// Takes an event; gives what is to be done, in order.
+    /// Takes an event, and returns the commands to execute, in their order.
     pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Command> {
         self.now = now;
         match event {
             Event::Welcome(schedule) => self.on_welcome(schedule),
-            Event::DataReady => {
-                self.data_ready = true;
-                self.report(FromWorker::Ready);
-            }
+            Event::DataReady => self.on_data_ready(),
             Event::Message(message) => self.on_message(message),
-            // A listed member that has answered the plan's fence takes it from a peer: the coordinator may have died
-            // between two announcements.
-            Event::PeerPlan(plan) if plan.generation == self.promised => self.adopt_plan(plan),
-            Event::PeerPlan(_) => {}
+            Event::PeerPlan(plan) => self.on_peer_plan(plan),
             Event::ReduceFrame(from, frame) => self.on_frame(from, frame),
-            Event::StreamBroken(generation, peer) if generation == self.generation() => {
-                self.complain(Complaint::StreamBroken(peer));
-            }
-            Event::StreamBroken(..) => {}
-            Event::Computed(work, shard, vector) => self.on_shard_result(work, shard, vector),
-            Event::CopyAsked(wanted, token) => self.serve(wanted, token),
+            Event::StreamBroken(generation, peer) => self.on_stream_broken(generation, peer),
+            Event::Computed(key, shard, result) => self.on_shard_result(key, shard, result),
+            Event::CopyAsked(wanted, token) => self.serve_copy(wanted, token),
             Event::Copied(generation, copy) => self.on_copy(generation, copy),
             Event::ProbeResult(peer, reached) => {
-                self.report(FromWorker::ProbeResult { peer, reached })
+                self.report(FromWorker::ProbeResult { peer, reached });
             }
             Event::Leave => self.report(FromWorker::Leave),
-            Event::Tick => self.on_tick(),
+            Event::Tick => {
+                self.request_copy_after_pause();
+                self.complain_about_late_member();
+            }
         }
-        std::mem::take(&mut self.out)
+        std::mem::take(&mut self.commands)
     }
 
     /// The generation of the worker's plan; 0 without one.
@@ -261,167 +177,44 @@ impl WorkerMachine {
         self.plan.as_ref().map_or(Generation(0), |(plan, _)| plan.generation)
     }
 
-    /// The newest fence that was answered.
+    /// The newest fence that the worker has answered.
     pub fn promised(&self) -> Generation {
         self.promised
     }
 
-    /// The state as it is.
+    /// The identity of the worker's state.
     pub fn at(&self) -> StateRef {
         self.at
     }
 
-    /// What the worker waits for, for people; none while it computes.
+    /// The thing that the worker waits for, as a noun for people; `None` while it computes.
     pub fn waits_for(&self) -> Option<String> {
         let Some((plan, _)) = &self.plan else {
-            return Some("a plan of the coordinator".to_owned());
+            return Some("a plan from the coordinator that gives this worker a shard".to_owned());
         };
         if self.promised > plan.generation {
             return Some(format!("the plan of generation {}", self.promised));
         }
-        let name = |rank: Rank| {
-            plan.member(rank).map_or_else(String::new, |member| member.id.name.clone())
+        if let Some(copying) = &self.copying {
+            let source = match copying.source {
+                CopySource::Member(rank) => name_of(plan, rank),
+                CopySource::Coordinator => "the coordinator",
+            };
+            return Some(format!("a copy of the state from {source}"));
+        }
+        let Some(PhaseReduction { reduce, .. }) = &self.reduction else {
+            return Some("the end of the run".to_owned());
         };
-        match (&self.reduction, self.copying.as_ref().map(|copying| copying.donor)) {
-            (_, Some(CopySource::Member(rank))) => {
-                Some(format!("a copy of the state from {}", name(rank)))
-            }
-            (_, Some(CopySource::Coordinator)) => {
-                Some("a copy of the state from the coordinator".to_owned())
-            }
-            (Some(reduction), None) if reduction.reduce.contributed() => {
-                let names: Vec<String> = reduction.reduce.owed_by().into_iter().map(name).collect();
-                Some(format!("the vectors of {}", names.join(", ")))
-            }
-            (Some(_), None) => None,
-            (None, None) => Some("the end of the run".to_owned()),
+        if !reduce.contributed() {
+            return None;
         }
+        let owing: Vec<&str> =
+            reduce.owed_by().into_iter().map(|rank| name_of(plan, rank)).collect();
+        Some(format!("the results of {}", owing.join(", ")))
     }
+}
 
-    // The coordinator.
-
-    fn on_welcome(&mut self, schedule: Schedule) {
-        self.schedule = Some(schedule);
-        // Reports first: who hears that this worker is ready has then heard everything that it knows.
-        self.report_all();
-        if self.data_ready {
-            self.report(FromWorker::Ready);
-        }
-        if let Some(complaint) = self.complaint.clone() {
-            self.report(FromWorker::Complaint { generation: self.generation(), complaint });
-        }
-        self.begin_phase();
-    }
-
-    fn on_message(&mut self, message: ToWorker) {
-        match message {
-            ToWorker::Fence(generation) => {
-                self.promised = self.promised.max(generation);
-                self.verify_state(self.state.all());
-                self.report(FromWorker::FenceAck { generation, state: Some(self.at) });
-            }
-            ToWorker::Plan(plan) if plan.generation >= self.promised => self.adopt_plan(plan),
-            ToWorker::Plan(_) => {}
-            ToWorker::Persisted(step) => self.retained.stored(step),
-            ToWorker::RequestSnapshot(step) => {
-                // A copy shares its bytes with the state: what has changed there has changed here.
-                self.verify_state(self.state.all());
-                match self
-                    .retained
-                    .snapshot(step)
-                    .filter(|state| state.first_damaged(state.all()).is_none())
-                {
-                    Some(state) => self.out.push(Command::Upload(step, state)),
-                    None => self.report(FromWorker::SnapshotMissing(step)),
-                }
-            }
-            ToWorker::RetainSnapshot(step) => self.retained.keep_too(step),
-            ToWorker::Probe(peer, address) => self.out.push(Command::Probe(peer, address)),
-            ToWorker::Finish(finish) => self.out.push(Command::Exit(finish)),
-        }
-    }
-
-    /// Reports every step that led to the state and is not stored.
-    fn report_all(&mut self) {
-        let reports = self.retained.reports();
-        self.out
-            .extend(reports.into_iter().map(|done| Command::Report(FromWorker::StepDone(done))));
-    }
-
-    fn report(&mut self, message: FromWorker) {
-        self.out.push(Command::Report(message));
-    }
-
-    fn complain(&mut self, complaint: Complaint) {
-        if self.complaint.as_ref() != Some(&complaint) && self.promised == self.generation() {
-            self.complaint = Some(complaint.clone());
-            self.report(FromWorker::Complaint { generation: self.generation(), complaint });
-        }
-    }
-
-    // Noticing.
-
-    /// Hashes these tensors of the state again. If they are not what they were, the worker is left with the initial
-    /// state, which everybody has; says whether they are.
-    fn verify_state(&mut self, tensors: impl IntoIterator<Item = usize>) -> bool {
-        let Some(tensor) = self.state.first_damaged(tensors).map(str::to_owned) else {
-            return true;
-        };
-        self.discard_state(&tensor);
-        false
-    }
-
-    fn discard_state(&mut self, damaged: &str) {
-        let mut initial = self.objective.initial_state();
-        let at = StateRef {
-            generation: Generation(0),
-            position: Position::after(0),
-            digest: initial.digest(),
-        };
-        self.replace(initial, at);
-        self.reduction = None;
-        self.retained.drop_snapshots();
-        self.complain(Complaint::StateCorrupted(damaged.to_owned()));
-    }
-
-    /// Goes on with another state, and drops everything that was computed from the one before.
-    fn replace(&mut self, state: State, at: StateRef) {
-        (self.state, self.at) = (Arc::new(state), at);
-        self.retained.go_back_to(at.position.step);
-        self.computed.clear();
-        self.failed.clear();
-        self.state_version += 1;
-    }
-
-    /// Changes a bit of the state and says nothing, as bad retained does. For tests of who notices.
-    #[doc(hidden)]
-    pub fn flip_a_bit(&mut self, place: usize) {
-        Arc::make_mut(&mut self.state).flip_a_bit(place);
-    }
-
-    /// Complains about who owes something for too long, and again while the lack lasts.
-    fn on_tick(&mut self) {
-        let deadline = self.timer.deadline();
-        if let (Some((plan, _)), Some(copying)) = (&self.plan, &mut self.copying)
-            && copying.asks_at.take_if(|at| self.now >= *at).is_some()
-        {
-            self.out.push(Command::Copy(Arc::clone(plan), copying.donor));
-        }
-        if !self.may_apply() {
-            return;
-        }
-        let Some(reduction) = &mut self.reduction else {
-            return;
-        };
-        let waiting_since = reduction.complained_at.or(reduction.contributed_at);
-        if waiting_since.is_none_or(|since| self.now < since + deadline) {
-            return;
-        }
-        let owing = reduction.reduce.owed_by();
-        reduction.complained_at = Some(self.now);
-        if let Some(&peer) = owing.first() {
-            self.complaint = None;
-            self.complain(Complaint::Timeout(peer));
-        }
-    }
+/// The name of a member; empty for a rank that the plan does not have.
+fn name_of(plan: &Plan, rank: Rank) -> &str {
+    plan.member(rank).map_or("", |member| member.id.name.as_str())
 }

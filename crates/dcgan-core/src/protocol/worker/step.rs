@@ -1,8 +1,24 @@
-//! The step: compute, reduce, apply.
+//! A training step on one worker: compute, reduce, apply.
+//!
+//! This is the distributed form of [`train_step`](crate::train::train_step). There, one loop
+//! computes a phase. Here, the same stages are spread over events:
+//!
+//! ```text
+//! train.rs                             here
+//! for each shard: shard_gradients      begin_phase: asks the compute threads for the own shards
+//! sum.insert(shard, vector)            on_shard_result, contribute: adds to the all-reduce
+//!                                      on_frame: adds bucket sums of the other members
+//! sum.take(root); optimizer_step       apply_if_reduced: each member applies the same sum
+//! next phase                           finish_step after the last phase; begin_phase
+//! ```
+//!
+//! No member is told to apply a sum. Each does so as soon as its own all-reduce is finished, and
+//! all of them reach the same state.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Command, GradientKey, PhaseReduction, ReduceFrame, ShardResult, WorkerMachine};
+use super::{Command, GradientKey, ReduceFrame, ShardResult, WorkerMachine};
 use crate::ids::{Position, Rank, ShardId};
 use crate::metrics::StepDone;
 use crate::protocol::message::{Complaint, FailedShards, FromWorker};
@@ -10,34 +26,52 @@ use crate::protocol::plan::StateRef;
 use crate::reduction::{AllReduce, BucketSum};
 use crate::state::State;
 
+/// The phase that is being computed and reduced.
+pub(super) struct PhaseReduction {
+    pub(super) reduce: AllReduce,
+    /// The time at which this worker's last own vector was added; `None` before.
+    pub(super) contributed_at: Option<Duration>,
+    /// The time of the last complaint about a late member.
+    pub(super) complained_at: Option<Duration>,
+}
+
 impl WorkerMachine {
-    /// Begins the phase that follows the state, if it is to be trained.
+    /// Begins the phase that follows the state, unless there is nothing to train or the state is
+    /// not the plan's.
     pub(super) fn begin_phase(&mut self) {
         let (Some((plan, rank)), Some(schedule)) = (self.plan.clone(), self.schedule) else {
             return;
         };
-        let finished = self.at.position >= Position::after(schedule.last_step);
-        let reached_here = self.at.generation == plan.generation;
-        if finished || !reached_here || self.reduction.is_some() || self.copying.is_some() {
+        let is_finished = self.at.position >= Position::after(schedule.last_step);
+        let is_in_plan = self.at.generation == plan.generation;
+        if is_finished || !is_in_plan || self.reduction.is_some() || self.copying.is_some() {
             return;
         }
+
         let len = self.objective.phase_vector_len(self.at.position.phase);
         let reduce = AllReduce::new(Arc::clone(&plan), rank, len);
         self.reduction = Some(PhaseReduction { reduce, contributed_at: None, complained_at: None });
-        let (kept, missing): (Vec<ShardId>, Vec<ShardId>) =
+
+        // Compute the own shards. Under a new plan some may have been computed from this very
+        // state.
+        let (computed, missing): (Vec<ShardId>, Vec<ShardId>) =
             plan.shards_of(rank).partition(|shard| self.computed.contains_key(shard));
         if !missing.is_empty() {
-            self.out.push(Command::Compute(self.gradient_key(), Arc::clone(&self.state), missing));
+            let state = Arc::clone(&self.state);
+            self.commands.push(Command::Compute(self.gradient_key(), state, missing));
         }
-        for shard in kept {
+        for shard in computed {
             self.contribute(shard);
         }
-        for (from, frame) in std::mem::take(&mut self.early) {
+
+        // Take the frames of members that have begun this phase earlier.
+        for (from, frame) in std::mem::take(&mut self.early_frames) {
             self.on_frame(from, frame);
         }
     }
 
-    pub(super) fn gradient_key(&self) -> GradientKey {
+    /// The key of vectors that are computed from the state as it is.
+    fn gradient_key(&self) -> GradientKey {
         GradientKey {
             at: self.at.position,
             digest: self.at.digest,
@@ -45,67 +79,80 @@ impl WorkerMachine {
         }
     }
 
-    /// Whether results of the newest plan may be applied.
+    /// Tells whether results of the plan may be applied: no newer fence has been answered.
     pub(super) fn may_apply(&self) -> bool {
         self.promised == self.generation()
     }
 
+    /// Takes the result of a shard from the compute threads.
     pub(super) fn on_shard_result(
         &mut self,
         key: GradientKey,
         shard: ShardId,
-        ShardResult(usable): ShardResult,
+        ShardResult(result): ShardResult,
     ) {
+        // A result that was computed from an earlier state is of no use.
         if key != self.gradient_key() {
             return;
         }
-        match usable {
+        match result {
             Ok(vector) => {
-                // It is kept until the state changes: after a fence only what was lost is computed again.
+                // The vector is kept until the state changes. If a new plan starts from this state,
+                // only the shards of lost members have to be computed again.
                 self.computed.insert(shard, vector);
                 self.contribute(shard);
             }
-            Err(what) => drop(self.failed.insert(shard, what)),
+            Err(reason) => {
+                self.failed.insert(shard, reason);
+            }
         }
-        self.complain_of_unusable();
+        self.complain_about_failed_shards();
     }
 
-    /// Once all own shards are computed, says which of their vectors cannot be summed: all of them at once, so that the
-    /// coordinator sees whether others find the same.
-    fn complain_of_unusable(&mut self) {
+    /// Complains about the own shards that could not be computed, after the last of the own shards.
+    ///
+    /// All of them go into one complaint, so that the coordinator can compare it with the
+    /// complaints of other workers: it has to tell a broken worker from a training that diverges.
+    fn complain_about_failed_shards(&mut self) {
         let (Some((plan, rank)), Some(_)) = (&self.plan, &self.reduction) else {
             return;
         };
-        let is_open = |shard: &ShardId| {
-            !self.computed.contains_key(shard) && !self.failed.contains_key(shard)
-        };
-        if plan.shards_of(*rank).any(|shard| is_open(&shard)) {
+        let mut failed = Vec::new();
+        for shard in plan.shards_of(*rank) {
+            if self.failed.contains_key(&shard) {
+                failed.push(shard);
+            } else if !self.computed.contains_key(&shard) {
+                return;
+            }
+        }
+        let Some(first) = failed.first() else {
             return;
-        }
-        let shards: Vec<ShardId> =
-            plan.shards_of(*rank).filter(|shard| self.failed.contains_key(shard)).collect();
-        if let Some(what) = shards.first().map(|first| self.failed[first].clone()) {
-            self.complain(Complaint::ShardsFailed(FailedShards {
-                position: self.at.position,
-                shards,
-                what,
-            }));
-        }
+        };
+        let what = self.failed[first].clone();
+        self.complain(Complaint::ShardsFailed(FailedShards {
+            position: self.at.position,
+            shards: failed,
+            what,
+        }));
     }
 
-    pub(super) fn contribute(&mut self, shard: ShardId) {
+    /// Adds the computed vector of an own shard to the all-reduce.
+    fn contribute(&mut self, shard: ShardId) {
         let (Some((plan, rank)), Some(reduction)) = (&self.plan, &mut self.reduction) else {
             return;
         };
+        // A compute thread may finish a shard that the newest plan has given to another member.
         if plan.owner(shard) != *rank {
             return;
         }
         let bucket_sums = reduction.reduce.contribute(shard, self.computed[&shard].clone());
         if reduction.reduce.contributed() {
             reduction.contributed_at.get_or_insert(self.now);
-            // Before the last part leaves, without which nobody can apply anything.
+            // Verify the state before the last contribution leaves. Nobody can apply the sum
+            // without it, so a sum that was computed from damaged bytes is never applied.
             let objective = Arc::clone(&self.objective);
-            if !self.verify_state(objective.tensors_read(self.at.position.phase).iter().copied()) {
+            let read = objective.tensors_read(self.at.position.phase);
+            if !self.verify_state(read.iter().copied()) {
                 return;
             }
         }
@@ -113,48 +160,60 @@ impl WorkerMachine {
         self.apply_if_reduced();
     }
 
-    pub(super) fn send(&mut self, bucket_sums: Vec<(Rank, BucketSum)>) {
+    /// Sends bucket sums to other members, with the name of the state that they come from.
+    fn send(&mut self, bucket_sums: Vec<(Rank, BucketSum)>) {
         let StateRef { position, digest, .. } = self.at;
         let generation = self.generation();
-        let frames = bucket_sums
-            .into_iter()
-            .map(|(to, bucket_sum)| (to, ReduceFrame { generation, position, digest, bucket_sum }));
-        self.out.extend(frames.map(|(to, frame)| Command::Send(to, frame)));
+        for (to, bucket_sum) in bucket_sums {
+            let frame = ReduceFrame { generation, position, digest, bucket_sum };
+            self.commands.push(Command::Send(to, frame));
+        }
     }
 
+    /// Takes a bucket sum from another member.
     pub(super) fn on_frame(&mut self, from: Rank, frame: ReduceFrame) {
         let Some((plan, _)) = &self.plan else { return };
         if frame.generation != plan.generation || !self.may_apply() {
             return;
         }
+
+        // Keep the frame of a phase that this worker has not begun. While it copies the start
+        // state, members that hold that state have begun already.
         let position = if self.copying.is_some() { plan.start.position } else { self.at.position };
-        if frame.position == position.next()
-            || (self.reduction.is_none() && frame.position == position)
-        {
-            // Bounded: a peer is at most one phase ahead, and sends each of its bucket_sums once.
-            self.early.push((from, frame));
+        let is_next_phase = frame.position == position.next();
+        let is_waiting_phase = frame.position == position && self.reduction.is_none();
+        if is_next_phase || is_waiting_phase {
+            // This is bounded: a member is at most one phase ahead, because the next sum needs this
+            // worker's contribution, and it sends each bucket sum once.
+            self.early_frames.push((from, frame));
             return;
         }
+        // The frame of a phase that has been applied is a repetition.
         if frame.position != position {
             return;
         }
+
+        // Never sum what was computed from different states.
         if frame.digest != self.at.digest {
             let (mine, theirs) = (self.at.digest, frame.digest);
             self.complain(Complaint::StateMismatch { peer: from, position, mine, theirs });
             return;
         }
+
         let Some(reduction) = &mut self.reduction else {
             return;
         };
         match reduction.reduce.receive(from, frame.bucket_sum) {
             Ok(bucket_sums) => self.send(bucket_sums),
-            // A peer of another mind about the plan: as good as a broken stream.
+            // The member disagrees about the plan, so nothing more of its stream can be used.
             Err(_) => self.complain(Complaint::StreamBroken(from)),
         }
         self.apply_if_reduced();
     }
 
-    pub(super) fn apply_if_reduced(&mut self) {
+    /// Updates the state if the sum over all shards is complete, and begins the next phase.
+    fn apply_if_reduced(&mut self) {
+        // A fenced worker must not move on: its answer has named its state.
         if !self.may_apply() {
             return;
         }
@@ -162,44 +221,53 @@ impl WorkerMachine {
         else {
             return;
         };
-        let (generation, at) = (self.generation(), self.at.position);
+
+        // Update a copy, which shares the tensors that the phase does not change. The old state
+        // stays intact for compute threads and for workers that copy it.
+        let at = self.at.position;
         let mut state = State::clone(&self.state);
         self.objective.optimizer_step(&mut state, at, &reduction.reduce.sum());
         if let Some(tensor) = state.found_damaged() {
             return self.discard_state(tensor);
         }
-        self.at = StateRef { generation, position: at.next(), digest: state.digest() };
+
+        self.at =
+            StateRef { generation: self.generation(), position: at.next(), digest: state.digest() };
         self.state = Arc::new(state);
         self.computed.clear();
         self.failed.clear();
-        self.timer.reduced(self.now.saturating_sub(reduction.contributed_at.unwrap_or(self.now)));
+
+        let waiting_since = reduction.contributed_at.unwrap_or(self.now);
+        self.timer.add_allreduce(self.now.saturating_sub(waiting_since));
         if self.at.position.is_step_boundary() {
             self.finish_step();
         }
         self.begin_phase();
     }
 
-    pub(super) fn finish_step(&mut self) {
-        let (step_ms, allreduce_ms) = self.timer.step(self.now);
+    /// Reports the step that was just finished, and keeps its report and snapshot.
+    fn finish_step(&mut self) {
+        let times = self.timer.finish_step(self.now);
         let done = StepDone {
             step: self.at.position.step,
             generation: self.generation(),
             world_size: self.plan.as_ref().map_or(0, |(plan, _)| plan.members.len() as u16),
             digest: self.at.digest,
             metrics: self.objective.metrics(&self.state),
-            step_ms,
-            allreduce_ms,
+            step_ms: times.step_ms,
+            allreduce_ms: times.allreduce_ms,
         };
-        self.retained.remember(done.clone());
+        self.retained.keep_report(done.clone());
         self.keep_snapshot();
         self.report(FromWorker::StepDone(done));
     }
 
+    /// Keeps a snapshot of the state, which is at the end of a step.
     pub(super) fn keep_snapshot(&mut self) {
         let step = self.at.position.step;
-        let due = self
+        let is_scheduled = self
             .schedule
             .is_some_and(|schedule| schedule.checkpoint_due(step) || schedule.grid_due(step));
-        self.retained.keep(step, Arc::clone(&self.state), due);
+        self.retained.keep_snapshot(step, Arc::clone(&self.state), is_scheduled);
     }
 }

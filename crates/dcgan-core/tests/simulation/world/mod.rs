@@ -252,7 +252,7 @@ impl World {
     /// What must hold when a run is finished.
     pub(crate) fn check_the_end(&mut self) {
         let Setup { last_step, .. } = self.setup;
-        let due: Vec<Step> = (1..=last_step).filter(|&step| self.schedule.line_due(step)).collect();
+        let due: Vec<Step> = (1..=last_step).filter(|&step| self.schedule.row_due(step)).collect();
         let lines: Vec<Step> = self.disk.lines.iter().map(|line| line.step).collect();
         assert_eq!(lines, due, "every line is there once");
         for line in &self.disk.lines {
