@@ -25,7 +25,7 @@ impl Discriminator {
         trained: bool,
     ) -> Self {
         let mut reader = ParamReader::new(state, tensors, device, trained);
-        Self { convs: [(); 3].map(|()| reader.conv_norm()), dense: reader.weighted() }
+        Self { convs: [(); 3].map(|()| reader.conv_batch_norm()), dense: reader.weight_and_bias() }
     }
 
     /// Images `[N, 28, 28, 1]` to logits `[N, 1, 1, 1]`, by batch statistics.
@@ -35,7 +35,7 @@ impl Discriminator {
         for layer in &self.convs {
             let raw = conv(x, &layer.kernel, 2);
             seen.push(raw.statistics.clone().with_bias(layer.bias.clone()));
-            x = layer.norm(raw, SLOPE);
+            x = layer.normalize(raw, SLOPE);
         }
         (to_logits(x, &self.dense.kernel, &self.dense.bias), seen)
     }
@@ -43,6 +43,10 @@ impl Discriminator {
     /// The gradients of all trained tensors, in the order of the table.
     pub(crate) fn gradients(&self, gradients: &mut Gradients, len: usize) -> Vec<f32> {
         let collector = GradCollector::new(gradients, len);
-        self.convs.iter().fold(collector, GradCollector::conv_norm).weighted(&self.dense).finish()
+        self.convs
+            .iter()
+            .fold(collector, GradCollector::conv_batch_norm)
+            .weight_and_bias(&self.dense)
+            .finish()
     }
 }

@@ -29,10 +29,10 @@ impl GeneratorNet {
     ) -> Self {
         let mut reader = ParamReader::new(state, tensors, device, trained);
         Self {
-            dense: reader.weighted(),
-            first: reader.conv_norm(),
-            upsampled: [(); 2].map(|()| reader.conv_norm()),
-            last: reader.weighted(),
+            dense: reader.weight_and_bias(),
+            first: reader.conv_batch_norm(),
+            upsampled: [(); 2].map(|()| reader.conv_batch_norm()),
+            last: reader.weight_and_bias(),
         }
     }
 
@@ -64,22 +64,23 @@ impl GeneratorNet {
         let x =
             LayerInput { maps: dense(latents, &self.dense.kernel, &self.dense.bias), norm: None };
         let raw = conv(x, &self.first.kernel, 1);
-        let mut x = self.first.norm(statistics(raw, self.first.bias.clone()), 0.0);
+        let mut x = self.first.normalize(statistics(raw, self.first.bias.clone()), 0.0);
         for layer in &self.upsampled {
             let raw = upsample_conv(x, &layer.kernel);
-            x = layer.norm(statistics(raw, layer.bias.clone()), 0.0);
+            x = layer.normalize(statistics(raw, layer.bias.clone()), 0.0);
         }
         to_images(x, &self.last.kernel, &self.last.bias)
     }
 
     /// The gradients of all trained tensors, in the order of the table.
     pub(crate) fn gradients(&self, gradients: &mut Gradients, len: usize) -> Vec<f32> {
-        let collector =
-            GradCollector::new(gradients, len).weighted(&self.dense).conv_norm(&self.first);
+        let collector = GradCollector::new(gradients, len)
+            .weight_and_bias(&self.dense)
+            .conv_batch_norm(&self.first);
         self.upsampled
             .iter()
-            .fold(collector, GradCollector::conv_norm)
-            .weighted(&self.last)
+            .fold(collector, GradCollector::conv_batch_norm)
+            .weight_and_bias(&self.last)
             .finish()
     }
 }

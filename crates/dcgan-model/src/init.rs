@@ -10,7 +10,7 @@ pub(crate) fn fill(state: &mut State, tensors: &StateTensors, seed: u64) {
     let trained = tensors.generator.trained.iter().chain(&tensors.discriminator.trained);
     for (tensor, item) in trained.zip(0..) {
         let values = state.tensor_mut(tensor.weight);
-        match *tensor.table.shape.as_slice() {
+        match *tensor.spec.shape.as_slice() {
             [outputs, inputs] => glorot_uniform(values, inputs, outputs, seed, item),
             [outputs, inputs, rows, columns] => {
                 glorot_uniform(
@@ -21,7 +21,7 @@ pub(crate) fn fill(state: &mut State, tensors: &StateTensors, seed: u64) {
                     item,
                 );
             }
-            _ if is_scale(&tensor.table.name) => values.fill(1.0),
+            _ if is_scale(&tensor.spec.name) => values.fill(1.0),
             _ => {}
         }
     }

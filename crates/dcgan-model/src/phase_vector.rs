@@ -35,7 +35,7 @@ impl PhaseVectorLayout {
     pub(crate) fn new(network: &NetworkTensors, state: &Layout) -> Self {
         let statistic_len = |&index: &usize| state.tensors()[index].len();
         Self {
-            gradients: network.trained.iter().map(|tensor| tensor.table.len()).collect(),
+            gradients: network.trained.iter().map(|tensor| tensor.spec.len()).collect(),
             statistics: network.running.iter().map(statistic_len).collect(),
         }
     }

@@ -35,14 +35,14 @@ fn uniforms(seed: u64, tensor: u64, n: usize) -> impl Iterator<Item = f64> {
 }
 
 fn initial_weights(tensor: &TrainedTensor, seed: u64, number: u64) -> Vec<f32> {
-    let values = uniforms(seed, number, tensor.table.len());
-    match *tensor.table.shape.as_slice() {
+    let values = uniforms(seed, number, tensor.spec.len());
+    match *tensor.spec.shape.as_slice() {
         [outputs, inputs, ref taps @ ..] => {
             let fan = (outputs + inputs) * taps.iter().product::<usize>();
             let bound = f64::from((6.0 / fan as f64).sqrt() as f32);
             values.map(|u| (u * bound) as f32).collect()
         }
-        _ if tensor.table.name.ends_with(".weight") => {
+        _ if tensor.spec.name.ends_with(".weight") => {
             values.map(|u| (1.0 + 0.25 * u) as f32).collect()
         }
         _ => values.map(|u| (0.1 * u) as f32).collect(),
@@ -76,12 +76,11 @@ impl Vectors<'_> {
         let vector = PhaseVectorLayout::new(network, layout);
         let vector = vector.split(sum);
         self.check(&format!("loss.{phase}"), &[vector.loss], |_| 1e-5);
-        for (TrainedTensor { table, .. }, gradient) in network.trained.iter().zip(vector.gradients)
-        {
-            if is_cancelled(&table.name) {
-                assert!(gradient.iter().all(|&g| g == 0.0), "{} has no influence", table.name);
+        for (TrainedTensor { spec, .. }, gradient) in network.trained.iter().zip(vector.gradients) {
+            if is_cancelled(&spec.name) {
+                assert!(gradient.iter().all(|&g| g == 0.0), "{} has no influence", spec.name);
             } else {
-                let name = format!("gradient.{phase}.{}", table.name);
+                let name = format!("gradient.{phase}.{}", spec.name);
                 self.check(&name, gradient, |largest| 1e-4 * largest);
             }
         }
@@ -89,9 +88,9 @@ impl Vectors<'_> {
 
     /// Compares weights after the three updates, and running statistics.
     fn check_state(&mut self, network: &NetworkTensors, state: &State) {
-        for TrainedTensor { table, weight, .. } in &network.trained {
-            let bound = if is_cancelled(&table.name) { 3.0 * LEARNING_RATE } else { 5e-5 };
-            self.check(&format!("weight.{}", table.name), state.tensor(*weight), |_| bound);
+        for TrainedTensor { spec, weight, .. } in &network.trained {
+            let bound = if is_cancelled(&spec.name) { 3.0 * LEARNING_RATE } else { 5e-5 };
+            self.check(&format!("weight.{}", spec.name), state.tensor(*weight), |_| bound);
         }
         for &index in &network.running {
             let name = format!("running.{}", state.layout().tensors()[index].name);
