@@ -1,5 +1,5 @@
-//! The layout of a DCGAN's state: weights and running statistics of both networks, Adam's moments, and
-//! the last step's metrics.
+//! The layout of a DCGAN's state: weights and running statistics of both networks, Adam's moments,
+//! and the last step's metrics.
 
 use dcgan_core::metrics::METRIC_COUNT;
 use dcgan_core::spec::networks::{DISCRIMINATOR, GENERATOR, NetworkSpec, TensorSpec};

@@ -21,7 +21,8 @@ pub(crate) struct ConvBatchNorm<P> {
 }
 
 impl<P> ConvBatchNorm<P> {
-    /// The input of the next layer: this convolution's output, to be normalised and activated there.
+    /// The input of the next layer: this convolution's output, to be normalised and activated
+    /// there.
     pub(crate) fn normalize(&self, output: ConvOutput, negative_slope: f32) -> LayerInput {
         let ConvOutput { maps, statistics } = output;
         let norm = Normalization {
@@ -144,8 +145,8 @@ impl<'a> GradCollector<'a> {
         self.flat
     }
 
-    /// Appends a gradient. It is zero if the loss does not depend on the tensor: a bias in front of a
-    /// batch norm.
+    /// Appends a gradient. It is zero if the loss does not depend on the tensor: a bias in front of
+    /// a batch norm.
     fn push<const D: usize>(&mut self, leaf: &Tensor<D>) {
         match leaf.grad_remove(self.gradients) {
             Some(gradient) => append(&mut self.flat, gradient),

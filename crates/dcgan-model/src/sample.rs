@@ -63,9 +63,9 @@ impl Generator {
         Ok(Self { net, running, device })
     }
 
-    /// Draws `count` images of 28 x 28 pixels, one byte a pixel, one image after the other. The same
-    /// seed gives the same images. Without a seed, the latents are those of the run's own grids, which
-    /// depend on the run's seed.
+    /// Draws `count` images of 28 x 28 pixels, one byte a pixel, one image after the other. The
+    /// same seed gives the same images. Without a seed, the latents are those of the run's own
+    /// grids, which depend on the run's seed.
     pub fn draw(&self, count: usize, seed: Option<u64>, run_seed: u64) -> Vec<u8> {
         let stream = match seed {
             None => RandomStream::new(run_seed, Purpose::Grid, 0, 0),

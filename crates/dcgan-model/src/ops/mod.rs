@@ -1,8 +1,9 @@
 //! The networks' operations. Maps are channels-last (NHWC), `[images, rows, columns, channels]`.
 //!
-//! Each operation has two implementations: one written for the processor ([`cpu`]), and one of plain
-//! burn operations ([`plain`]), which runs on every device and is what the other is tested against. The
-//! functions here choose by [`LayerWeights`], since the weights are packed for one of the two.
+//! Each operation has two implementations: one written for the processor ([`cpu`]), and one of
+//! plain burn operations ([`plain`]), which runs on every device and is what the other is tested
+//! against. The functions here choose by [`LayerWeights`], since the weights are packed for one of
+//! the two.
 
 pub(crate) mod cpu;
 mod plain;
@@ -157,8 +158,8 @@ pub(crate) fn to_images(
     }
 }
 
-/// Global average pooling, and a dense layer to one logit for each image: maps `[N, H, W, channels]`
-/// and a kernel `[1, channels]` to `[N, 1, 1, 1]`.
+/// Global average pooling, and a dense layer to one logit for each image: maps `[N, H, W,
+/// channels]` and a kernel `[1, channels]` to `[N, 1, 1, 1]`.
 pub(crate) fn to_logits(
     input: LayerInput,
     kernel: &LayerWeights<2, PoolWeights>,

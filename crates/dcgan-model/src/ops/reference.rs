@@ -1,5 +1,5 @@
-//! The operations' definitions, as loops over single numbers in double precision. The operations are
-//! tested against them.
+//! The operations' definitions, as loops over single numbers in double precision. The operations
+//! are tested against them.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use dcgan_core::random::{Purpose, RandomStream};
@@ -133,7 +133,8 @@ pub(super) fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.clone().without_autodiff().into_data().try_into_vec().unwrap()
 }
 
-/// Asserts that values are within a tolerance of what is expected, relative to the largest of those.
+/// Asserts that values are within a tolerance of what is expected, relative to the largest of
+/// those.
 pub(super) fn assert_near(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let scale = expected.iter().fold(1e-3f64, |max, value| max.max(value.abs()));

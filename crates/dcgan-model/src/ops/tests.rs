@@ -112,8 +112,8 @@ fn layer_weights<const D: usize, P: PackWeights>(
 /// An operation with its arguments.
 struct Case {
     kind: Kind,
-    /// The negative slope of the activation after the batch norm before the operation, if there is a
-    /// batch norm.
+    /// The negative slope of the activation after the batch norm before the operation, if there is
+    /// a batch norm.
     slope: Option<f32>,
     /// Maps; scale and shift of the batch norm; weights; bias.
     arguments: [Array; 5],
@@ -266,11 +266,18 @@ fn kinds() -> impl Strategy<Value = Kind> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 40,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn operations_agree_with_their_definitions(
-        kind in kinds(), images in 1usize..6, size in 1usize..8, slope in prop_oneof![Just(0.0f32), Just(0.2)],
+        kind in kinds(),
+        images in 1usize..6,
+        size in 1usize..8,
+        slope in prop_oneof![Just(0.0f32), Just(0.2)],
         seed in 0u64..1000,
     ) {
         let normed = !matches!(kind, Kind::Dense { .. } | Kind::Conv { inputs: 1, .. });

@@ -1,7 +1,7 @@
 //! The operations as nodes of burn's autodiff graph.
 //!
-//! burn can only be extended by operations with a fixed number of tensors. All operations here share
-//! one such extension with four inputs, of which each reads what it needs.
+//! burn can only be extended by operations with a fixed number of tensors. All operations here
+//! share one such extension with four inputs, of which each reads what it needs.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use burn::tensor::{Shape, Tensor, TensorData};
 
 use super::buffer_pool;
 
-/// An operation's inputs: maps `x`, scale, shift and weights. Those that it does not read are empty.
+/// An operation's inputs: maps `x`, scale, shift and weights. Those that it does not read are
+/// empty.
 ///
 /// The shift is what is added to each channel: that of the batch norm before the operation, or the
 /// bias of an operation that has no batch norm before it (dense, bias and tanh). No operation has
@@ -30,9 +31,9 @@ pub(crate) trait Operation: Debug + Send + Sync {
     /// Computes the result.
     fn forward(&self, inputs: OpInputs<'_>) -> Vec<f32>;
 
-    /// Computes the gradients of the loss with respect to the inputs, each in the input's shape, from
-    /// the result `y` and the gradient `dy` with respect to it. Where `needs_gradient` is false, the
-    /// gradient may be missing.
+    /// Computes the gradients of the loss with respect to the inputs, each in the input's shape,
+    /// from the result `y` and the gradient `dy` with respect to it. Where `needs_gradient` is
+    /// false, the gradient may be missing.
     fn backward(
         &self,
         inputs: OpInputs<'_>,

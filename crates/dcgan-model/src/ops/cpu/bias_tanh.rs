@@ -71,9 +71,9 @@ const INVERSE_FACTORIALS: [f64; 11] = [
 
 /// The hyperbolic tangent, with the same bits on every platform, which libm's has not.
 ///
-/// It is (1 - e) / (1 + e) with e = exp(-2 |x|), in double precision, where exp is 2^k times a series
-/// in |r| <= ln 2 / 2, whose first omitted term is below 1e-12. It has no branches, so that the
-/// compiler vectorises it.
+/// It is (1 - e) / (1 + e) with e = exp(-2 |x|), in double precision, where exp is 2^k times a
+/// series in |r| <= ln 2 / 2, whose first omitted term is below 1e-12. It has no branches, so that
+/// the compiler vectorises it.
 #[inline(always)]
 fn tanh(x: f32) -> f32 {
     let magnitude = f64::from(x.abs());

@@ -66,8 +66,8 @@ impl Conv {
         })
     }
 
-    /// Copies the patches of padded images `x`: `[output pixels, patch_len]`. The last columns, beyond
-    /// taps x inputs, are unspecified, and nothing reads them.
+    /// Copies the patches of padded images `x`: `[output pixels, patch_len]`. The last columns,
+    /// beyond taps x inputs, are unspecified, and nothing reads them.
     fn im2col(&self, images: usize, x: &[f32]) -> Vec<f32> {
         let ConvWeights { inputs, patch_len, .. } = *self.weights;
         let mut patches = buffer_pool::take(images * self.output_pixels() * patch_len);
@@ -95,8 +95,8 @@ impl Conv {
     }
 }
 
-/// Copies a slice to one of equal length. Three numbers, the row of a patch of a single channel, are
-/// copied without a call of memcpy.
+/// Copies a slice to one of equal length. Three numbers, the row of a patch of a single channel,
+/// are copied without a call of memcpy.
 #[inline(always)]
 fn copy(from: &[f32], to: &mut [f32]) {
     match (<&[f32; 3]>::try_from(from), <&mut [f32; 3]>::try_from(&mut *to)) {

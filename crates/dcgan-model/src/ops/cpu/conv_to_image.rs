@@ -1,8 +1,8 @@
 //! A 3 x 3 convolution at stride 1 to a single channel.
 //!
-//! im2col would make a matrix nine times as large as the maps for a gemm with a single output column.
-//! Instead one gemm computes the nine taps' products of every pixel, and each output is a sum of nine
-//! neighbours' products.
+//! im2col would make a matrix nine times as large as the maps for a gemm with a single output
+//! column. Instead one gemm computes the nine taps' products of every pixel, and each output is a
+//! sum of nine neighbours' products.
 
 use std::sync::Arc;
 
@@ -140,7 +140,8 @@ impl BlockOp for ConvToImage {
         let mut d_products = buffer_pool::take(pixels * LANES);
         for image in 0..images {
             // The gradient with respect to a pixel's nine products is that of the nine outputs that
-            // they were added to: the neighbourhood, rotated by 180 degrees, so tap becomes 8 - tap.
+            // they were added to: the neighbourhood, rotated by 180 degrees, so tap becomes 8 -
+            // tap.
             self.copy_into_border(&dy[image * pixels..][..pixels], &mut bordered);
             for (pixel, taps) in d_products.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
                 let corner = &bordered[pixel / width * (width + 2) + pixel % width..];

@@ -1,8 +1,8 @@
 //! A dense layer with ReLU, from vectors to channels-last maps.
 //!
-//! In the state its outputs are channel-major, `[channels, 7, 7]`, as PyTorch's `view` has them. The
-//! packed weights have their columns in the order of channels-last maps, so that the product already
-//! lies as the next layer reads it.
+//! In the state its outputs are channel-major, `[channels, 7, 7]`, as PyTorch's `view` has them.
+//! The packed weights have their columns in the order of channels-last maps, so that the product
+//! already lies as the next layer reads it.
 
 use std::sync::Arc;
 
@@ -64,8 +64,8 @@ impl Operation for Dense {
         vec![self.images, SIZE[0], SIZE[1], self.weights.channels]
     }
 
-    /// Computes maps `[N, 7, 7, channels]` from vectors `x` `[N, inputs]`. The bias comes in the slot
-    /// of the shift: see [`OpInputs`].
+    /// Computes maps `[N, 7, 7, channels]` from vectors `x` `[N, inputs]`. The bias comes in the
+    /// slot of the shift: see [`OpInputs`].
     fn forward(&self, [x, _, bias, _]: OpInputs<'_>) -> Vec<f32> {
         let DenseWeights { inputs, ref forward, .. } = *self.weights;
         let outputs = self.weights.outputs();

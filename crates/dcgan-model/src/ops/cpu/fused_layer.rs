@@ -2,9 +2,9 @@
 //! and the sums for the next batch norm as an epilogue.
 //!
 //! Maps are kept as the operation before gave them. A normalised copy would be as large again, and
-//! writing and reading it would cost more than computing it twice. So each layer normalises its input
-//! itself, a few images at a time, into a padded buffer that stays in the cache; backward does it
-//! again. The output's statistics are taken while an image is still in the cache.
+//! writing and reading it would cost more than computing it twice. So each layer normalises its
+//! input itself, a few images at a time, into a padded buffer that stays in the cache; backward
+//! does it again. The output's statistics are taken while an image is still in the cache.
 
 use std::sync::{Arc, OnceLock};
 
@@ -50,7 +50,8 @@ impl PaddedShape {
     }
 }
 
-/// An operation on blocks of images that is linear in the maps and in the weights, with its gradients.
+/// An operation on blocks of images that is linear in the maps and in the weights, with its
+/// gradients.
 pub(crate) trait BlockOp: std::fmt::Debug + Send + Sync {
     /// The shape of an input image.
     fn input_shape(&self) -> PaddedShape;
@@ -58,8 +59,9 @@ pub(crate) trait BlockOp: std::fmt::Debug + Send + Sync {
     /// The shape of an output image, `[rows, columns, channels]`.
     fn output_shape(&self) -> [usize; 3];
 
-    /// Images that are computed at once: few, to stay in the cache. It decides where sums over images
-    /// are cut, so it depends on shapes alone; otherwise results would change their last bits.
+    /// Images that are computed at once: few, to stay in the cache. It decides where sums over
+    /// images are cut, so it depends on shapes alone; otherwise results would change their last
+    /// bits.
     fn images_per_block(&self) -> usize;
 
     /// Elements of the weight gradient that [`BlockOp::backward`] adds to.
@@ -69,9 +71,9 @@ pub(crate) trait BlockOp: std::fmt::Debug + Send + Sync {
     /// inputs `x` of [`BlockOp::input_shape`].
     fn forward<S: Simd>(&self, simd: S, images: usize, x: &[f32], y: &mut [f32]);
 
-    /// Adds, to each of `targets`, the gradient of the loss with respect to it. `dy` is the gradient
-    /// with respect to the output, in the output's shape; `x` are the padded inputs, which only the
-    /// weight gradient needs.
+    /// Adds, to each of `targets`, the gradient of the loss with respect to it. `dy` is the
+    /// gradient with respect to the output, in the output's shape; `x` are the padded inputs, which
+    /// only the weight gradient needs.
     fn backward<S: Simd>(
         &self,
         simd: S,
@@ -101,8 +103,8 @@ pub(crate) struct FusedLayer<L> {
     /// The prologue. None if the input is used as it is.
     pub(crate) norm: Option<BatchNorm>,
     pub(crate) images: usize,
-    /// The epilogue: where forward leaves the sums over the output's channels. None if no batch norm
-    /// follows.
+    /// The epilogue: where forward leaves the sums over the output's channels. None if no batch
+    /// norm follows.
     pub(crate) output_sums: Option<Arc<OnceLock<ChannelSums>>>,
 }
 
@@ -132,8 +134,8 @@ impl<L: BlockOp> FusedLayer<L> {
         }
     }
 
-    /// Turns a block's gradient with respect to the padded inputs, `d_padded`, into `dx`: without the
-    /// padding, and taken back through the activation if there is a prologue. `x` and `dx` are
+    /// Turns a block's gradient with respect to the padded inputs, `d_padded`, into `dx`: without
+    /// the padding, and taken back through the activation if there is a prologue. `x` and `dx` are
     /// `[images, rows, columns, channels]`.
     #[inline(always)]
     fn unpad_gradient<S: Simd>(

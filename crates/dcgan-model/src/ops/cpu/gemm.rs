@@ -1,10 +1,10 @@
 //! Matrix products (gemm) whose bits do not depend on the processor.
 //!
-//! A BLAS library picks its blocking by the processor's caches and vector width, so the same product
-//! has other last bits on another processor. Here the order of additions is fixed: each element is
-//! `acc = fma(a, b, acc)` from zero, in the order of k, within blocks of 256; the blocks' sums are then
-//! added in order. Vectors run along a row of the result, never along k, so their width does not
-//! matter, and neither does the size of the register tile.
+//! A BLAS library picks its blocking by the processor's caches and vector width, so the same
+//! product has other last bits on another processor. Here the order of additions is fixed: each
+//! element is `acc = fma(a, b, acc)` from zero, in the order of k, within blocks of 256; the
+//! blocks' sums are then added in order. Vectors run along a row of the result, never along k, so
+//! their width does not matter, and neither does the size of the register tile.
 //!
 //! The micro-kernel reads both factors where they lie, without packing them.
 
@@ -50,8 +50,8 @@ pub(crate) enum Beta {
     One,
 }
 
-/// Computes `c = a b` or `c += a b`, where `a` is `[m, k]`, `b` is `[k, n]` and `c` is `[m, n]`, with
-/// n a multiple of 16. `size` is `[m, k, n]`.
+/// Computes `c = a b` or `c += a b`, where `a` is `[m, k]`, `b` is `[k, n]` and `c` is `[m, n]`,
+/// with n a multiple of 16. `size` is `[m, k, n]`.
 ///
 /// # Panics
 /// If a dimension is zero, n is not a multiple of 16, or a matrix is smaller than its shape.
@@ -90,9 +90,8 @@ pub(crate) fn gemm<S: Simd>(
             };
             let vectors = (n - column) / S::F32_LANES;
             // The register tile is as large as leaves registers for a row of `b` and an element of
-            // `a`.
-            // SAFETY: the panel's rows, its depth and as many columns as are computed here are inside
-            // the matrices.
+            // `a`. SAFETY: the panel's rows, its depth and as many columns as are computed here are
+            // inside the matrices.
             column += S::F32_LANES
                 * unsafe {
                     match (S::REGISTER_COUNT >= 32, vectors) {
@@ -166,8 +165,8 @@ impl Panel {
         V
     }
 
-    /// Computes a tile of `R` rows and `V` vectors of columns, whose sums stay in registers over the
-    /// whole block of k.
+    /// Computes a tile of `R` rows and `V` vectors of columns, whose sums stay in registers over
+    /// the whole block of k.
     ///
     /// # Safety
     /// As for [`Panel::compute`], with `R` rows from `row` on.
@@ -175,8 +174,8 @@ impl Panel {
     unsafe fn micro_kernel<S: Simd, const R: usize, const V: usize>(&self, simd: S, row: usize) {
         let Self { depth, width, add, .. } = *self;
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
-        // SAFETY: every access is inside the caller's rows, depth and columns; a vector may have any
-        // address.
+        // SAFETY: every access is inside the caller's rows, depth and columns; a vector may have
+        // any address.
         unsafe {
             // Rank-1 updates: a column of `a` times a row of `b` for each k.
             let a = self.a.add(row * self.row_stride);

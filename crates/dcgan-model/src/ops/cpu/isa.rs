@@ -54,9 +54,9 @@ impl Isa {
 
     /// Runs an operation that is compiled for these instructions.
     ///
-    /// Only what is inlined into `with_simd` is compiled for them. So every function on the way to the
-    /// innermost loop is `#[inline(always)]`; a call in between would run with the program's own,
-    /// narrow instructions.
+    /// Only what is inlined into `with_simd` is compiled for them. So every function on the way to
+    /// the innermost loop is `#[inline(always)]`; a call in between would run with the program's
+    /// own, narrow instructions.
     pub(crate) fn run<Op: WithSimd>(self, operation: Op) -> Op::Output {
         match self {
             Self::Scalar => Simd::vectorize(Scalar, operation),

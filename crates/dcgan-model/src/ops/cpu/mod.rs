@@ -1,12 +1,12 @@
-//! The operations written for the processor: channels-last maps, a few images at a time, and the same
-//! bits on every processor.
+//! The operations written for the processor: channels-last maps, a few images at a time, and the
+//! same bits on every processor.
 //!
-//! Results depend neither on the width of vectors, nor on cache sizes, nor on the platform's libm: sums
-//! run in a fixed order, multiply and add are fused ([`gemm`]), functions are polynomials.
+//! Results depend neither on the width of vectors, nor on cache sizes, nor on the platform's libm:
+//! sums run in a fixed order, multiply and add are fused ([`gemm`]), functions are polynomials.
 //!
-//! The functions here have the signatures of those in [`super`], which choose between this and plain
-//! burn; they put an operation together and make it a node of the autodiff graph. A kernel is a
-//! [`BlockOp`](fused_layer::BlockOp); [`FusedLayer`] adds batch norm and activation.
+//! The functions here have the signatures of those in [`super`], which choose between this and
+//! plain burn; they put an operation together and make it a node of the autodiff graph. A kernel is
+//! a [`BlockOp`](fused_layer::BlockOp); [`FusedLayer`] adds batch norm and activation.
 
 mod autodiff;
 pub mod bench_cases;

@@ -102,8 +102,8 @@ fn leaky<S: Simd>(simd: S, z: S::f32s, value: S::f32s, slope: S::f32s) -> S::f32
     )
 }
 
-/// The backward pass of a batch norm with (leaky) ReLU: the gradients with respect to the input, the
-/// scale and the shift (Ioffe and Szegedy, ICML 2015, section 3).
+/// The backward pass of a batch norm with (leaky) ReLU: the gradients with respect to the input,
+/// the scale and the shift (Ioffe and Szegedy, ICML 2015, section 3).
 ///
 /// The input's gradient depends on sums over all pixels of the batch, so it takes two passes:
 /// [`BatchNormBackward::add_row`] for every row, then [`BatchNormBackward::finish`].
@@ -120,8 +120,8 @@ pub(crate) struct BatchNormBackward<'a> {
 
 impl BatchNormBackward<'_> {
     /// Computes `dz`, the gradient with respect to the activation's input, from `dy`, the gradient
-    /// with respect to its output, and adds to the sums. All are `[pixels, channels]`; `x` is the batch
-    /// norm's input.
+    /// with respect to its output, and adds to the sums. All are `[pixels, channels]`; `x` is the
+    /// batch norm's input.
     #[inline(always)]
     pub(crate) fn add_row<S: Simd>(&mut self, simd: S, x: &[f32], dy: &[f32], dz: &mut [f32]) {
         let [mean, factor, shift] = self.coefficients.as_vectors::<S>();
@@ -153,8 +153,9 @@ impl BatchNormBackward<'_> {
         }
     }
 
-    /// Turns all `dz` into the gradient with respect to the input, in place, and returns the gradients
-    /// with respect to the scale and the shift. `x` and `dz` are `[pixels, channels]` of all images.
+    /// Turns all `dz` into the gradient with respect to the input, in place, and returns the
+    /// gradients with respect to the scale and the shift. `x` and `dz` are `[pixels, channels]` of
+    /// all images.
     #[inline(always)]
     pub(crate) fn finish<S: Simd>(
         self,

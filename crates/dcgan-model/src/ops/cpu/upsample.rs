@@ -1,26 +1,29 @@
-//! Nearest upsampling by two and a 3 x 3 convolution as one Winograd-like (Toom-Cook) convolution: 25
-//! products for each 2 x 2 pixels before upsampling.
+//! Nearest upsampling by two and a 3 x 3 convolution as one Winograd-like (Toom-Cook) convolution:
+//! 25 products for each 2 x 2 pixels before upsampling.
 //!
-//! The direct form takes 144 for the sixteen pixels after it. In one dimension, take four pixels a, b,
-//! c, d and taps g0, g1, g2. The four outputs above b and c are
+//! The direct form takes 144 for the sixteen pixels after it. In one dimension, take four pixels a,
+//! b, c, d and taps g0, g1, g2. The four outputs above b and c are
 //!
 //! ```text
-//! e0 = g0 a + (g1+g2) b     o0 = (g0+g1) b + g2 c     e1 = g0 b + (g1+g2) c     o1 = (g0+g1) c + g2 d
+//! e0 = g0 a + (g1+g2) b     o0 = (g0+g1) b + g2 c
+//! e1 = g0 b + (g1+g2) c     o1 = (g0+g1) c + g2 d
 //! ```
 //!
-//! two filters of two taps, (g0, g1+g2) and (g0+g1, g2). Toom-Cook evaluates the first at 0, 1, -1 and
-//! the second at 1, -1, infinity; at 1 both give the same product, so five are enough:
+//! two filters of two taps, (g0, g1+g2) and (g0+g1, g2). Toom-Cook evaluates the first at 0, 1, -1
+//! and the second at 1, -1, infinity; at 1 both give the same product, so five are enough:
 //!
 //! ```text
-//! p0 = (g0+g1+g2)/2 (b+c)   p1 = (g1+g2-g0)/2 (b-c)   p2 = g0 (a-c)   p3 = (g0+g1-g2)/2 (b-c)   p4 = g2 (d-b)
+//! p0 = (g0+g1+g2)/2 (b+c)   p1 = (g1+g2-g0)/2 (b-c)   p2 = g0 (a-c)
+//! p3 = (g0+g1-g2)/2 (b-c)   p4 = g2 (d-b)
+//!
 //! e0 = p0+p1+p2             o0 = p0+p3                e1 = p0-p1      o1 = p0-p3+p4
 //! ```
 //!
 //! In two dimensions the same holds along rows and columns: five by five products, each a gemm of
-//! `[tiles, inputs]` and `[inputs, outputs]`. As in Winograd's convolutions there are three transforms:
-//! of the kernel (once a step), of the inputs, and of the products to outputs. The operation is linear
-//! in the maps and in the weights, so the gradients are the same gemms between the transforms'
-//! transposes. All constants are 1 and 1/2: it is as exact as the direct form.
+//! `[tiles, inputs]` and `[inputs, outputs]`. As in Winograd's convolutions there are three
+//! transforms: of the kernel (once a step), of the inputs, and of the products to outputs. The
+//! operation is linear in the maps and in the weights, so the gradients are the same gemms between
+//! the transforms' transposes. All constants are 1 and 1/2: it is as exact as the direct form.
 
 use std::sync::Arc;
 
@@ -91,8 +94,8 @@ struct Tile {
     input_pixel: usize,
     /// The first of its 4 x 4 pixels in the output images.
     output_pixel: usize,
-    /// Rows and columns from there to the end of the output image. Where they are fewer than four, the
-    /// tile sticks out.
+    /// Rows and columns from there to the end of the output image. Where they are fewer than four,
+    /// the tile sticks out.
     inside: [usize; 2],
 }
 
@@ -194,7 +197,8 @@ impl Upsample {
         }
     }
 
-    /// Transforms products `[5 x 5, tiles, outputs]` to images `y` `[images, rows, columns, outputs]`.
+    /// Transforms products `[5 x 5, tiles, outputs]` to images `y` `[images, rows, columns,
+    /// outputs]`.
     #[inline(always)]
     fn transform_products<S: Simd>(&self, simd: S, images: usize, products: &[f32], y: &mut [f32]) {
         let count = self.tile_count(images);
@@ -225,8 +229,8 @@ impl Upsample {
         }
     }
 
-    /// Transforms the gradient with respect to the output, `dy` `[images, rows, columns, outputs]`, to
-    /// that with respect to the products, `[5 x 5, tiles, outputs]`: the transpose of
+    /// Transforms the gradient with respect to the output, `dy` `[images, rows, columns, outputs]`,
+    /// to that with respect to the products, `[5 x 5, tiles, outputs]`: the transpose of
     /// [`Upsample::transform_products`].
     #[inline(always)]
     fn transform_products_transposed<S: Simd>(
@@ -424,8 +428,8 @@ fn combine_taps([p, q, r]: [f32; 3], from: &[f32], to: &mut [f32]) {
     }
 }
 
-/// Transforms `[5, 5, a, b]` to `[3, 3, a, b]`: the transpose of [`transform_kernel`], which takes the
-/// gradient with respect to the transformed kernel to that with respect to the kernel.
+/// Transforms `[5, 5, a, b]` to `[3, 3, a, b]`: the transpose of [`transform_kernel`], which takes
+/// the gradient with respect to the transformed kernel to that with respect to the kernel.
 fn transform_kernel_transposed(transformed: &[f32]) -> Vec<f32> {
     let plane = transformed.len() / 25;
     let mut rows = vec![0.0; 15 * plane];

@@ -1,12 +1,12 @@
-//! 3 x 3 convolutions with Keras's 'same' padding: as many rows out as in, divided by the stride and
-//! rounded up; where the padding is odd, the extra row and column come after.
+//! 3 x 3 convolutions with Keras's 'same' padding: as many rows out as in, divided by the stride
+//! and rounded up; where the padding is odd, the extra row and column come after.
 
 use burn::tensor::{Int, Tensor, TensorData, s};
 
 use super::super::FeatureMaps;
 
-/// A convolution of maps `[N, H, W, C]` with weights `[O, C, 3, 3]` to maps `[N, H', W', O]`: im2col
-/// and one matrix product. The patches are small for the layers that use this.
+/// A convolution of maps `[N, H, W, C]` with weights `[O, C, 3, 3]` to maps `[N, H', W', O]`:
+/// im2col and one matrix product. The patches are small for the layers that use this.
 pub(crate) fn conv3x3(x: FeatureMaps, weight: Tensor<4>, stride: usize) -> FeatureMaps {
     let [n, h, w, c] = x.dims();
     let outputs = weight.dims()[0];
@@ -41,10 +41,11 @@ fn patch_sources([h, w]: [usize; 2], stride: usize) -> Vec<i64> {
     sources
 }
 
-/// A convolution of maps `[N, H, W, C]` with weights `[1, C, 3, 3]` at stride 1 to maps `[N, H, W, 1]`.
+/// A convolution of maps `[N, H, W, C]` with weights `[1, C, 3, 3]` at stride 1 to maps `[N, H, W,
+/// 1]`.
 ///
-/// im2col's patches would be nine times as large as the maps. So the nine taps' products are computed
-/// first, and each output is the sum of nine of them, shifted.
+/// im2col's patches would be nine times as large as the maps. So the nine taps' products are
+/// computed first, and each output is the sum of nine of them, shifted.
 pub(crate) fn conv3x3_to_one(x: FeatureMaps, weight: Tensor<4>) -> FeatureMaps {
     let [n, h, w, c] = x.dims();
     let device = x.device();

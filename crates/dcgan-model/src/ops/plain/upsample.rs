@@ -1,8 +1,8 @@
 //! Nearest upsampling by two and a 3 x 3 convolution, in nine products for each pixel before
 //! upsampling.
 //!
-//! The direct form takes 36 products for the four pixels after it. In one dimension, with taps g0, g1,
-//! g2, their sum S and `d[i] = x[i] - x[i-1]` (zero outside), the two outputs of pixel i are
+//! The direct form takes 36 products for the four pixels after it. In one dimension, with taps g0,
+//! g1, g2, their sum S and `d[i] = x[i] - x[i-1]` (zero outside), the two outputs of pixel i are
 //!
 //! ```text
 //! out[2i] = S x[i] - g0 d[i]        out[2i+1] = S x[i] + g2 d[i+1]
@@ -32,8 +32,8 @@ pub(crate) fn upsample_conv3x3(x: FeatureMaps, weight: Tensor<4>) -> FeatureMaps
     Tensor::stack::<5>(vec![base.clone() + above, base + below], 2).reshape([n, 2 * h, 2 * w, o])
 }
 
-/// `x[i] - x[i-1]` along a dimension, for i from 0 to its size, with zeros outside. The result has one
-/// more entry in that dimension.
+/// `x[i] - x[i-1]` along a dimension, for i from 0 to its size, with zeros outside. The result has
+/// one more entry in that dimension.
 fn difference(x: FeatureMaps, dimension: usize) -> FeatureMaps {
     let size = x.dims()[dimension];
     let mut shape = x.dims();
@@ -72,8 +72,8 @@ impl TransformedKernel {
         }
     }
 
-    /// The one-dimensional operation along the rows of `x` `[N, H, W, C]`, with the kernels whose row is
-    /// `row`: `[N, H, 2W, O]`.
+    /// The one-dimensional operation along the rows of `x` `[N, H, W, C]`, with the kernels whose
+    /// row is `row`: `[N, H, 2W, O]`.
     fn convolve_rows(&self, x: FeatureMaps, row: usize) -> FeatureMaps {
         let [n, h, w, _] = x.dims();
         let differences = difference(x.clone(), 2);
