@@ -1,7 +1,8 @@
-//! The layers one by one: `cargo bench -p dcgan-model --bench ops`.
+//! Times of the layers one by one: `cargo bench -p dcgan-model --bench ops`.
 //!
-//! An item is one multiplication or addition of the products that the layer's form takes, so that Gitem/s are GFLOP/s;
-//! `product` is one matrix product of as many, with the same numbers of inputs and outputs.
+//! An item is one multiplication or addition of the layer's gemms, so that Gitem/s are GFLOP/s;
+//! `gemm` is one gemm of as many operations, with the same numbers of inputs and outputs. It is the
+//! ceiling for the others.
 
 use std::sync::LazyLock;
 
@@ -21,27 +22,23 @@ fn names() -> impl Iterator<Item = &'static str> {
     CASES.iter().map(|case| case.name)
 }
 
-fn bench_cases(
-    bencher: divan::Bencher<'_, '_>,
-    name: &str,
-    times: u64,
-    run: impl Fn(&Case) + Sync,
-) {
+/// Benchmarks `run` on a case, where it does `times` times as many operations as forward.
+fn bench_case(bencher: divan::Bencher<'_, '_>, name: &str, times: u64, run: impl Fn(&Case) + Sync) {
     let case = CASES.iter().find(|case| case.name == name).expect("names come from the cases");
     bencher.counter(ItemsCount::new(times * case.operations)).bench(|| run(case));
 }
 
 #[divan::bench(args = names())]
 fn forward(bencher: divan::Bencher<'_, '_>, name: &str) {
-    bench_cases(bencher, name, 1, Case::forward);
+    bench_case(bencher, name, 1, Case::forward);
 }
 
 #[divan::bench(args = names())]
 fn backward(bencher: divan::Bencher<'_, '_>, name: &str) {
-    bench_cases(bencher, name, 2, Case::backward);
+    bench_case(bencher, name, 2, Case::backward);
 }
 
 #[divan::bench(args = names())]
-fn product(bencher: divan::Bencher<'_, '_>, name: &str) {
-    bench_cases(bencher, name, 1, Case::gemm);
+fn gemm(bencher: divan::Bencher<'_, '_>, name: &str) {
+    bench_case(bencher, name, 1, Case::gemm);
 }

@@ -1,6 +1,7 @@
-//! Images per second of a whole training step on one thread: `cargo bench -p dcgan-model`.
+//! Images per second of whole training steps on one thread: `cargo bench -p dcgan-model --bench
+//! step`.
 //!
-//! `benches/peers/dcgan_torch.py` at the top of the repository measures the same of PyTorch.
+//! `benches/peers/dcgan_torch.py` at the top of the repository measures the same with PyTorch.
 
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use dcgan_model::{Dcgan, DeviceChoice};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Steps that are timed together.
 const STEPS: u32 = 5;
 
 fn main() {
@@ -42,6 +44,7 @@ fn main() {
         }
         rates.push(f64::from(STEPS * 32) / start.elapsed().as_secs_f64());
     }
+    // The first steps fault memory in.
     rates.remove(0);
     rates.sort_by(f64::total_cmp);
     println!(

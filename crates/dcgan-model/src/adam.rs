@@ -1,4 +1,5 @@
-//! Adam (Kingma and Ba, ICLR 2015, algorithm 1), with epsilon outside the root as in PyTorch.
+//! Adam (Kingma and Ba, ICLR 2015, algorithm 1), with the order of operations and the epsilon of
+//! PyTorch: outside the root, after the bias correction.
 
 use dcgan_core::spec::RunSpec;
 
@@ -9,12 +10,14 @@ const EPSILON: f32 = 1e-7;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Adam {
     beta1: f32,
+    /// The learning rate over the bias correction of the first moment.
     step_size: f32,
+    /// The root of the bias correction of the second moment.
     root_correction: f32,
 }
 
 impl Adam {
-    /// The update number `time`, counted from 1.
+    /// The constants of the update with number `time`, counted from 1.
     pub(crate) fn new(spec: &RunSpec, time: u64) -> Self {
         let correction = |beta: f64| 1.0 - power(beta, time);
         Self {
@@ -24,7 +27,8 @@ impl Adam {
         }
     }
 
-    /// Updates blocks of weights and moments by a gradient that is the sum of `count` shards' gradients.
+    /// Updates a block of weights and of both moments by a gradient that is the sum of `count`
+    /// shards' gradients. All have the same length.
     #[inline(always)]
     pub(crate) fn update(self, [weights, m, v]: [&mut [f32]; 3], sum: &[f32], count: f32) {
         let Self { beta1, step_size, root_correction } = self;
@@ -37,7 +41,7 @@ impl Adam {
     }
 }
 
-/// base^exponent by squaring: `powi` may round differently from platform to platform.
+/// Computes base^exponent by squaring: `powi` may round differently from platform to platform.
 fn power(base: f64, exponent: u64) -> f64 {
     let (mut result, mut square, mut rest) = (1.0, base, exponent);
     while rest > 0 {
@@ -57,7 +61,8 @@ mod tests {
 
     use super::*;
 
-    /// torch.optim.Adam([w], lr=2e-4, betas=(0.5, 0.999), eps=1e-7) in float64, for gradients 0.3, -0.1, 0.0, 1e-6.
+    /// torch.optim.Adam([w], lr=2e-4, betas=(0.5, 0.999), eps=1e-7) in float64, for gradients 0.3,
+    /// -0.1, 0.0, 1e-6.
     #[test]
     fn updates_are_those_of_pytorch() {
         let data = DatasetInfo { images: 4, rows: 1, columns: 1, digest: Digest(0) };
@@ -85,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn powers_are_powers() {
+    fn power_agrees_with_powf() {
         assert_eq!(power(0.5, 10), 1.0 / 1024.0);
         assert!((power(0.999, 4680) - 0.999f64.powf(4680.0)).abs() < 1e-15);
         assert_eq!(power(0.999, 0), 1.0);

@@ -1,4 +1,4 @@
-//! Where tensors live.
+//! The devices that tensors live on.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,22 +10,23 @@ use crate::ops::{Isa, WithIsa};
 /// A device as people name it: `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The processor, with given instructions or the widest that it has. Results do not depend on them.
+    /// The processor, with a given instruction set or the widest that it has. Results do not depend
+    /// on it.
     Cpu(Option<Isa>),
     /// An NVIDIA GPU, by its number.
     Cuda(usize),
 }
 
-/// A device that cannot be had.
+/// An error in the choice of a device.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DeviceError {
-    /// No device is named so.
+    /// No device has this name.
     #[error("expected cpu, cuda or cuda:N, found {0:?}")]
     Name(String),
-    /// The processor has no such instructions.
-    #[error("this processor has no {0:?} instructions: leave them out, and the best are taken")]
+    /// The processor does not have this instruction set.
+    #[error("this processor has no {0:?} instructions: use cpu, which takes the best that it has")]
     NoIsa(String),
-    /// The program was built without support for it.
+    /// The program was built without support for CUDA.
     #[error("this program was built without CUDA: build it with --features cuda")]
     NoCuda,
 }
@@ -70,7 +71,7 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// The device, and how operations run on it.
+    /// Opens the device.
     ///
     /// # Errors
     /// If this build does not support it.
@@ -88,20 +89,21 @@ impl DeviceChoice {
     }
 }
 
-/// Where a network's operations run.
+/// A device, and the instruction set of the operations on it.
 #[derive(Clone)]
 pub(crate) struct ExecutionDevice {
     pub(crate) device: Device,
-    /// On the processor: the instructions of the operations that were written for it.
+    /// The instruction set of the operations that were written for the processor. None on other
+    /// devices, which run plain burn operations.
     pub(crate) isa: Option<Isa>,
 }
 
 impl ExecutionDevice {
-    /// Runs a loop over numbers, with the instructions that operations use.
-    pub(crate) fn run<R>(&self, numbers: impl FnOnce() -> R) -> R {
+    /// Runs a closure over plain loops on the processor, vectorised as the operations are.
+    pub(crate) fn run<R>(&self, loops: impl FnOnce() -> R) -> R {
         match self.isa {
-            Some(isa) => isa.run(WithIsa(numbers)),
-            None => numbers(),
+            Some(isa) => isa.run(WithIsa(loops)),
+            None => loops(),
         }
     }
 }
@@ -111,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_named_as_people_do() {
+    fn device_names_parse_and_wrong_ones_are_refused() {
         for (name, device) in [
             ("cpu", DeviceChoice::Cpu(None)),
             ("cpu:scalar", DeviceChoice::Cpu(Some(Isa::Scalar))),

@@ -1,5 +1,5 @@
-//! The discriminator: three convolutions at stride 2, each with batch norm and leaky ReLU, then the mean of each channel
-//! and a dense layer.
+//! The discriminator: three convolutions at stride 2, each with batch norm and leaky ReLU, then
+//! global average pooling and a dense layer.
 
 use burn::tensor::Gradients;
 use dcgan_core::state::State;
@@ -9,15 +9,18 @@ use crate::layout::NetworkTensors;
 use crate::ops::{ConvWeights, FeatureMaps, LayerInput, PoolWeights, Statistics, conv, to_logits};
 use crate::params::{ConvBatchNorm, GradCollector, ParamReader, WeightAndBias};
 
-/// What negative numbers are multiplied by.
-const SLOPE: f32 = 0.2;
+/// The factor of negative values in leaky ReLU.
+const NEGATIVE_SLOPE: f32 = 0.2;
 
+/// The discriminator, with the parameters of one state.
 pub(crate) struct Discriminator {
     convs: [ConvBatchNorm<ConvWeights>; 3],
     dense: WeightAndBias<2, PoolWeights>,
 }
 
 impl Discriminator {
+    /// Reads the parameters from a state: leaves of the autodiff graph if `trained`, constants
+    /// otherwise.
     pub(crate) fn new(
         state: &State,
         tensors: &NetworkTensors,
@@ -25,24 +28,30 @@ impl Discriminator {
         trained: bool,
     ) -> Self {
         let mut reader = ParamReader::new(state, tensors, device, trained);
-        Self { convs: [(); 3].map(|()| reader.conv_norm()), dense: reader.weighted() }
+        Self { convs: [(); 3].map(|()| reader.conv_batch_norm()), dense: reader.weight_and_bias() }
     }
 
-    /// Images `[N, 28, 28, 1]` to logits `[N, 1, 1, 1]`, by batch statistics.
+    /// Computes logits `[N, 1, 1, 1]` of images `[N, 28, 28, 1]` in training mode, and the batch
+    /// statistics of each batch norm's input.
     pub(crate) fn forward(&self, images: FeatureMaps) -> (FeatureMaps, Vec<Statistics>) {
         let mut x = LayerInput { maps: images, norm: None };
-        let mut seen = Vec::new();
+        let mut statistics = Vec::new();
         for layer in &self.convs {
-            let raw = conv(x, &layer.kernel, 2);
-            seen.push(raw.statistics.clone().with_bias(layer.bias.clone()));
-            x = layer.norm(raw, SLOPE);
+            let output = conv(x, &layer.kernel, 2);
+            statistics.push(output.statistics.clone().with_bias(layer.bias.clone()));
+            x = layer.normalize(output, NEGATIVE_SLOPE);
         }
-        (to_logits(x, &self.dense.kernel, &self.dense.bias), seen)
+        (to_logits(x, &self.dense.kernel, &self.dense.bias), statistics)
     }
 
-    /// The gradients of all trained tensors, in the order of the table.
+    /// The gradients with respect to all trained tensors, one after the other in the order of the
+    /// network's table: `len` elements.
     pub(crate) fn gradients(&self, gradients: &mut Gradients, len: usize) -> Vec<f32> {
         let collector = GradCollector::new(gradients, len);
-        self.convs.iter().fold(collector, GradCollector::conv_norm).weighted(&self.dense).finish()
+        self.convs
+            .iter()
+            .fold(collector, GradCollector::conv_batch_norm)
+            .weight_and_bias(&self.dense)
+            .finish()
     }
 }

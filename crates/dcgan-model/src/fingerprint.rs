@@ -1,4 +1,8 @@
-//! The arithmetic fingerprint: what results depend on besides the spec and the data.
+//! The fingerprint of a device's arithmetic: what the last bits of results depend on besides the
+//! specification and the data.
+//!
+//! Workers of different fingerprints would train on together with states that differ in their last
+//! bits, and be taken for broken. So only workers of one fingerprint share a run.
 
 use burn::tensor::{Tensor, TensorData};
 use dcgan_core::random::{Purpose, RandomStream};
@@ -7,17 +11,19 @@ use dcgan_core::state::digest;
 use crate::device::{DeviceChoice, DeviceError, ExecutionDevice};
 use crate::params::append;
 
-/// Counted up whenever this crate's own arithmetic changes its results.
+/// The revision of this crate's own arithmetic. It is raised whenever results change.
 const REVISION: u32 = 2;
 
-/// Images x pixels of the layers: the lengths of the sums in weight gradients, for shards of 32 images.
+/// The lengths of the sums in weight gradients for shards of 32 images: images x pixels of the
+/// layers.
 const LENGTHS: [usize; 5] = [288, 1568, 6272, 6720, 25_088];
 
-/// What results on a device depend on besides the spec and the data: workers that differ in it do not mix.
+/// Computes the fingerprint of a device's arithmetic.
 ///
-/// On the processor all arithmetic is this crate's own, and the same everywhere: `cpu r2 fma`. Other devices run burn's
-/// operations, whose rounding depends on libraries and hardware; instead of listing what might matter, a few products of
-/// this model's lengths, with a few sums and functions, are computed and hashed.
+/// On the processor all arithmetic is this crate's own, and the same everywhere: `cpu r2 fma`.
+/// Other devices run burn's operations, whose rounding depends on libraries and hardware. Instead
+/// of listing everything that might matter, a few matrix products of this model's lengths, with a
+/// few sums and functions, are computed and hashed.
 ///
 /// # Errors
 /// If this build does not support the device.
@@ -31,6 +37,7 @@ pub fn fingerprint(choice: DeviceChoice) -> Result<String, DeviceError> {
     })
 }
 
+/// Computes products, sums and functions whose last bits show how a device rounds.
 fn probe(device: &ExecutionDevice) -> Vec<f32> {
     let matrix = |rows: usize, columns: usize, item: u32| {
         let values: Vec<f32> =

@@ -1,5 +1,5 @@
-//! The generator: a dense layer, a convolution, two upsamplings with convolutions, each with batch norm and ReLU, and a
-//! convolution to one channel with tanh.
+//! The generator: a dense layer with ReLU; a convolution and two upsamplings with convolutions,
+//! each with batch norm and ReLU; and a convolution to one channel with tanh.
 
 use burn::tensor::{Gradients, Tensor};
 use dcgan_core::spec::networks::LATENT_LEN;
@@ -13,6 +13,10 @@ use crate::ops::{
 };
 use crate::params::{ConvBatchNorm, GradCollector, ParamReader, WeightAndBias};
 
+/// The factor of negative values in ReLU.
+const RELU: f32 = 0.0;
+
+/// The generator, with the parameters of one state.
 pub(crate) struct GeneratorNet {
     dense: WeightAndBias<2, DenseWeights>,
     first: ConvBatchNorm<ConvWeights>,
@@ -21,6 +25,8 @@ pub(crate) struct GeneratorNet {
 }
 
 impl GeneratorNet {
+    /// Reads the parameters from a state: leaves of the autodiff graph if `trained`, constants
+    /// otherwise.
     pub(crate) fn new(
         state: &State,
         tensors: &NetworkTensors,
@@ -29,57 +35,65 @@ impl GeneratorNet {
     ) -> Self {
         let mut reader = ParamReader::new(state, tensors, device, trained);
         Self {
-            dense: reader.weighted(),
-            first: reader.conv_norm(),
-            upsampled: [(); 2].map(|()| reader.conv_norm()),
-            last: reader.weighted(),
+            dense: reader.weight_and_bias(),
+            first: reader.conv_batch_norm(),
+            upsampled: [(); 2].map(|()| reader.conv_batch_norm()),
+            last: reader.weight_and_bias(),
         }
     }
 
-    /// Latents `[N, 100]` to images `[N, 28, 28, 1]`, by batch statistics.
+    /// Computes images `[N, 28, 28, 1]` from latents `[N, 100]` in training mode, and the batch
+    /// statistics of each batch norm's input.
     pub(crate) fn forward(&self, latents: Tensor<2>) -> (FeatureMaps, Vec<Statistics>) {
-        let mut seen = Vec::new();
-        let images = self.layers(latents, |raw, bias| {
-            seen.push(raw.statistics.clone().with_bias(bias));
-            raw
+        let mut statistics = Vec::new();
+        let images = self.layers(latents, |output, bias| {
+            statistics.push(output.statistics.clone().with_bias(bias));
+            output
         });
-        (images, seen)
+        (images, statistics)
     }
 
-    /// Latents `[N, 100]` to images `[N, 28, 28, 1]`, by given statistics.
+    /// Computes images `[N, 28, 28, 1]` from latents `[N, 100]` in inference mode, with the running
+    /// statistics of each batch norm.
     pub(crate) fn infer(&self, latents: Tensor<2>, running: Vec<Statistics>) -> FeatureMaps {
         let mut running = running.into_iter();
-        self.layers(latents, |raw, bias| {
-            let known = running.next().expect("there are statistics for each batch norm");
-            ConvOutput { statistics: known.with_bias(-bias), ..raw }
+        self.layers(latents, |output, bias| {
+            // Running statistics are those of the output with its bias, which `output` lacks.
+            let running = running.next().expect("there are statistics for each batch norm");
+            ConvOutput { statistics: running.with_bias(-bias), ..output }
         })
     }
 
+    /// Applies all layers. `choose_statistics` is called with each convolution's output and bias,
+    /// and returns the output with the statistics that its batch norm is to use.
     fn layers(
         &self,
         latents: Tensor<2>,
-        mut statistics: impl FnMut(ConvOutput, Tensor<1>) -> ConvOutput,
+        mut choose_statistics: impl FnMut(ConvOutput, Tensor<1>) -> ConvOutput,
     ) -> FeatureMaps {
         debug_assert_eq!(latents.dims()[1], LATENT_LEN);
         let x =
             LayerInput { maps: dense(latents, &self.dense.kernel, &self.dense.bias), norm: None };
-        let raw = conv(x, &self.first.kernel, 1);
-        let mut x = self.first.norm(statistics(raw, self.first.bias.clone()), 0.0);
+        let output = conv(x, &self.first.kernel, 1);
+        let output = choose_statistics(output, self.first.bias.clone());
+        let mut x = self.first.normalize(output, RELU);
         for layer in &self.upsampled {
-            let raw = upsample_conv(x, &layer.kernel);
-            x = layer.norm(statistics(raw, layer.bias.clone()), 0.0);
+            let output = upsample_conv(x, &layer.kernel);
+            x = layer.normalize(choose_statistics(output, layer.bias.clone()), RELU);
         }
         to_images(x, &self.last.kernel, &self.last.bias)
     }
 
-    /// The gradients of all trained tensors, in the order of the table.
+    /// The gradients with respect to all trained tensors, one after the other in the order of the
+    /// network's table: `len` elements.
     pub(crate) fn gradients(&self, gradients: &mut Gradients, len: usize) -> Vec<f32> {
-        let collector =
-            GradCollector::new(gradients, len).weighted(&self.dense).conv_norm(&self.first);
+        let collector = GradCollector::new(gradients, len)
+            .weight_and_bias(&self.dense)
+            .conv_batch_norm(&self.first);
         self.upsampled
             .iter()
-            .fold(collector, GradCollector::conv_norm)
-            .weighted(&self.last)
+            .fold(collector, GradCollector::conv_batch_norm)
+            .weight_and_bias(&self.last)
             .finish()
     }
 }

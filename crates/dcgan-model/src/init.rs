@@ -1,39 +1,40 @@
-//! The state before the first step: Glorot-uniform weights, biases zero, batch norms that change nothing.
+//! The state before the first step: Glorot-uniform weights, zero biases, and batch norms with scale
+//! 1, shift 0, running mean 0 and running variance 1.
 
 use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::state::State;
 
 use crate::layout::{NetworkTensors, StateTensors};
 
-/// Fills a state of zeros. Each weight tensor is a function of the seed and of its device among both networks' tensors.
+/// Fills a state of zeros. Each weight tensor is a function of the seed and of its position among
+/// the trained tensors of both networks.
 pub(crate) fn fill(state: &mut State, tensors: &StateTensors, seed: u64) {
     let trained = tensors.generator.trained.iter().chain(&tensors.discriminator.trained);
     for (tensor, item) in trained.zip(0..) {
         let values = state.tensor_mut(tensor.weight);
-        match *tensor.table.shape.as_slice() {
+        match *tensor.spec.shape.as_slice() {
             [outputs, inputs] => glorot_uniform(values, inputs, outputs, seed, item),
             [outputs, inputs, rows, columns] => {
-                glorot_uniform(
-                    values,
-                    inputs * rows * columns,
-                    outputs * rows * columns,
-                    seed,
-                    item,
-                );
+                let taps = rows * columns;
+                glorot_uniform(values, inputs * taps, outputs * taps, seed, item);
             }
-            _ if is_scale(&tensor.table.name) => values.fill(1.0),
+            _ if is_scale(&tensor.spec.name) => values.fill(1.0),
             _ => {}
         }
     }
-    let variances = |network: &NetworkTensors| {
-        network.running.iter().skip(1).step_by(2).copied().collect::<Vec<_>>()
-    };
-    for index in [variances(&tensors.generator), variances(&tensors.discriminator)].concat() {
-        state.tensor_mut(index).fill(1.0);
+    fill_running_variances(state, &tensors.generator);
+    fill_running_variances(state, &tensors.discriminator);
+}
+
+/// Sets a network's running variances to 1.
+fn fill_running_variances(state: &mut State, network: &NetworkTensors) {
+    for mean_and_variance in network.running.chunks_exact(2) {
+        state.tensor_mut(mean_and_variance[1]).fill(1.0);
     }
 }
 
-/// Uniform within ±sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, AISTATS 2010, equation 16).
+/// Draws weights uniformly within ±sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, AISTATS 2010,
+/// equation 16).
 fn glorot_uniform(values: &mut [f32], fan_in: usize, fan_out: usize, seed: u64, item: u32) {
     let bound = (6.0 / (fan_in + fan_out) as f64).sqrt() as f32;
     let uniforms = RandomStream::new(seed, Purpose::Weights, item, 0).uniforms(values.len());
@@ -42,7 +43,7 @@ fn glorot_uniform(values: &mut [f32], fan_in: usize, fan_out: usize, seed: u64, 
     }
 }
 
-/// Whether a vector is a batch norm's scale, as against a bias.
+/// Returns whether a vector is a batch norm's scale, and not a bias.
 fn is_scale(name: &str) -> bool {
     name.ends_with(".weight")
 }

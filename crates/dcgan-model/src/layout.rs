@@ -1,28 +1,29 @@
-//! The state's tensors: weights and running statistics of both networks, Adam's moments, and the last step's metrics.
+//! The layout of a DCGAN's state: weights and running statistics of both networks, Adam's moments,
+//! and the last step's metrics.
 
 use dcgan_core::metrics::METRIC_COUNT;
 use dcgan_core::spec::networks::{DISCRIMINATOR, GENERATOR, NetworkSpec, TensorSpec};
 use dcgan_core::state::Layout;
 
-/// The numbers in the layout of one network's tensors, in the network's order.
+/// The indices in the layout of one network's tensors, in the network's order.
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkTensors {
-    /// Trained tensors.
+    /// The trained tensors.
     pub(crate) trained: Vec<TrainedTensor>,
-    /// Running mean and running variance of each batch norm, alternately.
+    /// The running mean and the running variance of each batch norm, alternately.
     pub(crate) running: Vec<usize>,
 }
 
-/// The places of a trained tensor.
+/// A trained tensor, with its indices in the layout.
 #[derive(Clone, Debug)]
 pub(crate) struct TrainedTensor {
-    pub(crate) table: TensorSpec,
+    pub(crate) spec: TensorSpec,
     pub(crate) weight: usize,
-    /// Adam's first and second moment.
+    /// Adam's first and second moments.
     pub(crate) moments: [usize; 2],
 }
 
-/// Where everything is.
+/// The indices of all tensors in the layout.
 #[derive(Clone, Debug)]
 pub(crate) struct StateTensors {
     pub(crate) generator: NetworkTensors,
@@ -31,12 +32,14 @@ pub(crate) struct StateTensors {
     pub(crate) discriminator_weights: Vec<usize>,
     /// The trained tensors of G, then those of D.
     pub(crate) both_networks_weights: Vec<usize>,
-    /// Losses and accuracies of the step that is computed.
+    /// The losses and accuracies of the step that is being computed.
     pub(crate) metrics: usize,
 }
 
+/// The name of the tensor that holds the metrics.
 const METRICS_TENSOR: &str = "metrics";
 
+/// The name of a tensor's first (`m`) or second (`v`) moment.
 fn moment(which: char, name: &str) -> String {
     format!("adam.{which}.{name}")
 }
@@ -52,28 +55,42 @@ pub(crate) fn layout() -> Layout {
 }
 
 impl StateTensors {
-    /// The places in [`layout`].
+    /// Finds the tensors of [`layout`].
     pub(crate) fn new(layout: &Layout) -> Self {
-        let find = |name: &str| layout.find(name).expect("the layout is made of the same tables");
-        let network = |network: NetworkSpec| {
-            let (trained, running): (Vec<TensorSpec>, Vec<TensorSpec>) =
-                network.tensors().into_iter().partition(|t| t.trained);
-            let trained = trained.into_iter().map(|table| TrainedTensor {
-                weight: find(&table.name),
-                moments: ['m', 'v'].map(|which| find(&moment(which, &table.name))),
-                table,
-            });
-            NetworkTensors {
-                trained: trained.collect(),
-                running: running.iter().map(|t| find(&t.name)).collect(),
-            }
-        };
-        let (generator, discriminator, metrics) =
-            (network(GENERATOR), network(DISCRIMINATOR), find(METRICS_TENSOR));
-        let weights =
-            |network: &NetworkTensors| network.trained.iter().map(|t| t.weight).collect::<Vec<_>>();
-        let discriminator_weights = weights(&discriminator);
-        let both_networks_weights = [weights(&generator), weights(&discriminator)].concat();
-        Self { generator, discriminator, discriminator_weights, both_networks_weights, metrics }
+        let generator = NetworkTensors::new(GENERATOR, layout);
+        let discriminator = NetworkTensors::new(DISCRIMINATOR, layout);
+        let both_networks_weights = [generator.weights(), discriminator.weights()].concat();
+        Self {
+            discriminator_weights: discriminator.weights(),
+            both_networks_weights,
+            generator,
+            discriminator,
+            metrics: find(layout, METRICS_TENSOR),
+        }
     }
+}
+
+impl NetworkTensors {
+    fn new(network: NetworkSpec, layout: &Layout) -> Self {
+        let (mut trained, mut running) = (Vec::new(), Vec::new());
+        for spec in network.tensors() {
+            let index = find(layout, &spec.name);
+            if spec.trained {
+                let moments = ['m', 'v'].map(|which| find(layout, &moment(which, &spec.name)));
+                trained.push(TrainedTensor { spec, weight: index, moments });
+            } else {
+                running.push(index);
+            }
+        }
+        Self { trained, running }
+    }
+
+    /// The indices of the trained tensors.
+    fn weights(&self) -> Vec<usize> {
+        self.trained.iter().map(|tensor| tensor.weight).collect()
+    }
+}
+
+fn find(layout: &Layout, name: &str) -> usize {
+    layout.find(name).expect("the layout is made of the same tables")
 }

@@ -1,7 +1,20 @@
-//! What computes: the DCGAN. The only crate that knows burn.
+//! The DCGAN: networks, kernels, losses and the optimizer. The only crate that knows burn.
 //!
-//! A state is a list of named arrays ([`layout`]); each shard makes its own tensors from it, since burn's
-//! autodiff keeps all graphs that share a leaf under one mutex. Nothing here knows of workers, generations or files.
+//! A state is a list of named arrays ([`layout`]). Each shard makes its own tensors from it, since
+//! burn's autodiff keeps all graphs that share a leaf under one mutex. Nothing here knows of
+//! workers, generations or files.
+//!
+//! # Layout
+//!
+//! * [`step`]: the three phases of a training step, as the objective that the engine trains. Start
+//!   here.
+//! * [`generator`], [`discriminator`]: the networks; [`params`] makes their tensors from a state,
+//!   [`layout`] and [`init`] say what a state holds and how it begins.
+//! * [`loss`], [`adam`], [`phase_vector`]: binary cross-entropy, the optimizer, and the vector of
+//!   gradients and statistics that is summed over the shards.
+//! * [`ops`]: the layers' kernels, forward and backward.
+//! * [`device`], [`fingerprint`], [`sample`]: the choice of a device, the fingerprint of its
+//!   arithmetic, and drawing images with a trained generator.
 #![recursion_limit = "256"]
 
 mod adam;

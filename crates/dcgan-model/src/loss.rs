@@ -1,9 +1,10 @@
 //! Binary cross-entropy of logits, with its gradient.
 //!
-//! Of a whole batch there are as many logits as images, so this is done here with a few dozen numbers instead of ten
-//! tensor operations; and with an exponential and a logarithm of our own, it is the same on every platform.
+//! A shard has as many logits as images, a few dozen. A loop over them is faster than ten tensor
+//! operations; and with an exponential and a logarithm of our own, it is the same on every
+//! platform.
 
-/// What the discriminator should have said.
+/// What the images of a batch should be taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Real,
@@ -17,11 +18,11 @@ pub(crate) struct Loss {
     pub(crate) value: f32,
     /// The share of images on the target's side of the threshold, probability 0.5.
     pub(crate) accuracy: f32,
-    /// The derivative of the mean by each logit.
+    /// The derivative of the mean with respect to each logit.
     pub(crate) gradient: Vec<f32>,
 }
 
-/// The loss of `logits` where all images have the same target.
+/// Computes the loss of logits `[N]` of images that all have the same target.
 pub(crate) fn cross_entropy(logits: &[f32], target: Target) -> Loss {
     let n = logits.len() as f64;
     // Against a real target the loss is softplus(-x), against a fake one softplus(x).
@@ -39,11 +40,13 @@ pub(crate) fn cross_entropy(logits: &[f32], target: Target) -> Loss {
     Loss { value: (value / n) as f32, accuracy: (right as f64 / n) as f32, gradient }
 }
 
-/// ln 2 in two parts, the first with so few digits that its products with exponents are exact (Cody and Waite).
+/// ln 2 in two parts, the first with so few digits that its products with exponents are exact (Cody
+/// and Waite, Software Manual for the Elementary Functions, 1980).
 const LN_2_HIGH: f64 = 0.693_147_180_369_123_8;
 const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
 
-/// e^x for x <= 0: 2^k times a series in |r| <= ln 2 / 2, whose first omitted term is below 1e-17.
+/// Computes e^x for x <= 0: 2^k times a series in |r| <= ln 2 / 2, whose first omitted term is
+/// below 1e-17.
 fn exp_negative(x: f64) -> f64 {
     if x.is_nan() || x < -700.0 {
         return if x.is_nan() { x } else { 0.0 };
@@ -54,7 +57,7 @@ fn exp_negative(x: f64) -> f64 {
     series * f64::from_bits(((k as i64 + 1023) as u64) << 52)
 }
 
-/// ln(1 + u) for 0 <= u <= 1: 2 artanh(u / (2 + u)) as a series in at most 1/9.
+/// Computes ln(1 + u) for 0 <= u <= 1: 2 artanh(u / (2 + u)) as a series in at most 1/9.
 fn ln_1p(u: f64) -> f64 {
     let s = u / (2.0 + u);
     2.0 * s * (0..17).rev().fold(0.0, |sum, k| sum * (s * s) + 1.0 / f64::from(2 * k + 1))
@@ -65,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn functions_are_right_to_the_last_digits() {
+    fn exp_and_ln_agree_with_libm_to_the_last_digits() {
         for i in 0..=2000 {
             let x = -0.05 * f64::from(i);
             assert!((exp_negative(x) / x.exp() - 1.0).abs() < 4e-15, "exp {x}");
@@ -78,7 +81,8 @@ mod tests {
 
     #[test]
     fn losses_are_those_of_pytorch() {
-        // torch.nn.functional.binary_cross_entropy_with_logits in float64 of 0.5, -2, 40 against ones and zeros.
+        // Values of torch.nn.functional.binary_cross_entropy_with_logits in float64, against ones
+        // and zeros.
         let logits = [0.5, -2.0, 40.0];
         let real = cross_entropy(&logits, Target::Real);
         let fake = cross_entropy(&logits, Target::Fake);
@@ -92,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn no_logit_is_too_large_and_nan_stays_visible() {
+    fn huge_logits_give_finite_losses_and_nan_stays_nan() {
         let loss = cross_entropy(&[1e30, -1e30], Target::Fake);
         assert!(loss.value.is_finite() && loss.gradient.iter().all(|g| g.is_finite()));
         assert!(cross_entropy(&[f32::NAN], Target::Real).value.is_nan());

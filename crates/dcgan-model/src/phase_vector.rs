@@ -1,4 +1,5 @@
-//! The flat vector that a phase yields for a shard, and that the all-reduce adds up over the shards.
+//! The flat vector that a phase computes for a shard, and that the all-reduce adds up over the
+//! shards.
 //!
 //! One vector holds everything that has to be summed, so that a phase needs a single all-reduce:
 //! `[gradients | batch statistics | loss | accuracy]`.
@@ -10,7 +11,7 @@ use crate::loss::Loss;
 use crate::ops::Statistics;
 use crate::params::append;
 
-/// The lengths of what a phase's vector holds, for the network that the phase trains.
+/// The layout of a phase's vector, for the network that the phase trains.
 #[derive(Clone, Debug)]
 pub(crate) struct PhaseVectorLayout {
     /// Elements of each trained tensor's gradient, in the order of [`NetworkTensors::trained`].
@@ -25,8 +26,9 @@ pub(crate) struct PhaseVector<'a> {
     pub(crate) gradients: Vec<&'a [f32]>,
     /// The mean and the biased variance of each batch norm's input, alternately.
     pub(crate) statistics: Vec<&'a [f32]>,
+    /// The mean loss over the images.
     pub(crate) loss: f32,
-    /// The share of images on the right side of probability 0.5.
+    /// The fraction of images on the right side of probability 0.5.
     pub(crate) accuracy: f32,
 }
 
@@ -35,7 +37,7 @@ impl PhaseVectorLayout {
     pub(crate) fn new(network: &NetworkTensors, state: &Layout) -> Self {
         let statistic_len = |&index: &usize| state.tensors()[index].len();
         Self {
-            gradients: network.trained.iter().map(|tensor| tensor.table.len()).collect(),
+            gradients: network.trained.iter().map(|tensor| tensor.spec.len()).collect(),
             statistics: network.running.iter().map(statistic_len).collect(),
         }
     }
@@ -50,15 +52,20 @@ impl PhaseVectorLayout {
         self.gradients.iter().sum()
     }
 
-    /// The vector of a shard; `gradients` holds those of all trained tensors, one after the other.
+    /// Assembles the vector of a shard. `gradients` holds those of all trained tensors, one after
+    /// the other.
+    ///
+    /// # Panics
+    /// If the parts together do not have the length [`PhaseVectorLayout::len`].
     pub(crate) fn assemble(
         &self,
-        mut gradients: Vec<f32>,
+        gradients: Vec<f32>,
         statistics: Vec<Statistics>,
         loss: &Loss,
     ) -> Vec<f32> {
-        gradients.reserve_exact(self.len() - gradients.len());
+        // The rest is appended to the gradients, which are most of the vector.
         let mut vector = gradients;
+        vector.reserve_exact(self.len() - vector.len());
         for Statistics { mean, variance } in statistics {
             append(&mut vector, mean);
             append(&mut vector, variance);
@@ -71,7 +78,7 @@ impl PhaseVectorLayout {
     /// Takes a vector apart: that of one shard, or a sum over shards.
     ///
     /// # Panics
-    /// If the vector has another length than [`PhaseVectorLayout::len`].
+    /// If the vector does not have the length [`PhaseVectorLayout::len`].
     pub(crate) fn split<'a>(&self, vector: &'a [f32]) -> PhaseVector<'a> {
         assert_eq!(vector.len(), self.len(), "a phase's vector has one length");
         let mut rest = vector;

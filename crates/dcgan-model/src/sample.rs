@@ -1,4 +1,6 @@
-//! Drawing images with a generator from a checkpoint.
+//! Draws images with the generator of a checkpoint.
+
+use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorData};
 use dcgan_core::random::{Purpose, RandomStream};
@@ -18,50 +20,52 @@ pub const PIXELS: usize = 28 * 28;
 /// Images drawn at once: more take more memory and are no faster.
 const BATCH: usize = 32;
 
-/// A trained generator, by its running statistics.
+/// A trained generator in inference mode: its batch norms use running statistics.
 pub struct Generator {
     net: GeneratorNet,
+    /// The running mean and the running variance of each batch norm, `[channels]` each.
     running: Vec<[Vec<f32>; 2]>,
     device: ExecutionDevice,
 }
 
 impl Generator {
-    /// The generator in a state file.
+    /// Reads the generator from a state file.
     ///
     /// # Errors
     /// If the file does not hold one.
     pub fn from_file(bytes: &[u8]) -> Result<Self, StateFileError> {
+        // Decode the generator's tensors, and make a state of them alone.
         let table = GENERATOR.tensors();
         let named: Vec<(String, Vec<usize>)> =
             table.iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
         let values = state_file::decode_tensors(bytes, &named)?;
-        let layout = Layout::new(named);
-        let mut state = State::zeros(std::sync::Arc::new(layout.clone()));
-        let find = |name: &str| layout.find(name).expect("the layout is made of the same table");
-        for (tensor, values) in table.iter().zip(&values) {
-            state.tensor_mut(find(&tensor.name)).copy_from_slice(values);
+        let mut state = State::zeros(Arc::new(Layout::new(named)));
+
+        // Sort them into trained tensors and running statistics.
+        let mut tensors = NetworkTensors { trained: Vec::new(), running: Vec::new() };
+        for (spec, values) in table.into_iter().zip(&values) {
+            let index = state.layout().find(&spec.name).expect("the layout is of the same table");
+            state.tensor_mut(index).copy_from_slice(values);
+            if spec.trained {
+                // There are no moments to find: nothing here is trained.
+                let moments = [index; 2];
+                tensors.trained.push(TrainedTensor { spec, weight: index, moments });
+            } else {
+                tensors.running.push(index);
+            }
         }
-        let (trained, running): (Vec<_>, Vec<_>) =
-            table.into_iter().partition(|tensor| tensor.trained);
-        let trained = trained.into_iter().map(|table| {
-            let weight = find(&table.name);
-            TrainedTensor { table, weight, moments: [weight; 2] }
-        });
-        let tensors = NetworkTensors { trained: trained.collect(), running: Vec::new() };
+        let values_of = |index: usize| state.tensor(index).to_vec();
+        let pairs = tensors.running.chunks_exact(2);
+        let running = pairs.map(|pair| [values_of(pair[0]), values_of(pair[1])]).collect();
+
         let device = DeviceChoice::default().open().expect("every build supports the processor");
         let net = GeneratorNet::new(&state, &tensors, &device, false);
-        let statistic = |tensor: &dcgan_core::spec::networks::TensorSpec| {
-            state.tensor(find(&tensor.name)).to_vec()
-        };
-        let running = running
-            .chunks_exact(2)
-            .map(|pair| [statistic(&pair[0]), statistic(&pair[1])])
-            .collect();
         Ok(Self { net, running, device })
     }
 
-    /// `count` images of 28 x 28 pixels, one byte a pixel; the same for the same seed. Without a seed, those of the
-    /// run's own grids, which depend on the run's seed.
+    /// Draws `count` images of 28 x 28 pixels, one byte a pixel, one image after the other. The
+    /// same seed gives the same images. Without a seed, the latents are those of the run's own
+    /// grids, which depend on the run's seed.
     pub fn draw(&self, count: usize, seed: Option<u64>, run_seed: u64) -> Vec<u8> {
         let stream = match seed {
             None => RandomStream::new(run_seed, Purpose::Grid, 0, 0),
@@ -71,22 +75,23 @@ impl Generator {
         latents.chunks(BATCH * LATENT_LEN).flat_map(|latents| self.images(latents)).collect()
     }
 
+    /// `G(z)` for latents `[N, 100]`, as bytes `[N, 28, 28]`.
     fn images(&self, latents: &[f32]) -> Vec<u8> {
-        let vector = |values: &Vec<f32>| {
-            Tensor::<1>::from_data(
-                TensorData::new(values.clone(), [values.len()]),
-                &self.device.device,
-            )
-        };
-        let running = self
-            .running
-            .iter()
-            .map(|[mean, var]| Statistics { mean: vector(mean), variance: vector(var) });
-        let shape = [latents.len() / LATENT_LEN, LATENT_LEN];
-        let latents =
-            Tensor::from_data(TensorData::new(latents.to_vec(), shape), &self.device.device);
+        let mut running = Vec::new();
+        for [mean, variance] in &self.running {
+            running.push(Statistics {
+                mean: self.tensor(mean, [mean.len()]),
+                variance: self.tensor(variance, [variance.len()]),
+            });
+        }
+        let latents = self.tensor(latents, [latents.len() / LATENT_LEN, LATENT_LEN]);
         let mut values = Vec::new();
-        append(&mut values, self.net.infer(latents, running.collect()));
+        append(&mut values, self.net.infer(latents, running));
         values.into_iter().map(|value| ((value + 1.0) * 127.5).round_ties_even() as u8).collect()
+    }
+
+    /// A constant tensor on the generator's device.
+    fn tensor<const D: usize>(&self, values: &[f32], shape: [usize; D]) -> Tensor<D> {
+        Tensor::from_data(TensorData::new(values.to_vec(), shape), &self.device.device)
     }
 }

@@ -1,8 +1,8 @@
 //! The phases of a DCGAN training step.
 //!
-//! [`dcgan_core::train::train_step`] defines their order. Each phase computes, for one shard and from
-//! a given state, the vector that is summed over the shards; [`Objective::optimizer_step`] then
-//! updates one network by the sum.
+//! [`dcgan_core::train::train_step`] defines their order. Each phase computes, for one shard and
+//! from a given state, the vector that is summed over the shards; [`Objective::optimizer_step`]
+//! then updates one network by the sum.
 //!
 //! The discriminator normalises by batch statistics in all three phases. With running statistics in
 //! the generator's phase, as Keras has for a frozen batch norm, the training collapses: after 390
@@ -31,7 +31,7 @@ use crate::ops::{FeatureMaps, Statistics};
 use crate::params::append;
 use crate::phase_vector::{PhaseVector, PhaseVectorLayout};
 
-/// The share of a new value in a running statistic: Keras's momentum 0.8.
+/// The weight of a new value in a running statistic: PyTorch's momentum. Keras's is 1 - this, 0.8.
 const MOMENTUM: f32 = 0.2;
 
 /// The DCGAN as an objective.
@@ -45,7 +45,7 @@ pub struct Dcgan {
     device: ExecutionDevice,
 }
 
-/// Why a DCGAN cannot be trained as asked.
+/// An error in what a DCGAN is to be trained with.
 #[derive(Debug, thiserror::Error)]
 pub enum DcganError {
     /// The batch does not fit the shards or the data.
@@ -65,17 +65,18 @@ pub(crate) struct FakeBatch {
     statistics: Vec<Statistics>,
 }
 
-/// What a shard's scratch keeps for a later phase.
+/// A result in a shard's scratch, with the step and shard that it is for.
 struct ScratchEntry {
     step: Step,
     shard: ShardId,
     content: ScratchContent,
 }
 
+/// A result that a phase or [`Objective::compute_ahead`] leaves for a later phase.
 enum ScratchContent {
     /// The vector of the discriminator's phase on real images.
     RealVector(Vec<f32>),
-    /// The fakes, for both phases that use them.
+    /// The fakes of both phases that use them.
     Fakes(Box<FakeBatch>),
 }
 
@@ -100,20 +101,23 @@ impl Dcgan {
         })
     }
 
-    // The phases. Each gives the vector of one shard.
+    // The phases. Each computes the vector of one shard.
 
-    /// The discriminator on real images `[N, 28, 28, 1]`: they should look real to it.
+    /// Trains the discriminator on real images `[N, 28, 28, 1]`, with the target that they are
+    /// real.
     pub(crate) fn discriminator_on_real(&self, state: &State, images: FeatureMaps) -> Vec<f32> {
         self.train_discriminator(state, images, Target::Real)
     }
 
-    /// The discriminator on fakes: they should look fake to it. Nothing flows back to the generator.
+    /// Trains the discriminator on fakes, with the target that they are fake. No gradient flows to
+    /// the generator.
     pub(crate) fn discriminator_on_fakes(&self, state: &State, fakes: &FakeBatch) -> Vec<f32> {
         self.train_discriminator(state, fakes.images.clone().without_autodiff(), Target::Fake)
     }
 
-    /// The generator through the discriminator: the same fakes should look real. The discriminator's
-    /// weights get no gradients here, and its running statistics stay as they are.
+    /// Trains the generator through the discriminator on the same fakes, with the target that they
+    /// are real. The discriminator's weights get no gradients here, and its running statistics stay
+    /// as they are.
     pub(crate) fn generator_on_fakes(&self, state: &State, fakes: FakeBatch) -> Vec<f32> {
         let discriminator =
             Discriminator::new(state, &self.tensors.discriminator, &self.device, false);
@@ -124,6 +128,7 @@ impl Dcgan {
         vector.assemble(gradients, fakes.statistics, &loss)
     }
 
+    /// Computes the vector of a phase that trains the discriminator, on images `[N, 28, 28, 1]`.
     fn train_discriminator(&self, state: &State, images: FeatureMaps, target: Target) -> Vec<f32> {
         let discriminator =
             Discriminator::new(state, &self.tensors.discriminator, &self.device, true);
@@ -134,7 +139,7 @@ impl Dcgan {
         vector.assemble(gradients, statistics, &loss)
     }
 
-    /// `G(z)` in training mode, for latents `[N, 100]`, one after the other.
+    /// Computes `G(z)` in training mode, for latents `[N, 100]`, one after the other.
     pub(crate) fn generate(&self, state: &State, latents: &[f32]) -> FakeBatch {
         let generator = GeneratorNet::new(state, &self.tensors.generator, &self.device, true);
         let shape = [latents.len() / LATENT_LEN, LATENT_LEN];
@@ -144,9 +149,9 @@ impl Dcgan {
         FakeBatch { generator, images, statistics }
     }
 
-    // What a shard draws at a step.
+    // The inputs of a shard at a step.
 
-    /// The shard's real images, `[N, 28, 28, 1]` in [-1, 1].
+    /// Draws the shard's real images, `[N, 28, 28, 1]` in [-1, 1].
     fn real_images(&self, task: &ShardTask<'_>) -> FeatureMaps {
         let batch = self.sharding.batch(task.shard, task.at.step + 1);
         let pixels = batch.iter().flat_map(|&index| task.partition.image(index));
@@ -155,13 +160,26 @@ impl Dcgan {
         Tensor::from_data(TensorData::new(values, shape), &self.device.device)
     }
 
-    /// The shard's fakes, from latents of its own.
+    /// Makes the shard's fakes from latents of its own.
     fn fakes(&self, task: &ShardTask<'_>) -> FakeBatch {
         let (seed, shard, step) = (self.spec.seed, task.shard.0.into(), task.at.step + 1);
         let stream = RandomStream::new(seed, Purpose::Latents, shard, step);
         let count = LATENT_LEN * self.sharding.shard_batch();
         let latents: Vec<f32> = stream.normals(count).collect();
         self.generate(task.state, &latents)
+    }
+
+    /// The fakes that an earlier phase of the step left in the scratch, or new ones, which are the
+    /// same.
+    fn kept_or_new_fakes(
+        &self,
+        kept: Option<ScratchContent>,
+        task: &ShardTask<'_>,
+    ) -> Box<FakeBatch> {
+        match kept {
+            Some(ScratchContent::Fakes(fakes)) => fakes,
+            Some(ScratchContent::RealVector(_)) | None => Box::new(self.fakes(task)),
+        }
     }
 
     // The network that a phase trains.
@@ -180,7 +198,7 @@ impl Dcgan {
         }
     }
 
-    /// The number of the network's update that follows at a position, counted from 1.
+    /// The number of the trained network's update at a position, counted from 1.
     fn update_number(at: Position) -> u64 {
         match at.phase {
             Phase::DiscriminatorReal => 2 * at.step + 1,
@@ -189,7 +207,7 @@ impl Dcgan {
         }
     }
 
-    /// Adam, on all trained tensors of a network. `gradients` are sums over all shards.
+    /// Updates all trained tensors of a network with Adam. `gradients` are sums over all shards.
     fn update_weights(
         &self,
         state: &mut State,
@@ -200,6 +218,7 @@ impl Dcgan {
         let shards = f32::from(self.spec.shards);
         for (tensor, gradient) in network.trained.iter().zip(gradients) {
             let [m, v] = tensor.moments;
+            // A block at a time, so that its old and new values are hashed while in the cache.
             state.replace([tensor.weight, m, v], |block, old, new| {
                 for (new, old) in new.iter_mut().zip(old) {
                     new.extend_from_slice(old);
@@ -244,7 +263,7 @@ impl Objective for Dcgan {
     fn tensors_read(&self, phase: Phase) -> &[usize] {
         match phase {
             Phase::DiscriminatorReal => &self.tensors.discriminator_weights,
-            // The fakes are G's, also where they were made ahead of the phase.
+            // The fakes depend on G, also if they were made ahead of the phase.
             Phase::DiscriminatorFake | Phase::Generator => &self.tensors.both_networks_weights,
         }
     }
@@ -257,22 +276,21 @@ impl Objective for Dcgan {
                 self.discriminator_on_real(task.state, self.real_images(task))
             }
             (Phase::DiscriminatorFake, kept) => {
-                let fakes = kept.and_then(ScratchContent::fakes);
-                let fakes = fakes.unwrap_or_else(|| Box::new(self.fakes(task)));
+                let fakes = self.kept_or_new_fakes(kept, task);
                 let vector = self.discriminator_on_fakes(task.state, &fakes);
                 ScratchContent::Fakes(fakes).keep(task, scratch);
                 vector
             }
             (Phase::Generator, kept) => {
-                let fakes = kept.and_then(ScratchContent::fakes);
-                let fakes = fakes.unwrap_or_else(|| Box::new(self.fakes(task)));
-                self.generator_on_fakes(task.state, *fakes)
+                self.generator_on_fakes(task.state, *self.kept_or_new_fakes(kept, task))
             }
         }
     }
 
-    /// Updates of D leave G as it is, and the update of G leaves D. So the fakes can be made while D
-    /// is updated on real images, and D's gradients on the next real images while G is updated.
+    /// Computes what the update that is being reduced cannot change.
+    ///
+    /// Updates of D leave G as it is, and the update of G leaves D. So the fakes can be made while
+    /// D is updated on real images, and D's gradients on the next real images while G is updated.
     fn compute_ahead(&self, task: &ShardTask<'_>, scratch: &mut Scratch) {
         let next = ShardTask { at: task.at.next(), ..*task };
         let content = match next.at.phase {
@@ -307,27 +325,22 @@ impl Objective for Dcgan {
 }
 
 impl ScratchContent {
-    /// What the scratch keeps for the task's step and shard.
+    /// Takes what the scratch holds, if it is for the task's step and shard.
     fn take(task: &ShardTask<'_>, scratch: &mut Scratch) -> Option<Self> {
         let entry = scratch.0.take()?.downcast::<ScratchEntry>().ok()?;
         let is_for_task = entry.step == task.at.step + 1 && entry.shard == task.shard;
         is_for_task.then_some(entry.content)
     }
 
+    /// Puts a result into the scratch, for the task's step and shard.
     fn keep(self, task: &ShardTask<'_>, scratch: &mut Scratch) {
         let (step, shard) = (task.at.step + 1, task.shard);
         scratch.0 = Some(Box::new(ScratchEntry { step, shard, content: self }));
     }
-
-    fn fakes(self) -> Option<Box<FakeBatch>> {
-        match self {
-            Self::Fakes(fakes) => Some(fakes),
-            Self::RealVector(_) => None,
-        }
-    }
 }
 
-/// The loss of logits `[N, 1, 1, 1]`, and the gradients of everything that they depend on.
+/// Computes the loss of logits `[N, 1, 1, 1]`, and the gradients with respect to everything that
+/// the logits depend on.
 fn backward(logits: FeatureMaps, target: Target) -> (Loss, Gradients) {
     let mut values = Vec::new();
     append(&mut values, logits.clone().without_autodiff());

@@ -1,5 +1,5 @@
-//! One iteration against PyTorch in float64: losses, gradients, weights after the three updates, running statistics.
-//! `vectors/make.py` made the file that this compares with, and says how.
+//! One training step against PyTorch in float64: losses, gradients, weights after the three
+//! updates, running statistics. `vectors/make.py` made the expected values, and says how.
 
 use std::sync::{Arc, Mutex};
 
@@ -23,7 +23,7 @@ const IMAGES: usize = 8;
 const SAMPLE: usize = 400;
 const LEARNING_RATE: f64 = 2e-4;
 
-/// SplitMix64's finalizer of a counter, as numbers in [-1, 1) with 24 bits.
+/// SplitMix64's finalizer of a counter, as numbers in [-1, 1) with 24 bits. `make.py` has the same.
 fn uniforms(seed: u64, tensor: u64, n: usize) -> impl Iterator<Item = f64> {
     (0..n as u64).map(move |i| {
         let mut z = i.wrapping_add(seed << 48).wrapping_add(tensor << 32);
@@ -34,29 +34,31 @@ fn uniforms(seed: u64, tensor: u64, n: usize) -> impl Iterator<Item = f64> {
     })
 }
 
+/// The values that a trained tensor begins with. `make.py` has the same.
 fn initial_weights(tensor: &TrainedTensor, seed: u64, number: u64) -> Vec<f32> {
-    let values = uniforms(seed, number, tensor.table.len());
-    match *tensor.table.shape.as_slice() {
+    let values = uniforms(seed, number, tensor.spec.len());
+    match *tensor.spec.shape.as_slice() {
         [outputs, inputs, ref taps @ ..] => {
             let fan = (outputs + inputs) * taps.iter().product::<usize>();
             let bound = f64::from((6.0 / fan as f64).sqrt() as f32);
             values.map(|u| (u * bound) as f32).collect()
         }
-        _ if tensor.table.name.ends_with(".weight") => {
+        _ if tensor.spec.name.ends_with(".weight") => {
             values.map(|u| (1.0 + 0.25 * u) as f32).collect()
         }
         _ => values.map(|u| (0.1 * u) as f32).collect(),
     }
 }
 
-/// The file's samples of tensors, and what is compared with them.
+/// The file's samples of tensors, and the number of tensors that were compared with them.
 struct Vectors<'a> {
     file: SafeTensors<'a>,
     compared: usize,
 }
 
 impl Vectors<'_> {
-    /// Compares every entry of which there is a sample; `bound` gives the allowed error for a tensor's largest entry.
+    /// Compares every entry that the file has a sample for. `bound` maps a tensor's largest entry
+    /// to the allowed error.
     fn check(&mut self, name: &str, values: &[f32], bound: impl Fn(f64) -> f64) {
         let tensor = self.file.tensor(name).unwrap_or_else(|_| panic!("{name} is not in the file"));
         let mut expected =
@@ -73,15 +75,14 @@ impl Vectors<'_> {
 
     /// Compares a phase's loss and gradients.
     fn check_phase(&mut self, phase: &str, network: &NetworkTensors, layout: &Layout, sum: &[f32]) {
-        let vector = PhaseVectorLayout::new(network, layout);
-        let vector = vector.split(sum);
+        let vector_layout = PhaseVectorLayout::new(network, layout);
+        let vector = vector_layout.split(sum);
         self.check(&format!("loss.{phase}"), &[vector.loss], |_| 1e-5);
-        for (TrainedTensor { table, .. }, gradient) in network.trained.iter().zip(vector.gradients)
-        {
-            if is_cancelled(&table.name) {
-                assert!(gradient.iter().all(|&g| g == 0.0), "{} has no influence", table.name);
+        for (TrainedTensor { spec, .. }, gradient) in network.trained.iter().zip(vector.gradients) {
+            if is_cancelled(&spec.name) {
+                assert!(gradient.iter().all(|&g| g == 0.0), "{} has no influence", spec.name);
             } else {
-                let name = format!("gradient.{phase}.{}", table.name);
+                let name = format!("gradient.{phase}.{}", spec.name);
                 self.check(&name, gradient, |largest| 1e-4 * largest);
             }
         }
@@ -89,9 +90,9 @@ impl Vectors<'_> {
 
     /// Compares weights after the three updates, and running statistics.
     fn check_state(&mut self, network: &NetworkTensors, state: &State) {
-        for TrainedTensor { table, weight, .. } in &network.trained {
-            let bound = if is_cancelled(&table.name) { 3.0 * LEARNING_RATE } else { 5e-5 };
-            self.check(&format!("weight.{}", table.name), state.tensor(*weight), |_| bound);
+        for TrainedTensor { spec, weight, .. } in &network.trained {
+            let bound = if is_cancelled(&spec.name) { 3.0 * LEARNING_RATE } else { 5e-5 };
+            self.check(&format!("weight.{}", spec.name), state.tensor(*weight), |_| bound);
         }
         for &index in &network.running {
             let name = format!("running.{}", state.layout().tensors()[index].name);
@@ -100,16 +101,18 @@ impl Vectors<'_> {
     }
 }
 
-/// A bias in front of a batch norm: PyTorch's gradient is rounding only.
+/// Returns whether a tensor is a bias in front of a batch norm. Its gradient cancels exactly;
+/// PyTorch's is rounding errors.
 fn is_cancelled(name: &str) -> bool {
     ["conv1.bias", "conv2.bias", "conv3.bias"].iter().any(|bias| name.ends_with(bias))
 }
 
-/// The DCGAN on given images and latents, which keeps the vectors that it is updated by.
+/// The DCGAN on given images and latents. It records the vectors that it is updated by.
 struct OnGivenInputs {
     dcgan: Dcgan,
     images: FeatureMaps,
     latents: Vec<f32>,
+    /// The vector of each phase so far.
     sums: Mutex<Vec<Vec<f32>>>,
 }
 
@@ -151,7 +154,7 @@ impl Objective for OnGivenInputs {
 }
 
 #[test]
-fn a_training_step_is_that_of_pytorch() {
+fn a_training_step_agrees_with_pytorch() {
     let file = SafeTensors::deserialize(VECTORS).unwrap();
     let seed = f32::from_le_bytes(file.tensor("seed").unwrap().data().try_into().unwrap()) as u64;
     let spec = RunSpec {
@@ -164,6 +167,8 @@ fn a_training_step_is_that_of_pytorch() {
         data: DatasetInfo { images: IMAGES, rows: 28, columns: 28, digest: Digest(0) },
     };
     let dcgan = Dcgan::new(spec, DeviceChoice::default()).unwrap();
+
+    // The state, images and latents of the file.
     let tensors = crate::layout::StateTensors::new(dcgan.layout());
     let mut state = dcgan.initial_state();
     for (tensor, number) in
@@ -176,12 +181,14 @@ fn a_training_step_is_that_of_pytorch() {
     let images = Tensor::from_data(TensorData::new(images, [IMAGES, 28, 28, 1]), &Device::flex());
     let latents: Vec<f32> = uniforms(seed, 101, IMAGES * 100).map(|u| (2.0 * u) as f32).collect();
 
+    // One step.
     let objective = OnGivenInputs { dcgan, images, latents, sums: Mutex::default() };
     // The images are given, so the partition is never read.
     let partition = Partition::new(1, vec![0]);
     let mut shards = Shard::all(1, |_| &partition);
     train_step(&objective, &mut shards, &mut state, 1, |_, _| {});
 
+    // Compare everything.
     let mut vectors = Vectors { file, compared: 0 };
     let sums = objective.sums.into_inner().unwrap();
     let networks = [&tensors.discriminator, &tensors.discriminator, &tensors.generator];
@@ -190,6 +197,7 @@ fn a_training_step_is_that_of_pytorch() {
     }
     vectors.check_state(&tensors.generator, &state);
     vectors.check_state(&tensors.discriminator, &state);
-    // Three losses, 14 + 14 + 16 gradients less nine cancelled ones, 30 weights, 12 running statistics.
+    // Three losses, 14 + 14 + 16 gradients less nine cancelled ones, 30 weights, 12 running
+    // statistics.
     assert_eq!(vectors.compared, 80);
 }

@@ -1,27 +1,28 @@
-//! One digest for all processors: a few steps with every instruction set that this one has.
+//! One digest for all processors: a few steps with every instruction set that this processor has.
 //!
-//! `.ci/aarch64` runs the same on an emulated ARM processor.
+//! `.ci/aarch64` runs the same test on an emulated ARM processor.
 
-use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
 use std::sync::Arc;
 
 use dcgan_core::ids::{Digest, Phase, Position};
 use dcgan_core::metrics::Metrics;
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
 use dcgan_core::spec::sharding::Partition;
+use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
 use dcgan_core::state::Layout;
 use dcgan_core::state::State;
 use dcgan_core::train::{Shard, train_step};
 use dcgan_model::{Dcgan, DeviceChoice};
 
-/// After three steps from seed 22 on the pattern below. It changes with `REVISION`, and with nothing else.
+/// The state's digest after three steps from seed 22 on the pattern below. It changes only together
+/// with the fingerprint's `REVISION`.
 const GOLDEN: Digest = Digest(0x1423_3f8e_6416_905b);
 
 const PIXELS: usize = 28 * 28;
 const IMAGES: usize = 12;
 const STEPS: u64 = 3;
 
-/// An objective that computes ahead after every phase, as a worker's threads do while they wait.
+/// The DCGAN, computing ahead after every phase as a worker's threads do while a phase is reduced.
 struct ComputesAhead<'a>(&'a Dcgan);
 
 impl Objective for ComputesAhead<'_> {
@@ -56,6 +57,7 @@ impl Objective for ComputesAhead<'_> {
     }
 }
 
+/// The state's digest after the steps.
 fn digest(device: DeviceChoice, computes_ahead: bool) -> Digest {
     let spec = RunSpec {
         objective: ObjectiveKind::Dcgan,
@@ -80,7 +82,7 @@ fn digest(device: DeviceChoice, computes_ahead: bool) -> Digest {
 }
 
 #[test]
-fn what_is_computed_ahead_is_the_same() {
+fn computing_ahead_does_not_change_the_digest() {
     assert_eq!(digest(DeviceChoice::default(), true), GOLDEN);
 }
 

@@ -1,7 +1,9 @@
-//! The operations that take the time. FeatureMaps are channels-last, `[images, rows, columns, channels]`.
+//! The networks' operations. Maps are channels-last (NHWC), `[images, rows, columns, channels]`.
 //!
-//! Each exists twice: written for the processor ([`cpu`]), and in plain burn operations ([`plain`]), which run on every
-//! device and are what the others are tested against. [`LayerWeights`] is the switch.
+//! Each operation has two implementations: one written for the processor ([`cpu`]), and one of
+//! plain burn operations ([`plain`]), which runs on every device and is what the other is tested
+//! against. The functions here choose by [`LayerWeights`], since the weights are packed for one of
+//! the two.
 
 pub(crate) mod cpu;
 mod plain;
@@ -19,23 +21,24 @@ pub(crate) use cpu::{
     WithIsa,
 };
 
-/// FeatureMaps, `[images, rows, columns, channels]`.
+/// Maps, `[images, rows, columns, channels]`.
 pub(crate) type FeatureMaps = Tensor<4>;
 
-/// Added to a variance.
+/// Added to a variance before the root is taken.
 const EPSILON: f32 = 1e-3;
 
-/// Weights, and by which path they are used.
+/// A layer's weights, with the implementation that uses them.
 pub(crate) struct LayerWeights<const D: usize, P> {
+    /// The weights as the state has them: the leaf of the autodiff graph.
     pub(crate) tensor: Tensor<D>,
-    pub(crate) path: Implementation<P>,
+    pub(crate) implementation: Implementation<P>,
 }
 
-/// How operations are computed.
+/// An implementation of an operation.
 pub(crate) enum Implementation<P> {
-    /// In plain burn operations.
+    /// Plain burn operations.
     Plain,
-    /// On the processor, with weights prepared for it.
+    /// The processor's, with the same weights packed for it.
     Cpu(Isa, Arc<P>),
 }
 
@@ -47,44 +50,47 @@ pub(crate) struct Statistics {
 }
 
 impl Statistics {
-    /// Those of the same maps with a bias added to each channel. No gradients pass.
+    /// The statistics of the same maps with a bias `[C]` added to each channel. No gradients pass.
     pub(crate) fn with_bias(self, bias: Tensor<1>) -> Self {
         let mean = self.mean.without_autodiff() + bias.without_autodiff();
         Self { mean, variance: self.variance.without_autodiff() }
     }
 }
 
-/// What comes out of a convolution without its bias, with its statistics.
+/// The output of a convolution without its bias, with its statistics.
 ///
-/// A bias in front of a batch norm in training mode cancels exactly: it moves the mean that is subtracted. So it is not
-/// added, and its gradient is zero rather than a rounding error.
+/// A bias in front of a batch norm in training mode cancels exactly: it moves the mean that is
+/// subtracted. So it is not added, and its gradient is zero rather than a rounding error.
 pub(crate) struct ConvOutput {
     pub(crate) maps: FeatureMaps,
     pub(crate) statistics: Statistics,
 }
 
-/// What a convolution reads: maps, normalised first if they came out of another one.
+/// The input of a layer: maps, and the batch norm that the layer applies to them first.
 pub(crate) struct LayerInput {
     pub(crate) maps: FeatureMaps,
     pub(crate) norm: Option<Normalization>,
 }
 
-/// A batch norm by given statistics, and the (leaky) ReLU after it.
+/// A batch norm with given statistics, and the (leaky) ReLU after it.
 pub(crate) struct Normalization {
     pub(crate) statistics: Statistics,
+    /// Gamma, `[C]`.
     pub(crate) scale: Tensor<1>,
+    /// Beta, `[C]`.
     pub(crate) shift: Tensor<1>,
-    /// What negative numbers are multiplied by.
-    pub(crate) slope: f32,
+    /// The factor of negative values: 0 for ReLU.
+    pub(crate) negative_slope: f32,
 }
 
-/// Vectors `[N, inputs]` to maps `[N, 7, 7, channels]`: a dense layer whose outputs are channel-major, with ReLU.
+/// A dense layer with ReLU: vectors `[N, inputs]` to maps `[N, 7, 7, channels]`. The kernel
+/// `[channels x 49, inputs]` and the bias `[channels x 49]` have channel-major outputs.
 pub(crate) fn dense(
     x: Tensor<2>,
     kernel: &LayerWeights<2, DenseWeights>,
     bias: &Tensor<1>,
 ) -> FeatureMaps {
-    match &kernel.path {
+    match &kernel.implementation {
         Implementation::Cpu(isa, weights) => {
             cpu::dense(*isa, weights, x, kernel.tensor.clone(), bias.clone())
         }
@@ -98,69 +104,73 @@ pub(crate) fn dense(
     }
 }
 
-/// A 3 x 3 convolution with Keras's 'same' padding.
+/// A 3 x 3 convolution with Keras's 'same' padding: maps `[N, H, W, inputs]` and a kernel
+/// `[outputs, inputs, 3, 3]` to `[N, ceil(H / stride), ceil(W / stride), outputs]`.
 pub(crate) fn conv(
     input: LayerInput,
     kernel: &LayerWeights<4, ConvWeights>,
     stride: usize,
 ) -> ConvOutput {
-    match &kernel.path {
+    match &kernel.implementation {
         Implementation::Cpu(isa, weights) => {
             cpu::conv(*isa, weights, input, kernel.tensor.clone(), stride)
         }
         Implementation::Plain => plain::with_statistics(plain::conv3x3(
-            plain::normed(input),
+            plain::normalized(input),
             kernel.tensor.clone(),
             stride,
         )),
     }
 }
 
-/// Nearest upsampling by two, and a 3 x 3 convolution.
+/// Nearest upsampling by two, and a 3 x 3 convolution: maps `[N, H, W, inputs]` and a kernel
+/// `[outputs, inputs, 3, 3]` to `[N, 2H, 2W, outputs]`.
 pub(crate) fn upsample_conv(
     input: LayerInput,
     kernel: &LayerWeights<4, UpsampleWeights>,
 ) -> ConvOutput {
-    match &kernel.path {
+    match &kernel.implementation {
         Implementation::Cpu(isa, weights) => {
             cpu::upsample_conv(*isa, weights, input, kernel.tensor.clone())
         }
         Implementation::Plain => plain::with_statistics(plain::upsample_conv3x3(
-            plain::normed(input),
+            plain::normalized(input),
             kernel.tensor.clone(),
         )),
     }
 }
 
-/// A 3 x 3 convolution to one channel with its bias and tanh: images `[N, rows, columns, 1]`.
+/// A 3 x 3 convolution to one channel with its bias and tanh: maps `[N, H, W, inputs]` and a kernel
+/// `[1, inputs, 3, 3]` to images `[N, H, W, 1]`.
 pub(crate) fn to_images(
     input: LayerInput,
     kernel: &LayerWeights<4, ConvToImageWeights>,
     bias: &Tensor<1>,
 ) -> FeatureMaps {
-    match &kernel.path {
+    match &kernel.implementation {
         Implementation::Cpu(isa, weights) => {
             cpu::to_images(*isa, weights, input, kernel.tensor.clone(), bias.clone())
         }
         Implementation::Plain => {
-            let maps = plain::conv3x3_to_one(plain::normed(input), kernel.tensor.clone());
+            let maps = plain::conv3x3_to_one(plain::normalized(input), kernel.tensor.clone());
             (maps + bias.clone().reshape([1, 1, 1, 1])).tanh()
         }
     }
 }
 
-/// The mean of each channel and a dense layer to one logit for each image: `[N, 1, 1, 1]`.
+/// Global average pooling, and a dense layer to one logit for each image: maps `[N, H, W,
+/// channels]` and a kernel `[1, channels]` to `[N, 1, 1, 1]`.
 pub(crate) fn to_logits(
     input: LayerInput,
     kernel: &LayerWeights<2, PoolWeights>,
     bias: &Tensor<1>,
 ) -> FeatureMaps {
-    match &kernel.path {
+    match &kernel.implementation {
         Implementation::Cpu(isa, weights) => {
             cpu::to_logits(*isa, weights, input, kernel.tensor.clone(), bias.clone())
         }
         Implementation::Plain => {
-            let maps = plain::normed(input);
+            let maps = plain::normalized(input);
             let [n, h, w, c] = maps.dims();
             let pooled = maps.reshape([n, h * w, c]).mean_dim(1).reshape([n, c]);
             (pooled.matmul(kernel.tensor.clone().transpose()) + bias.clone().reshape([1, 1]))

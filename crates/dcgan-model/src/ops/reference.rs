@@ -1,11 +1,12 @@
-//! The definitions, as loops over single numbers in double precision: what the operations are tested against.
+//! The operations' definitions, as loops over single numbers in double precision. The operations
+//! are tested against them.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use dcgan_core::random::{Purpose, RandomStream};
 
 use super::EPSILON;
 
-/// Numbers with their shape.
+/// Values in row-major order, with their shape.
 #[derive(Clone)]
 pub(super) struct Array {
     pub(super) shape: Vec<usize>,
@@ -13,7 +14,7 @@ pub(super) struct Array {
 }
 
 impl Array {
-    /// Standard normals, as single precision has them.
+    /// Standard normals, rounded to single precision.
     pub(super) fn random(shape: &[usize], seed: u64) -> Self {
         let values = RandomStream::new(seed, Purpose::Data, 0, 0)
             .normals(shape.iter().product())
@@ -22,6 +23,7 @@ impl Array {
         Self { shape: shape.to_vec(), values }
     }
 
+    /// The values in single precision.
     pub(super) fn singles(&self) -> Vec<f32> {
         self.values.iter().map(|value| *value as f32).collect()
     }
@@ -34,6 +36,7 @@ impl Array {
             .require_grad()
     }
 
+    /// The sum of the products of corresponding values.
     pub(super) fn dot(&self, other: &Self) -> f64 {
         self.values.iter().zip(&other.values).map(|(a, b)| a * b).sum()
     }
@@ -42,18 +45,18 @@ impl Array {
         self.shape.as_slice().try_into().unwrap()
     }
 
-    /// FeatureMaps, pixel by pixel, from a function of image, row, column and channel.
+    /// Maps `[images, rows, columns, channels]` from a function of image, row, column and channel.
     fn maps(dims: [usize; 4], f: impl Fn([usize; 4]) -> f64) -> Self {
         let [_, h, w, c] = dims;
         let len = dims.iter().product();
-        let values = (0..len).map(|device| {
-            f([device / (h * w * c), device / (w * c) % h, device / c % w, device % c])
-        });
+        let values = (0..len)
+            .map(|index| f([index / (h * w * c), index / (w * c) % h, index / c % w, index % c]));
         Self { shape: dims.to_vec(), values: values.collect() }
     }
 }
 
-/// A 3 x 3 convolution with 'same' padding of maps that are first upsampled by `factor`; weights `[O, C, 3, 3]`.
+/// A 3 x 3 convolution with 'same' padding of maps `[N, H, W, C]` that are first upsampled by
+/// `factor`, with weights `[O, C, 3, 3]`: maps `[N, ceil(H factor / stride), .., O]`.
 pub(super) fn conv(x: &Array, weight: &Array, factor: usize, stride: usize) -> Array {
     let [n, h, w, c] = x.dims();
     let outputs = weight.shape[0];
@@ -76,7 +79,7 @@ pub(super) fn conv(x: &Array, weight: &Array, factor: usize, stride: usize) -> A
     })
 }
 
-/// Mean and biased variance of each channel.
+/// The mean and the biased variance of each channel of maps `[N, H, W, C]`.
 pub(super) fn statistics(x: &Array) -> [Vec<f64>; 2] {
     let [n, h, w, c] = x.dims();
     let count = (n * h * w) as f64;
@@ -88,13 +91,13 @@ pub(super) fn statistics(x: &Array) -> [Vec<f64>; 2] {
     [mean, variance]
 }
 
-/// Batch norm by the maps' own statistics, and (leaky) ReLU.
+/// Batch norm of maps `[N, H, W, C]` by their own statistics, and (leaky) ReLU.
 pub(super) fn norm(x: &Array, scale: &Array, shift: &Array, slope: f64) -> Array {
     let [mean, variance] = statistics(x);
     let c = mean.len();
     let mut result = x.clone();
-    for (device, value) in result.values.iter_mut().enumerate() {
-        let channel = device % c;
+    for (index, value) in result.values.iter_mut().enumerate() {
+        let channel = index % c;
         let normal = (*value - mean[channel]) / (variance[channel] + f64::from(EPSILON)).sqrt();
         let z = normal * scale.values[channel] + shift.values[channel];
         *value = if z > 0.0 { z } else { slope * z };
@@ -102,18 +105,19 @@ pub(super) fn norm(x: &Array, scale: &Array, shift: &Array, slope: f64) -> Array
     result
 }
 
-/// The mean of each channel, a dense layer to one number, and its bias.
+/// Global average pooling of maps `[N, H, W, C]`, and a dense layer to one number: `[N, 1, 1, 1]`.
 pub(super) fn logits(x: &Array, weight: &Array, bias: &Array) -> Array {
     let [n, h, w, c] = x.dims();
     Array::maps([n, 1, 1, 1], |[image, ..]| {
         let pixels = &x.values[image * h * w * c..][..h * w * c];
         let sum: f64 =
-            pixels.iter().enumerate().map(|(device, x)| x * weight.values[device % c]).sum();
+            pixels.iter().enumerate().map(|(index, x)| x * weight.values[index % c]).sum();
         sum / (h * w) as f64 + bias.values[0]
     })
 }
 
-/// A dense layer whose outputs are channel-major maps of 7 x 7, with ReLU.
+/// A dense layer with ReLU whose outputs are channel-major: vectors `[N, inputs]` to maps
+/// `[N, 7, 7, C]`.
 pub(super) fn dense(x: &Array, weight: &Array, bias: &Array) -> Array {
     let inputs = x.shape[1];
     Array::maps([x.shape[0], 7, 7, bias.values.len() / 49], |[image, row, column, channel]| {
@@ -124,19 +128,21 @@ pub(super) fn dense(x: &Array, weight: &Array, bias: &Array) -> Array {
     })
 }
 
+/// A tensor's values in row-major order.
 pub(super) fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.clone().without_autodiff().into_data().try_into_vec().unwrap()
 }
 
-/// Whether numbers are near what they should be, in terms of the largest.
+/// Asserts that values are within a tolerance of what is expected, relative to the largest of
+/// those.
 pub(super) fn assert_near(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let scale = expected.iter().fold(1e-3f64, |max, value| max.max(value.abs()));
-    for (device, (found, expected)) in found.iter().zip(expected).enumerate() {
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
         let error = (f64::from(*found) - expected).abs();
         assert!(
             error <= tolerance * scale,
-            "{what}[{device}]: {found} instead of {expected}, of up to {scale}"
+            "{what}[{index}]: {found} instead of {expected}, of up to {scale}"
         );
     }
 }

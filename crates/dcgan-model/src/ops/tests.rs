@@ -1,5 +1,5 @@
-//! Every operation on every path: values by the definition, gradients by finite differences of the definition, and the
-//! same bits with all instructions.
+//! Every operation in every implementation: values against the definition, gradients against finite
+//! differences of the definition, and the same bits with all instruction sets.
 
 use burn::tensor::Tensor;
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::reference::{self, Array, assert_near, values};
 use super::*;
 
-/// Which operation, as the definition and the paths need it.
+/// An operation with its numbers of channels.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Conv { inputs: usize, outputs: usize, stride: usize },
@@ -17,20 +17,112 @@ enum Kind {
     Dense { inputs: usize, channels: usize },
 }
 
-/// A result, its statistics if it has any, and the gradients by each argument on which it depends.
-type Found = (Vec<f32>, Vec<Vec<f32>>, [Option<Vec<f32>>; 5]);
+/// What an operation computed.
+#[derive(Clone, Debug, PartialEq)]
+struct Outcome {
+    y: Vec<f32>,
+    /// Mean and variance of the output's channels, if the operation computes them.
+    statistics: Vec<Vec<f32>>,
+    /// The gradients with respect to the arguments of a [`Case`], where the result depends on them.
+    gradients: [Option<Vec<f32>>; 5],
+}
 
-/// An operation with its arguments: maps, scale and shift of the norm before, weights, bias.
+/// A case's arguments without the weights, as leaves of the autodiff graph.
+struct Leaves {
+    /// None for the dense layer, whose input has no gradient.
+    maps: Option<Tensor<4>>,
+    scale: Tensor<1>,
+    shift: Tensor<1>,
+    bias: Tensor<1>,
+}
+
+impl Leaves {
+    fn new(case: &Case) -> Self {
+        let [x, scale, shift, _, bias] = &case.arguments;
+        let maps = match case.kind {
+            Kind::Dense { .. } => None,
+            _ => Some(x.leaf::<4>()),
+        };
+        Self { maps, scale: scale.leaf(), shift: shift.leaf(), bias: bias.leaf() }
+    }
+
+    /// The input of a layer, normalised if there is a slope.
+    fn input(&self, slope: Option<f32>) -> LayerInput {
+        let maps = self.maps.clone().expect("only the dense layer has vectors");
+        let norm = slope.map(|negative_slope| {
+            // In a network, the layer before computes them.
+            let ConvOutput { statistics, .. } = plain::with_statistics(maps.clone());
+            let (scale, shift) = (self.scale.clone(), self.shift.clone());
+            Normalization { statistics, scale, shift, negative_slope }
+        });
+        LayerInput { maps, norm }
+    }
+
+    /// The outcome of an operation whose result is `y`.
+    fn outcome<const D: usize, P>(
+        &self,
+        y: FeatureMaps,
+        statistics: Vec<Vec<f32>>,
+        kernel: &LayerWeights<D, P>,
+        direction: &Array,
+    ) -> Outcome {
+        let gradients = (y.clone() * direction.leaf::<4>().without_autodiff()).sum().backward();
+        let d_x = self.maps.as_ref().and_then(|leaf| gradient(leaf, &gradients));
+        let d_scale = gradient(&self.scale, &gradients);
+        let d_shift = gradient(&self.shift, &gradients);
+        let d_weight = gradient(&kernel.tensor, &gradients);
+        let d_bias = gradient(&self.bias, &gradients);
+        let gradients = [d_x, d_scale, d_shift, d_weight, d_bias];
+        Outcome { y: values(&y), statistics, gradients }
+    }
+
+    /// The outcome of an operation whose output comes with its statistics.
+    fn outcome_with_statistics<const D: usize, P>(
+        &self,
+        output: ConvOutput,
+        kernel: &LayerWeights<D, P>,
+        direction: &Array,
+    ) -> Outcome {
+        let Statistics { mean, variance } = output.statistics;
+        let statistics = vec![values(&mean), values(&variance)];
+        self.outcome(output.maps, statistics, kernel, direction)
+    }
+}
+
+/// The gradient with respect to a leaf, if the result depends on it.
+fn gradient<const D: usize>(
+    leaf: &Tensor<D>,
+    gradients: &burn::tensor::Gradients,
+) -> Option<Vec<f32>> {
+    leaf.grad(gradients).as_ref().map(values)
+}
+
+/// Weights for an instruction set's implementation, or for the plain one.
+fn layer_weights<const D: usize, P: PackWeights>(
+    isa: Option<Isa>,
+    weight: &Array,
+) -> LayerWeights<D, P> {
+    let implementation = match isa {
+        None => Implementation::Plain,
+        Some(isa) => Implementation::Cpu(isa, Arc::new(P::pack(&weight.singles(), &weight.shape))),
+    };
+    LayerWeights { tensor: weight.leaf(), implementation }
+}
+
+/// An operation with its arguments.
 struct Case {
     kind: Kind,
-    /// The slope of the activation after the norm before, if there is a norm.
+    /// The negative slope of the activation after the batch norm before the operation, if there is
+    /// a batch norm.
     slope: Option<f32>,
+    /// Maps; scale and shift of the batch norm; weights; bias.
     arguments: [Array; 5],
 }
 
 impl Case {
     fn new(kind: Kind, images: usize, size: [usize; 2], slope: Option<f32>, seed: u64) -> Self {
         let [h, w] = size;
+        // The shapes of the maps and the weights, and the length of the bias.
         let (x, weight, bias) = match kind {
             Kind::Conv { inputs, outputs, .. } | Kind::Upsample { inputs, outputs } => {
                 (vec![images, h, w, inputs], vec![outputs, inputs, 3, 3], 1)
@@ -57,6 +149,7 @@ impl Case {
         Self { kind, slope, arguments }
     }
 
+    /// The result by the definition, for given arguments.
     fn definition(&self, [x, scale, shift, weight, bias]: &[Array; 5]) -> Array {
         let normed = self.slope.map(|slope| reference::norm(x, scale, shift, slope.into()));
         let x = normed.as_ref().unwrap_or(x);
@@ -76,81 +169,41 @@ impl Case {
         }
     }
 
-    /// The operation, with the gradients of its result's product with `direction`.
-    fn run(&self, isa: Option<Isa>, direction: &Array) -> Found {
-        let [x, scale, shift, weight, bias] = &self.arguments;
-        let [scale, shift, bias] = [scale, shift, bias].map(|array| array.leaf::<1>());
-        let mut x_leaf = None;
-        let mut input = || {
-            let maps = x.leaf::<4>();
-            x_leaf = Some(maps.clone());
-            let norm = self.slope.map(|slope| {
-                // Each path takes the statistics of its own results; here they are given.
-                let ConvOutput { statistics, .. } = plain::with_statistics(maps.clone());
-                Normalization { statistics, scale: scale.clone(), shift: shift.clone(), slope }
-            });
-            LayerInput { maps, norm }
-        };
-        let mut seen = Vec::new();
-        let mut maps = |ConvOutput { maps, statistics: Statistics { mean, variance } }| {
-            seen.extend([values(&mean), values(&variance)]);
-            maps
-        };
-        fn kernel<const D: usize, P: PackWeights>(
-            isa: Option<Isa>,
-            weight: &Array,
-        ) -> LayerWeights<D, P> {
-            let prepare = || Arc::new(P::prepare(&weight.singles(), &weight.shape));
-            LayerWeights {
-                tensor: weight.leaf(),
-                path: isa.map_or(Implementation::Plain, |isa| Implementation::Cpu(isa, prepare())),
-            }
-        }
-        fn gradient<const D: usize>(
-            leaf: &Tensor<D>,
-            gradients: &burn::tensor::Gradients,
-        ) -> Option<Vec<f32>> {
-            leaf.grad(gradients).as_ref().map(values)
-        }
-        /// The result, all gradients of its product with `direction`, and the one by the weights.
-        fn differentiate<const D: usize, P>(
-            y: FeatureMaps,
-            kernel: &LayerWeights<D, P>,
-            direction: &Array,
-        ) -> (FeatureMaps, burn::tensor::Gradients, Option<Vec<f32>>) {
-            let gradients = (y.clone() * direction.leaf::<4>().without_autodiff()).sum().backward();
-            let by_weight = gradient(&kernel.tensor, &gradients);
-            (y, gradients, by_weight)
-        }
-        let (y, gradients, by_weight) = match self.kind {
+    /// Runs the operation, and differentiates the sum of its result's products with `direction`.
+    fn run(&self, isa: Option<Isa>, direction: &Array) -> Outcome {
+        let [x, .., weight, _] = &self.arguments;
+        let leaves = Leaves::new(self);
+        match self.kind {
             Kind::Conv { stride, .. } => {
-                let kernel = kernel(isa, weight);
-                differentiate(maps(conv(input(), &kernel, stride)), &kernel, direction)
+                let kernel = layer_weights(isa, weight);
+                let output = conv(leaves.input(self.slope), &kernel, stride);
+                leaves.outcome_with_statistics(output, &kernel, direction)
             }
             Kind::Upsample { .. } => {
-                let kernel = kernel(isa, weight);
-                differentiate(maps(upsample_conv(input(), &kernel)), &kernel, direction)
+                let kernel = layer_weights(isa, weight);
+                let output = upsample_conv(leaves.input(self.slope), &kernel);
+                leaves.outcome_with_statistics(output, &kernel, direction)
             }
             Kind::ToImages { .. } => {
-                let kernel = kernel(isa, weight);
-                differentiate(to_images(input(), &kernel, &bias), &kernel, direction)
+                let kernel = layer_weights(isa, weight);
+                let y = to_images(leaves.input(self.slope), &kernel, &leaves.bias);
+                leaves.outcome(y, Vec::new(), &kernel, direction)
             }
             Kind::ToLogits { .. } => {
-                let kernel = kernel(isa, weight);
-                differentiate(to_logits(input(), &kernel, &bias), &kernel, direction)
+                let kernel = layer_weights(isa, weight);
+                let y = to_logits(leaves.input(self.slope), &kernel, &leaves.bias);
+                leaves.outcome(y, Vec::new(), &kernel, direction)
             }
             Kind::Dense { .. } => {
-                let kernel = kernel(isa, weight);
-                let y = dense(x.leaf::<2>().without_autodiff(), &kernel, &bias);
-                differentiate(y, &kernel, direction)
+                let kernel = layer_weights(isa, weight);
+                let y = dense(x.leaf::<2>().without_autodiff(), &kernel, &leaves.bias);
+                leaves.outcome(y, Vec::new(), &kernel, direction)
             }
-        };
-        let by_x = x_leaf.and_then(|leaf| gradient(&leaf, &gradients));
-        let [by_scale, by_shift, by_bias] =
-            [&scale, &shift, &bias].map(|leaf| gradient(leaf, &gradients));
-        (values(&y), seen, [by_x, by_scale, by_shift, by_weight, by_bias])
+        }
     }
 
+    /// Checks the plain implementation and each instruction set's: values, statistics and gradients
+    /// against the definition, bits against each other.
     fn check(&self) {
         let expected = self.definition(&self.arguments);
         let direction = Array::random(&expected.shape, 99);
@@ -158,12 +211,12 @@ impl Case {
         let mut bits = None;
         for isa in [None].into_iter().chain(Isa::available().into_iter().map(Some)) {
             let name = format!("{:?} of {:?} by {isa:?}", self.kind, self.arguments[0].shape);
-            let (y, seen, gradients) = self.run(isa, &direction);
-            assert_near(&name, &y, &expected.values, 2e-5);
-            for (seen, expected) in seen.iter().zip(&statistics) {
-                assert_near(&format!("statistics of {name}"), seen, expected, 2e-5);
+            let outcome = self.run(isa, &direction);
+            assert_near(&name, &outcome.y, &expected.values, 2e-5);
+            for (found, expected) in outcome.statistics.iter().zip(&statistics) {
+                assert_near(&format!("statistics of {name}"), found, expected, 2e-5);
             }
-            for (number, gradient) in gradients.iter().enumerate() {
+            for (number, gradient) in outcome.gradients.iter().enumerate() {
                 if let Some(gradient) = gradient {
                     self.check_gradient(
                         &format!("gradient {number} of {name}"),
@@ -174,26 +227,27 @@ impl Case {
                 }
             }
             if isa.is_some() {
-                let all = (y, seen, gradients);
-                assert_eq!(bits.get_or_insert(all.clone()), &all, "{name} gives other bits");
+                let first = bits.get_or_insert(outcome.clone());
+                assert_eq!(first, &outcome, "{name} gives other bits");
             }
         }
     }
 
-    /// Compares some entries with central differences of the definition.
+    /// Compares some entries of a gradient with central differences of the definition. `number` is
+    /// the argument's.
     fn check_gradient(&self, name: &str, number: usize, gradient: &[f32], direction: &Array) {
         const STEP: f64 = 1e-6;
         let scale = f64::from(gradient.iter().fold(1e-2f32, |max, value| max.max(value.abs())));
-        for device in (0..gradient.len()).step_by(gradient.len() / 5 + 1) {
+        for index in (0..gradient.len()).step_by(gradient.len() / 5 + 1) {
             let [after, before] = [STEP, -STEP].map(|step| {
                 let mut moved = self.arguments.clone();
-                moved[number].values[device] += step;
+                moved[number].values[index] += step;
                 self.definition(&moved).dot(direction)
             });
-            let (found, expected) = (f64::from(gradient[device]), (after - before) / (2.0 * STEP));
+            let (found, expected) = (f64::from(gradient[index]), (after - before) / (2.0 * STEP));
             assert!(
                 (found - expected).abs() <= 2e-4 * scale,
-                "{name}[{device}]: {found} instead of {expected}"
+                "{name}[{index}]: {found} instead of {expected}"
             );
         }
     }
@@ -212,11 +266,18 @@ fn kinds() -> impl Strategy<Value = Kind> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 40,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn operations_are_what_they_are_defined_to_be(
-        kind in kinds(), images in 1usize..6, size in 1usize..8, slope in prop_oneof![Just(0.0f32), Just(0.2)],
+    fn operations_agree_with_their_definitions(
+        kind in kinds(),
+        images in 1usize..6,
+        size in 1usize..8,
+        slope in prop_oneof![Just(0.0f32), Just(0.2)],
         seed in 0u64..1000,
     ) {
         let normed = !matches!(kind, Kind::Dense { .. } | Kind::Conv { inputs: 1, .. });
@@ -225,7 +286,7 @@ proptest! {
 }
 
 #[test]
-fn the_networks_layers_are_right_too() {
+fn the_networks_own_layers_agree_with_their_definitions() {
     let conv = |inputs, outputs, stride| Kind::Conv { inputs, outputs, stride };
     for (kind, size, slope) in [
         (conv(1, 32, 2), 28, None),
@@ -240,9 +301,8 @@ fn the_networks_layers_are_right_too() {
     }
 }
 
-/// FeatureMaps that are wider than high.
 #[test]
-fn sides_may_differ() {
+fn maps_may_be_wider_than_high() {
     for kind in [Kind::Upsample { inputs: 16, outputs: 16 }, Kind::ToImages { inputs: 16 }] {
         Case::new(kind, 2, [3, 6], Some(0.0), 5).check();
     }

@@ -1,4 +1,7 @@
 //! The operations as nodes of burn's autodiff graph.
+//!
+//! burn can only be extended by operations with a fixed number of tensors. All operations here
+//! share one such extension with four inputs, of which each reads what it needs.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -12,28 +15,35 @@ use burn::tensor::{Shape, Tensor, TensorData};
 
 use super::buffer_pool;
 
-/// What an operation reads: maps, scale, shift, weights. Those that it has no use for are empty.
+/// An operation's inputs: maps `x`, scale, shift and weights. Those that it does not read are
+/// empty.
+///
+/// The shift is what is added to each channel: that of the batch norm before the operation, or the
+/// bias of an operation that has no batch norm before it (dense, bias and tanh). No operation has
+/// both, so the bias has no slot of its own.
 pub(crate) type OpInputs<'a> = [&'a [f32]; 4];
 
-/// An operation on arrays with its gradients.
+/// An operation on arrays, with its gradients.
 pub(crate) trait Operation: Debug + Send + Sync {
-    /// The shape of the result.
+    /// The shape of the result `y`.
     fn shape(&self) -> Vec<usize>;
 
-    /// The result.
+    /// Computes the result.
     fn forward(&self, inputs: OpInputs<'_>) -> Vec<f32>;
 
-    /// From the result `y` and the gradient by it, the gradients by those inputs of which they are wanted.
+    /// Computes the gradients of the loss with respect to the inputs, each in the input's shape,
+    /// from the result `y` and the gradient `dy` with respect to it. Where `needs_gradient` is
+    /// false, the gradient may be missing.
     fn backward(
         &self,
         inputs: OpInputs<'_>,
         y: &[f32],
         dy: &[f32],
-        wanted: [bool; 4],
+        needs_gradient: [bool; 4],
     ) -> [Option<Vec<f32>>; 4];
 }
 
-/// Applies an operation to tensors of the processor.
+/// Applies an operation to tensors of the processor. Gradients flow if the tensors have a graph.
 pub(crate) fn apply<const D: usize, const E: usize, const F: usize>(
     operation: Arc<dyn Operation>,
     x: Tensor<D>,
@@ -49,6 +59,7 @@ pub(crate) fn apply<const D: usize, const E: usize, const F: usize>(
     ))
 }
 
+/// What burn's backends are extended by.
 #[backend_extension(Autodiff, Flex)]
 trait Apply: Backend {
     fn apply(
@@ -60,8 +71,10 @@ trait Apply: Backend {
     ) -> FloatTensor<Self>;
 }
 
+/// A tensor of the processor, without a graph.
 type Array = FloatTensor<Flex>;
 
+/// Makes an array of values in row-major order.
 fn array(values: Vec<f32>, shape: impl Into<Shape>) -> Array {
     Array::from_data(TensorData::new(values, shape))
 }
@@ -88,6 +101,7 @@ impl<C: CheckpointStrategy> Apply for Autodiff<Flex, C> {
         shift: FloatTensor<Self>,
         weight: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
+        // Compute on plain arrays, and add one node to the graph if any input is tracked.
         let nodes = [x.node(), scale.node(), shift.node(), weight.node()];
         let inputs = [x, scale, shift, weight].map(|input| input.into_primitive().to_contiguous());
         let y = {
@@ -103,10 +117,11 @@ impl<C: CheckpointStrategy> Apply for Autodiff<Flex, C> {
     }
 }
 
+/// The type of all nodes: burn's key for the backward pass below.
 #[derive(Debug)]
 struct OperationNode;
 
-/// What the way back needs.
+/// What backward needs of forward.
 #[derive(Clone, Debug)]
 struct SavedForBackward {
     operation: Arc<dyn Operation>,
@@ -126,8 +141,9 @@ impl Backward<Flex, 4> for OperationNode {
         let SavedForBackward { operation, inputs, y } = ops.state;
         let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
         let slices = inputs.each_ref().map(|input| input.storage::<f32>());
-        let wanted = ops.parents.each_ref().map(Option::is_some);
-        let results = operation.backward(slices, y.storage(), dy.storage(), wanted);
+        // Only inputs that are tracked have a parent in the graph.
+        let needs_gradient = ops.parents.each_ref().map(Option::is_some);
+        let results = operation.backward(slices, y.storage(), dy.storage(), needs_gradient);
         for ((result, parent), input) in results.into_iter().zip(ops.parents).zip(&inputs) {
             if let (Some(values), Some(parent)) = (result, parent) {
                 gradients.register::<Flex>(parent.id, array(values, input.shape()));
@@ -138,7 +154,7 @@ impl Backward<Flex, 4> for OperationNode {
     }
 }
 
-/// Keeps the memory of a large array that nobody else holds.
+/// Gives an array's memory to the pool, unless others hold the array.
 fn give_back(array: Array) {
     if array.is_unique()
         && let Ok(values) = array.into_data().try_into_vec::<f32>()

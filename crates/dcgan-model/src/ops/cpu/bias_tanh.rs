@@ -1,10 +1,10 @@
-//! The end of a network: one bias, and tanh where images are wanted.
+//! The end of a network: one bias, and tanh if the result is an image.
 
 use super::autodiff::{OpInputs, Operation};
 use super::buffer_pool;
 use super::isa::{Isa, WithIsa};
 
-/// Adds a bias to all numbers, and takes the hyperbolic tangent if `tanh`.
+/// Adds a bias to all values, and applies the hyperbolic tangent if `tanh`.
 #[derive(Debug)]
 pub(crate) struct BiasTanh {
     pub(crate) isa: Isa,
@@ -17,6 +17,7 @@ impl Operation for BiasTanh {
         self.shape.clone()
     }
 
+    /// The bias, a single value, comes in the slot of the shift: see [`OpInputs`].
     fn forward(&self, [x, _, bias, _]: OpInputs<'_>) -> Vec<f32> {
         let mut y = buffer_pool::take(x.len());
         y.iter_mut().zip(x).for_each(|(y, x)| *y = x + bias[0]);
@@ -26,19 +27,21 @@ impl Operation for BiasTanh {
         y
     }
 
+    /// Computes the gradients with respect to `x` and to the bias.
     fn backward(
         &self,
         _: OpInputs<'_>,
         y: &[f32],
         dy: &[f32],
-        wanted: [bool; 4],
+        needs_gradient: [bool; 4],
     ) -> [Option<Vec<f32>>; 4] {
+        // The derivative of tanh, in terms of its result.
         let slope = |y: f32| if self.tanh { 1.0 - y * y } else { 1.0 };
         let mut dx = buffer_pool::take(dy.len());
         dx.iter_mut().zip(y.iter().zip(dy)).for_each(|(dx, (y, dy))| *dx = dy * slope(*y));
-        let by_bias =
-            wanted[2].then(|| vec![dx.iter().map(|dx| f64::from(*dx)).sum::<f64>() as f32]);
-        [Some(dx), None, by_bias, None]
+        let sum = || dx.iter().map(|dx| f64::from(*dx)).sum::<f64>();
+        let d_bias = needs_gradient[2].then(|| vec![sum() as f32]);
+        [Some(dx), None, d_bias, None]
     }
 }
 
@@ -48,7 +51,7 @@ const LARGE: f64 = 9.1;
 /// Below this, tanh x is x in single precision.
 const SMALL: f64 = 1e-4;
 
-/// What rounds to a whole number when it is added, which then stands in the lowest bits.
+/// Adding this rounds a number to a whole one, which then stands in the sum's lowest bits.
 const ROUND: f64 = (3u64 << 51) as f64;
 
 /// 1 / n! from n = 10 down.
@@ -66,9 +69,11 @@ const INVERSE_FACTORIALS: [f64; 11] = [
     1.0,
 ];
 
-/// The hyperbolic tangent, the same bits everywhere: (1 - e) / (1 + e) with e = exp(-2 |x|), in double precision, where
-/// exp is 2^k times a series in |r| <= ln 2 / 2, whose first omitted term is below 1e-12. Without branches, so that the compiler makes vectors
-/// of it.
+/// The hyperbolic tangent, with the same bits on every platform, which libm's has not.
+///
+/// It is (1 - e) / (1 + e) with e = exp(-2 |x|), in double precision, where exp is 2^k times a
+/// series in |r| <= ln 2 / 2, whose first omitted term is below 1e-12. It has no branches, so that
+/// the compiler vectorises it.
 #[inline(always)]
 fn tanh(x: f32) -> f32 {
     let magnitude = f64::from(x.abs());

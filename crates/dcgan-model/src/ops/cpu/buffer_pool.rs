@@ -1,36 +1,39 @@
-//! Memory for maps, kept by each thread from one shard to the next: fresh memory costs a page fault for every 4 KiB.
+//! Buffers that each thread keeps from one shard to the next.
+//!
+//! Fresh memory costs a page fault for every 4 KiB, and all steps need buffers of the same lengths.
 
 use std::cell::RefCell;
 
-/// More than the operations of a step need.
-const KEPT: usize = 64;
+/// Free buffers that a thread keeps: more than the operations of a step need. Beyond it, the oldest
+/// is freed.
+const FREE_MAX: usize = 64;
 
 thread_local! {
-    /// The one given back last comes last: it is most likely in the cache.
+    /// A stack: the most recently returned buffer is the likeliest to be in the cache.
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A buffer with unspecified contents: whoever takes it writes every element, or takes [`zeros`].
+/// Takes a buffer of `len` elements with unspecified contents. The caller overwrites every element,
+/// or takes [`zeros`].
 pub(crate) fn take(len: usize) -> Vec<f32> {
-    let kept = FREE.with_borrow_mut(|free| {
-        // All steps need buffers of the same lengths.
-        let device = free.iter().rposition(|buffer| buffer.len() == len)?;
-        Some(free.remove(device))
+    let free = FREE.with_borrow_mut(|free| {
+        let index = free.iter().rposition(|buffer| buffer.len() == len)?;
+        Some(free.remove(index))
     });
-    kept.unwrap_or_else(|| vec![0.0; len])
+    free.unwrap_or_else(|| vec![0.0; len])
 }
 
-/// A buffer of zeros.
+/// Takes a buffer of `len` zeros.
 pub(crate) fn zeros(len: usize) -> Vec<f32> {
     let mut buffer = take(len);
     buffer.fill(0.0);
     buffer
 }
 
-/// Gives a buffer back.
+/// Gives a buffer back to the calling thread's pool.
 pub(crate) fn give(buffer: Vec<f32>) {
     FREE.with_borrow_mut(|free| {
-        if free.len() == KEPT {
+        if free.len() == FREE_MAX {
             free.remove(0);
         }
         free.push(buffer);

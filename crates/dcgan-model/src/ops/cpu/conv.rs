@@ -1,4 +1,5 @@
-//! 3 x 3 convolutions as products with a matrix of patches, which is made for a few images at a time.
+//! 3 x 3 convolutions by im2col and gemm, a few images at a time, so that the patches stay in the
+//! cache.
 
 use std::sync::Arc;
 
@@ -7,52 +8,54 @@ use pulp::Simd;
 use super::PackWeights;
 use super::buffer_pool;
 use super::fused_layer::{BlockOp, GradientTargets, PaddedShape};
-use super::gemm::{Accumulate, LANES, LeftMatrix, gemm};
-use super::kernel_layout::{inputs_last, taps_first, taps_last};
+use super::gemm::{Beta, LANES, LeftMatrix, gemm};
+use super::kernel_layout::{hwio_to_oihw, oihw_to_hwio, oihw_to_ohwi};
 
-/// Rows of a product that make it efficient; an image with fewer pixels shares one with others.
-const ROWS: usize = 64;
+/// Rows that make a gemm efficient. An image with fewer output pixels shares a gemm with others.
+const EFFICIENT_ROWS: usize = 64;
 
-/// A convolution's weights `[outputs, inputs, 3, 3]`, as products need them.
+/// A convolution's weights `[outputs, inputs, 3, 3]`, packed for gemm.
 #[derive(Debug)]
 pub(crate) struct ConvWeights {
     inputs: usize,
     outputs: usize,
-    /// Columns of patches: taps x inputs, with zeros up to a multiple of 16.
-    columns: usize,
-    /// `[taps x inputs, outputs]`
+    /// Elements of a patch: taps x inputs, with zeros up to a multiple of 16.
+    patch_len: usize,
+    /// HWIO, `[taps x inputs, outputs]`.
     forward: Vec<f32>,
-    /// `[outputs, columns]`
+    /// OHWI, `[outputs, patch_len]`.
     backward: Vec<f32>,
 }
 
 impl PackWeights for ConvWeights {
-    fn prepare(values: &[f32], shape: &[usize]) -> Self {
+    fn pack(values: &[f32], shape: &[usize]) -> Self {
         let (outputs, inputs) = (shape[0], shape[1]);
-        let columns = (9 * inputs).next_multiple_of(LANES);
-        let forward = taps_first(values, outputs, inputs);
-        let backward = inputs_last(values, inputs, columns);
-        Self { inputs, outputs, columns, forward, backward }
+        let patch_len = (9 * inputs).next_multiple_of(LANES);
+        let forward = oihw_to_hwio(values, outputs, inputs);
+        let backward = oihw_to_ohwi(values, inputs, patch_len);
+        Self { inputs, outputs, patch_len, forward, backward }
     }
 }
 
-/// A convolution of images of a size.
+/// A convolution of images of one size.
 #[derive(Debug)]
 pub(crate) struct Conv {
+    /// Rows and columns of the input.
     pub(crate) size: [usize; 2],
     pub(crate) stride: usize,
     pub(crate) weights: Arc<ConvWeights>,
 }
 
 impl Conv {
-    fn pixels(&self) -> usize {
+    /// Pixels of an output image.
+    fn output_pixels(&self) -> usize {
         self.size.iter().map(|size| size.div_ceil(self.stride)).product()
     }
 
-    /// For each row of patches, where its three taps begin in the padded images, in the order of the images' pixels.
-    fn sources(&self, images: usize) -> impl Iterator<Item = [usize; 3]> {
-        let PaddedShape { padded: [height, width], channels, .. } = self.frame();
-        let [rows, columns, _] = self.output();
+    /// For each output pixel, in order, the offsets of its patch's three rows in the padded images.
+    fn patch_offsets(&self, images: usize) -> impl Iterator<Item = [usize; 3]> {
+        let PaddedShape { padded_size: [height, width], channels, .. } = self.input_shape();
+        let [rows, columns, _] = self.output_shape();
         let stride = self.stride;
         (0..images * rows * columns).map(move |pixel| {
             let (image, row, column) =
@@ -63,19 +66,37 @@ impl Conv {
         })
     }
 
-    fn patches(&self, images: usize, x: &[f32]) -> Vec<f32> {
-        let ConvWeights { inputs, columns, .. } = *self.weights;
-        let mut patches = buffer_pool::take(images * self.pixels() * columns);
-        for (patch, sources) in patches.chunks_exact_mut(columns).zip(self.sources(images)) {
-            for (to, source) in patch.chunks_exact_mut(3 * inputs).zip(sources) {
-                copy(&x[source..source + 3 * inputs], to);
+    /// Copies the patches of padded images `x`: `[output pixels, patch_len]`. The last columns,
+    /// beyond taps x inputs, are unspecified, and nothing reads them.
+    fn im2col(&self, images: usize, x: &[f32]) -> Vec<f32> {
+        let ConvWeights { inputs, patch_len, .. } = *self.weights;
+        let mut patches = buffer_pool::take(images * self.output_pixels() * patch_len);
+        for (patch, offsets) in patches.chunks_exact_mut(patch_len).zip(self.patch_offsets(images))
+        {
+            for (to, offset) in patch.chunks_exact_mut(3 * inputs).zip(offsets) {
+                copy(&x[offset..offset + 3 * inputs], to);
             }
         }
         patches
     }
+
+    /// Adds patches `[output pixels, patch_len]` to the pixels of padded images `dx` that they are
+    /// copies of: the transpose of [`Conv::im2col`].
+    #[inline(always)]
+    fn col2im(&self, images: usize, patches: &[f32], dx: &mut [f32]) {
+        let ConvWeights { inputs, patch_len, .. } = *self.weights;
+        for (patch, offsets) in patches.chunks_exact(patch_len).zip(self.patch_offsets(images)) {
+            for (from, offset) in patch.chunks_exact(3 * inputs).zip(offsets) {
+                for (to, from) in dx[offset..offset + 3 * inputs].iter_mut().zip(from) {
+                    *to += from;
+                }
+            }
+        }
+    }
 }
 
-/// Copies slices of equal lengths; three numbers without a call.
+/// Copies a slice to one of equal length. Three numbers, the row of a patch of a single channel,
+/// are copied without a call of memcpy.
 #[inline(always)]
 fn copy(from: &[f32], to: &mut [f32]) {
     match (<&[f32; 3]>::try_from(from), <&mut [f32; 3]>::try_from(&mut *to)) {
@@ -85,33 +106,38 @@ fn copy(from: &[f32], to: &mut [f32]) {
 }
 
 impl BlockOp for Conv {
-    fn frame(&self) -> PaddedShape {
-        let padded = self.size.map(|size| (size.div_ceil(self.stride) - 1) * self.stride + 3);
+    fn input_shape(&self) -> PaddedShape {
+        let padded_size = self.size.map(|size| (size.div_ceil(self.stride) - 1) * self.stride + 3);
         // Keras's 'same' padding: where it is odd, the extra row or column comes after.
-        let before = (padded[0] - self.size[0]) / 2;
-        assert_eq!(before, (padded[1] - self.size[1]) / 2, "rows and columns are padded alike");
-        PaddedShape { size: self.size, channels: self.weights.inputs, before, padded }
+        let pad_before = (padded_size[0] - self.size[0]) / 2;
+        assert_eq!(
+            pad_before,
+            (padded_size[1] - self.size[1]) / 2,
+            "rows and columns are padded alike"
+        );
+        PaddedShape { size: self.size, channels: self.weights.inputs, pad_before, padded_size }
     }
 
-    fn output(&self) -> [usize; 3] {
+    fn output_shape(&self) -> [usize; 3] {
         let [rows, columns] = self.size.map(|size| size.div_ceil(self.stride));
         [rows, columns, self.weights.outputs]
     }
 
-    fn block(&self) -> usize {
-        (ROWS / self.pixels()).max(1)
+    fn images_per_block(&self) -> usize {
+        (EFFICIENT_ROWS / self.output_pixels()).max(1)
     }
 
-    fn gradient_len(&self) -> usize {
+    /// The weight gradient is HWIO, `[taps x inputs, outputs]`.
+    fn packed_gradient_len(&self) -> usize {
         self.weights.forward.len()
     }
 
     #[inline(always)]
     fn forward<S: Simd>(&self, simd: S, images: usize, x: &[f32], y: &mut [f32]) {
-        let ConvWeights { inputs, outputs, columns, ref forward, .. } = *self.weights;
-        let patches = self.patches(images, x);
-        let size = [images * self.pixels(), 9 * inputs, outputs];
-        gemm(simd, size, LeftMatrix::rows(&patches, columns), forward, Accumulate::Set, y);
+        let ConvWeights { inputs, outputs, patch_len, ref forward, .. } = *self.weights;
+        let patches = self.im2col(images, x);
+        let size = [images * self.output_pixels(), 9 * inputs, outputs];
+        gemm(simd, size, LeftMatrix::row_major(&patches, patch_len), forward, Beta::Zero, y);
         buffer_pool::give(patches);
     }
 
@@ -124,36 +150,27 @@ impl BlockOp for Conv {
         dy: &[f32],
         GradientTargets { dx, dw }: GradientTargets<'_>,
     ) {
-        let ConvWeights { inputs, outputs, columns, ref backward, .. } = *self.weights;
-        let pixels = images * self.pixels();
+        let ConvWeights { inputs, outputs, patch_len, ref backward, .. } = *self.weights;
+        let pixels = images * self.output_pixels();
+        // Patches, transposed, times dy.
         if let Some(dw) = dw {
-            let patches = self.patches(images, x);
-            let left = LeftMatrix::transposed(&patches, columns);
-            gemm(simd, [9 * inputs, pixels, outputs], left, dy, Accumulate::Add, dw);
+            let patches = self.im2col(images, x);
+            let left = LeftMatrix::transposed(&patches, patch_len);
+            gemm(simd, [9 * inputs, pixels, outputs], left, dy, Beta::One, dw);
             buffer_pool::give(patches);
         }
+        // dy times weights, transposed, gives the gradient with respect to the patches.
         if let Some(dx) = dx {
-            let mut patches = buffer_pool::take(pixels * columns);
-            gemm(
-                simd,
-                [pixels, outputs, columns],
-                LeftMatrix::rows(dy, outputs),
-                backward,
-                Accumulate::Set,
-                &mut patches,
-            );
-            for (patch, sources) in patches.chunks_exact(columns).zip(self.sources(images)) {
-                for (from, source) in patch.chunks_exact(3 * inputs).zip(sources) {
-                    for (to, from) in dx[source..source + 3 * inputs].iter_mut().zip(from) {
-                        *to += from;
-                    }
-                }
-            }
-            buffer_pool::give(patches);
+            let mut d_patches = buffer_pool::take(pixels * patch_len);
+            let size = [pixels, outputs, patch_len];
+            let left = LeftMatrix::row_major(dy, outputs);
+            gemm(simd, size, left, backward, Beta::Zero, &mut d_patches);
+            self.col2im(images, &d_patches, dx);
+            buffer_pool::give(d_patches);
         }
     }
 
-    fn weight_gradient(&self, sum: &[f32]) -> Vec<f32> {
-        taps_last(sum, self.weights.outputs, self.weights.inputs)
+    fn unpack_weight_gradient(&self, packed: &[f32]) -> Vec<f32> {
+        hwio_to_oihw(packed, self.weights.outputs, self.weights.inputs)
     }
 }

@@ -1,8 +1,10 @@
-//! A layer: what came out of the layer before is normalised, passes a (leaky) ReLU, and is mapped linearly.
+//! A layer in one pass: batch norm and (leaky) ReLU of its input as a prologue, a linear operation,
+//! and the sums for the next batch norm as an epilogue.
 //!
-//! The maps between two layers are kept as they come out of the op map. Normalising is left to whoever reads them,
-//! a few images at a time, and done again on the way back: that is cheaper than keeping a normalised copy, and the
-//! statistics are taken while an image is still in the cache.
+//! Maps are kept as the operation before gave them. A normalised copy would be as large again, and
+//! writing and reading it would cost more than computing it twice. So each layer normalises its
+//! input itself, a few images at a time, into a padded buffer that stays in the cache; backward
+//! does it again. The output's statistics are taken while an image is still in the cache.
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,226 +13,275 @@ use pulp::{Simd, WithSimd};
 use super::autodiff::{OpInputs, Operation};
 use super::buffer_pool;
 use super::isa::Isa;
-use super::norm::{BatchNorm, Sums};
+use super::norm::{BatchNorm, BatchNormBackward, ChannelSums, NormCoefficients};
 
-/// How an image lies in the padded input of a op map: `[rows, columns, channels]`.
+/// How an image `[rows, columns, channels]` lies in the padded input of an operation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PaddedShape {
+    /// Rows and columns of the image.
     pub(crate) size: [usize; 2],
     pub(crate) channels: usize,
-    /// Rows and columns before the image.
-    pub(crate) before: usize,
+    /// Zero rows above the image, and as many zero columns to its left.
+    pub(crate) pad_before: usize,
     /// Rows and columns with the padding.
-    pub(crate) padded: [usize; 2],
+    pub(crate) padded_size: [usize; 2],
 }
 
 impl PaddedShape {
     /// Elements of an image.
     pub(crate) fn len(&self) -> usize {
-        self.size[0] * self.size[1] * self.channels
+        self.size[0] * self.row_len()
     }
 
     /// Elements of a padded image.
     pub(crate) fn padded_len(&self) -> usize {
-        self.padded[0] * self.padded[1] * self.channels
+        self.padded_size[0] * self.padded_size[1] * self.channels
     }
 
-    /// Where the rows of an image lie in the padded input.
-    fn rows(&self) -> impl Iterator<Item = usize> {
-        let Self { size, channels, before, padded } = *self;
-        (0..size[0]).map(move |row| ((row + before) * padded[1] + before) * channels)
+    /// Elements of an image's row.
+    fn row_len(&self) -> usize {
+        self.size[1] * self.channels
+    }
+
+    /// The offsets of an image's rows in the padded image.
+    fn row_offsets(&self) -> impl Iterator<Item = usize> {
+        let Self { size, channels, pad_before, padded_size } = *self;
+        (0..size[0]).map(move |row| ((row + pad_before) * padded_size[1] + pad_before) * channels)
     }
 }
 
-/// A op map of single images, and its gradients.
+/// An operation on blocks of images that is linear in the maps and in the weights, with its
+/// gradients.
 pub(crate) trait BlockOp: std::fmt::Debug + Send + Sync {
-    /// Its input.
-    fn frame(&self) -> PaddedShape;
+    /// The shape of an input image.
+    fn input_shape(&self) -> PaddedShape;
 
-    /// The shape of an image's output, `[rows, columns, channels]`.
-    fn output(&self) -> [usize; 3];
+    /// The shape of an output image, `[rows, columns, channels]`.
+    fn output_shape(&self) -> [usize; 3];
 
-    /// How many images are mapped at once: few, to stay in the cache, and always as many, since this decides where sums
-    /// over images are cut.
-    fn block(&self) -> usize;
+    /// Images that are computed at once: few, to stay in the cache. It decides where sums over
+    /// images are cut, so it depends on shapes alone; otherwise results would change their last
+    /// bits.
+    fn images_per_block(&self) -> usize;
 
-    /// Elements of the gradient that [`BlockOp::backward`] adds up.
-    fn gradient_len(&self) -> usize;
+    /// Elements of the weight gradient that [`BlockOp::backward`] adds to.
+    fn packed_gradient_len(&self) -> usize;
 
-    /// FeatureMaps `images` padded inputs.
+    /// Computes `y` `[images, rows, columns, channels]` of [`BlockOp::output_shape`] from padded
+    /// inputs `x` of [`BlockOp::input_shape`].
     fn forward<S: Simd>(&self, simd: S, images: usize, x: &[f32], y: &mut [f32]);
 
-    /// Adds the gradients by the padded inputs and by the weights to what they are, where they are wanted.
+    /// Adds, to each of `targets`, the gradient of the loss with respect to it. `dy` is the
+    /// gradient with respect to the output, in the output's shape; `x` are the padded inputs, which
+    /// only the weight gradient needs.
     fn backward<S: Simd>(
         &self,
         simd: S,
         images: usize,
         x: &[f32],
         dy: &[f32],
-        wanted: GradientTargets<'_>,
+        targets: GradientTargets<'_>,
     );
 
-    /// The gradient by the weights as the state knows them.
-    fn weight_gradient(&self, sum: &[f32]) -> Vec<f32>;
+    /// Brings a weight gradient from the layout of [`GradientTargets::dw`] to that of the state.
+    fn unpack_weight_gradient(&self, packed: &[f32]) -> Vec<f32>;
 }
 
-/// Where a op map adds gradients.
+/// The gradients that are asked for; [`BlockOp::backward`] adds to them.
 pub(crate) struct GradientTargets<'a> {
-    /// By the padded inputs.
+    /// With respect to the padded inputs, in their shape.
     pub(crate) dx: Option<&'a mut [f32]>,
-    /// By the weights.
+    /// With respect to the weights, in the operation's own layout.
     pub(crate) dw: Option<&'a mut [f32]>,
 }
 
-/// A layer for a number of images.
+/// A fused layer for a number of images.
 #[derive(Debug)]
 pub(crate) struct FusedLayer<L> {
     pub(crate) isa: Isa,
     pub(crate) op: L,
+    /// The prologue. None if the input is used as it is.
     pub(crate) norm: Option<BatchNorm>,
     pub(crate) images: usize,
-    /// Sums over the output's channels, if it is to be normalised.
-    pub(crate) sums: Option<Arc<OnceLock<Sums>>>,
+    /// The epilogue: where forward leaves the sums over the output's channels. None if no batch
+    /// norm follows.
+    pub(crate) output_sums: Option<Arc<OnceLock<ChannelSums>>>,
 }
 
 impl<L: BlockOp> FusedLayer<L> {
-    /// The images of a block, padded.
+    /// Normalises the images `[images, rows, columns, channels]` of a block into the padded buffer.
+    /// Its padding stays as it is, zero.
     #[inline(always)]
-    fn stage<S: Simd>(
+    fn pad_block<S: Simd>(
         &self,
         simd: S,
-        block: &[f32],
-        norm: Option<&[Vec<f32>; 3]>,
+        images: &[f32],
+        coefficients: Option<&NormCoefficients>,
         padded: &mut [f32],
     ) {
-        let frame = self.op.frame();
-        let width = frame.size[1] * frame.channels;
+        let shape = self.op.input_shape();
+        let row_len = shape.row_len();
         for (image, padded) in
-            block.chunks_exact(frame.len()).zip(padded.chunks_exact_mut(frame.padded_len()))
+            images.chunks_exact(shape.len()).zip(padded.chunks_exact_mut(shape.padded_len()))
         {
-            for (row, start) in image.chunks_exact(width).zip(frame.rows()) {
-                let to = &mut padded[start..start + width];
-                match (&self.norm, norm) {
-                    (Some(norm), Some(terms)) => norm.apply(simd, terms, row, to),
+            for (row, start) in image.chunks_exact(row_len).zip(shape.row_offsets()) {
+                let to = &mut padded[start..start + row_len];
+                match (&self.norm, coefficients) {
+                    (Some(norm), Some(coefficients)) => norm.apply(simd, coefficients, row, to),
                     _ => to.copy_from_slice(row),
                 }
             }
         }
     }
+
+    /// Turns a block's gradient with respect to the padded inputs, `d_padded`, into `dx`: without
+    /// the padding, and taken back through the activation if there is a prologue. `x` and `dx` are
+    /// `[images, rows, columns, channels]`.
+    #[inline(always)]
+    fn unpad_gradient<S: Simd>(
+        &self,
+        simd: S,
+        x: &[f32],
+        d_padded: &[f32],
+        dx: &mut [f32],
+        norm: &mut Option<BatchNormBackward<'_>>,
+    ) {
+        let shape = self.op.input_shape();
+        let row_len = shape.row_len();
+        let images = x.chunks_exact(shape.len()).zip(dx.chunks_exact_mut(shape.len()));
+        for ((x, dx), d_padded) in images.zip(d_padded.chunks_exact(shape.padded_len())) {
+            let rows = x.chunks_exact(row_len).zip(dx.chunks_exact_mut(row_len));
+            for ((x, dx), start) in rows.zip(shape.row_offsets()) {
+                let dy = &d_padded[start..start + row_len];
+                match norm {
+                    Some(norm) => norm.add_row(simd, x, dy, dx),
+                    None => dx.copy_from_slice(dy),
+                }
+            }
+            if let Some(norm) = norm {
+                norm.end_image();
+            }
+        }
+    }
 }
 
+/// The forward pass of a layer.
 struct Forward<'a, L>(&'a FusedLayer<L>, OpInputs<'a>);
 
 impl<L: BlockOp> WithSimd for Forward<'_, L> {
+    /// The output, `[images, rows, columns, channels]`.
     type Output = Vec<f32>;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
         let Self(layer, [x, scale, shift, _]) = self;
         let FusedLayer { op, images, .. } = layer;
-        let (frame, out) = (op.frame(), op.output());
-        let out_len = out.iter().product::<usize>();
-        let terms = layer.norm.as_ref().map(|norm| norm.terms(scale, shift));
-        let mut sums = Sums::new(out[2]);
-        let mut padded = buffer_pool::zeros(op.block() * frame.padded_len());
+        let (shape, out) = (op.input_shape(), op.output_shape());
+        let (block_images, out_len) = (op.images_per_block(), out.iter().product::<usize>());
+        let coefficients = layer.norm.as_ref().map(|norm| norm.coefficients(scale, shift));
+        let mut sums = ChannelSums::new(out[2]);
+        // Zeros once: blocks write the inside only, so the padding stays zero.
+        let mut padded = buffer_pool::zeros(block_images * shape.padded_len());
         let mut y = buffer_pool::take(images * out_len);
-        let blocks = x.chunks(op.block() * frame.len()).zip(y.chunks_mut(op.block() * out_len));
+        let blocks = x.chunks(block_images * shape.len()).zip(y.chunks_mut(block_images * out_len));
         for (x, y) in blocks {
-            layer.stage(simd, x, terms.as_ref(), &mut padded);
+            layer.pad_block(simd, x, coefficients.as_ref(), &mut padded);
             op.forward(simd, y.len() / out_len, &padded, y);
-            if layer.sums.is_some() {
-                y.chunks_exact(out_len).for_each(|image| sums.add(simd, image));
+            if layer.output_sums.is_some() {
+                y.chunks_exact(out_len).for_each(|image| sums.add_image(simd, image));
             }
         }
         buffer_pool::give(padded);
-        if let Some(slot) = &layer.sums {
+        if let Some(slot) = &layer.output_sums {
             slot.get_or_init(|| sums);
         }
         y
     }
 }
 
+/// The backward pass of a layer.
 struct Backward<'a, L> {
     layer: &'a FusedLayer<L>,
     inputs: OpInputs<'a>,
+    /// The gradient with respect to the output.
     dy: &'a [f32],
-    wanted: [bool; 4],
+    /// The inputs whose gradients are asked for.
+    needs_gradient: [bool; 4],
 }
 
 impl<L: BlockOp> WithSimd for Backward<'_, L> {
+    /// The gradients with respect to the inputs.
     type Output = [Option<Vec<f32>>; 4];
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
-        let Self {
-            layer,
-            inputs: [x, scale, shift, _],
-            dy,
-            wanted: [by_x, by_scale, by_shift, by_weight],
-        } = self;
-        let FusedLayer { op, .. } = layer;
-        let frame = op.frame();
-        let out_len = op.output().iter().product::<usize>();
-        let by_input = by_x || by_scale || by_shift;
-        let terms = layer.norm.as_ref().map(|norm| norm.terms(scale, shift));
-        let mut gradients =
-            layer.norm.as_ref().map(|norm| norm.gradients(terms.as_ref().expect("as above")));
-        let width = frame.size[1] * frame.channels;
-        let mut padded = buffer_pool::zeros(op.block() * frame.padded_len());
-        let mut d_padded = buffer_pool::take(op.block() * frame.padded_len());
-        let mut dw = by_weight.then(|| buffer_pool::zeros(op.gradient_len()));
-        let mut dx = buffer_pool::take(if by_input { x.len() } else { 0 });
-        let block = op.block() * frame.len();
-        for ((index, x), dy) in x.chunks(block).enumerate().zip(dy.chunks(op.block() * out_len)) {
-            if by_weight {
-                layer.stage(simd, x, terms.as_ref(), &mut padded);
+        let Self { layer, inputs: [x, scale, shift, _], dy, needs_gradient } = self;
+        let [needs_x, needs_scale, needs_shift, needs_weights] = needs_gradient;
+        let op = &layer.op;
+        let (shape, out_len) = (op.input_shape(), op.output_shape().iter().product::<usize>());
+        let block_images = op.images_per_block();
+        let block_len = block_images * shape.len();
+        // The gradients of scale and shift are sums over what is needed for that of the maps.
+        let needs_input = needs_x || needs_scale || needs_shift;
+
+        let coefficients = layer.norm.as_ref().map(|norm| norm.coefficients(scale, shift));
+        let mut norm = match (&layer.norm, &coefficients) {
+            (Some(norm), Some(coefficients)) => Some(norm.backward(coefficients)),
+            _ => None,
+        };
+        let mut padded = buffer_pool::zeros(block_images * shape.padded_len());
+        let mut d_padded = buffer_pool::take(block_images * shape.padded_len());
+        let mut dw = needs_weights.then(|| buffer_pool::zeros(op.packed_gradient_len()));
+        let mut dx = buffer_pool::take(if needs_input { x.len() } else { 0 });
+
+        for ((index, x), dy) in
+            x.chunks(block_len).enumerate().zip(dy.chunks(block_images * out_len))
+        {
+            // Normalise the block again: only the weight gradient reads it.
+            if needs_weights {
+                layer.pad_block(simd, x, coefficients.as_ref(), &mut padded);
             }
-            if by_input {
+            if needs_input {
                 d_padded.fill(0.0);
             }
-            let wanted = GradientTargets {
-                dx: by_input.then_some(&mut d_padded[..]),
+            let targets = GradientTargets {
+                dx: needs_input.then_some(&mut d_padded[..]),
                 dw: dw.as_deref_mut(),
             };
-            op.backward(simd, dy.len() / out_len, &padded, dy, wanted);
-            if by_input {
-                let dx = &mut dx[index * block..][..x.len()];
-                let images = x.chunks_exact(frame.len()).zip(dx.chunks_exact_mut(frame.len()));
-                for ((x, dx), padded) in images.zip(d_padded.chunks_exact(frame.padded_len())) {
-                    let rows = x.chunks_exact(width).zip(dx.chunks_exact_mut(width));
-                    for ((x, dx), start) in rows.zip(frame.rows()) {
-                        let dy = &padded[start..start + width];
-                        match &mut gradients {
-                            Some(gradients) => gradients.add(simd, x, dy, dx),
-                            None => dx.copy_from_slice(dy),
-                        }
-                    }
-                    gradients.iter_mut().for_each(|gradients| gradients.end_image());
-                }
+            op.backward(simd, dy.len() / out_len, &padded, dy, targets);
+            if needs_input {
+                let dx = &mut dx[index * block_len..][..x.len()];
+                layer.unpad_gradient(simd, x, &d_padded, dx, &mut norm);
             }
         }
         buffer_pool::give(padded);
         buffer_pool::give(d_padded);
-        let (by_scales, by_shifts) = gradients
-            .map(|gradients| gradients.finish(simd, x, &mut dx))
-            .map_or((None, None), |(by_scales, by_shifts)| (Some(by_scales), Some(by_shifts)));
-        let by_weights = dw.map(|dw| {
-            let gradient = op.weight_gradient(&dw);
-            buffer_pool::give(dw);
+
+        // A batch norm's input gradient depends on sums over all images, so it comes last.
+        let (d_scale, d_shift) = match norm {
+            Some(norm) => {
+                let (d_scale, d_shift) = norm.finish(simd, x, &mut dx);
+                (Some(d_scale), Some(d_shift))
+            }
+            None => (None, None),
+        };
+        let d_weights = dw.map(|packed| {
+            let gradient = op.unpack_weight_gradient(&packed);
+            buffer_pool::give(packed);
             gradient
         });
         [
-            by_x.then_some(dx),
-            by_scales.filter(|_| by_scale),
-            by_shifts.filter(|_| by_shift),
-            by_weights,
+            needs_x.then_some(dx),
+            d_scale.filter(|_| needs_scale),
+            d_shift.filter(|_| needs_shift),
+            d_weights,
         ]
     }
 }
 
 impl<L: BlockOp + 'static> Operation for FusedLayer<L> {
     fn shape(&self) -> Vec<usize> {
-        let [rows, columns, channels] = self.op.output();
+        let [rows, columns, channels] = self.op.output_shape();
         vec![self.images, rows, columns, channels]
     }
 
@@ -243,8 +294,8 @@ impl<L: BlockOp + 'static> Operation for FusedLayer<L> {
         inputs: OpInputs<'_>,
         _: &[f32],
         dy: &[f32],
-        wanted: [bool; 4],
+        needs_gradient: [bool; 4],
     ) -> [Option<Vec<f32>>; 4] {
-        self.isa.run(Backward { layer: self, inputs, dy, wanted })
+        self.isa.run(Backward { layer: self, inputs, dy, needs_gradient })
     }
 }

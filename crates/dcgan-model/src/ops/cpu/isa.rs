@@ -1,4 +1,4 @@
-//! Which vector instructions the operations use. Results do not depend on it: that is tested.
+//! The vector instructions that the operations use. Results do not depend on them: that is tested.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use pulp::{Scalar, Simd, WithSimd};
 /// An instruction set that this processor has.
 #[derive(Clone, Copy)]
 pub enum Isa {
-    /// Single numbers, with fused multiply-add.
+    /// No vectors: single numbers, with fused multiply-add.
     Scalar,
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
@@ -15,13 +15,13 @@ pub enum Isa {
     /// AVX-512.
     #[cfg(target_arch = "x86_64")]
     Avx512(pulp::x86::V4),
-    /// ARM's vectors of four.
+    /// ARM's vectors of four floats.
     #[cfg(target_arch = "aarch64")]
     Neon(pulp::aarch64::Neon),
 }
 
 impl Isa {
-    /// All that this processor has, the widest last.
+    /// All instruction sets that this processor has, the widest last.
     pub fn available() -> Vec<Self> {
         let mut all = vec![Self::Scalar];
         #[cfg(target_arch = "x86_64")]
@@ -34,7 +34,7 @@ impl Isa {
         all
     }
 
-    /// The widest that this processor has.
+    /// The widest instruction set that this processor has.
     pub fn widest() -> Self {
         Self::available().pop().unwrap_or(Self::Scalar)
     }
@@ -52,7 +52,11 @@ impl Isa {
         }
     }
 
-    /// Runs an operation, compiled for these instructions.
+    /// Runs an operation that is compiled for these instructions.
+    ///
+    /// Only what is inlined into `with_simd` is compiled for them. So every function on the way to
+    /// the innermost loop is `#[inline(always)]`; a call in between would run with the program's
+    /// own, narrow instructions.
     pub(crate) fn run<Op: WithSimd>(self, operation: Op) -> Op::Output {
         match self {
             Self::Scalar => Simd::vectorize(Scalar, operation),
@@ -66,7 +70,7 @@ impl Isa {
     }
 }
 
-/// Loops over numbers of which the compiler makes vectors.
+/// A closure over plain loops, which the compiler vectorises for the instruction set that runs it.
 pub(crate) struct WithIsa<F>(pub(crate) F);
 
 impl<F: FnOnce() -> R, R> WithSimd for WithIsa<F> {

@@ -1,8 +1,12 @@
-//! The operations on the processor, written for it: channels-last maps, a few images at a time, and the same bits on every
-//! processor.
+//! The operations written for the processor: channels-last maps, a few images at a time, and the
+//! same bits on every processor.
 //!
-//! Nothing here depends on the width of vectors, on cache sizes or on the platform's libm: sums run in an order of their
-//! own, products are fused ([`gemm`]), functions are polynomials.
+//! Results depend neither on the width of vectors, nor on cache sizes, nor on the platform's libm:
+//! sums run in a fixed order, multiply and add are fused ([`gemm`]), functions are polynomials.
+//!
+//! The functions here have the signatures of those in [`super`], which choose between this and
+//! plain burn; they put an operation together and make it a node of the autodiff graph. A kernel is
+//! a [`BlockOp`](fused_layer::BlockOp); [`FusedLayer`] adds batch norm and activation.
 
 mod autodiff;
 pub mod bench_cases;
@@ -30,22 +34,23 @@ pub(crate) use isa::{Isa, WithIsa};
 pub(crate) use pool::PoolWeights;
 pub(crate) use upsample::UpsampleWeights;
 
-use super::{ConvOutput, FeatureMaps, LayerInput, Statistics};
+use super::{ConvOutput, FeatureMaps, LayerInput, Normalization, Statistics};
 use bias_tanh::BiasTanh;
 use conv::Conv;
 use conv_to_image::ConvToImage;
 use dense::Dense;
 use fused_layer::{BlockOp, FusedLayer};
-use norm::BatchNorm;
+use norm::{BatchNorm, ChannelSums};
 use pool::Pool;
 use upsample::Upsample;
 
-/// Weights in the form that an operation needs.
+/// Weights in the layout that a kernel reads.
 pub(crate) trait PackWeights: Send + Sync + 'static {
-    /// From a tensor of the state, with its shape.
-    fn prepare(values: &[f32], shape: &[usize]) -> Self;
+    /// Packs a tensor of the state, given its values in row-major order and its shape.
+    fn pack(values: &[f32], shape: &[usize]) -> Self;
 }
 
+/// As [`super::dense`]: `[N, inputs]` to `[N, 7, 7, channels]`.
 pub(crate) fn dense(
     isa: Isa,
     weights: &Arc<DenseWeights>,
@@ -54,9 +59,10 @@ pub(crate) fn dense(
     bias: Tensor<1>,
 ) -> FeatureMaps {
     let operation = Dense { isa, weights: Arc::clone(weights), images: x.dims()[0] };
-    autodiff::apply(Arc::new(operation), x, [nothing(&bias), bias], weight)
+    autodiff::apply(Arc::new(operation), x, [no_input(&bias), bias], weight)
 }
 
+/// As [`super::conv`]: `[N, H, W, inputs]` to `[N, ceil(H / stride), ceil(W / stride), outputs]`.
 pub(crate) fn conv(
     isa: Isa,
     weights: &Arc<ConvWeights>,
@@ -64,20 +70,23 @@ pub(crate) fn conv(
     weight: Tensor<4>,
     stride: usize,
 ) -> ConvOutput {
-    let [_, h, w, _] = input.maps.dims();
-    raw(isa, Conv { size: [h, w], stride, weights: Arc::clone(weights) }, input, weight)
+    let size = size_of(&input);
+    let op = Conv { size, stride, weights: Arc::clone(weights) };
+    layer_with_statistics(isa, op, input, weight)
 }
 
+/// As [`super::upsample_conv`]: `[N, H, W, inputs]` to `[N, 2H, 2W, outputs]`.
 pub(crate) fn upsample_conv(
     isa: Isa,
     weights: &Arc<UpsampleWeights>,
     input: LayerInput,
     weight: Tensor<4>,
 ) -> ConvOutput {
-    let [_, h, w, _] = input.maps.dims();
-    raw(isa, Upsample { size: [h, w], weights: Arc::clone(weights) }, input, weight)
+    let op = Upsample { size: size_of(&input), weights: Arc::clone(weights) };
+    layer_with_statistics(isa, op, input, weight)
 }
 
+/// As [`super::to_images`]: `[N, H, W, inputs]` to `[N, H, W, 1]`.
 pub(crate) fn to_images(
     isa: Isa,
     weights: &Arc<ConvToImageWeights>,
@@ -85,12 +94,12 @@ pub(crate) fn to_images(
     weight: Tensor<4>,
     bias: Tensor<1>,
 ) -> FeatureMaps {
-    let [_, h, w, _] = input.maps.dims();
-    let maps =
-        layer(isa, ConvToImage { size: [h, w], weights: Arc::clone(weights) }, input, weight, None);
-    output(isa, maps, bias, true)
+    let op = ConvToImage { size: size_of(&input), weights: Arc::clone(weights) };
+    let maps = layer(isa, op, input, weight, None);
+    bias_tanh(isa, maps, bias, true)
 }
 
+/// As [`super::to_logits`]: `[N, H, W, channels]` to `[N, 1, 1, 1]`.
 pub(crate) fn to_logits(
     isa: Isa,
     weights: &Arc<PoolWeights>,
@@ -98,18 +107,21 @@ pub(crate) fn to_logits(
     weight: Tensor<2>,
     bias: Tensor<1>,
 ) -> FeatureMaps {
-    let [_, h, w, _] = input.maps.dims();
-    let maps = layer(isa, Pool { size: [h, w], weights: Arc::clone(weights) }, input, weight, None);
-    output(isa, maps, bias, false)
+    let op = Pool { size: size_of(&input), weights: Arc::clone(weights) };
+    let maps = layer(isa, op, input, weight, None);
+    bias_tanh(isa, maps, bias, false)
 }
 
-fn output(isa: Isa, maps: FeatureMaps, bias: Tensor<1>, tanh: bool) -> FeatureMaps {
+/// Adds a bias `[1]` to maps of any shape, and applies tanh if `tanh`.
+fn bias_tanh(isa: Isa, maps: FeatureMaps, bias: Tensor<1>, tanh: bool) -> FeatureMaps {
     let operation = BiasTanh { isa, shape: maps.dims().to_vec(), tanh };
-    autodiff::apply(Arc::new(operation), maps, [nothing(&bias), bias.clone()], nothing(&bias))
+    // The bias goes into the slot of the shift, as in `dense`: see `OpInputs`.
+    let slots = [no_input(&bias), bias.clone()];
+    autodiff::apply(Arc::new(operation), maps, slots, no_input(&bias))
 }
 
-/// A convolution whose result is to be normalised.
-fn raw<L: BlockOp + 'static, const D: usize>(
+/// Applies a fused layer before a batch norm: the output comes with its statistics.
+fn layer_with_statistics<L: BlockOp + 'static, const D: usize>(
     isa: Isa,
     op: L,
     input: LayerInput,
@@ -124,35 +136,38 @@ fn raw<L: BlockOp + 'static, const D: usize>(
     ConvOutput { maps, statistics: Statistics { mean, variance } }
 }
 
+/// Applies a fused layer, which leaves the sums over its output's channels in `output_sums`.
 fn layer<L: BlockOp + 'static, const D: usize>(
     isa: Isa,
     op: L,
     input: LayerInput,
     weight: Tensor<D>,
-    sums: Option<Arc<OnceLock<norm::Sums>>>,
+    output_sums: Option<Arc<OnceLock<ChannelSums>>>,
 ) -> FeatureMaps {
     let LayerInput { maps, norm } = input;
-    let (norm, parameters) = match norm {
-        None => (None, [(); 2].map(|()| nothing(&weight))),
-        Some(super::Normalization {
-            statistics: Statistics { mean, variance },
-            scale,
-            shift,
-            slope,
-        }) => {
-            let [mean, variance] = [mean, variance].map(values);
-            (Some(BatchNorm { mean, variance, slope }), [scale, shift])
+    let (norm, scale_and_shift) = match norm {
+        None => (None, [no_input(&weight), no_input(&weight)]),
+        Some(Normalization { statistics, scale, shift, negative_slope }) => {
+            let mean = values(statistics.mean);
+            let variance = values(statistics.variance);
+            (Some(BatchNorm { mean, variance, negative_slope }), [scale, shift])
         }
     };
-    let operation = FusedLayer { isa, op, norm, images: maps.dims()[0], sums };
-    autodiff::apply(Arc::new(operation), maps, parameters, weight)
+    let operation = FusedLayer { isa, op, norm, images: maps.dims()[0], output_sums };
+    autodiff::apply(Arc::new(operation), maps, scale_and_shift, weight)
+}
+
+/// The rows and columns of a layer's input.
+fn size_of(input: &LayerInput) -> [usize; 2] {
+    let [_, rows, columns, _] = input.maps.dims();
+    [rows, columns]
 }
 
 fn values(tensor: Tensor<1>) -> Vec<f32> {
     tensor.into_data().try_into_vec().expect("all tensors are of f32")
 }
 
-/// What an operation gets that has no use for an input.
-fn nothing<const D: usize>(like: &Tensor<D>) -> Tensor<1> {
+/// An empty tensor `[0]` for an input that an operation does not read, on the device of `like`.
+fn no_input<const D: usize>(like: &Tensor<D>) -> Tensor<1> {
     Tensor::empty([0], &like.device().without_autodiff())
 }

@@ -1,12 +1,12 @@
-//! 3 x 3 convolutions with Keras's 'same' padding: as many rows out as in, divided by the stride and rounded up; where
-//! the padding is odd, the extra row and column come after.
+//! 3 x 3 convolutions with Keras's 'same' padding: as many rows out as in, divided by the stride
+//! and rounded up; where the padding is odd, the extra row and column come after.
 
 use burn::tensor::{Int, Tensor, TensorData, s};
 
 use super::super::FeatureMaps;
 
-/// FeatureMaps `[N, H, W, C]` and weights `[O, C, 3, 3]` to maps `[N, H', W', O]`: one product with a matrix of patches, which
-/// is small for the layers that use it.
+/// A convolution of maps `[N, H, W, C]` with weights `[O, C, 3, 3]` to maps `[N, H', W', O]`:
+/// im2col and one matrix product. The patches are small for the layers that use this.
 pub(crate) fn conv3x3(x: FeatureMaps, weight: Tensor<4>, stride: usize) -> FeatureMaps {
     let [n, h, w, c] = x.dims();
     let outputs = weight.dims()[0];
@@ -17,14 +17,15 @@ pub(crate) fn conv3x3(x: FeatureMaps, weight: Tensor<4>, stride: usize) -> Featu
         TensorData::new(sources, [9 * rows * columns]),
         &device.clone().without_autodiff(),
     );
-    // One more pixel, which is zero, stands for everything outside.
+    // One more pixel, which is zero, stands for the padding.
     let pixels = Tensor::cat(vec![x.reshape([n, h * w, c]), Tensor::zeros([n, 1, c], &device)], 1);
     let patches = pixels.select(1, sources).reshape([n * rows * columns, 9 * c]);
     let weight = weight.permute([2, 3, 1, 0]).reshape([9 * c, outputs]);
     patches.matmul(weight).reshape([n, rows, columns, outputs])
 }
 
-/// For each output pixel and each tap, the input pixel; the number of pixels for what is outside.
+/// The input pixel for each output pixel and each tap, `[H' x W' x 9]`. Taps in the padding get
+/// `h * w`, the index after the last pixel.
 fn patch_sources([h, w]: [usize; 2], stride: usize) -> Vec<i64> {
     let (rows, columns) = (h.div_ceil(stride), w.div_ceil(stride));
     let before = |size: usize, out: usize| ((out - 1) * stride + 3).saturating_sub(size) / 2;
@@ -40,8 +41,11 @@ fn patch_sources([h, w]: [usize; 2], stride: usize) -> Vec<i64> {
     sources
 }
 
-/// A convolution at stride 1 to a single channel: nine products first, then nine shifted sums of single maps, where a
-/// matrix of patches would be nine times as large as the maps.
+/// A convolution of maps `[N, H, W, C]` with weights `[1, C, 3, 3]` at stride 1 to maps `[N, H, W,
+/// 1]`.
+///
+/// im2col's patches would be nine times as large as the maps. So the nine taps' products are
+/// computed first, and each output is the sum of nine of them, shifted.
 pub(crate) fn conv3x3_to_one(x: FeatureMaps, weight: Tensor<4>) -> FeatureMaps {
     let [n, h, w, c] = x.dims();
     let device = x.device();
@@ -53,7 +57,7 @@ pub(crate) fn conv3x3_to_one(x: FeatureMaps, weight: Tensor<4>) -> FeatureMaps {
         let (top, left) = (tap / 3, tap % 3);
         taps.clone().slice(s![.., top..top + h, left..left + w, tap..tap + 1])
     };
-    (1..9).map(shifted).fold(shifted(0), |sum, tap| sum + tap)
+    (1..9).map(shifted).fold(shifted(0), |sum, products| sum + products)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use burn::tensor::activation;
 
 use super::super::{ConvOutput, EPSILON, FeatureMaps, LayerInput, Normalization, Statistics};
 
-/// FeatureMaps with the statistics of their channels.
+/// Maps `[N, H, W, C]` with the mean and the biased variance of each channel.
 pub(crate) fn with_statistics(maps: FeatureMaps) -> ConvOutput {
     let [n, h, w, c] = maps.dims();
     let pixels = maps.clone().reshape([n * h * w, c]);
@@ -17,15 +17,17 @@ pub(crate) fn with_statistics(maps: FeatureMaps) -> ConvOutput {
     }
 }
 
-/// What a convolution is given.
-pub(crate) fn normed(LayerInput { maps, norm }: LayerInput) -> FeatureMaps {
-    let Some(Normalization { statistics: Statistics { mean, variance }, scale, shift, slope }) =
-        norm
-    else {
+/// A layer's input `[N, H, W, C]` after its batch norm and activation, if it has them.
+pub(crate) fn normalized(LayerInput { maps, norm }: LayerInput) -> FeatureMaps {
+    let Some(Normalization { statistics, scale, shift, negative_slope }) = norm else {
         return maps;
     };
+    let Statistics { mean, variance } = statistics;
     let shape = [1, 1, 1, mean.dims()[0]];
     let factor = (scale / (variance + EPSILON).sqrt()).reshape(shape);
     let y = (maps - mean.reshape(shape)) * factor + shift.reshape(shape);
-    if slope == 0.0 { activation::relu(y) } else { activation::leaky_relu(y, slope.into()) }
+    match negative_slope {
+        0.0 => activation::relu(y),
+        slope => activation::leaky_relu(y, slope.into()),
+    }
 }
