@@ -89,8 +89,8 @@ impl CoordinatorMachine {
         let was_ready = worker.ready;
         worker.fence_answer = Some(FenceAnswer { generation, state });
         worker.ready = true;
-        // A worker that was too late for its fence counts as ready again. If the next fence is open,
-        // it was not sent that one.
+        // A worker that was too late for its fence counts as ready again. If the next fence is
+        // open, it was not sent that one.
         if !was_ready {
             self.send_open_fence(conn);
         }
@@ -151,8 +151,8 @@ impl CoordinatorMachine {
         self.remove_worker(name, Departure::Drained);
     }
 
-    /// Notes that the checkpoint of `step` cannot be read. If the members are about to start from it,
-    /// a fence shows whether a worker has its state.
+    /// Notes that the checkpoint of `step` cannot be read. If the members are about to start from
+    /// it, a fence shows whether a worker has its state.
     fn on_unreadable_checkpoint(&mut self, step: Step, newest: Option<SavedCheckpoint>) {
         if !self.outputs.on_unreadable(step, newest) {
             return;

@@ -1,10 +1,11 @@
 //! The coordinator's machine: which workers train, from which state on, and what is to be written.
 //!
-//! The obvious design commits every step through the coordinator, which then is on the path of every
-//! step and must not die. Here the coordinator only changes the membership. The run is a pure
-//! function, so a worker that is one phase ahead of the others is never wrong, and no vote is needed.
-//! Every change of the membership is a *fence* (stop applying results of older generations, and say
-//! which state you have), then a *plan* that starts from the furthest state among the answers.
+//! The obvious design commits every step through the coordinator, which then is on the path of
+//! every step and must not die. Here the coordinator only changes the membership. The run is a pure
+//! function, so a worker that is one phase ahead of the others is never wrong, and no vote is
+//! needed. Every change of the membership is a *fence* (stop applying results of older generations,
+//! and say which state you have), then a *plan* that starts from the furthest state among the
+//! answers.
 //!
 //! The machine takes `(now, event)` and returns commands. The driver executes them in order. A
 //! command that writes is durable before the next one is executed, so a worker is never told that
@@ -160,8 +161,8 @@ pub enum Outcome {
     Failed(Failure),
 }
 
-/// A worker that is not heard for this long is removed. Heartbeats come every 100 ms from a thread of
-/// their own.
+/// A worker that is not heard for this long is removed. Heartbeats come every 100 ms from a thread
+/// of their own.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// A worker whose control stream stays closed for this long is removed. Reconnects take 250 ms at
 /// most.
@@ -219,60 +220,75 @@ pub struct CoordinatorMachine {
 /// What the coordinator is doing.
 ///
 /// ```text
-///  start of a run, or               enough workers
-///  restart of the coordinator       are ready
-///     |                                 |            enough answers,
-///     v                                 |            or 3 s have passed
-///  Gathering ---------------------------+--> Fencing --------------> Training
-///     |                                      ^  |  ^                 |  |  ^
-///     |                                      |  |  '-----------------'  |  |
-///     |          a stop, or a complaint -----'  |  a member is lost or   |  |
-///     |                                         |  complains, a worker   |  |
-///     |                                         |  joins, shards move,   |  |
-///     |                                         |  or a stop             |  |
-///     |   all members of the last plan are back, undisturbed             |  |
-///     '-------------------------------------------------------------------- '
-///                                               |                       |
-///                          the answers to a     |                       |
-///                          stop's fence are in  v                       | the last step
-///                                            Stopping                   | is on disk
-///                         the last checkpoint |   |                     |
-///                         is on disk (Finish) |   | (HandOver)          |
-///                                             v   |                     |
-///                                      Finishing <----------------------'
-///                                             |   |
-///             all workers have left, or 10 s  v   v
-///                                             Done
+///           +-----------+  all members of the last plan are back and train
+///  start -> | Gathering | --------------------------------------------.
+///           +-----------+                                             |
+///                 | enough workers are ready,                         |
+///                 v a complaint, or a stop                            v
+///           +-----------+  enough have answered: a new plan     +----------+
+///           |  Fencing  | ------------------------------------> | Training |
+///           |           | <------------------------------------ |          |
+///           +-----------+  a member is lost or complains,       +----------+
+///                 |        a worker joins, shards move, a stop        |
+/// a stop, and the |                                                   |
+/// answers are in  v                                                   |
+///           +-----------+                                             |
+///           | Stopping  |                                             |
+///           +-----------+                                             |
+///         saved |   | saved, and another coordinator takes over       |
+///               v   '--------------.                                  |
+///           +-----------+          |           the last step is saved |
+///           | Finishing | <--------|----------------------------------'
+///           +-----------+          |
+///                 | all workers    |
+///                 v have left      v
+///           +-----------------------------+
+///           |            Done             |
+///           +-----------------------------+
 /// ```
 ///
-/// A failure leads from every stage to Finishing. A coordinator that is started on a finished run
-/// begins there. In Fencing, too, a last step that is on disk leads to Finishing.
+/// Not drawn: a failure leads from every stage to Finishing, and a last step that is saved while the
+/// machine is in Fencing does so too; a checkpoint that cannot be read leads from Training to
+/// Fencing. A coordinator that is started on a finished run begins in Finishing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stage {
     /// Waits for workers. This machine has made no plan yet.
     Gathering {
-        /// The time at which the stage began; likewise below.
+        /// The time at which the stage began.
         since: Duration,
     },
-    /// Workers were sent a fence, and the plan waits for their answers.
-    Fencing { generation: Generation, since: Duration },
+    /// Waits for the answers to a fence.
+    Fencing {
+        /// The generation of the fence, and of the plan to come.
+        generation: Generation,
+        /// The time at which the stage began.
+        since: Duration,
+    },
     /// The members of the newest plan train.
     Training {
+        /// The time at which the stage began.
         since: Duration,
         /// Whether a step was finished by this plan.
         has_progress: bool,
         /// Whether a member has complained: a fence follows as soon as it may.
         has_complaint: bool,
     },
-    /// All answers to the fence of an early end are in, and what is due is on its way to the disk.
-    Stopping { generation: Generation, since: Duration },
-    /// Workers are told that the run is over.
+    /// Writes what is due before an early end. The answers to its fence are in.
+    Stopping {
+        /// The generation of that fence.
+        generation: Generation,
+        /// The time at which the stage began.
+        since: Duration,
+    },
+    /// Tells workers that the run is over.
     Finishing {
+        /// The time at which the stage began.
         since: Duration,
         /// The time until which workers that are not connected may still come and be told.
         until: Duration,
-        /// What they are told.
+        /// What workers are told.
         finish: Finish,
+        /// What the driver is told at the end.
         outcome: Outcome,
     },
     /// The driver was told to exit.
@@ -293,7 +309,8 @@ impl CoordinatorMachine {
             persisted,
         } = config;
         let outputs = Outputs::new(output, persisted);
-        // Workers of a finished run may not have heard that it is over: they are told when they come.
+        // Workers of a finished run may not have heard that it is over: they are told when they
+        // come.
         let stage = if outputs.is_finished() {
             Stage::Finishing {
                 since: now,

@@ -87,8 +87,8 @@ fn majority_digest(candidates: &[Candidate], front: StateRef) -> Result<Digest, 
     }
 }
 
-/// The plan that goes on from `start` with as many candidates as there are shards for. As few shards
-/// as possible move to another owner.
+/// The plan that goes on from `start` with as many candidates as there are shards for. As few
+/// shards as possible move to another owner.
 pub(super) fn make_plan(
     previous: Option<&Plan>,
     mut candidates: Vec<Candidate>,
@@ -96,8 +96,8 @@ pub(super) fn make_plan(
     shards: u16,
     stragglers: &Stragglers,
 ) -> Plan {
-    // Choose the members. Holders of the start state come first: with more workers than shards, they
-    // must not end up as spares.
+    // Choose the members. Holders of the start state come first: with more workers than shards,
+    // they must not end up as spares.
     candidates.sort_by_key(|candidate| {
         let rank = previous_rank(previous, candidate).map_or(u16::MAX, |rank| rank.0);
         (!candidate.holds(&start), rank, candidate.arrival)

@@ -75,8 +75,8 @@ impl Reachability {
         self.quarantined.iter().map(|(id, quarantine)| (id, &quarantine.peers))
     }
 
-    /// Quarantines the worker that most peers complain about, if there was no progress for too long.
-    /// `present` holds the workers that could be planned, with their order of arrival.
+    /// Quarantines the worker that most peers complain about, if there was no progress for too
+    /// long. `present` holds the workers that could be planned, with their order of arrival.
     fn quarantine(&mut self, now: Duration, present: &BTreeMap<WorkerId, u64>) -> Option<Notice> {
         if self.generations_without_progress < GENERATIONS_WITHOUT_PROGRESS_MAX {
             return None;
@@ -93,7 +93,8 @@ impl Reachability {
         Some(notice)
     }
 
-    /// The present worker that most present workers complain about; on a tie the one that came later.
+    /// The present worker that most present workers complain about; on a tie the one that came
+    /// later.
     fn most_accused(&self, present: &BTreeMap<WorkerId, u64>) -> Option<WorkerId> {
         let mut counts = Vec::new();
         for (accused, accusers) in &self.accusers {
@@ -206,7 +207,8 @@ impl CoordinatorMachine {
     }
 }
 
-/// The command that lets worker `from` try to reach worker `to`; `None` while `from` is disconnected.
+/// The command that lets worker `from` try to reach worker `to`; `None` while `from` is
+/// disconnected.
 fn probe(from: &Worker, to: &Worker) -> Option<Command> {
     let conn = from.conn?;
     Some(Command::Send(conn, ToWorker::Probe(to.id.clone(), to.address.clone())))

@@ -1,10 +1,10 @@
 //! How fast each member computes, and when shards move from a slow member to faster ones.
 //!
 //! All members wait for the slowest in every phase. Moving shards shortens that wait, and it cannot
-//! change the result: the reduction adds shards up in an order that does not depend on their owners.
-//! But every move costs a fence, and the speed of a machine that has other work varies from second
-//! to second. So a member must be slower for some seconds, by enough to be worth a move, and after
-//! each move shards rest for a time that doubles.
+//! change the result: the reduction adds shards up in an order that does not depend on their
+//! owners. But every move costs a fence, and the speed of a machine that has other work varies from
+//! second to second. So a member must be slower for some seconds, by enough to be worth a move, and
+//! after each move shards rest for a time that doubles.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -153,7 +153,8 @@ impl Stragglers {
         Some(shard_ms)
     }
 
-    /// How many of `shards` each of these workers gets; `None` if nothing is known about their speed.
+    /// How many of `shards` each of these workers gets; `None` if nothing is known about their
+    /// speed.
     pub(super) fn loads(&self, shards: usize, members: &[WorkerId]) -> Option<Vec<usize>> {
         let known: Vec<f64> =
             members.iter().filter_map(|id| self.planned_ms.get(id).copied()).collect();

@@ -79,8 +79,8 @@ impl CoordinatorMachine {
         !self.suspects.is_suspect(&worker.id) || self.healthy_workers() < self.min_workers
     }
 
-    /// Writes what is due, requests snapshots, and tells workers what they may forget and must keep.
-    /// Leaves Training or Fencing for Finishing when the last step is on disk.
+    /// Writes what is due, requests snapshots, and tells workers what they may forget and must
+    /// keep. Leaves Training or Fencing for Finishing when the last step is on disk.
     fn update_outputs(&mut self) -> Result<(), Failure> {
         // A step is logged when all members have reported it. Before an early end it is enough that
         // one worker has: the others may be gone.
@@ -158,8 +158,8 @@ impl CoordinatorMachine {
         }
     }
 
-    /// Whether all members of the plan are ready, are the same processes, and have answered no later
-    /// fence.
+    /// Whether all members of the plan are ready, are the same processes, and have answered no
+    /// later fence.
     fn all_members_train(&self, plan: &Plan) -> bool {
         plan.members.iter().all(|member| match self.registry.find(&member.id) {
             Some(worker) => worker.ready && worker.was_training_in(plan.generation),
@@ -167,8 +167,8 @@ impl CoordinatorMachine {
         })
     }
 
-    /// Leaves Training for Fencing when the membership has to change: a member is lost or complains,
-    /// a worker joins, a stop was asked for, or shards are to move.
+    /// Leaves Training for Fencing when the membership has to change: a member is lost or
+    /// complains, a worker joins, a stop was asked for, or shards are to move.
     fn on_training(&mut self, since: Duration, has_progress: bool, has_complaint: bool) {
         let Some(plan) = self.plan.clone() else {
             return;
@@ -207,8 +207,8 @@ impl CoordinatorMachine {
             .map(|worker| worker.id.name.clone())
     }
 
-    /// Enters Fencing: asks every ready worker to apply no more results of older generations, and to
-    /// say which state it has. `why` is for people.
+    /// Enters Fencing: asks every ready worker to apply no more results of older generations, and
+    /// to say which state it has. `why` is for people.
     pub(super) fn enter_fencing(&mut self, why: &str) {
         let generation = self.generation().next();
         // Before the first plan there is nothing to interrupt.
@@ -253,8 +253,8 @@ impl CoordinatorMachine {
         self.make_plan(generation)
     }
 
-    /// Enters Stopping: what is due, and a checkpoint of the furthest state among the answers, is to
-    /// be written before the end.
+    /// Enters Stopping: what is due, and a checkpoint of the furthest state among the answers, is
+    /// to be written before the end.
     fn enter_stopping(&mut self, generation: Generation) -> Result<(), Failure> {
         let furthest = self
             .registry
@@ -269,8 +269,8 @@ impl CoordinatorMachine {
         self.update_outputs()
     }
 
-    /// Makes the plan that follows from the answers, and enters Training by it. Makes none, and stays
-    /// in the stage, while answers are too few or no state is known to go on from.
+    /// Makes the plan that follows from the answers, and enters Training by it. Makes none, and
+    /// stays in the stage, while answers are too few or no state is known to go on from.
     fn make_plan(&mut self, generation: Generation) -> Result<(), Failure> {
         let mut candidates = Vec::new();
         for worker in self.registry.ready() {
@@ -298,8 +298,8 @@ impl CoordinatorMachine {
         Ok(())
     }
 
-    /// The state that the next plan starts from: one that a candidate has, or else a checkpoint that
-    /// can be read.
+    /// The state that the next plan starts from: one that a candidate has, or else a checkpoint
+    /// that can be read.
     fn choose_start(
         &mut self,
         generation: Generation,

@@ -244,8 +244,8 @@ impl Outputs {
         (due.checkpoint || due.grid).then_some(due)
     }
 
-    /// Prepares for a plan by which `members` compute the steps after `step` again. The rows of those
-    /// steps are written already, so only the snapshots that were given up become due again.
+    /// Prepares for a plan by which `members` compute the steps after `step` again. The rows of
+    /// those steps are written already, so only the snapshots that were given up become due again.
     pub(super) fn restart_after(&mut self, step: Step, members: &[WorkerId]) {
         self.reports.withdraw_after(step, members);
         self.snapshots.restart_after(step, &self.persisted);
@@ -376,5 +376,103 @@ impl Outputs {
     /// The last step that workers have reported without a gap.
     pub(super) fn reached(&self) -> Step {
         self.log.through()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Generation;
+    use crate::metrics::METRIC_COUNT;
+    use crate::protocol::message::ToWorker;
+    use crate::spec::{DatasetInfo, ObjectiveKind, RunSpec};
+
+    /// Outputs with a row of metrics and a checkpoint at every second step.
+    fn outputs() -> Outputs {
+        let spec = RunSpec {
+            objective: ObjectiveKind::Toy,
+            batch_size: 16,
+            shards: 8,
+            seed: 22,
+            learning_rate: 0.1,
+            beta1: 0.5,
+            data: DatasetInfo { images: 100, rows: 1, columns: 1, digest: Digest(0) },
+        };
+        let schedule =
+            Schedule { last_step: 10, log_every: 2, grid_every: 10, checkpoint_every: 2 };
+        let sharding = spec.check().unwrap();
+        let config = OutputConfig { schedule, sharding, batch_size: 16, learning_rate: 0.1 };
+        Outputs::new(config, PersistedOutputs::default())
+    }
+
+    fn worker(name: &str) -> WorkerId {
+        WorkerId { name: name.to_owned(), incarnation: 1 }
+    }
+
+    /// The report of a step whose digest is the step's number.
+    fn done(step: Step) -> StepDone {
+        StepDone {
+            step,
+            generation: Generation(1),
+            world_size: 2,
+            digest: Digest(step),
+            metrics: [0.5; METRIC_COUNT],
+            step_ms: 100.0,
+            allreduce_ms: 1.0,
+        }
+    }
+
+    #[test]
+    fn a_step_is_logged_once_and_only_when_all_members_have_reported_it() {
+        let members = [worker("a"), worker("b")];
+        let mut outputs = outputs();
+        let mut out = Vec::new();
+        for step in [1, 2] {
+            assert_eq!(outputs.on_step_done(&members[0], done(step)), Ok(None));
+        }
+        outputs.log_agreed_steps(&members, &mut out).unwrap();
+        assert_eq!(out, [], "b has reported nothing");
+
+        // b reports each step twice, as after a reconnection.
+        for step in [1, 1, 2, 2] {
+            assert_eq!(outputs.on_step_done(&members[1], done(step)), Ok(None));
+            outputs.log_agreed_steps(&members, &mut out).unwrap();
+        }
+        let [Command::AppendRow(row)] = &out[..] else { panic!("{out:?}") };
+        assert_eq!((row.step, row.state_digest), (2, Digest(2)));
+        assert_eq!(outputs.persisted_through(), 1, "the checkpoint of step 2 is due");
+    }
+
+    #[test]
+    fn a_snapshot_is_requested_from_one_holder_after_the_other() {
+        let members = [worker("a"), worker("b")];
+        let connected = BTreeMap::from([(worker("a"), ConnId(1)), (worker("b"), ConnId(2))]);
+        let mut outputs = outputs();
+        let mut out = Vec::new();
+        for step in [1, 2] {
+            for member in &members {
+                outputs.on_step_done(member, done(step)).unwrap();
+            }
+        }
+        outputs.log_agreed_steps(&members, &mut out).unwrap();
+        out.clear();
+
+        // a does not hold it, so b is asked, and its snapshot becomes a checkpoint.
+        let now = Duration::ZERO;
+        outputs.request_snapshots(now, &members, 0, &connected, &mut out);
+        outputs.on_snapshot_missing(&members[0], 2);
+        outputs.request_snapshots(now, &members, 0, &connected, &mut out);
+        let bytes = Arc::new(vec![7]);
+        outputs.on_snapshot(2, Digest(2), &bytes, &mut out);
+        let saved = SavedCheckpoint { step: 2, digest: Digest(2), window: LogWindow::after(2) };
+        assert_eq!(
+            out,
+            [
+                Command::Send(ConnId(1), ToWorker::RequestSnapshot(2)),
+                Command::Send(ConnId(2), ToWorker::RequestSnapshot(2)),
+                Command::SaveCheckpoint { saved, bytes },
+            ]
+        );
+        assert_eq!(outputs.persisted_through(), 2);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Workers keep the snapshots that are due. The coordinator requests each from one of the workers
 //! that hold it, and from the next one if that worker leaves, is too slow or does not hold it after
-//! all. A snapshot that no worker holds is given up, and is due again if its step is computed again.
+//! all. A snapshot that no worker holds is given up, and is due again if its step is computed
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -95,8 +96,8 @@ impl Snapshots {
         }
     }
 
-    /// Prepares for steps after `step` being computed again: snapshots that were given up become due
-    /// again if they are still needed, and workers that lacked one may hold it soon.
+    /// Prepares for steps after `step` being computed again: snapshots that were given up become
+    /// due again if they are still needed, and workers that lacked one may hold it soon.
     pub(super) fn restart_after(&mut self, step: Step, persisted: &PersistedOutputs) {
         for (missed, snapshot) in self.given_up.split_off(&step) {
             let DueSnapshot { digest, window, due, .. } = snapshot;

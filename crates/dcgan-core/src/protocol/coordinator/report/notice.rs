@@ -65,8 +65,8 @@ pub enum Notice {
     PlanAdopted(Generation),
     /// A snapshot was due after this step, and no worker holds it any more.
     SnapshotGivenUp(Step),
-    /// The newest checkpoint cannot be read, and no worker has its state. An older checkpoint, or the
-    /// beginning of the run, takes its place.
+    /// The newest checkpoint cannot be read, and no worker has its state. An older checkpoint, or
+    /// the beginning of the run, takes its place.
     CheckpointFellBack {
         /// The step of the checkpoint that is lost.
         from: Step,
@@ -165,8 +165,8 @@ impl fmt::Display for Notice {
             ),
             Self::CheckpointFellBack { from, to } => write!(
                 f,
-                "the checkpoint of step {from}, which no worker has, cannot be read: going on after \
-                 step {to}"
+                "the checkpoint of step {from}, which no worker has, cannot be read: going on \
+                 after step {to}"
             ),
             Self::StepRecomputed(step) => {
                 write!(f, "step {step} was computed again, with the same digest")

@@ -44,7 +44,8 @@ pub enum Reason {
     },
     /// Without the workers in quarantine there are too few to go on.
     Unreachable {
-        /// The name of each worker in quarantine, with the names of the peers that it does not reach.
+        /// The name of each worker in quarantine, with the names of the peers that it does not
+        /// reach.
         pairs: Vec<(String, Vec<String>)>,
     },
     /// The members train.
