@@ -29,10 +29,12 @@ pub(super) struct Suspects {
     failures: BTreeMap<WorkerId, BTreeMap<Generation, Company>>,
 }
 
-/// Whether a worker had the plan for itself when a shard failed.
+/// The other members of the plan in which a shard failed at a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Company {
+    /// There were none: nobody else can compute the shard.
     Alone,
+    /// There were some.
     WithOthers,
 }
 
@@ -67,7 +69,7 @@ impl Suspects {
         Ok(())
     }
 
-    /// Whether shards have failed at a worker so often that it is left out of plans.
+    /// Returns whether shards have failed at a worker so often that it is left out of plans.
     pub(super) fn is_suspect(&self, id: &WorkerId) -> bool {
         self.failures.get(id).is_some_and(|generations| generations.len() >= FAILED_GENERATIONS_MAX)
     }
@@ -111,7 +113,7 @@ impl Suspects {
     }
 }
 
-/// Whether the member of a rank is one of `workers`, at which a shard has failed.
+/// Returns whether the member of a rank is one of `workers`, at which a shard has failed.
 fn has_failed(plan: &Plan, rank: Rank, workers: &BTreeSet<WorkerId>) -> bool {
     plan.member(rank).is_some_and(|member| workers.contains(&member.id))
 }

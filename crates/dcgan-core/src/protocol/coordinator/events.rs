@@ -1,5 +1,5 @@
-//! What the machine records of an event. What follows from it is decided afterwards, in
-//! `transitions.rs`.
+//! The events: each is recorded here. The transitions that follow from it are decided afterwards,
+//! in `transitions.rs`.
 
 use super::complaints::Urgency;
 use super::registry::FenceAnswer;

@@ -55,9 +55,9 @@ pub struct CoordinatorConfig {
     pub workers: usize,
     /// After the first step, training pauses whenever there are fewer workers than this.
     pub min_workers: usize,
-    /// Whether shards move from workers that are steadily slower.
+    /// True if shards move from workers that are steadily slower.
     pub rebalance: bool,
-    /// What rows of metrics are made with, and what is due when.
+    /// The settings of the outputs.
     pub output: OutputConfig,
     /// The fingerprint of the workers that began the run; `None` before the first worker came.
     pub fingerprint: Option<String>,
@@ -94,7 +94,7 @@ pub enum Event {
         /// The newest checkpoint that can be read.
         newest: Option<SavedCheckpoint>,
     },
-    /// Whether a sampler draws grids from now on.
+    /// A sampler draws grids from now on, or none does any more.
     DrawGrids(bool),
     /// A person, or the system, ends the run early.
     Stop(Stop),
@@ -204,7 +204,7 @@ pub struct CoordinatorMachine {
     suspects: Suspects,
     reachability: Reachability,
     stragglers: Stragglers,
-    /// Whether shards move from workers that are steadily slower.
+    /// True if shards move from workers that are steadily slower.
     rebalance: bool,
     recoveries: Recoveries,
     /// The greatest step that workers were told is persisted.
@@ -217,7 +217,7 @@ pub struct CoordinatorMachine {
     out: Vec<Command>,
 }
 
-/// What the coordinator is doing.
+/// The coordinator's present activity.
 ///
 /// ```text
 ///           +-----------+  all members of the last plan are back and train
@@ -247,8 +247,8 @@ pub struct CoordinatorMachine {
 ///           +-----------------------------+
 /// ```
 ///
-/// Not drawn: a failure leads from every stage to Finishing, and a last step that is saved while the
-/// machine is in Fencing does so too; a checkpoint that cannot be read leads from Training to
+/// Not drawn: a failure leads from every stage to Finishing, and a last step that is saved while
+/// the machine is in Fencing does so too; a checkpoint that cannot be read leads from Training to
 /// Fencing. A coordinator that is started on a finished run begins in Finishing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stage {
@@ -268,9 +268,9 @@ enum Stage {
     Training {
         /// The time at which the stage began.
         since: Duration,
-        /// Whether a step was finished by this plan.
+        /// True if a step was finished by this plan.
         has_progress: bool,
-        /// Whether a member has complained: a fence follows as soon as it may.
+        /// True if a member has complained: a fence follows as soon as it may.
         has_complaint: bool,
     },
     /// Writes what is due before an early end. The answers to its fence are in.
@@ -286,9 +286,9 @@ enum Stage {
         since: Duration,
         /// The time until which workers that are not connected may still come and be told.
         until: Duration,
-        /// What workers are told.
+        /// The message that workers are sent.
         finish: Finish,
-        /// What the driver is told at the end.
+        /// The outcome that the driver is given at the end.
         outcome: Outcome,
     },
     /// The driver was told to exit.
@@ -404,7 +404,7 @@ impl CoordinatorMachine {
             .count()
     }
 
-    /// Whether members of the last plan may still be about to reconnect.
+    /// Returns whether members of the last plan may still be about to reconnect.
     fn may_still_adopt(&self) -> bool {
         match self.stage {
             Stage::Gathering { since } => self.now < since + ADOPT_MAX,

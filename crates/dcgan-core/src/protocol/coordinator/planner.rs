@@ -20,7 +20,8 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// Whether it has the state `start`. The generation in which it got there does not matter.
+    /// Returns whether it has the state `start`. The generation in which it got there does not
+    /// matter.
     pub(super) fn holds(&self, start: &StateRef) -> bool {
         match self.state {
             Some(state) => state.position == start.position && state.digest == start.digest,

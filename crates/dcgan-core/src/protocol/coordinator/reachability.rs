@@ -65,7 +65,7 @@ impl Reachability {
         }
     }
 
-    /// Whether a worker is in quarantine.
+    /// Returns whether a worker is in quarantine.
     pub(super) fn is_quarantined(&self, id: &WorkerId) -> bool {
         self.quarantined.contains_key(id)
     }
@@ -128,7 +128,8 @@ impl Reachability {
 }
 
 impl Quarantine {
-    /// Whether the present round of probes has succeeded in both directions with every peer.
+    /// Returns whether the present round of probes has succeeded in both directions with every
+    /// peer.
     fn is_over(&self, id: &WorkerId) -> bool {
         self.peers.iter().all(|peer| {
             self.reached.contains(&(id.clone(), peer.clone()))

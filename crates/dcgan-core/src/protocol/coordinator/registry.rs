@@ -25,9 +25,10 @@ pub(super) struct Worker {
     pub(super) closed_at: Option<Duration>,
     /// The time of its last message or heartbeat.
     pub(super) heard_at: Duration,
-    /// Whether a peer has complained in this generation that its data stream to this worker broke.
+    /// True if a peer has complained in this generation that its data stream to this worker
+    /// broke.
     pub(super) data_closed: bool,
-    /// Whether it may be planned.
+    /// True if it may be planned.
     pub(super) ready: bool,
     /// Its newest answer to a fence.
     pub(super) fence_answer: Option<FenceAnswer>,
@@ -51,12 +52,12 @@ pub(super) struct FenceAnswer {
 }
 
 impl Worker {
-    /// Whether it can be sent a message now.
+    /// Returns whether it can be sent a message now.
     pub(super) fn is_connected(&self) -> bool {
         self.conn.is_some()
     }
 
-    /// Whether it has answered the fence of `generation`.
+    /// Returns whether it has answered the fence of `generation`.
     pub(super) fn has_answered(&self, generation: Generation) -> bool {
         self.fence_answer.is_some_and(|answer| answer.generation == generation)
     }
@@ -69,8 +70,8 @@ impl Worker {
         }
     }
 
-    /// Whether it still trained by the plan of `generation`, undisturbed by a later fence, when it
-    /// connected.
+    /// Returns whether it still trained by the plan of `generation`, undisturbed by a later fence,
+    /// when it connected.
     pub(super) fn was_training_in(&self, generation: Generation) -> bool {
         self.plan_at_hello == generation && self.promised_at_hello <= generation
     }
@@ -89,7 +90,7 @@ pub(super) struct Registry {
     arrivals: u64,
 }
 
-/// What is remembered of a worker that was removed.
+/// The trace of a worker that was removed.
 #[derive(Debug)]
 struct Departed {
     last_step: Step,

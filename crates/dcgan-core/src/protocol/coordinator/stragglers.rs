@@ -36,7 +36,7 @@ const REST_MAX: Duration = Duration::from_secs(300);
 pub(super) struct Stragglers {
     /// The beginning of the present generation.
     since: Duration,
-    /// What the members have taken in the present generation.
+    /// The times of the members in the present generation.
     measured: BTreeMap<WorkerId, ShardTime>,
     /// Milliseconds for a shard, as they were when shards moved last: later plans keep to them.
     planned_ms: BTreeMap<WorkerId, f64>,

@@ -1,4 +1,4 @@
-//! What follows from what is known: the transitions from stage to stage. `Stage` draws them.
+//! The transitions from stage to stage. The documentation of `Stage` draws them.
 //!
 //! An `on_` function looks at one stage and decides whether to leave it. An `enter_` function makes
 //! the transition: it sends what the new stage begins with, and sets it.
@@ -70,7 +70,7 @@ impl CoordinatorMachine {
         }
     }
 
-    /// Whether a ready worker may be a member of the next plan.
+    /// Returns whether a ready worker may be a member of the next plan.
     fn may_be_planned(&self, worker: &Worker) -> bool {
         if self.reachability.is_quarantined(&worker.id) {
             return false;
@@ -158,8 +158,8 @@ impl CoordinatorMachine {
         }
     }
 
-    /// Whether all members of the plan are ready, are the same processes, and have answered no
-    /// later fence.
+    /// Returns whether all members of the plan are ready, are the same processes, and have answered
+    /// no later fence.
     fn all_members_train(&self, plan: &Plan) -> bool {
         plan.members.iter().all(|member| match self.registry.find(&member.id) {
             Some(worker) => worker.ready && worker.was_training_in(plan.generation),

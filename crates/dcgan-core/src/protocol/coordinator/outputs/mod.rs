@@ -1,5 +1,5 @@
-//! What a run writes: which rows of metrics, checkpoints and grids are due, which worker is asked
-//! for a snapshot, and up to which step workers may forget what they hold.
+//! The outputs of a run: which rows of metrics, checkpoints and grids are due, which worker is
+//! asked for a snapshot, and up to which step workers may forget what they hold.
 //!
 //! Every worker reports every step until it is persisted. So a report comes several times: from
 //! several workers, after each reconnection, and when a step is computed again. Nothing may be
@@ -25,10 +25,10 @@ use requested_checkpoint::RequestedCheckpoint;
 use snapshots::{DueSnapshot, Holders, Snapshots};
 use step_reports::StepReports;
 
-/// What rows of metrics are made with, and what is due when.
+/// The settings of the outputs.
 #[derive(Clone, Copy, Debug)]
 pub struct OutputConfig {
-    /// What is due at which step.
+    /// The intervals of rows, grids and checkpoints.
     pub schedule: Schedule,
     /// Gives the epoch that a step belongs to.
     pub sharding: Sharding,
@@ -38,7 +38,7 @@ pub struct OutputConfig {
     pub learning_rate: f64,
 }
 
-/// What a run directory holds when the coordinator starts.
+/// The contents of a run directory when the coordinator starts.
 #[derive(Clone, Debug, Default)]
 pub struct PersistedOutputs {
     /// The steps that have a row of metrics, with the state's digest there.
@@ -50,7 +50,7 @@ pub struct PersistedOutputs {
 }
 
 impl PersistedOutputs {
-    /// Whether there is a checkpoint of this step or a later one.
+    /// Returns whether there is a checkpoint of this step or a later one.
     fn has_checkpoint(&self, step: Step) -> bool {
         self.checkpoint.as_ref().is_some_and(|saved| saved.step >= step)
     }
@@ -67,7 +67,7 @@ pub struct SavedCheckpoint {
     pub window: LogWindow,
 }
 
-/// What a snapshot is needed for.
+/// The purposes of a snapshot.
 #[derive(Clone, Copy, Debug)]
 struct Due {
     checkpoint: bool,
@@ -82,13 +82,13 @@ struct UnreadableCheckpoint {
     replacement: Option<SavedCheckpoint>,
 }
 
-/// What is written, what is due, and what is known about the steps in between.
+/// The outputs that are written, those that are due, and the reports of the steps in between.
 #[derive(Debug)]
 pub(super) struct Outputs {
     config: OutputConfig,
     persisted: PersistedOutputs,
     unreadable: Option<UnreadableCheckpoint>,
-    /// Whether a sampler draws grids.
+    /// True if a sampler draws grids.
     draws_grids: bool,
     log: LogPosition,
     reports: StepReports,
@@ -231,7 +231,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// What a snapshot is needed for after this step, if for anything.
+    /// The purposes of a snapshot after this step; `None` if no snapshot is due.
     fn due_after(&self, step: Step) -> Option<Due> {
         let schedule = &self.config.schedule;
         let wants_checkpoint =
@@ -358,12 +358,12 @@ impl Outputs {
         self.reports.forget_through(self.persisted_through());
     }
 
-    /// Whether every snapshot that is due is on disk.
+    /// Returns whether every snapshot that is due is on disk.
     pub(super) fn is_settled(&self) -> bool {
         self.snapshots.first_step().is_none()
     }
 
-    /// Whether the run's last step is reached, and everything due is on disk.
+    /// Returns whether the run's last step is reached, and everything due is on disk.
     pub(super) fn is_finished(&self) -> bool {
         self.persisted.has_checkpoint(self.last_step()) && self.is_settled()
     }

@@ -26,7 +26,7 @@ pub(super) struct DueSnapshot {
     pub(super) digest: Digest,
     /// The open log window there.
     pub(super) window: LogWindow,
-    /// What it is needed for.
+    /// Its purposes.
     pub(super) due: Due,
     request: Option<Request>,
     /// The number of requests so far. It selects the next worker to ask.
@@ -198,7 +198,7 @@ impl DueSnapshot {
 }
 
 impl Holders<'_> {
-    /// Whether all members are here and beyond `step`, so that none can still reach it.
+    /// Returns whether all members are here and beyond `step`, so that none can still reach it.
     fn have_passed(&self, step: Step, last_steps: &BTreeMap<&WorkerId, Step>) -> bool {
         if self.members.is_empty() {
             return false;

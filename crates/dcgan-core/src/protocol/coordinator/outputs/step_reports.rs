@@ -58,7 +58,7 @@ impl StepReports {
         self.steps.get(&step)?.get(&digest)
     }
 
-    /// Whether this worker has reported this step.
+    /// Returns whether this worker has reported this step.
     pub(super) fn has_reported(&self, worker: &WorkerId, step: Step) -> bool {
         self.reports(step).any(|(_, report)| report.workers.contains(worker))
     }

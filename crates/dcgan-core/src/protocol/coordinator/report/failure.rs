@@ -29,7 +29,7 @@ pub enum Failure {
         position: Position,
         /// The shard.
         shard: ShardId,
-        /// What is wrong with the vector.
+        /// The fault of the vector.
         what: String,
     },
     /// A loss or an accuracy is not a finite number.

@@ -1,4 +1,4 @@
-//! What people are told about a run: notices, the reason for waiting, failures and the status.
+//! The reports to people about a run: notices, the reason for waiting, failures and the status.
 //!
 //! The texts are for people and may change. Programs and tests match the variants, or the codes
 //! that the log and the status carry beside each text.

@@ -23,7 +23,7 @@ pub enum Notice {
     Complaint {
         /// The worker that complains.
         by: String,
-        /// What it complains about, as a sentence about that worker.
+        /// The trouble, as a sentence about that worker.
         about: String,
     },
     /// A worker's state was not that of the majority. The worker has copied theirs.
@@ -187,9 +187,9 @@ pub enum Departure {
     Closed,
     /// Nothing was heard from it for 3 s.
     Silent,
-    /// It owed its peers a contribution for too long.
+    /// The worker owed its peers a contribution for too long.
     Late,
-    /// It said that it leaves.
+    /// The worker said that it leaves.
     Left,
     /// A newer process has its name.
     Replaced,

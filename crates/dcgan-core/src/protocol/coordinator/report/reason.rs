@@ -1,4 +1,4 @@
-//! What the coordinator is doing or waiting for.
+//! The reason for the coordinator's present activity, or for its waiting.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::ids::{Generation, Step, WorkerId};
 use crate::protocol::coordinator::{CoordinatorMachine, FENCE_MAX, Stage};
 
-/// What the coordinator is doing or waiting for.
+/// The coordinator's present activity, or the thing that it waits for.
 ///
 /// In the text of a reason, only what follows the first colon changes while nothing happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub struct LastSeen {
 }
 
 impl CoordinatorMachine {
-    /// What is being done or waited for.
+    /// The present activity, or the thing that is waited for.
     pub fn reason(&self) -> Reason {
         let ready = self.registry.ready().count();
         match &self.stage {
@@ -93,7 +93,7 @@ impl CoordinatorMachine {
         }
     }
 
-    /// What an open fence waits for: for answers, or else for more workers.
+    /// The reason that a fence is open: answers are missing, or else workers.
     fn reason_to_fence(&self, generation: Generation, ready: usize) -> Reason {
         let mut waiting_for = Vec::new();
         for worker in self.registry.ready() {

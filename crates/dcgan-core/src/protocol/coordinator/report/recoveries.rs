@@ -13,7 +13,7 @@ const REMEMBERED_MAX: usize = 100;
 pub struct Recovery {
     /// The generation with which training went on.
     pub generation: Generation,
-    /// What had happened.
+    /// The event that interrupted the training.
     pub cause: String,
     /// The time at which it was noticed, on the coordinator's clock.
     pub at: Duration,

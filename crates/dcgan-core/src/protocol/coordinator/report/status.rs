@@ -10,7 +10,7 @@ use crate::protocol::coordinator::registry::Worker;
 /// A run at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
-    /// What is being done or waited for.
+    /// The present activity, or the thing that is waited for.
     pub reason: Reason,
     /// The generation of the newest plan; 0 before the first.
     pub generation: Generation,
@@ -33,7 +33,7 @@ pub struct WorkerStatus {
     pub id: WorkerId,
     /// The address at which other workers reach it, as host:port.
     pub address: String,
-    /// What it does in the run.
+    /// Its role in the run.
     pub role: Role,
     /// The last step that it has reported.
     pub step: Step,
@@ -43,18 +43,18 @@ pub struct WorkerStatus {
     pub shard_ms: Option<f64>,
 }
 
-/// What a worker does in a run.
+/// The role of a worker in a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// It is a member of the newest plan, with this rank and these shards.
+    /// A member of the newest plan, with this rank and these shards.
     Member(u16, Vec<ShardId>),
-    /// It is ready, and waits for a free shard.
+    /// A ready worker that waits for a free shard.
     Spare,
-    /// It fetches its partitions.
+    /// A worker that fetches its partitions.
     Starting,
-    /// It is left out until it reaches its peers.
+    /// A worker that is left out until it reaches its peers.
     Quarantined,
-    /// Its connection closed a moment ago, and may come back.
+    /// A worker whose connection closed a moment ago, and may come back.
     Disconnected,
 }
 
