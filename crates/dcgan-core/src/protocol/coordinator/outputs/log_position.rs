@@ -1,4 +1,4 @@
-//! How far the metrics are written.
+//! The progress of the log: how far rows of metrics are written.
 
 use super::SavedCheckpoint;
 use crate::ids::Step;
@@ -28,7 +28,7 @@ impl LogPosition {
         Self { window: LogWindow::after(step), last_logged_step: step }
     }
 
-    /// Every step up to this one is in the open window or in an earlier one.
+    /// The last step that is in the open window or in an earlier one.
     pub(super) fn through(&self) -> Step {
         self.window.through
     }
