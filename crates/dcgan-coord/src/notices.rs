@@ -44,16 +44,16 @@ pub(crate) fn log(notice: &Notice) {
 fn fields(notice: &Notice) -> Fields<'_> {
     let none = Fields::default();
     match notice {
-        Notice::Joined(_)
+        Notice::Connected(_)
         | Notice::Ready(_)
         | Notice::Complaint { .. }
-        | Notice::Outside { .. }
-        | Notice::Inside(_) => none,
+        | Notice::Quarantined { .. }
+        | Notice::Readmitted(_) => none,
         Notice::Lost { why, .. } => Fields { cause: Some(why.code()), ..none },
         Notice::StateDiffered { tensor, position, .. } => {
             Fields { tensor: Some(tensor), step: Some(position.step), ..none }
         }
-        Notice::Slow { percent, .. } => Fields { percent: Some(*percent), ..none },
+        Notice::ShardsMoved { percent, .. } => Fields { percent: Some(*percent), ..none },
         Notice::Planned { generation, members, start } => Fields {
             generation: Some(generation.0),
             members: Some(members.join(",")),
@@ -61,10 +61,14 @@ fn fields(notice: &Notice) -> Fields<'_> {
             step: Some(start.step + 1),
             ..none
         },
-        Notice::Adopted(generation) => Fields { generation: Some(generation.0), ..none },
-        Notice::GivenUp(step) | Notice::Repeated(step) => Fields { step: Some(*step), ..none },
-        Notice::FellBack { from, to } => Fields { from: Some(*from), to: Some(*to), ..none },
-        Notice::Late(pause) => Fields { seconds: Some(pause.as_secs_f64()), ..none },
+        Notice::PlanAdopted(generation) => Fields { generation: Some(generation.0), ..none },
+        Notice::SnapshotGivenUp(step) | Notice::StepRecomputed(step) => {
+            Fields { step: Some(*step), ..none }
+        }
+        Notice::CheckpointFellBack { from, to } => {
+            Fields { from: Some(*from), to: Some(*to), ..none }
+        }
+        Notice::ClockLate(pause) => Fields { seconds: Some(pause.as_secs_f64()), ..none },
     }
 }
 

@@ -43,8 +43,8 @@ fn worker_status(worker: WorkerStatus) -> pb::WorkerStatus {
         Role::Member(rank, shards) => ("member", Some(rank.into()), shards),
         Role::Spare => ("spare", None, Vec::new()),
         Role::Starting => ("starting", None, Vec::new()),
-        Role::Outside => ("outside", None, Vec::new()),
-        Role::Away => ("away", None, Vec::new()),
+        Role::Quarantined => ("quarantined", None, Vec::new()),
+        Role::Disconnected => ("disconnected", None, Vec::new()),
     };
     pb::WorkerStatus {
         name: id.name,

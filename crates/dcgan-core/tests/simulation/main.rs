@@ -240,7 +240,7 @@ fn of_two_workers_that_do_not_reach_each_other_one_waits_outside_until_they_do()
         assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
         let said = |what: &str| world.notes.iter().any(|note| note.contains(what));
         assert!(
-            said("w0 and w2") || said("w2 and w0") || said("waits outside"),
+            said("w0 and w2") || said("w2 and w0") || said("is left out until they do"),
             "seed {seed}: {:?}",
             world.notes
         );

@@ -97,7 +97,7 @@ fn rule_8_steps_that_are_computed_again_are_compared() {
     // The row is there already. The digests agree, so nothing is written and nobody is alarmed.
     let lines = coordinator.report_steps("b", 0, 10);
     assert_eq!(lines, ["b: request the snapshot of step 10", "b: persisted 9"]);
-    let again = |notice: &Notice| matches!(notice, Notice::Repeated(10));
+    let again = |notice: &Notice| matches!(notice, Notice::StepRecomputed(10));
     assert!(coordinator.notices.iter().any(again));
 }
 

@@ -168,5 +168,5 @@ fn rule_3_a_coordinator_that_starts_again_adopts_workers_that_train_on() {
     // as if nothing had happened: there is no fence and no new plan.
     let lines = coordinator.joins('b');
     assert_eq!(lines, ["b: welcome, likely shards 4567", "b: persisted 0"]);
-    assert!(coordinator.notices.iter().any(|notice| matches!(notice, Notice::Adopted(_))));
+    assert!(coordinator.notices.iter().any(|notice| matches!(notice, Notice::PlanAdopted(_))));
 }

@@ -1,14 +1,19 @@
-//! The coordinator's machine: who trains, from where on, and what is due outside.
+//! The coordinator's machine: which workers train, from which state on, and what is to be written.
 //!
-//! The obvious design commits every step through the coordinator, which then is on the path of every step and must not
-//! die. Here it only changes the membership. Because the run is a pure function, a worker that is one phase ahead of
-//! the others is never wrong, so no vote is needed: every change is a *fence* (stop applying results of older
-//! generations, and say where you are), then a *plan* that starts at the furthest state among the answers.
+//! The obvious design commits every step through the coordinator, which then is on the path of
+//! every step and must not die. Here the coordinator only changes the membership. The run is a pure
+//! function, so a worker that is one phase ahead of the others is never wrong, and no vote is
+//! needed. Every change of the membership is a *fence* (stop applying results of older generations,
+//! and say which state you have), then a *plan* that starts from the furthest state among the
+//! answers.
 //!
-//! The machine takes `(now, event)` and returns commands. The driver executes them in order; those that write are
-//! durable before the next is executed, so that what is persisted is persisted before it is said. Between any two commands
-//! the coordinator may die: a new machine, made from what is on disk, goes on.
+//! The machine takes `(now, event)` and returns commands. The driver executes them in order. A
+//! command that writes is durable before the next one is executed, so a worker is never told that
+//! something is persisted before it is. The coordinator may die between any two commands: a new
+//! machine, made from what is on disk, goes on.
 
+mod admission;
+mod complaints;
 mod divergence;
 mod events;
 mod outputs;
@@ -19,7 +24,6 @@ mod report;
 mod stragglers;
 mod transitions;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,10 +31,10 @@ pub use outputs::{OutputConfig, PersistedOutputs, SavedCheckpoint};
 pub use report::{Departure, Failure, LastSeen, Notice, Reason};
 pub use report::{Recovery, Role, Status, WorkerStatus};
 
-use crate::ids::{Digest, Generation, RunId, ShardId, Step, WorkerId};
+use crate::ids::{Digest, Generation, RunId, ShardId, Step};
 use crate::metrics::MetricsRow;
 use crate::protocol::message::{Finish, FromWorker, Hello, Refusal, ToWorker};
-use crate::protocol::plan::Plan;
+use crate::protocol::plan::{Member, Plan};
 use divergence::Suspects;
 use outputs::Outputs;
 use reachability::Reachability;
@@ -42,81 +46,81 @@ use stragglers::Stragglers;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(pub u64);
 
-/// What the machine is made with.
+/// The settings of a coordinator, and what its run directory holds.
 #[derive(Clone, Debug)]
 pub struct CoordinatorConfig {
     /// The run's identity.
     pub run: RunId,
-    /// Workers that the first step waits for.
+    /// The number of workers that the first step waits for.
     pub workers: usize,
-    /// Fewer than these do not go on later.
+    /// After the first step, training pauses whenever there are fewer workers than this.
     pub min_workers: usize,
-    /// Whether shards move from workers that are steadily slower.
+    /// True if shards move from workers that are steadily slower.
     pub rebalance: bool,
-    /// What lines are made with.
+    /// The settings of the outputs.
     pub output: OutputConfig,
-    /// The arithmetic that the run was begun with.
+    /// The fingerprint of the workers that began the run; `None` before the first worker came.
     pub fingerprint: Option<String>,
     /// The newest plan on disk.
     pub plan: Option<Plan>,
-    /// What else is on disk.
+    /// The rows, checkpoints and grids on disk.
     pub persisted: PersistedOutputs,
 }
 
-/// What happened.
+/// Something that happened to the coordinator.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The first message of a control stream.
+    /// The first message of a control stream came.
     Hello(ConnId, Hello),
-    /// Another message.
+    /// Another message came.
     Message(ConnId, FromWorker),
-    /// A sign of life.
+    /// A heartbeat came.
     Heartbeat(ConnId),
     /// A control stream closed.
     Closed(ConnId),
-    /// A worker sent a snapshot, whose bytes have this digest.
+    /// A worker sent a snapshot.
     Snapshot {
         /// The step after which it was taken.
         step: Step,
-        /// The digest of the state in it.
+        /// The digest of the state in `bytes`.
         digest: Digest,
-        /// The state, as a file.
+        /// The state, in the format of a checkpoint file.
         bytes: Arc<Vec<u8>>,
     },
-    /// A worker needs the checkpoint of a step, which cannot be read.
+    /// A worker needs the checkpoint of a step, and the checkpoint cannot be read.
     Unreadable {
         /// The step.
         step: Step,
-        /// The newest checkpoint that can be.
+        /// The newest checkpoint that can be read.
         newest: Option<SavedCheckpoint>,
     },
-    /// Somebody draws grids from now on, or nobody does.
+    /// A sampler draws grids from now on, or none does any more.
     DrawGrids(bool),
-    /// The run is to end early.
+    /// A person, or the system, ends the run early.
     Stop(Stop),
-    /// A checkpoint is wanted as soon as can be.
+    /// A person asks for a checkpoint as soon as possible.
     Checkpoint,
-    /// A worker is to leave.
+    /// A person asks the worker of this name to leave.
     Drain(String),
     /// Time passed.
     Tick,
 }
 
-/// How a run is to end early.
+/// The ways to end a run early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// Workers and coordinator end.
     Finish,
-    /// The coordinator ends alone; workers train on and wait for the next one.
+    /// The coordinator ends alone. Workers train on and wait for the next coordinator.
     HandOver,
 }
 
-/// What the driver is to do, in order.
+/// Something that the driver is to do. Commands are executed in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Answer a hello; these shards' partitions are fetched first.
+    /// Answer a hello. The worker fetches the partitions of these shards first.
     Welcome(ConnId, Vec<ShardId>),
-    /// Turn a worker away, and close.
+    /// Turn a worker away, and close its control stream.
     Refuse(ConnId, Refusal),
     /// Send a message.
     Send(ConnId, ToWorker),
@@ -124,103 +128,176 @@ pub enum Command {
     Close(ConnId),
     /// Make a plan durable, with the run's fingerprint.
     StorePlan(Arc<Plan>, String),
-    /// Append a line of metrics.
+    /// Append a row of metrics.
     AppendRow(MetricsRow),
     /// Make a checkpoint durable.
     SaveCheckpoint {
-        /// Where and what.
+        /// The checkpoint's step, digest and log window.
         saved: SavedCheckpoint,
-        /// The state, as a file.
+        /// The state, in the format of a checkpoint file.
         bytes: Arc<Vec<u8>>,
     },
-    /// RetainSnapshot a snapshot until its grid is drawn.
+    /// Make a snapshot durable until its grid is drawn.
     SaveGrid {
         /// The step after which it was taken.
         step: Step,
-        /// The state, as a file.
+        /// The state, in the format of a checkpoint file.
         bytes: Arc<Vec<u8>>,
     },
     /// Tell people.
     Notice(Notice),
-    /// Nothing is left to do.
+    /// End the coordinator: nothing is left to do.
     Exit(Outcome),
 }
 
-/// How a coordinator's work ended.
+/// The way in which a coordinator's work ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The last step is reached, and everything is on disk.
     Finished,
-    /// A person ended it; everything up to this step is on disk.
+    /// The run was ended early. Everything up to this step is on disk.
     Stopped(Step),
-    /// It cannot go on.
+    /// The run cannot go on.
     Failed(Failure),
 }
 
-/// Nothing heard for this long: gone. Heartbeats come every 100 ms from a thread of their own.
+/// A worker that is not heard for this long is removed. Heartbeats come every 100 ms from a thread
+/// of their own.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
-/// A control stream may be closed for this long before its worker is gone: reconnects take 250 ms at most.
+/// A worker whose control stream stays closed for this long is removed. Reconnects take 250 ms at
+/// most.
 const CLOSED_MAX: Duration = Duration::from_secs(1);
-/// Who does not answer a fence in this time is not in the plan.
+/// A worker that does not answer a fence in this time is left out of the plan.
 const FENCE_MAX: Duration = Duration::from_secs(3);
-/// How long a new coordinator waits for the workers of the last plan.
+/// A restarted coordinator waits this long for the workers of the last plan.
 const ADOPT_MAX: Duration = Duration::from_secs(2);
-/// How long an ending waits for workers to close, and for a last checkpoint.
+/// An ending waits this long for workers to close, and for a last checkpoint.
 const ENDING_MAX: Duration = Duration::from_secs(10);
-/// A fence that a complaint asks for comes no sooner after a plan, unless a step was finished in between: members that
-/// cannot reach each other do not turn generations over without end.
+/// A fence that a complaint asks for comes no sooner after a plan than this, unless a step was
+/// finished in between. Without the pause, members that cannot reach each other would start new
+/// generations as fast as messages travel.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(1);
-/// A tick later than this means that the coordinator itself was paused, and could not hear.
+/// A longer time between two events means that the coordinator itself did not run, and so could not
+/// hear the workers.
 const LATE_MIN: Duration = Duration::from_secs(1);
-/// The driver calls with a tick this often.
+/// The driver sends [`Event::Tick`] this often.
 pub const TICK: Duration = Duration::from_millis(50);
 
 /// The coordinator's machine.
 #[derive(Debug)]
 pub struct CoordinatorMachine {
     run: RunId,
+    /// The number of workers that the first step waits for.
     workers: usize,
+    /// The smallest number of workers that train after that.
     min_workers: usize,
+    /// The number of shards of a batch.
     shards: u16,
     fingerprint: Option<String>,
     /// The newest plan on disk.
     plan: Option<Arc<Plan>>,
     stage: Stage,
+    /// The early end that was asked for.
     stop: Option<Stop>,
     registry: Registry,
     outputs: Outputs,
     suspects: Suspects,
     reachability: Reachability,
     stragglers: Stragglers,
+    /// True if shards move from workers that are steadily slower.
     rebalance: bool,
     recoveries: Recoveries,
     /// The greatest step that workers were told is persisted.
     announced_persisted: Step,
     /// The step whose snapshot workers were told to keep.
     announced_retained: Option<Step>,
+    /// The time of the newest event.
     now: Duration,
+    /// The commands that the newest event leads to.
     out: Vec<Command>,
 }
 
+/// The coordinator's present activity.
+///
+/// ```text
+///           +-----------+  all members of the last plan are back and train
+///  start -> | Gathering | --------------------------------------------.
+///           +-----------+                                             |
+///                 | enough workers are ready,                         |
+///                 v a complaint, or a stop                            v
+///           +-----------+  enough have answered: a new plan     +----------+
+///           |  Fencing  | ------------------------------------> | Training |
+///           |           | <------------------------------------ |          |
+///           +-----------+  a member is lost or complains,       +----------+
+///                 |        a worker joins, shards move, a stop        |
+/// a stop, and the |                                                   |
+/// answers are in  v                                                   |
+///           +-----------+                                             |
+///           | Stopping  |                                             |
+///           +-----------+                                             |
+///         saved |   | saved, and another coordinator takes over       |
+///               v   '--------------.                                  |
+///           +-----------+          |           the last step is saved |
+///           | Finishing | <--------|----------------------------------'
+///           +-----------+          |
+///                 | all workers    |
+///                 v have left      v
+///           +-----------------------------+
+///           |            Done             |
+///           +-----------------------------+
+/// ```
+///
+/// Not drawn: a failure leads from every stage to Finishing, and a last step that is saved while
+/// the machine is in Fencing does so too; a checkpoint that cannot be read leads from Training to
+/// Fencing. A coordinator that is started on a finished run begins in Finishing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stage {
-    /// No plan of this machine's own yet.
-    Gathering { since: Duration },
-    /// Workers are asked where they are.
-    Fencing { generation: Generation, since: Duration },
+    /// Waits for workers. This machine has made no plan yet.
+    Gathering {
+        /// The time at which the stage began.
+        since: Duration,
+    },
+    /// Waits for the answers to a fence.
+    Fencing {
+        /// The generation of the fence, and of the plan to come.
+        generation: Generation,
+        /// The time at which the stage began.
+        since: Duration,
+    },
     /// The members of the newest plan train.
-    Training { since: Duration, progress: bool, complaint: bool },
-    /// The answers are in, and what is due before an early end is on its way.
-    Stopping { generation: Generation, since: Duration },
-    /// Workers are told that the run is over; those who may still come are waited for until `until`.
-    Finishing { since: Duration, until: Duration, finish: Finish, outcome: Outcome },
+    Training {
+        /// The time at which the stage began.
+        since: Duration,
+        /// True if a step was finished by this plan.
+        has_progress: bool,
+        /// True if a member has complained: a fence follows as soon as it may.
+        has_complaint: bool,
+    },
+    /// Writes what is due before an early end. The answers to its fence are in.
+    Stopping {
+        /// The generation of that fence.
+        generation: Generation,
+        /// The time at which the stage began.
+        since: Duration,
+    },
+    /// Tells workers that the run is over.
+    Finishing {
+        /// The time at which the stage began.
+        since: Duration,
+        /// The time until which workers that are not connected may still come and be told.
+        until: Duration,
+        /// The message that workers are sent.
+        finish: Finish,
+        /// The outcome that the driver is given at the end.
+        outcome: Outcome,
+    },
     /// The driver was told to exit.
     Done,
 }
 
 impl CoordinatorMachine {
-    /// The machine of a run directory, at `now`.
-    pub fn new(now: Duration, settings: CoordinatorConfig) -> Self {
+    /// The machine of a run directory, started at `now`.
+    pub fn new(now: Duration, config: CoordinatorConfig) -> Self {
         let CoordinatorConfig {
             run,
             workers,
@@ -230,9 +307,20 @@ impl CoordinatorMachine {
             fingerprint,
             plan,
             persisted,
-        } = settings;
+        } = config;
         let outputs = Outputs::new(output, persisted);
-        let finished = outputs.is_finished();
+        // Workers of a finished run may not have heard that it is over: they are told when they
+        // come.
+        let stage = if outputs.is_finished() {
+            Stage::Finishing {
+                since: now,
+                until: now + ADOPT_MAX,
+                finish: Finish::Done,
+                outcome: Outcome::Finished,
+            }
+        } else {
+            Stage::Gathering { since: now }
+        };
         Self {
             run,
             workers,
@@ -240,81 +328,35 @@ impl CoordinatorMachine {
             shards: output.sharding.shards(),
             fingerprint,
             plan: plan.map(Arc::new),
-            stage: if finished {
-                let until = now + ADOPT_MAX;
-                Stage::Finishing {
-                    since: now,
-                    until,
-                    finish: Finish::Done,
-                    outcome: Outcome::Finished,
-                }
-            } else {
-                Stage::Gathering { since: now }
-            },
+            stage,
             stop: None,
             registry: Registry::default(),
-            announced_persisted: 0,
-            announced_retained: None,
             outputs,
             suspects: Suspects::default(),
             reachability: Reachability::default(),
             stragglers: Stragglers::new(),
             rebalance,
             recoveries: Recoveries::default(),
+            announced_persisted: 0,
+            announced_retained: None,
             now,
             out: Vec::new(),
         }
     }
 
-    /// Takes an event; gives what is to be done, in order.
+    /// Takes an event at the time `now`. Returns the commands that follow from it, in order.
     pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Command> {
-        let late = now.saturating_sub(self.now);
+        let pause = now.saturating_sub(self.now);
         self.now = now;
-        if late > LATE_MIN {
-            self.note(Notice::Late(late));
+        if pause > LATE_MIN {
+            self.notify(Notice::ClockLate(pause));
             self.restart_clocks();
         }
-        self.on_event(event)
-            .and_then(|()| self.advance_stage())
-            .unwrap_or_else(|failure| self.fail(failure));
-        std::mem::take(&mut self.out)
-    }
-
-    /// What is being done or waited for.
-    pub fn reason(&self) -> Reason {
-        let names = |(id, peers): (&WorkerId, &BTreeSet<WorkerId>)| {
-            (id.name.clone(), peers.iter().map(|peer| peer.name.clone()).collect())
-        };
-        let ready = self.registry.ready().count();
-        match &self.stage {
-            Stage::Gathering { .. } => match &self.plan {
-                None => Reason::Gathering { ready, workers: self.workers },
-                Some(_) if self.may_still_adopt() => Reason::Adopting {
-                    here: self.members_back(),
-                    members: self.member_names().len(),
-                },
-                Some(_) => self.below_minimum(ready),
-            },
-            Stage::Fencing { generation, .. } => {
-                let late = self.registry.ready().filter(|worker| !worker.has_answered(*generation));
-                let waiting_for: Vec<String> = late.map(|worker| worker.id.name.clone()).collect();
-                let pairs: Vec<(String, Vec<String>)> =
-                    self.reachability.outside().map(names).collect();
-                if waiting_for.is_empty() && !pairs.is_empty() {
-                    Reason::Unreachable { pairs }
-                } else if waiting_for.is_empty() {
-                    self.below_minimum(ready)
-                } else {
-                    Reason::Fencing { generation: *generation, waiting_for }
-                }
-            }
-            Stage::Training { .. } => Reason::Training {
-                generation: self.generation(),
-                members: self.member_names().len(),
-            },
-            Stage::Stopping { .. } => Reason::Stopping,
-            Stage::Finishing { .. } | Stage::Done => Reason::Finishing,
+        let result = self.on_event(event).and_then(|()| self.advance_stage());
+        if let Err(failure) = result {
+            self.fail(failure);
         }
+        std::mem::take(&mut self.out)
     }
 
     /// The newest plan.
@@ -332,39 +374,41 @@ impl CoordinatorMachine {
         self.outputs.checkpoint()
     }
 
+    /// The generation of the newest plan; 0 before the first.
     fn generation(&self) -> Generation {
         self.plan.as_ref().map_or(Generation(0), |plan| plan.generation)
     }
 
-    fn note(&mut self, note: Notice) {
-        self.out.push(Command::Notice(note));
+    fn notify(&mut self, notice: Notice) {
+        self.out.push(Command::Notice(notice));
     }
 
-    fn tell_all(&mut self, message: &ToWorker) {
-        let conns: Vec<ConnId> = self.registry.connected().map(|(_, conn)| conn).collect();
-        self.out.extend(conns.into_iter().map(|conn| Command::Send(conn, message.clone())));
+    /// Sends a message to every worker that is connected.
+    fn send_all(&mut self, message: &ToWorker) {
+        for (_, conn) in self.registry.connected() {
+            self.out.push(Command::Send(conn, message.clone()));
+        }
     }
 
-    fn member_names(&self) -> Vec<String> {
-        let members = self.plan.iter().flat_map(|plan| &plan.members);
-        members.map(|member| member.id.name.clone()).collect()
+    /// The members of the newest plan; empty before the first.
+    fn members(&self) -> &[Member] {
+        self.plan.as_ref().map_or(&[], |plan| &plan.members)
     }
 
-    /// Members of the last plan, by name, that may be planned.
+    /// The number of members, by name, that may be planned.
     fn members_back(&self) -> usize {
-        let is_ready = |name: &String| self.registry.get(name).is_some_and(|worker| worker.ready);
-        self.member_names().iter().filter(|name| is_ready(name)).count()
+        self.members()
+            .iter()
+            .filter_map(|member| self.registry.get(&member.id.name))
+            .filter(|worker| worker.ready)
+            .count()
     }
 
+    /// Returns whether members of the last plan may still be about to reconnect.
     fn may_still_adopt(&self) -> bool {
-        matches!(self.stage, Stage::Gathering { since } if self.now < since + ADOPT_MAX)
-    }
-
-    fn below_minimum(&self, ready: usize) -> Reason {
-        Reason::BelowMinimum {
-            ready,
-            minimum: self.min_workers,
-            missing: self.registry.missing(self.now),
+        match self.stage {
+            Stage::Gathering { since } => self.now < since + ADOPT_MAX,
+            _ => false,
         }
     }
 }

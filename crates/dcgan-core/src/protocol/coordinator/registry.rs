@@ -1,4 +1,7 @@
-//! Who is here: the workers, by name, and their connections.
+//! The workers that the coordinator counts on, by name, and their control connections.
+//!
+//! A worker outlives its connection: a connection that breaks is usually back within a quarter of a
+//! second. A worker is therefore removed by a decision of the machine, not by the end of a stream.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,143 +12,238 @@ use crate::ids::{Generation, Step, WorkerId};
 use crate::protocol::message::Hello;
 use crate::protocol::plan::StateRef;
 
-/// A worker that is counted on.
+/// A worker that the coordinator counts on.
 #[derive(Debug)]
 pub(super) struct Worker {
+    /// The process.
     pub(super) id: WorkerId,
+    /// The address at which other workers reach it, as host:port.
     pub(super) address: String,
-    /// Its control stream; none while it may be on its way back.
+    /// Its control stream; `None` while it may be reconnecting.
     pub(super) conn: Option<ConnId>,
+    /// The time at which its control stream closed, while it has none.
     pub(super) closed_at: Option<Duration>,
-    pub(super) heard: Duration,
-    /// Others complain that their streams to it broke.
+    /// The time of its last message or heartbeat.
+    pub(super) heard_at: Duration,
+    /// True if a peer has complained in this generation that its data stream to this worker
+    /// broke.
     pub(super) data_closed: bool,
-    /// May be planned.
+    /// True if it may be planned.
     pub(super) ready: bool,
-    /// Its answer to the open fence.
-    pub(super) fenced: Option<(Generation, Option<StateRef>)>,
-    /// The generation of its plan, and its newest promise, when it said hello.
-    pub(super) plan: Generation,
-    pub(super) promised: Generation,
+    /// Its newest answer to a fence.
+    pub(super) fence_answer: Option<FenceAnswer>,
+    /// The generation of the plan that it had when it said hello.
+    pub(super) plan_at_hello: Generation,
+    /// The newest fence that it had answered when it said hello.
+    pub(super) promised_at_hello: Generation,
+    /// The greatest step that it has reported.
     pub(super) last_step: Step,
-    /// In which order workers came.
-    pub(super) joined: u64,
+    /// Its place in the order in which workers came, from 1.
+    pub(super) arrival: u64,
+}
+
+/// A worker's answer to a fence.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FenceAnswer {
+    /// The fence that is answered.
+    pub(super) generation: Generation,
+    /// The worker's state; `None` if it turned out to be damaged.
+    pub(super) state: Option<StateRef>,
 }
 
 impl Worker {
-    /// Whether it can be asked something now.
+    /// Returns whether it can be sent a message now.
     pub(super) fn is_connected(&self) -> bool {
         self.conn.is_some()
     }
 
-    /// Its answer to the fence of `generation`.
-    pub(super) fn answer(&self, generation: Generation) -> Option<StateRef> {
-        self.fenced.filter(|(fenced, _)| *fenced == generation).and_then(|(_, state)| state)
+    /// Returns whether it has answered the fence of `generation`.
+    pub(super) fn has_answered(&self, generation: Generation) -> bool {
+        self.fence_answer.is_some_and(|answer| answer.generation == generation)
     }
 
-    pub(super) fn has_answered(&self, generation: Generation) -> bool {
-        self.fenced.is_some_and(|(fenced, _)| fenced == generation)
+    /// The state that it gave in its answer to the fence of `generation`.
+    pub(super) fn fenced_state(&self, generation: Generation) -> Option<StateRef> {
+        match self.fence_answer {
+            Some(answer) if answer.generation == generation => answer.state,
+            _ => None,
+        }
+    }
+
+    /// Returns whether it still trained by the plan of `generation`, undisturbed by a later fence,
+    /// when it connected.
+    pub(super) fn was_training_in(&self, generation: Generation) -> bool {
+        self.plan_at_hello == generation && self.promised_at_hello <= generation
     }
 }
 
+/// All workers that are counted on, and what is remembered of those that left.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
+    /// The workers by name.
     pub(super) workers: BTreeMap<String, Worker>,
-    conns: BTreeMap<ConnId, String>,
-    departed: BTreeMap<String, (Step, Duration)>,
+    /// The name of the worker at the other end of each connection.
+    names: BTreeMap<ConnId, String>,
+    /// Workers that were removed and have not come back, by name.
+    departed: BTreeMap<String, Departed>,
+    /// The number of workers that have come so far.
     arrivals: u64,
+}
+
+/// The trace of a worker that was removed.
+#[derive(Debug)]
+struct Departed {
+    last_step: Step,
+    heard_at: Duration,
 }
 
 impl Registry {
     /// The worker at the other end of a connection.
     pub(super) fn by_conn(&mut self, conn: ConnId) -> Option<&mut Worker> {
-        self.workers.get_mut(self.conns.get(&conn)?)
+        self.workers.get_mut(self.names.get(&conn)?)
     }
 
+    /// The worker of this name, whichever process it is.
     pub(super) fn get(&self, name: &str) -> Option<&Worker> {
         self.workers.get(name)
     }
 
-    /// Enters a worker that said hello; gives a connection that it replaces.
+    /// The worker that is exactly this process: another process of the same name does not count.
+    pub(super) fn find(&self, id: &WorkerId) -> Option<&Worker> {
+        self.workers.get(&id.name).filter(|worker| worker.id == *id)
+    }
+
+    /// Enters a worker that said hello. Returns the connection that the new one replaces, if any.
     pub(super) fn register(&mut self, now: Duration, conn: ConnId, hello: Hello) -> Option<ConnId> {
         let name = hello.id.name.clone();
         self.departed.remove(&name);
-        self.conns.insert(conn, name.clone());
-        if let Some(worker) = self.workers.get_mut(&name).filter(|worker| worker.id == hello.id) {
+        self.names.insert(conn, name.clone());
+
+        // The same process is back: what is known about it stays.
+        if let Some(worker) = self.workers.get_mut(&name)
+            && worker.id == hello.id
+        {
             let replaced = worker.conn.replace(conn);
             if let Some(old) = replaced {
-                self.conns.remove(&old);
+                self.names.remove(&old);
             }
-            (worker.closed_at, worker.heard) = (None, now);
-            (worker.plan, worker.promised) = (hello.plan, hello.promised);
+            worker.closed_at = None;
+            worker.heard_at = now;
+            worker.plan_at_hello = hello.plan;
+            worker.promised_at_hello = hello.promised;
             return replaced;
         }
+
         self.arrivals += 1;
         let worker = Worker {
             id: hello.id,
             address: hello.address,
             conn: Some(conn),
             closed_at: None,
-            heard: now,
+            heard_at: now,
             data_closed: false,
             ready: false,
-            fenced: None,
-            plan: hello.plan,
-            promised: hello.promised,
+            fence_answer: None,
+            plan_at_hello: hello.plan,
+            promised_at_hello: hello.promised,
             last_step: 0,
-            joined: self.arrivals,
+            arrival: self.arrivals,
         };
         self.workers.insert(name, worker);
         None
     }
 
-    /// Notes that a connection closed; gives the name of a worker whose connection it was.
+    /// Notes that a connection closed. Returns the name of the worker that has lost its connection
+    /// by that; `None` if the worker has a newer one.
     pub(super) fn close(&mut self, now: Duration, conn: ConnId) -> Option<String> {
-        let name = self.conns.remove(&conn)?;
+        let name = self.names.remove(&conn)?;
         let worker = self.workers.get_mut(&name).filter(|worker| worker.conn == Some(conn))?;
-        (worker.conn, worker.closed_at) = (None, Some(now));
+        worker.conn = None;
+        worker.closed_at = Some(now);
         Some(name)
     }
 
-    /// Counts on a worker no longer; gives the connection to be closed.
+    /// Removes a worker. Returns its connection, which is to be closed.
     pub(super) fn remove(&mut self, name: &str) -> Option<ConnId> {
-        let worker = self.workers.remove(name)?;
-        self.departed.insert(name.to_owned(), (worker.last_step, worker.heard));
-        if let Some(conn) = worker.conn {
-            self.conns.remove(&conn);
+        let Worker { last_step, heard_at, conn, .. } = self.workers.remove(name)?;
+        self.departed.insert(name.to_owned(), Departed { last_step, heard_at });
+        if let Some(conn) = conn {
+            self.names.remove(&conn);
         }
-        worker.conn
+        conn
     }
 
-    /// Those that may be planned, or asked where they are.
+    /// The workers that may be planned and are sent fences.
     pub(super) fn ready(&self) -> impl Iterator<Item = &Worker> {
         self.workers.values().filter(|worker| worker.ready)
     }
 
+    /// The workers that can be sent a message now, with their connections.
     pub(super) fn connected(&self) -> impl Iterator<Item = (&Worker, ConnId)> {
         self.workers.values().filter_map(|worker| Some((worker, worker.conn?)))
     }
 
-    /// Workers that were here, the latest first.
+    /// The workers that were removed and have not come back, the one heard last first.
     pub(super) fn missing(&self, now: Duration) -> Vec<LastSeen> {
-        let mut missing: Vec<LastSeen> = self
-            .departed
-            .iter()
-            .map(|(name, &(step, heard))| LastSeen {
+        let mut missing = Vec::with_capacity(self.departed.len());
+        for (name, departed) in &self.departed {
+            missing.push(LastSeen {
                 name: name.clone(),
-                step,
-                ago: now.saturating_sub(heard),
-            })
-            .collect();
+                step: departed.last_step,
+                ago: now.saturating_sub(departed.heard_at),
+            });
+        }
         missing.sort_by_key(|seen| seen.ago);
         missing
     }
 
-    /// Restarts every clock: time passed in which nothing could be heard.
+    /// Restarts the clocks of all workers, after a time in which the coordinator could not hear.
     pub(super) fn restart_clocks(&mut self, now: Duration) {
         for worker in self.workers.values_mut() {
-            worker.heard = now;
-            worker.closed_at = worker.closed_at.map(|_| now);
+            worker.heard_at = now;
+            if worker.closed_at.is_some() {
+                worker.closed_at = Some(now);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::message::PROTOCOL;
+
+    fn hello(name: &str, incarnation: u64) -> Hello {
+        Hello {
+            run: None,
+            id: WorkerId { name: name.to_owned(), incarnation },
+            protocol: PROTOCOL,
+            fingerprint: "toy".to_owned(),
+            address: format!("{name}:1"),
+            plan: Generation(0),
+            promised: Generation(0),
+        }
+    }
+
+    #[test]
+    fn a_late_close_of_an_old_connection_does_not_disconnect_a_worker_that_is_back() {
+        let mut registry = Registry::default();
+        assert_eq!(registry.register(Duration::ZERO, ConnId(1), hello("a", 7)), None);
+        assert_eq!(registry.register(Duration::ZERO, ConnId(2), hello("a", 7)), Some(ConnId(1)));
+        assert_eq!(registry.close(Duration::ZERO, ConnId(1)), None);
+        assert!(registry.get("a").is_some_and(Worker::is_connected));
+        assert_eq!(registry.close(Duration::ZERO, ConnId(2)).as_deref(), Some("a"));
+        assert!(!registry.get("a").is_some_and(Worker::is_connected));
+    }
+
+    #[test]
+    fn a_removed_worker_is_missing_until_it_says_hello_again() {
+        let mut registry = Registry::default();
+        registry.register(Duration::from_secs(1), ConnId(1), hello("a", 7));
+        assert_eq!(registry.remove("a"), Some(ConnId(1)));
+        let missing = vec![LastSeen { name: "a".to_owned(), step: 0, ago: Duration::from_secs(4) }];
+        assert_eq!(registry.missing(Duration::from_secs(5)), missing);
+        registry.register(Duration::from_secs(6), ConnId(2), hello("a", 8));
+        assert_eq!(registry.missing(Duration::from_secs(6)), []);
     }
 }

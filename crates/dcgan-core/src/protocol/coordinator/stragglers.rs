@@ -1,4 +1,10 @@
-//! How fast each member computes. Shards move from one that is steadily slower: the bits do not care.
+//! How fast each member computes, and when shards move from a slow member to faster ones.
+//!
+//! All members wait for the slowest in every phase. Moving shards shortens that wait, and it cannot
+//! change the result: the reduction adds shards up in an order that does not depend on their
+//! owners. But every move costs a fence, and the speed of a machine that has other work varies from
+//! second to second. So a member must be slower for some seconds, by enough to be worth a move, and
+//! after each move shards rest for a time that doubles.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,140 +13,190 @@ use crate::ids::WorkerId;
 use crate::metrics::StepDone;
 use crate::protocol::plan::Plan;
 
-/// Steps of a generation that say nothing: they contain the fence, and what was computed before it.
-const SKIPPED: u32 = 2;
-/// Steps that must agree that a member is slow,
+/// The first steps of a generation are not measured: their times contain the fence, and lack what
+/// was computed before it.
+const UNMEASURED_STEPS: u32 = 2;
+/// Every member must have finished this many steps of a generation before shards move.
 const STEPS_MIN: u32 = 6;
-/// and the time that they must have taken.
-const STEADY: Duration = Duration::from_secs(3);
-/// Shards move if the longest of all members' phases would then take less than this part of what it takes now.
-const WORTHWHILE: f64 = 0.8;
-/// The weight of a new step in the mean.
-const NEW: f64 = 0.2;
-/// After shards have moved they stay for so long, then twice as long, and at most the second.
-const RESTS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(300)];
+/// A generation must have lasted this long before shards move.
+const GENERATION_MIN: Duration = Duration::from_secs(3);
+/// Shards move only if the slowest member's time then shrinks below this part of what it is now.
+const WORTHWHILE_PART: f64 = 0.8;
+/// The weight of a new step in the moving average of a member's time.
+const NEW_STEP_WEIGHT: f64 = 0.2;
+/// The smallest time for a shard that is reckoned with, in milliseconds: it keeps ratios finite.
+const SHARD_MS_MIN: f64 = 1e-3;
+/// Shards rest for this long after their first move. Each later rest is twice as long.
+const REST_MIN: Duration = Duration::from_secs(10);
+/// The longest time for which shards rest after a move.
+const REST_MAX: Duration = Duration::from_secs(300);
 
-/// The members' stragglers in the present generation.
+/// The speed of the members in the present generation, and of all workers at the last move.
 #[derive(Debug)]
 pub(super) struct Stragglers {
+    /// The beginning of the present generation.
     since: Duration,
+    /// The times of the members in the present generation.
     measured: BTreeMap<WorkerId, ShardTime>,
-    /// Milliseconds a shard, as they were when shards moved last: later plans keep to them.
-    weights: BTreeMap<WorkerId, f64>,
+    /// Milliseconds for a shard, as they were when shards moved last: later plans keep to them.
+    planned_ms: BTreeMap<WorkerId, f64>,
+    /// The time for which shards rest after the next move.
     rest: Duration,
+    /// The time before which shards do not move.
     not_before: Duration,
 }
 
+/// The time that one member takes for a shard.
 #[derive(Clone, Copy, Debug, Default)]
 struct ShardTime {
+    /// Steps that the member has finished in this generation.
     steps: u32,
-    /// Milliseconds a step and shard.
+    /// The moving average of the milliseconds for one shard in one step.
     shard_ms: f64,
 }
 
-/// A move that is worthwhile.
+/// A move of shards that is worthwhile.
 #[derive(Debug, PartialEq)]
 pub(super) struct Move {
-    /// Who is slow.
+    /// The name of the member that loses shards.
     pub(super) name: String,
-    /// How many times as long as the others it takes for a shard.
+    /// The ratio of its time for a shard to the mean of the other members' times.
     pub(super) times: f64,
 }
 
 impl Stragglers {
+    /// Nothing is measured yet.
     pub(super) fn new() -> Self {
         Self {
             since: Duration::ZERO,
             measured: BTreeMap::new(),
-            weights: BTreeMap::new(),
-            rest: RESTS[0],
+            planned_ms: BTreeMap::new(),
+            rest: REST_MIN,
             not_before: Duration::ZERO,
         }
     }
 
-    /// A new generation begins.
+    /// Begins to measure a new generation.
     pub(super) fn restart(&mut self, now: Duration) {
         self.since = now;
         self.measured.clear();
     }
 
-    /// A member has finished a step.
-    pub(super) fn step(&mut self, plan: &Plan, id: &WorkerId, done: &StepDone) {
-        let Some(rank) = plan.rank_of(id).filter(|_| done.generation == plan.generation) else {
+    /// Adds a step that a member has finished.
+    pub(super) fn add_step(&mut self, plan: &Plan, id: &WorkerId, done: &StepDone) {
+        if done.generation != plan.generation {
+            return;
+        }
+        let Some(rank) = plan.rank_of(id) else {
             return;
         };
-        let pace = self.measured.entry(id.clone()).or_default();
-        pace.steps += 1;
-        let shard_ms = f64::from((done.step_ms - done.allreduce_ms).max(0.0))
-            / plan.shards_of(rank).count() as f64;
-        match pace.steps {
-            ..=SKIPPED => {}
-            n if n == SKIPPED + 1 => pace.shard_ms = shard_ms,
-            _ => pace.shard_ms += NEW * (shard_ms - pace.shard_ms),
+        // The wait for the all-reduce is mostly the wait for slower members: it is not counted.
+        let compute_ms = f64::from((done.step_ms - done.allreduce_ms).max(0.0));
+        let shard_ms = compute_ms / plan.shards_of(rank).count() as f64;
+        let time = self.measured.entry(id.clone()).or_default();
+        time.steps += 1;
+        if time.steps == UNMEASURED_STEPS + 1 {
+            time.shard_ms = shard_ms;
+        } else if time.steps > UNMEASURED_STEPS {
+            time.shard_ms += NEW_STEP_WEIGHT * (shard_ms - time.shard_ms);
         }
     }
 
-    /// Milliseconds that a member takes for a shard, once that is known.
+    /// The milliseconds that a member takes for a shard; `None` until enough steps are measured.
     pub(super) fn shard_ms(&self, id: &WorkerId) -> Option<f64> {
-        self.measured.get(id).filter(|pace| pace.steps > SKIPPED).map(|pace| pace.shard_ms)
+        let time = self.measured.get(id)?;
+        (time.steps > UNMEASURED_STEPS).then_some(time.shard_ms)
     }
 
-    /// Whether shards are to move from a slow member, and then decides that they will.
+    /// Decides whether shards are to move from a slow member. If so, later plans assign shards by
+    /// the members' present speed.
     pub(super) fn decide(&mut self, now: Duration, plan: &Plan) -> Option<Move> {
-        if now < self.since + STEADY || now < self.not_before {
+        if now < self.since + GENERATION_MIN || now < self.not_before {
             return None;
         }
-        let steady = |id: &WorkerId| self.measured.get(id).filter(|pace| pace.steps >= STEPS_MIN);
-        let times: Vec<f64> = plan
-            .members
-            .iter()
-            .map(|member| Some(steady(&member.id)?.shard_ms.max(1e-3)))
-            .collect::<Option<_>>()?;
+
+        // Compare the slowest member's time now with the time after the best move.
+        let shard_ms = self.steady_shard_ms(plan)?;
         let loads: Vec<usize> = plan.ranks().map(|rank| plan.shards_of(rank).count()).collect();
-        let longest = |loads: &[usize]| {
-            loads.iter().zip(&times).map(|(&n, t)| n as f64 * t).fold(0.0, f64::max)
-        };
-        let better = spread(usize::from(plan.shards()), &times);
-        if longest(&better) >= WORTHWHILE * longest(&loads) {
+        let best_loads = spread(usize::from(plan.shards()), &shard_ms);
+        let longest_now = longest_ms(&loads, &shard_ms);
+        let longest_then = longest_ms(&best_loads, &shard_ms);
+        if longest_then >= WORTHWHILE_PART * longest_now {
             return None;
         }
-        let (slowest, &time) = times.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
-        let others = (times.iter().sum::<f64>() - time) / (times.len() - 1).max(1) as f64;
-        self.weights = plan
-            .members
-            .iter()
-            .map(|member| member.id.clone())
-            .zip(times.iter().copied())
-            .collect();
+
+        // Keep the speeds for the next plan, and let shards rest after it.
+        let ids = plan.members.iter().map(|member| member.id.clone());
+        self.planned_ms = ids.zip(shard_ms.iter().copied()).collect();
         self.not_before = now + self.rest;
-        self.rest = (2 * self.rest).min(RESTS[1]);
-        Some(Move { name: plan.members[slowest].id.name.clone(), times: time / others })
+        self.rest = (2 * self.rest).min(REST_MAX);
+
+        let (slowest, &slowest_ms) =
+            shard_ms.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
+        let others = (shard_ms.len() - 1).max(1) as f64;
+        let mean_of_others = (shard_ms.iter().sum::<f64>() - slowest_ms) / others;
+        let name = plan.members[slowest].id.name.clone();
+        Some(Move { name, times: slowest_ms / mean_of_others })
     }
 
-    /// How many of `shards` each of these workers gets; none if all are alike.
+    /// The milliseconds that each member takes for a shard, by rank; `None` until every member has
+    /// finished enough steps.
+    fn steady_shard_ms(&self, plan: &Plan) -> Option<Vec<f64>> {
+        let mut shard_ms = Vec::with_capacity(plan.members.len());
+        for member in &plan.members {
+            let time = self.measured.get(&member.id)?;
+            if time.steps < STEPS_MIN {
+                return None;
+            }
+            shard_ms.push(time.shard_ms.max(SHARD_MS_MIN));
+        }
+        Some(shard_ms)
+    }
+
+    /// How many of `shards` each of these workers gets; `None` if nothing is known about their
+    /// speed.
     pub(super) fn loads(&self, shards: usize, members: &[WorkerId]) -> Option<Vec<usize>> {
         let known: Vec<f64> =
-            members.iter().filter_map(|id| self.weights.get(id).copied()).collect();
+            members.iter().filter_map(|id| self.planned_ms.get(id).copied()).collect();
         if known.is_empty() {
             return None;
         }
+        // A worker that has not been measured counts as an average one.
         let mean = known.iter().sum::<f64>() / known.len() as f64;
-        let times: Vec<f64> =
-            members.iter().map(|id| self.weights.get(id).copied().unwrap_or(mean)).collect();
-        Some(spread(shards, &times))
+        let shard_ms: Vec<f64> =
+            members.iter().map(|id| self.planned_ms.get(id).copied().unwrap_or(mean)).collect();
+        Some(spread(shards, &shard_ms))
     }
 }
 
-/// Spreads shards over workers that take these times for one, so that the longest takes as little as can be. Each gets
-/// at least one.
-fn spread(shards: usize, times: &[f64]) -> Vec<usize> {
-    let mut loads = vec![1; times.len()];
-    for _ in times.len()..shards {
-        let next = |&rank: &usize| (loads[rank] + 1) as f64 * times[rank];
-        let best = (0..times.len()).min_by(|a, b| next(a).total_cmp(&next(b)));
-        loads[best.expect("a plan has members")] += 1;
+/// The milliseconds that the slowest member takes for all its shards.
+fn longest_ms(loads: &[usize], shard_ms: &[f64]) -> f64 {
+    loads.iter().zip(shard_ms).map(|(&shards, ms)| shards as f64 * ms).fold(0.0, f64::max)
+}
+
+/// Spreads shards over members that take these times for one, so that the slowest member finishes
+/// as early as possible. Each member gets at least one shard.
+///
+/// # Panics
+/// If there are more shards than members and no members.
+fn spread(shards: usize, shard_ms: &[f64]) -> Vec<usize> {
+    let mut loads = vec![1; shard_ms.len()];
+    // Give each further shard to the member that would finish it first.
+    for _ in shard_ms.len()..shards {
+        let mut best = 0;
+        for rank in 1..loads.len() {
+            if finish_ms(&loads, shard_ms, rank) < finish_ms(&loads, shard_ms, best) {
+                best = rank;
+            }
+        }
+        loads[best] += 1;
     }
     loads
+}
+
+/// The milliseconds that a member would take for one shard more than it has.
+fn finish_ms(loads: &[usize], shard_ms: &[f64], rank: usize) -> f64 {
+    (loads[rank] + 1) as f64 * shard_ms[rank]
 }
 
 #[cfg(test)]
@@ -164,13 +220,13 @@ mod tests {
                     step_ms: compute + 7.0,
                     allreduce_ms: 7.0,
                 };
-                stragglers.step(plan, &member.id, &done);
+                stragglers.add_step(plan, &member.id, &done);
             }
         }
     }
 
     #[test]
-    fn shards_are_spread_by_pace() {
+    fn shards_are_spread_by_speed() {
         assert_eq!(spread(8, &[1.0, 1.0]), [4, 4]);
         assert_eq!(spread(8, &[1.0, 3.0]), [6, 2]);
         assert_eq!(spread(8, &[1.0, 100.0, 1.0]), [4, 1, 3]);
@@ -178,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_move_from_who_is_steadily_slower_and_not_at_once_again() {
+    fn shards_move_from_a_steadily_slower_member_and_then_rest() {
         let plan = fixture::plan(8, &[0, 0, 0, 0, 1, 1, 1, 1]);
         let later = Duration::from_secs(4);
         let mut stragglers = Stragglers::new();

@@ -1,5 +1,9 @@
-//! What follows from what is known: from gathering over fences and plans to the end.
+//! The transitions from stage to stage. The documentation of `Stage` draws them.
+//!
+//! An `on_` function looks at one stage and decides whether to leave it. An `enter_` function makes
+//! the transition: it sends what the new stage begins with, and sets it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,25 +15,28 @@ use super::{
 };
 use crate::ids::{Generation, Position, WorkerId};
 use crate::protocol::message::{Finish, ToWorker};
-use crate::protocol::plan::{Member, Plan, StateRef};
+use crate::protocol::plan::{Plan, StateRef};
 
 impl CoordinatorMachine {
-    /// Goes on as far as possible with what is known.
+    /// Goes from stage to stage as far as possible with what is known.
+    ///
+    /// # Errors
+    /// If the run cannot go on.
     pub(super) fn advance_stage(&mut self) -> Result<(), Failure> {
         self.remove_unresponsive_workers();
         self.update_outputs()?;
-        self.probe();
+        self.probe_quarantined();
         loop {
             let before = self.stage.clone();
             match self.stage.clone() {
                 Stage::Gathering { since } => self.on_gathering(since),
-                Stage::Training { since, progress, complaint } => {
-                    self.on_training(since, progress, complaint)
-                }
                 Stage::Fencing { generation, since } => self.on_fencing(generation, since)?,
+                Stage::Training { since, has_progress, has_complaint } => {
+                    self.on_training(since, has_progress, has_complaint);
+                }
                 Stage::Stopping { generation, since } => self.on_stopping(generation, since)?,
                 Stage::Finishing { since, until, outcome, .. } => {
-                    self.on_finishing(since, until, outcome)
+                    self.on_finishing(since, until, outcome);
                 }
                 Stage::Done => {}
             }
@@ -39,282 +46,361 @@ impl CoordinatorMachine {
         }
     }
 
-    fn may_be_planned(&self, worker: &Worker) -> bool {
-        !self.reachability.is_outside(&worker.id)
-            && (!self.suspects.is_suspect(&worker.id) || self.healthy_workers() < self.min_workers)
-    }
-
+    /// Removes the workers that closed their streams or are silent.
     fn remove_unresponsive_workers(&mut self) {
-        let now = self.now;
-        let verdict = |worker: &Worker| match worker.closed_at {
-            Some(_) if worker.data_closed => Some(Departure::Closed),
-            Some(at) if now >= at + CLOSED_MAX => Some(Departure::Closed),
-            None if now >= worker.heard + SILENCE_MAX => Some(Departure::Silent),
-            _ => None,
-        };
-        let gone: Vec<(String, Departure)> = self
-            .registry
-            .workers
-            .iter()
-            .filter_map(|(name, worker)| Some((name.clone(), verdict(worker)?)))
-            .collect();
+        let mut gone = Vec::new();
+        for (name, worker) in &self.registry.workers {
+            if let Some(why) = self.departure(worker) {
+                gone.push((name.clone(), why));
+            }
+        }
         for (name, why) in gone {
             self.remove_worker(&name, why);
         }
     }
 
+    /// The cause for removing a worker now, if there is one.
+    fn departure(&self, worker: &Worker) -> Option<Departure> {
+        match worker.closed_at {
+            // Its data streams closed as well: the process is dead, and will not reconnect.
+            Some(_) if worker.data_closed => Some(Departure::Closed),
+            Some(closed_at) if self.now >= closed_at + CLOSED_MAX => Some(Departure::Closed),
+            None if self.now >= worker.heard_at + SILENCE_MAX => Some(Departure::Silent),
+            _ => None,
+        }
+    }
+
+    /// Returns whether a ready worker may be a member of the next plan.
+    fn may_be_planned(&self, worker: &Worker) -> bool {
+        if self.reachability.is_quarantined(&worker.id) {
+            return false;
+        }
+        // With too few healthy workers a suspect is planned all the same: it may be innocent.
+        !self.suspects.is_suspect(&worker.id) || self.healthy_workers() < self.min_workers
+    }
+
+    /// Writes what is due, requests snapshots, and tells workers what they may forget and must
+    /// keep. Leaves Training or Fencing for Finishing when the last step is on disk.
     fn update_outputs(&mut self) -> Result<(), Failure> {
-        let members: Vec<WorkerId> = match (&self.stage, &self.plan) {
-            // At an early end it is enough that somebody has reached it.
-            (Stage::Stopping { .. }, _) | (_, None) => Vec::new(),
-            (_, Some(plan)) => plan.members.iter().map(|member| member.id.clone()).collect(),
-        };
-        self.outputs.advance(&members, &mut self.out)?;
-        let connected =
-            self.registry.connected().map(|(worker, conn)| (worker.id.clone(), conn)).collect();
+        // A step is logged when all members have reported it. Before an early end it is enough that
+        // one worker has: the others may be gone.
+        let mut members: Vec<WorkerId> = Vec::new();
+        if !matches!(self.stage, Stage::Stopping { .. }) {
+            members.extend(self.members().iter().map(|member| member.id.clone()));
+        }
+        self.outputs.log_agreed_steps(&members, &mut self.out)?;
+
+        // Request the snapshots that are due.
         let start = self.plan.as_ref().map_or(0, |plan| plan.start.position.step);
+        let connected: BTreeMap<WorkerId, ConnId> =
+            self.registry.connected().map(|(worker, conn)| (worker.id.clone(), conn)).collect();
         self.outputs.request_snapshots(self.now, &members, start, &connected, &mut self.out);
+
+        // Tell workers what is on disk: they may forget it.
         let persisted = self.outputs.persisted_through();
         if persisted > self.announced_persisted {
             self.announced_persisted = persisted;
-            self.outputs.forget();
-            self.tell_all(&ToWorker::Persisted(persisted));
+            self.outputs.forget_persisted();
+            self.send_all(&ToWorker::Persisted(persisted));
         }
+
+        // The last step is on disk: the run is over.
         if self.outputs.is_finished()
             && matches!(self.stage, Stage::Training { .. } | Stage::Fencing { .. })
         {
-            self.end(Outcome::Finished, Finish::Done);
+            self.enter_finishing(Outcome::Finished, Finish::Done);
         }
-        let keep = self.outputs.asked();
-        if let Some(step) = keep.filter(|_| keep != self.announced_retained) {
-            self.tell_all(&ToWorker::RetainSnapshot(step));
+
+        // Tell workers to keep the snapshot of the checkpoint that a person has asked for.
+        let retained = self.outputs.requested_checkpoint();
+        if let Some(step) = retained
+            && retained != self.announced_retained
+        {
+            self.send_all(&ToWorker::RetainSnapshot(step));
         }
-        self.announced_retained = keep;
+        self.announced_retained = retained;
         Ok(())
     }
 
+    /// Leaves Gathering for Fencing when enough workers are ready, or for Training when all members
+    /// of the last plan are back and still train by it.
     fn on_gathering(&mut self, since: Duration) {
         let ready = self.registry.ready().count();
-        let expected = self.may_still_adopt() && self.members_back() < self.member_names().len();
-        if self.stop.is_some() && !expected {
-            return self.fence("a stop was asked for");
+        let all_back = self.members_back() == self.members().len();
+
+        // A stop waits for the members that may be about to reconnect: one of them has the furthest
+        // state.
+        if self.stop.is_some() && (all_back || !self.may_still_adopt()) {
+            self.enter_fencing("a stop was asked for");
+            return;
         }
+
+        // The first plan of a run waits for `--workers`.
         let Some(plan) = self.plan.clone() else {
             if ready >= self.workers {
-                self.fence("the first workers are ready");
+                self.enter_fencing("the first workers are ready");
             }
             return;
         };
-        let back = |member: &Member| {
-            self.registry
-                .get(&member.id.name)
-                .filter(|worker| worker.ready && worker.id == member.id)
-        };
-        let untouched =
-            |worker: &Worker| worker.plan == plan.generation && worker.promised <= plan.generation;
-        if plan.members.iter().all(|member| back(member).is_some_and(untouched)) {
-            self.note(Notice::Adopted(plan.generation));
+
+        // Workers that train by the last plan need no fence: only the coordinator was away.
+        if self.all_members_train(&plan) {
+            self.notify(Notice::PlanAdopted(plan.generation));
             self.stragglers.restart(self.now);
-            self.stage = Stage::Training { since: self.now, progress: true, complaint: false };
+            self.stage =
+                Stage::Training { since: self.now, has_progress: true, has_complaint: false };
             return;
         }
-        let complete = self.members_back() == plan.members.len() || ready >= self.workers;
-        if complete || (self.now >= since + ADOPT_MAX && ready >= self.min_workers) {
-            self.fence("the coordinator was started again");
+        let is_complete = all_back || ready >= self.workers;
+        let is_overdue = self.now >= since + ADOPT_MAX && ready >= self.min_workers;
+        if is_complete || is_overdue {
+            self.enter_fencing("the coordinator was started again");
         }
     }
 
-    fn on_training(&mut self, since: Duration, progress: bool, complaint: bool) {
+    /// Returns whether all members of the plan are ready, are the same processes, and have answered
+    /// no later fence.
+    fn all_members_train(&self, plan: &Plan) -> bool {
+        plan.members.iter().all(|member| match self.registry.find(&member.id) {
+            Some(worker) => worker.ready && worker.was_training_in(plan.generation),
+            None => false,
+        })
+    }
+
+    /// Leaves Training for Fencing when the membership has to change: a member is lost or
+    /// complains, a worker joins, a stop was asked for, or shards are to move.
+    fn on_training(&mut self, since: Duration, has_progress: bool, has_complaint: bool) {
         let Some(plan) = self.plan.clone() else {
             return;
         };
-        let is_here = |member: &Member| {
-            self.registry.get(&member.id.name).is_some_and(|worker| worker.id == member.id)
-        };
-        let lost = !plan.members.iter().all(is_here);
-        let room = plan.members.len() < usize::from(self.shards);
-        let is_new =
-            |worker: &&Worker| plan.rank_of(&worker.id).is_none() && self.may_be_planned(worker);
-        let newcomer = self
-            .registry
-            .ready()
-            .find(is_new)
-            .filter(|_| room)
-            .map(|worker| worker.id.name.clone());
-        let complaint = complaint && (progress || self.now >= since + COMPLAINT_PAUSE);
-        if complaint && !progress && !lost {
+        let is_lost = !plan.members.iter().all(|member| self.registry.find(&member.id).is_some());
+        // Without progress a complaint waits: see `COMPLAINT_PAUSE`.
+        let is_complaint_due =
+            has_complaint && (has_progress || self.now >= since + COMPLAINT_PAUSE);
+        if is_complaint_due && !has_progress && !is_lost {
             self.reachability.record_generation_without_progress();
         }
-        if lost || complaint {
-            self.fence("the members could not go on");
-        } else if let Some(name) = newcomer {
-            self.fence(&format!("worker {name} joins"));
+
+        if is_lost || is_complaint_due {
+            self.enter_fencing("the members could not go on");
+        } else if let Some(name) = self.newcomer(&plan) {
+            self.enter_fencing(&format!("worker {name} joins"));
         } else if self.stop.is_some() {
-            self.fence("a stop was asked for");
-        } else if let Some(slow) =
-            self.stragglers.decide(self.now, &plan).filter(|_| self.rebalance)
+            self.enter_fencing("a stop was asked for");
+        } else if let Some(slow) = self.stragglers.decide(self.now, &plan)
+            && self.rebalance
         {
-            self.fence(&format!("shards move from worker {}", slow.name));
-            self.note(Notice::Slow { name: slow.name, percent: (100.0 * slow.times) as u32 });
+            self.enter_fencing(&format!("shards move from worker {}", slow.name));
+            let percent = (100.0 * slow.times) as u32;
+            self.notify(Notice::ShardsMoved { name: slow.name, percent });
         }
     }
 
-    /// Asks every living worker to stop applying results of older generations, and where it is.
-    pub(super) fn fence(&mut self, why: &str) {
+    /// The name of a worker that may join the members, if there is a shard for it.
+    fn newcomer(&self, plan: &Plan) -> Option<String> {
+        if plan.members.len() >= usize::from(self.shards) {
+            return None;
+        }
+        self.registry
+            .ready()
+            .find(|worker| plan.rank_of(&worker.id).is_none() && self.may_be_planned(worker))
+            .map(|worker| worker.id.name.clone())
+    }
+
+    /// Enters Fencing: asks every ready worker to apply no more results of older generations, and
+    /// to say which state it has. `why` is for people.
+    pub(super) fn enter_fencing(&mut self, why: &str) {
         let generation = self.generation().next();
+        // Before the first plan there is nothing to interrupt.
         if self.plan.is_some() {
-            self.recoveries.fence(self.now, generation, why);
+            self.recoveries.on_fence(self.now, generation, why);
         }
         self.stage = Stage::Fencing { generation, since: self.now };
-        let asked: Vec<ConnId> = self.registry.ready().filter_map(|worker| worker.conn).collect();
-        self.out
-            .extend(asked.into_iter().map(|conn| Command::Send(conn, ToWorker::Fence(generation))));
+        for conn in self.registry.ready().filter_map(|worker| worker.conn) {
+            self.out.push(Command::Send(conn, ToWorker::Fence(generation)));
+        }
     }
 
+    /// Leaves Fencing when all answers are in, or when enough are and the others are late: for
+    /// Training by a new plan, or for Stopping if a stop was asked for.
     fn on_fencing(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
-        let overdue = self.now >= since + FENCE_MAX;
-        let inside = || self.registry.ready().filter(|worker| self.may_be_planned(worker));
-        let answered = inside().filter(|worker| worker.has_answered(generation)).count();
-        let all = answered == inside().count();
-        if !(all || overdue) || (answered < self.min_workers && self.stop.is_none()) {
+        // Count the answers.
+        let (mut asked, mut answered) = (0, 0);
+        for worker in self.registry.ready().filter(|worker| self.may_be_planned(worker)) {
+            asked += 1;
+            answered += usize::from(worker.has_answered(generation));
+        }
+        let is_overdue = self.now >= since + FENCE_MAX;
+        if answered < asked && !is_overdue {
             return Ok(());
         }
-        // Who has not answered is not in the plan; its late answer counts as ready.
-        for worker in
-            self.registry.workers.values_mut().filter(|worker| !worker.has_answered(generation))
-        {
-            worker.ready = false;
+        // A stop needs no minimum: what there is, is saved.
+        if answered < self.min_workers && self.stop.is_none() {
+            return Ok(());
+        }
+
+        // A worker that has not answered is left out of the plan. Its late answer makes it ready
+        // again.
+        for worker in self.registry.workers.values_mut() {
+            if !worker.has_answered(generation) {
+                worker.ready = false;
+            }
         }
         if self.stop.is_some() {
-            self.stage = Stage::Stopping { generation, since: self.now };
-            // From now on a step counts if anybody has reached it. The reports of such steps are
-            // taken into account first: one that only the furthest worker has finished becomes the
-            // checkpoint, too.
-            self.update_outputs()?;
-            let answers = self.registry.ready().filter_map(|worker| worker.answer(generation));
-            if let Some(furthest) = answers.max_by_key(|state| state.position) {
-                self.outputs.want_checkpoint(furthest);
-            }
-            return self.update_outputs();
+            return self.enter_stopping(generation);
         }
         self.quarantine_unreachable();
         self.make_plan(generation)
     }
 
-    /// Makes the plan that follows from the answers; none while nobody has a state to go on from.
+    /// Enters Stopping: what is due, and a checkpoint of the furthest state among the answers, is
+    /// to be written before the end.
+    fn enter_stopping(&mut self, generation: Generation) -> Result<(), Failure> {
+        // From now on one report of a step is enough. Those that have come are used first, so that
+        // a step that only one worker has finished can become the checkpoint, too.
+        self.stage = Stage::Stopping { generation, since: self.now };
+        self.update_outputs()?;
+
+        let furthest = self
+            .registry
+            .ready()
+            .filter_map(|worker| worker.fenced_state(generation))
+            .max_by_key(|state| state.position);
+        if let Some(state) = furthest {
+            self.outputs.add_last_checkpoint(state);
+        }
+        // The requests for snapshots go out now: no other event may come for a while.
+        self.update_outputs()
+    }
+
+    /// Makes the plan that follows from the answers, and enters Training by it. Makes none, and
+    /// stays in the stage, while answers are too few or no state is known to go on from.
     fn make_plan(&mut self, generation: Generation) -> Result<(), Failure> {
-        let inside = self.registry.ready().filter(|worker| self.may_be_planned(worker));
-        let answered = inside.filter(|worker| worker.has_answered(generation));
-        let candidates: Vec<Candidate> = answered
-            .map(|worker| Candidate {
-                id: worker.id.clone(),
-                address: worker.address.clone(),
-                state: worker.answer(generation),
-                joined: worker.joined,
-            })
-            .collect();
+        let mut candidates = Vec::new();
+        for worker in self.registry.ready() {
+            if self.may_be_planned(worker) && worker.has_answered(generation) {
+                candidates.push(Candidate {
+                    id: worker.id.clone(),
+                    address: worker.address.clone(),
+                    state: worker.fenced_state(generation),
+                    arrival: worker.arrival,
+                });
+            }
+        }
+        // The quarantine may have taken one away.
         if candidates.len() < self.min_workers {
             return Ok(());
         }
-        if let Some(start) = self.start(generation, &candidates)? {
-            let mut plan = planner::make_plan(
-                self.plan.as_deref(),
-                candidates,
-                start,
-                self.shards,
-                &self.stragglers,
-            );
-            self.suspects.reassign_failed_shards(&mut plan);
-            self.announce(Arc::new(plan));
-        }
+        let Some(start) = self.choose_start(generation, &candidates)? else {
+            return Ok(());
+        };
+        let previous = self.plan.as_deref();
+        let mut plan =
+            planner::make_plan(previous, candidates, start, self.shards, &self.stragglers);
+        self.suspects.reassign_failed_shards(&mut plan);
+        self.enter_training(Arc::new(plan));
         Ok(())
     }
 
-    /// Where the next plan starts: at a state that a candidate has, or else at a checkpoint that can be read.
-    fn start(
+    /// The state that the next plan starts from: one that a candidate has, or else a checkpoint
+    /// that can be read.
+    fn choose_start(
         &mut self,
         generation: Generation,
         candidates: &[Candidate],
     ) -> Result<Option<StateRef>, Failure> {
-        let saved =
-            self.outputs.checkpoint().map(|saved| (Position::after(saved.step), saved.digest));
-        let start = planner::choose_start(generation, candidates, saved)?;
-        let is_held = |start: &StateRef| candidates.iter().any(|candidate| candidate.holds(start));
-        if start.as_ref().is_none_or(is_held) {
-            return Ok(start);
+        loop {
+            let saved =
+                self.outputs.checkpoint().map(|saved| (Position::after(saved.step), saved.digest));
+            let Some(start) = planner::choose_start(generation, candidates, saved)? else {
+                return Ok(None);
+            };
+            // The members copy the state from a worker that holds it: no checkpoint is read.
+            if candidates.iter().any(|candidate| candidate.holds(&start)) {
+                return Ok(Some(start));
+            }
+            // Only the checkpoint has the state. If it is known to be unreadable, choose again.
+            let Some((from, to)) = self.outputs.fall_back() else {
+                return Ok(Some(start));
+            };
+            self.notify(Notice::CheckpointFellBack { from, to });
         }
-        let Some((from, to)) = self.outputs.fall_back() else {
-            return Ok(start);
-        };
-        self.note(Notice::FellBack { from, to });
-        self.start(generation, candidates)
     }
 
-    /// Stores a plan, then tells its members.
-    fn announce(&mut self, plan: Arc<Plan>) {
+    /// Enters Training: stores the plan, then sends it to its members.
+    fn enter_training(&mut self, plan: Arc<Plan>) {
+        // The plan is durable before a member hears of it, so that generations only grow.
         let fingerprint = self.fingerprint.clone().unwrap_or_default();
         self.out.push(Command::StorePlan(Arc::clone(&plan), fingerprint));
         for member in &plan.members {
-            let Some(worker) = self.registry.workers.get_mut(&member.id.name) else {
-                continue;
-            };
-            worker.data_closed = false;
-            if let Some(conn) = worker.conn {
-                self.out.push(Command::Send(conn, ToWorker::Plan(Arc::clone(&plan))));
+            if let Some(worker) = self.registry.workers.get_mut(&member.id.name) {
+                worker.data_closed = false;
+                if let Some(conn) = worker.conn {
+                    self.out.push(Command::Send(conn, ToWorker::Plan(Arc::clone(&plan))));
+                }
             }
         }
-        let members = plan.members.iter().map(|member| member.id.name.clone()).collect();
-        self.stragglers.restart(self.now);
-        self.note(Notice::Planned {
+        self.notify(Notice::Planned {
             generation: plan.generation,
-            members,
+            members: plan.members.iter().map(|member| member.id.name.clone()).collect(),
             start: plan.start.position,
         });
+
+        // The members compute the steps after the start, some of them perhaps once more.
         let ids: Vec<WorkerId> = plan.members.iter().map(|member| member.id.clone()).collect();
-        self.outputs.go_on_after(plan.start.position.step, &ids);
+        self.outputs.restart_after(plan.start.position.step, &ids);
         self.announced_persisted = self.announced_persisted.min(self.outputs.persisted_through());
+        self.stragglers.restart(self.now);
         self.plan = Some(plan);
-        self.stage = Stage::Training { since: self.now, progress: false, complaint: false };
+        self.stage = Stage::Training { since: self.now, has_progress: false, has_complaint: false };
     }
 
-    /// Before an early end: waits until everything due is on disk.
+    /// Leaves Stopping when everything due is on disk, when no worker is left, or after 10 s: for
+    /// Finishing, or for Done if another coordinator takes over.
     fn on_stopping(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
-        let nobody = self.registry.connected().next().is_none();
-        if !(self.outputs.is_settled() || nobody || self.now >= since + ENDING_MAX) {
+        let no_worker_left = self.registry.connected().next().is_none();
+        let is_overdue = self.now >= since + ENDING_MAX;
+        if !self.outputs.is_settled() && !no_worker_left && !is_overdue {
             return Ok(());
         }
-        let outcome = Outcome::Stopped(self.outputs.checkpoint().map_or(0, |saved| saved.step));
+        let last_saved = self.outputs.checkpoint().map_or(0, |saved| saved.step);
+        let outcome = Outcome::Stopped(last_saved);
         if self.stop == Some(Stop::HandOver) {
+            // With a plan the workers train on until the next coordinator adopts it.
             self.make_plan(generation)?;
-            self.exit(outcome);
+            self.enter_done(outcome);
         } else {
-            self.end(outcome, Finish::Done);
+            self.enter_finishing(outcome, Finish::Done);
         }
         Ok(())
     }
 
+    /// Leaves Finishing for Done when all workers have left, or after 10 s.
     fn on_finishing(&mut self, since: Duration, until: Duration, outcome: Outcome) {
-        let gone = self.registry.workers.is_empty() && self.now >= until;
-        if gone || self.now >= since + ENDING_MAX {
-            self.exit(outcome);
+        let all_left = self.registry.workers.is_empty() && self.now >= until;
+        if all_left || self.now >= since + ENDING_MAX {
+            self.enter_done(outcome);
         }
     }
 
+    /// Enters Finishing from any stage, because the run cannot go on.
     pub(super) fn fail(&mut self, failure: Failure) {
+        // The first outcome counts.
         if matches!(self.stage, Stage::Finishing { .. } | Stage::Done) {
             return;
         }
         let finish = Finish::Failed(failure.to_string());
-        self.end(Outcome::Failed(failure), finish);
+        self.enter_finishing(Outcome::Failed(failure), finish);
     }
 
-    /// Tells every worker that the run is over.
-    fn end(&mut self, outcome: Outcome, finish: Finish) {
-        self.tell_all(&ToWorker::Finish(finish.clone()));
+    /// Enters Finishing: tells every worker that the run is over.
+    fn enter_finishing(&mut self, outcome: Outcome, finish: Finish) {
+        self.send_all(&ToWorker::Finish(finish.clone()));
         self.stage = Stage::Finishing { since: self.now, until: self.now, finish, outcome };
     }
 
-    fn exit(&mut self, outcome: Outcome) {
+    /// Enters Done: tells the driver to exit.
+    fn enter_done(&mut self, outcome: Outcome) {
         self.out.push(Command::Exit(outcome));
         self.stage = Stage::Done;
     }

@@ -116,10 +116,10 @@ impl World {
             }
             Command::Notice(note) => {
                 match &note {
-                    Notice::Lost { why: Departure::FailedShards, name } => {
+                    Notice::Lost { why: Departure::BadResults, name } => {
                         assert!(self.spoiled.contains(name), "{note}")
                     }
-                    Notice::Lost { why: Departure::Stuck, name } => {
+                    Notice::Lost { why: Departure::Late, name } => {
                         assert!(self.stopped.contains(name), "{note}")
                     }
                     _ => {}

@@ -1,54 +1,54 @@
-//! Why a run cannot go on.
+//! The failures that end a run.
 
 use std::fmt;
 
 use crate::ids::{Digest, Position, ShardId, Step};
 
-/// Why a run cannot go on.
+/// The reason that a run cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Two workers hold different states where they should hold the same.
-    Differ {
-        /// Where.
+    /// Workers have different states at one position, and no state has a majority.
+    StatesDiffer {
+        /// The position.
         position: Position,
-        /// Each worker's name and digest.
+        /// The name of each worker there and the digest of its state.
         states: Vec<(String, Digest)>,
     },
-    /// A step that is already persisted came out differently this time.
-    Unrepeatable {
+    /// A step that is already on disk was computed again, with another result.
+    NotReproducible {
         /// The step.
         step: Step,
-        /// The persisted digest.
+        /// The digest on disk.
         persisted: Digest,
-        /// This time's.
+        /// The digest that the workers have computed now.
         computed: Digest,
     },
-    /// Two workers found that a shard's vector cannot be summed.
+    /// Two workers, or one worker twice, found that the vector of a shard cannot be summed.
     Diverged {
-        /// Where.
+        /// The position of the state that the vector was computed from.
         position: Position,
-        /// Which shard.
+        /// The shard.
         shard: ShardId,
-        /// What is wrong with it.
+        /// The fault of the vector.
         what: String,
     },
-    /// A loss is no longer a finite number.
-    NotFinite {
+    /// A loss or an accuracy is not a finite number.
+    MetricNotFinite {
         /// The step.
         step: Step,
-        /// Which number.
+        /// The name of the metric.
         metric: &'static str,
     },
 }
 
 impl Failure {
-    /// A stable name for logs and programs.
+    /// The failure's stable name, for logs and programs.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Differ { .. } => "states_differ",
-            Self::Unrepeatable { .. } => "not_repeatable",
+            Self::StatesDiffer { .. } => "states_differ",
+            Self::NotReproducible { .. } => "not_reproducible",
             Self::Diverged { .. } => "diverged",
-            Self::NotFinite { .. } => "not_finite",
+            Self::MetricNotFinite { .. } => "metric_not_finite",
         }
     }
 }
@@ -56,31 +56,28 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Differ { position, states } => {
-                write!(f, "workers differ at {position}:")?;
-                for (name, digest) in states {
-                    write!(f, " {name} has {digest}")?;
+            Self::StatesDiffer { position, states } => {
+                write!(f, "workers differ at {position}, and no state has a majority")?;
+                for (i, (name, digest)) in states.iter().enumerate() {
+                    let separator = if i == 0 { ":" } else { "," };
+                    write!(f, "{separator} {name} has {digest}")?;
                 }
                 Ok(())
             }
-            Self::Unrepeatable { step, persisted, computed } => {
-                write!(
-                    f,
-                    "step {step} was persisted with digest {persisted} and came out as {computed} this time"
-                )
-            }
-            Self::Diverged { position, shard, what } => {
-                write!(
-                    f,
-                    "the training has diverged: the vector of shard {shard} at {position} cannot be used: {what}"
-                )
-            }
-            Self::NotFinite { step, metric } => {
-                write!(
-                    f,
-                    "the training has diverged: {metric} of step {step} is not a finite number"
-                )
-            }
+            Self::NotReproducible { step, persisted, computed } => write!(
+                f,
+                "step {step} has digest {persisted} on disk, and was computed again with digest \
+                 {computed}"
+            ),
+            Self::Diverged { position, shard, what } => write!(
+                f,
+                "the training has diverged: the vector of shard {shard} at {position} cannot be \
+                 used: {what}"
+            ),
+            Self::MetricNotFinite { step, metric } => write!(
+                f,
+                "the training has diverged: {metric} of step {step} is not a finite number"
+            ),
         }
     }
 }

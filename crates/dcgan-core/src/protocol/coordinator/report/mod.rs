@@ -1,4 +1,7 @@
-//! What people see.
+//! The reports to people about a run: notices, the reason for waiting, failures and the status.
+//!
+//! The texts are for people and may change. Programs and tests match the variants, or the codes
+//! that the log and the status carry beside each text.
 
 mod failure;
 mod notice;

@@ -1,115 +1,122 @@
-//! Something that happened, worth a line in the log.
+//! Something that happened and is worth a line in the log.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::ids::{Generation, Position, Step};
 
-/// Something that happened, worth a line.
+/// Something that happened and is worth a line in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// A worker said hello.
-    Joined(String),
-    /// A worker may be planned.
+    Connected(String),
+    /// A worker may be planned from now on.
     Ready(String),
-    /// A worker is no longer counted on.
+    /// A worker was removed.
     Lost {
-        /// Which.
+        /// The worker's name.
         name: String,
-        /// Why.
+        /// The cause.
         why: Departure,
     },
-    /// A worker complained; a new generation follows.
+    /// A worker complained, and a new generation follows.
     Complaint {
-        /// Who.
+        /// The worker that complains.
         by: String,
-        /// About whom and what.
+        /// The trouble, as a sentence about that worker.
         about: String,
     },
-    /// A worker's state was another than that of the majority, at this position; it has copied theirs.
+    /// A worker's state was not that of the majority. The worker has copied theirs.
     StateDiffered {
-        /// Which worker.
+        /// The worker's name.
         name: String,
-        /// Where.
+        /// The position at which the states differed.
         position: Position,
-        /// The first tensor that differs.
+        /// The first tensor that differed.
         tensor: String,
     },
-    /// A worker waits outside, because it and its peers do not reach each other.
-    Outside {
-        /// Which worker.
+    /// A worker is left out of plans, because it and some peers do not reach each other.
+    Quarantined {
+        /// The worker's name.
         name: String,
-        /// Whom it does not reach.
+        /// The names of those peers.
         peers: Vec<String>,
     },
-    /// A worker that waited outside reaches its peers again.
-    Inside(String),
-    /// Shards move from a worker that takes longer than the others.
-    Slow {
-        /// Which worker.
+    /// A worker in quarantine reaches its peers again, and may be planned.
+    Readmitted(String),
+    /// Shards move away from a worker that takes longer than the others.
+    ShardsMoved {
+        /// The worker's name.
         name: String,
-        /// How long it takes for a shard, in percent of the others' time.
+        /// The time that it takes for a shard, in percent of the other members' time.
         percent: u32,
     },
-    /// A new plan.
+    /// A new plan was made.
     Planned {
-        /// Its number.
+        /// The plan's generation.
         generation: Generation,
-        /// Its members' names, by rank.
+        /// The members' names, by rank.
         members: Vec<String>,
-        /// Where they go on.
+        /// The position that they go on from.
         start: Position,
     },
-    /// The workers of the last plan are all here, and go on as if nothing had happened.
-    Adopted(Generation),
-    /// A snapshot that was due is held by nobody any more.
-    GivenUp(Step),
-    /// The checkpoint of a step, whose state no worker has, cannot be read: an older one, or the beginning, takes its place.
-    FellBack {
-        /// The step that is lost.
+    /// All members of the last plan are back after a restart of the coordinator. They go on by that
+    /// plan, as if nothing had happened.
+    PlanAdopted(Generation),
+    /// A snapshot was due after this step, and no worker holds it any more.
+    SnapshotGivenUp(Step),
+    /// The newest checkpoint cannot be read, and no worker has its state. An older checkpoint, or
+    /// the beginning of the run, takes its place.
+    CheckpointFellBack {
+        /// The step of the checkpoint that is lost.
         from: Step,
-        /// The step that leads, or 0.
+        /// The step of the older checkpoint, or 0.
         to: Step,
     },
     /// A step was computed again, with the same result as before.
-    Repeated(Step),
-    /// The coordinator itself was not running for a while.
-    Late(Duration),
+    StepRecomputed(Step),
+    /// The coordinator itself did not run for this long.
+    ClockLate(Duration),
 }
 
 impl Notice {
-    /// A stable name for logs and programs.
+    /// The notice's stable name: the `event` of its line in the log.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Joined(_) => "worker_connected",
+            Self::Connected(_) => "worker_connected",
             Self::Ready(_) => "worker_ready",
             Self::Lost { .. } => "worker_lost",
             Self::Complaint { .. } => "complaint",
             Self::StateDiffered { .. } => "state_differed",
-            Self::Outside { .. } => "worker_quarantined",
-            Self::Inside(_) => "worker_readmitted",
-            Self::Slow { .. } => "shards_moved",
+            Self::Quarantined { .. } => "worker_quarantined",
+            Self::Readmitted(_) => "worker_readmitted",
+            Self::ShardsMoved { .. } => "shards_moved",
             Self::Planned { .. } => "plan",
-            Self::Adopted(_) => "plan_adopted",
-            Self::GivenUp(_) => "snapshot_given_up",
-            Self::FellBack { .. } => "checkpoint_fell_back",
-            Self::Repeated(_) => "step_recomputed",
-            Self::Late(_) => "clock_late",
+            Self::PlanAdopted(_) => "plan_adopted",
+            Self::SnapshotGivenUp(_) => "snapshot_given_up",
+            Self::CheckpointFellBack { .. } => "checkpoint_fell_back",
+            Self::StepRecomputed(_) => "step_recomputed",
+            Self::ClockLate(_) => "clock_late",
         }
     }
 
-    /// The name of the worker that the notice is about.
+    /// The name of the worker that the notice is about, if it is about one.
     pub fn worker(&self) -> Option<&str> {
         match self {
-            Self::Joined(name)
+            Self::Connected(name)
             | Self::Ready(name)
-            | Self::Inside(name)
+            | Self::Readmitted(name)
             | Self::Lost { name, .. }
+            | Self::Complaint { by: name, .. }
             | Self::StateDiffered { name, .. }
-            | Self::Outside { name, .. }
-            | Self::Slow { name, .. }
-            | Self::Complaint { by: name, .. } => Some(name),
-            _ => None,
+            | Self::Quarantined { name, .. }
+            | Self::ShardsMoved { name, .. } => Some(name),
+            Self::Planned { .. }
+            | Self::PlanAdopted(_)
+            | Self::SnapshotGivenUp(_)
+            | Self::CheckpointFellBack { .. }
+            | Self::StepRecomputed(_)
+            | Self::ClockLate(_) => None,
         }
     }
 }
@@ -117,90 +124,92 @@ impl Notice {
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Joined(name) => write!(f, "worker {name} connected"),
+            Self::Connected(name) => write!(f, "worker {name} connected"),
             Self::Ready(name) => write!(f, "worker {name} is ready"),
             Self::Lost { name, why } => write!(f, "lost worker {name}: {why}"),
-            Self::Complaint { by, about } => write!(f, "worker {by}: {about}"),
-            Self::StateDiffered { name, position, tensor } => {
-                write!(
-                    f,
-                    "worker {name} differed at {position}, first in {tensor}; it has copied the others' state"
-                )
+            Self::Complaint { by, about } => write!(f, "worker {by} complains: {about}"),
+            Self::StateDiffered { name, position, tensor } => write!(
+                f,
+                "worker {name} differed at {position} from the other workers, first in {tensor}; \
+                 it has copied their state"
+            ),
+            Self::Quarantined { name, peers } => write!(
+                f,
+                "worker {name} and {} do not reach each other: {name} is left out until they do",
+                peers.join(", ")
+            ),
+            Self::Readmitted(name) => {
+                write!(f, "worker {name} reaches the others again and may take part")
             }
-            Self::Outside { name, peers } => {
-                write!(
-                    f,
-                    "worker {name} and {} do not reach each other: {name} waits outside",
-                    peers.join(", ")
-                )
+            Self::ShardsMoved { name, percent } => write!(
+                f,
+                "worker {name} takes {:.1} times as long as the others for a shard: shards move \
+                 from it (--fixed-shards prevents this)",
+                f64::from(*percent) / 100.0
+            ),
+            Self::Planned { generation, members, start } => write!(
+                f,
+                "training from step {} with {} {}: {} (generation {generation})",
+                start.step + 1,
+                members.len(),
+                if members.len() == 1 { "worker" } else { "workers" },
+                members.join(", ")
+            ),
+            Self::PlanAdopted(generation) => {
+                write!(f, "all workers of generation {generation} have reconnected and train on")
             }
-            Self::Inside(name) => write!(f, "worker {name} reaches the others again"),
-            Self::Slow { name, percent } => {
-                write!(
-                    f,
-                    "worker {name} takes {percent}% of the others' time for a shard: shards move from it"
-                )
-            }
-            Self::Planned { generation, members, start } => {
-                write!(
-                    f,
-                    "generation {generation} trains on {} from step {} on",
-                    members.join(", "),
-                    start.step + 1
-                )
-            }
-            Self::Adopted(generation) => {
-                write!(f, "all workers of generation {generation} are back, and go on")
-            }
-            Self::GivenUp(step) => {
-                write!(f, "nobody holds the snapshot of step {step} any more: it is skipped")
-            }
-            Self::FellBack { from, to } => {
-                write!(
-                    f,
-                    "the checkpoint of step {from}, which no worker has, cannot be read: going on after step {to}"
-                )
-            }
-            Self::Repeated(step) => {
+            Self::SnapshotGivenUp(step) => write!(
+                f,
+                "no worker holds the snapshot of step {step} any more: its checkpoint or grid is \
+                 skipped"
+            ),
+            Self::CheckpointFellBack { from, to } => write!(
+                f,
+                "the checkpoint of step {from}, which no worker has, cannot be read: going on \
+                 after step {to}"
+            ),
+            Self::StepRecomputed(step) => {
                 write!(f, "step {step} was computed again, with the same digest")
             }
-            Self::Late(by) => {
-                write!(f, "the coordinator was not running for {:.1} s", by.as_secs_f64())
-            }
+            Self::ClockLate(pause) => write!(
+                f,
+                "this process got no CPU for {:.1} s (machine overloaded or suspended?)",
+                pause.as_secs_f64()
+            ),
         }
     }
 }
 
-/// Why a worker is no longer counted on.
+/// The cause of a worker's removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Departure {
-    /// Its control and data streams closed.
+    /// Its control stream closed and did not come back, or its data streams closed as well.
     Closed,
-    /// Nothing was heard of it for too long.
+    /// Nothing was heard from it for 3 s.
     Silent,
-    /// It owed others a contribution for too long.
-    Stuck,
-    /// It said that it goes.
+    /// The worker owed its peers a contribution for too long.
+    Late,
+    /// The worker said that it leaves.
     Left,
     /// A newer process has its name.
     Replaced,
     /// A person asked it to leave.
     Drained,
-    /// Its vectors were not finite, and others' of the same shards were.
-    FailedShards,
+    /// Its vectors could not be summed, but those of other workers for the same shards could.
+    BadResults,
 }
 
 impl Departure {
-    /// A stable name for logs and programs.
+    /// The cause's stable name: the field `cause` in the log.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Closed => "closed",
             Self::Silent => "silent",
-            Self::Stuck => "late",
+            Self::Late => "late",
             Self::Left => "left",
             Self::Replaced => "replaced",
             Self::Drained => "drained",
-            Self::FailedShards => "bad_results",
+            Self::BadResults => "bad_results",
         }
     }
 }
@@ -209,13 +218,13 @@ impl fmt::Display for Departure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Closed => "its connection closed",
-            Self::Silent => "nothing heard of it for 3 s",
-            Self::Stuck => "others waited too long for its contribution",
+            Self::Silent => "nothing was heard from it for 3 s",
+            Self::Late => "the others waited too long for its contribution",
             Self::Left => "it was told to stop",
-            Self::Replaced => "a newer process has its name",
+            Self::Replaced => "it was restarted, a newer process has its name",
             Self::Drained => "it was drained",
-            Self::FailedShards => {
-                "its vectors were not finite, and others' of the same shards were"
+            Self::BadResults => {
+                "its vectors were not finite, but those of other workers for the same shards were"
             }
         })
     }

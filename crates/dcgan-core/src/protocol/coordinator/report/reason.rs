@@ -1,74 +1,129 @@
-//! Why the coordinator is in the state that it is in: for people, and for tests to match.
+//! The reason for the coordinator's present activity, or for its waiting.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use crate::ids::{Generation, Step};
+use crate::ids::{Generation, Step, WorkerId};
+use crate::protocol::coordinator::{CoordinatorMachine, FENCE_MAX, Stage};
 
-/// What the coordinator is doing or waiting for.
+/// The coordinator's present activity, or the thing that it waits for.
+///
+/// In the text of a reason, only what follows the first colon changes while nothing happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The first step needs more workers.
     Gathering {
-        /// Workers that may be planned.
+        /// The number of workers that may be planned.
         ready: usize,
-        /// Workers that the first step waits for.
+        /// The number of workers that the first step waits for.
         workers: usize,
     },
-    /// Just started again: the workers of the last plan may be on their way.
+    /// The coordinator was restarted, and the workers of the last plan may be about to reconnect.
     Adopting {
-        /// Members of the last plan that are here.
+        /// The number of members of the last plan that are back.
         here: usize,
-        /// Members of the last plan.
+        /// The number of members of the last plan.
         members: usize,
     },
-    /// Workers are asked where they are.
+    /// Workers were sent a fence and have not answered.
     Fencing {
-        /// The generation to come.
+        /// The generation of the fence.
         generation: Generation,
-        /// Who has not answered.
+        /// The names of the workers that have not answered.
         waiting_for: Vec<String>,
     },
-    /// Too few workers to go on.
+    /// There are too few workers to go on.
     BelowMinimum {
-        /// Workers that may be planned.
+        /// The number of workers that may be planned.
         ready: usize,
-        /// `--min-workers`.
+        /// The smallest number of workers that train (`--min-workers`).
         minimum: usize,
-        /// The others that have been here, the latest first.
+        /// The workers that were here before, the one heard last first.
         missing: Vec<LastSeen>,
     },
-    /// Without workers that do not reach each other there would be too few.
+    /// Without the workers in quarantine there are too few to go on.
     Unreachable {
-        /// Each with those that it does not reach.
+        /// The name of each worker in quarantine, with the names of the peers that it does not
+        /// reach.
         pairs: Vec<(String, Vec<String>)>,
     },
     /// The members train.
     Training {
-        /// Their generation.
+        /// The generation of their plan.
         generation: Generation,
-        /// How many they are.
+        /// The number of members.
         members: usize,
     },
-    /// The last checkpoint before a stop is on its way.
+    /// The run is to end early, and its last checkpoint is on its way.
     Stopping,
-    /// The run is over, and the workers are told.
+    /// The run is over, and workers that are told so are about to leave.
     Finishing,
 }
 
-/// A worker that is not here.
+/// A worker that was here before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastSeen {
     /// Its name.
     pub name: String,
     /// The last step that it reported.
     pub step: Step,
-    /// How long ago it was heard.
+    /// The time since it was heard.
     pub ago: Duration,
 }
 
+impl CoordinatorMachine {
+    /// The present activity, or the thing that is waited for.
+    pub fn reason(&self) -> Reason {
+        let ready = self.registry.ready().count();
+        match &self.stage {
+            Stage::Gathering { .. } if self.plan.is_none() => {
+                Reason::Gathering { ready, workers: self.workers }
+            }
+            Stage::Gathering { .. } if self.may_still_adopt() => {
+                Reason::Adopting { here: self.members_back(), members: self.members().len() }
+            }
+            Stage::Gathering { .. } => self.below_minimum(ready),
+            Stage::Fencing { generation, .. } => self.reason_to_fence(*generation, ready),
+            Stage::Training { .. } => {
+                Reason::Training { generation: self.generation(), members: self.members().len() }
+            }
+            Stage::Stopping { .. } => Reason::Stopping,
+            Stage::Finishing { .. } | Stage::Done => Reason::Finishing,
+        }
+    }
+
+    /// The reason that a fence is open: answers are missing, or else workers.
+    fn reason_to_fence(&self, generation: Generation, ready: usize) -> Reason {
+        let mut waiting_for = Vec::new();
+        for worker in self.registry.ready() {
+            if !worker.has_answered(generation) {
+                waiting_for.push(worker.id.name.clone());
+            }
+        }
+        if !waiting_for.is_empty() {
+            return Reason::Fencing { generation, waiting_for };
+        }
+        let pairs: Vec<(String, Vec<String>)> = self
+            .reachability
+            .quarantined()
+            .map(|(id, peers)| (id.name.clone(), names(peers)))
+            .collect();
+        if pairs.is_empty() { self.below_minimum(ready) } else { Reason::Unreachable { pairs } }
+    }
+
+    fn below_minimum(&self, ready: usize) -> Reason {
+        let missing = self.registry.missing(self.now);
+        Reason::BelowMinimum { ready, minimum: self.min_workers, missing }
+    }
+}
+
+fn names(workers: &BTreeSet<WorkerId>) -> Vec<String> {
+    workers.iter().map(|worker| worker.name.clone()).collect()
+}
+
 impl Reason {
-    /// A stable name for logs and programs.
+    /// The reason's stable name, for logs and programs.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Gathering { .. } => "gathering",
@@ -87,38 +142,41 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gathering { ready, workers } => {
-                write!(
-                    f,
-                    "waiting for {} of {workers} workers to start",
-                    workers.saturating_sub(*ready)
-                )
+                let lacking = workers.saturating_sub(*ready);
+                write!(f, "waiting for {lacking} of {workers} workers to start")
             }
             Self::Adopting { here, members } => {
+                let lacking = members.saturating_sub(*here);
                 write!(
                     f,
-                    "waiting for {} of {members} workers of the last plan",
-                    members.saturating_sub(*here)
+                    "waiting for {lacking} of {members} workers to reconnect after the \
+                     coordinator's restart"
                 )
             }
             Self::Fencing { generation, waiting_for } => {
-                write!(f, "forming generation {generation}: waiting for {}", waiting_for.join(", "))
+                let names = waiting_for.join(", ");
+                let seconds = FENCE_MAX.as_secs();
+                write!(
+                    f,
+                    "forming generation {generation}: waiting for an answer from {names}; after \
+                     {seconds} s the others go on if they are enough"
+                )
             }
             Self::BelowMinimum { ready, minimum, missing } => {
-                write!(f, "waiting for {} of {minimum} workers", minimum.saturating_sub(*ready))?;
+                let lacking = minimum.saturating_sub(*ready);
+                write!(f, "waiting for {lacking} of {minimum} workers")?;
                 for (i, LastSeen { name, step, ago }) in missing.iter().enumerate() {
                     let separator = if i == 0 { ": worker" } else { ", worker" };
-                    write!(
-                        f,
-                        "{separator} {name} last seen at step {step}, {} s ago",
-                        ago.as_secs()
-                    )?;
+                    let seconds = ago.as_secs();
+                    write!(f, "{separator} {name} last seen at step {step}, {seconds} s ago")?;
                 }
                 Ok(())
             }
             Self::Unreachable { pairs } => {
                 f.write_str("waiting for workers to reach each other:")?;
-                for (name, peers) in pairs {
-                    write!(f, " {name} and {}", peers.join(", "))?;
+                for (i, (name, peers)) in pairs.iter().enumerate() {
+                    let separator = if i == 0 { "" } else { ";" };
+                    write!(f, "{separator} {name} and {}", peers.join(", "))?;
                 }
                 Ok(())
             }

@@ -1,66 +1,73 @@
-//! What interrupted the training, and how long until it went on: for people.
+//! The interruptions of the training, and how long each of them took: for people.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::ids::Generation;
 
-/// Interruptions that are remembered.
-const REMEMBERED: usize = 100;
+/// The number of interruptions that are remembered.
+const REMEMBERED_MAX: usize = 100;
 
-/// An interruption, and its end.
+/// An interruption of the training, and its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovery {
-    /// The generation that it ended with.
+    /// The generation with which training went on.
     pub generation: Generation,
-    /// What had happened.
+    /// The event that interrupted the training.
     pub cause: String,
-    /// When it was noticed, on the coordinator's clock.
+    /// The time at which it was noticed, on the coordinator's clock.
     pub at: Duration,
-    /// From then to the next finished step, if there was one.
+    /// The time from then to the next finished step; `None` while there was none.
     pub took: Option<Duration>,
 }
 
 /// The interruptions since the coordinator was started.
 #[derive(Debug, Default)]
 pub(in crate::protocol::coordinator) struct Recoveries {
-    /// The last loss that no fence has followed yet.
+    /// The last loss of a member that no fence has followed yet.
     loss: Option<String>,
     recoveries: VecDeque<Recovery>,
 }
 
 impl Recoveries {
-    /// A worker is lost; a fence follows if it was a member.
-    pub(in crate::protocol::coordinator) fn lost(&mut self, cause: String) {
+    /// Notes that a member is lost: that is the cause of the fence that follows.
+    pub(in crate::protocol::coordinator) fn on_loss(&mut self, cause: String) {
         self.loss = Some(cause);
     }
 
-    /// A fence: an interruption, or one more attempt to end one.
-    pub(in crate::protocol::coordinator) fn fence(
+    /// Notes a fence: it is an interruption, or one more attempt to end one.
+    pub(in crate::protocol::coordinator) fn on_fence(
         &mut self,
         now: Duration,
         generation: Generation,
         why: &str,
     ) {
         let cause = self.loss.take().unwrap_or_else(|| why.to_owned());
-        match self.recoveries.back_mut().filter(|open| open.took.is_none()) {
+        match self.open() {
             Some(open) => open.generation = generation,
             None => self.recoveries.push_back(Recovery { generation, cause, at: now, took: None }),
         }
-        if self.recoveries.len() > REMEMBERED {
+        if self.recoveries.len() > REMEMBERED_MAX {
             self.recoveries.pop_front();
         }
     }
 
-    /// A step was finished in a generation.
-    pub(in crate::protocol::coordinator) fn step(&mut self, now: Duration, generation: Generation) {
-        let open = self
-            .recoveries
-            .back_mut()
-            .filter(|open| open.took.is_none() && generation >= open.generation);
-        if let Some(open) = open {
+    /// Notes that a step was finished in a generation: the interruption before it is over.
+    pub(in crate::protocol::coordinator) fn on_step_done(
+        &mut self,
+        now: Duration,
+        generation: Generation,
+    ) {
+        if let Some(open) = self.open()
+            && generation >= open.generation
+        {
             open.took = Some(now.saturating_sub(open.at));
         }
+    }
+
+    /// The interruption that is not over yet.
+    fn open(&mut self) -> Option<&mut Recovery> {
+        self.recoveries.back_mut().filter(|last| last.took.is_none())
     }
 
     /// The interruptions, the latest last.

@@ -1,24 +1,24 @@
-//! What a person wants to know of a run, at one moment.
+//! The state of a run at one moment, for people.
 
 use std::time::Duration;
 
 use super::{Reason, Recovery};
 use crate::ids::{Digest, Generation, ShardId, Step, WorkerId};
 use crate::protocol::coordinator::CoordinatorMachine;
-use crate::protocol::plan::Plan;
+use crate::protocol::coordinator::registry::Worker;
 
 /// A run at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
-    /// What is being done or waited for.
+    /// The present activity, or the thing that is waited for.
     pub reason: Reason,
-    /// The newest plan's number; 0 before the first.
+    /// The generation of the newest plan; 0 before the first.
     pub generation: Generation,
     /// The last finished step on which all members agree.
     pub step: Step,
     /// The step that ends the run.
     pub last_step: Step,
-    /// The newest checkpoint, with its digest.
+    /// The step of the newest checkpoint, with the digest of its state.
     pub checkpoint: Option<(Step, Digest)>,
     /// The workers, members by rank first.
     pub workers: Vec<WorkerStatus>,
@@ -29,58 +29,40 @@ pub struct Status {
 /// A worker at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerStatus {
-    /// Which process.
+    /// The process.
     pub id: WorkerId,
-    /// Where others reach it.
+    /// The address at which other workers reach it, as host:port.
     pub address: String,
-    /// What it is in the run.
+    /// Its role in the run.
     pub role: Role,
     /// The last step that it has reported.
     pub step: Step,
-    /// How long ago it was heard.
+    /// The time since it was heard.
     pub heard_ago: Duration,
-    /// Milliseconds that it takes for a shard in a step, once that is known.
+    /// The milliseconds that it takes for a shard in a step, once they are known.
     pub shard_ms: Option<f64>,
 }
 
-/// What a worker is in a run.
+/// The role of a worker in a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// A member of the newest plan, with its rank and shards.
+    /// A member of the newest plan, with this rank and these shards.
     Member(u16, Vec<ShardId>),
-    /// Ready, and waiting for a place.
+    /// A ready worker that waits for a free shard.
     Spare,
-    /// Fetching its data.
+    /// A worker that fetches its partitions.
     Starting,
-    /// Waiting until it reaches its peers.
-    Outside,
-    /// Its connection closed a moment ago.
-    Away,
+    /// A worker that is left out until it reaches its peers.
+    Quarantined,
+    /// A worker whose connection closed a moment ago, and may come back.
+    Disconnected,
 }
 
 impl CoordinatorMachine {
     /// The run at this moment.
     pub fn status(&self, now: Duration) -> Status {
-        let role = |id: &WorkerId, ready: bool, connected: bool| {
-            let rank =
-                |plan: &Plan| plan.rank_of(id).map(|rank| (rank.0, plan.shards_of(rank).collect()));
-            match self.plan.as_deref().and_then(rank) {
-                _ if self.reachability.is_outside(id) => Role::Outside,
-                _ if !connected => Role::Away,
-                Some((rank, shards)) => Role::Member(rank, shards),
-                None if ready => Role::Spare,
-                None => Role::Starting,
-            }
-        };
-        let status = |worker: &crate::protocol::coordinator::registry::Worker| WorkerStatus {
-            id: worker.id.clone(),
-            address: worker.address.clone(),
-            role: role(&worker.id, worker.ready, worker.is_connected()),
-            step: worker.last_step,
-            heard_ago: now.saturating_sub(worker.heard),
-            shard_ms: self.stragglers.shard_ms(&worker.id),
-        };
-        let mut workers: Vec<WorkerStatus> = self.registry.workers.values().map(status).collect();
+        let mut workers: Vec<WorkerStatus> =
+            self.registry.workers.values().map(|worker| self.worker_status(now, worker)).collect();
         workers.sort_by_key(|worker| match worker.role {
             Role::Member(rank, _) => u32::from(rank),
             _ => u32::MAX,
@@ -94,5 +76,31 @@ impl CoordinatorMachine {
             workers,
             recoveries: self.recoveries.recoveries().cloned().collect(),
         }
+    }
+
+    fn worker_status(&self, now: Duration, worker: &Worker) -> WorkerStatus {
+        WorkerStatus {
+            id: worker.id.clone(),
+            address: worker.address.clone(),
+            role: self.role(worker),
+            step: worker.last_step,
+            heard_ago: now.saturating_sub(worker.heard_at),
+            shard_ms: self.stragglers.shard_ms(&worker.id),
+        }
+    }
+
+    fn role(&self, worker: &Worker) -> Role {
+        if self.reachability.is_quarantined(&worker.id) {
+            return Role::Quarantined;
+        }
+        if !worker.is_connected() {
+            return Role::Disconnected;
+        }
+        if let Some(plan) = &self.plan
+            && let Some(rank) = plan.rank_of(&worker.id)
+        {
+            return Role::Member(rank.0, plan.shards_of(rank).collect());
+        }
+        if worker.ready { Role::Spare } else { Role::Starting }
     }
 }

@@ -1,0 +1,479 @@
+//! The outputs of a run: which rows of metrics, checkpoints and grids are due, which worker is
+//! asked for a snapshot, and up to which step workers may forget what they hold.
+//!
+//! Every worker reports every step until it is persisted. So a report comes several times: from
+//! several workers, after each reconnection, and when a step is computed again. Nothing may be
+//! written twice all the same, so everything here is keyed by step, and what is on disk is known.
+
+mod log_position;
+mod requested_checkpoint;
+mod snapshots;
+mod step_reports;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Command, ConnId, Failure, Notice};
+use crate::ids::{Digest, Step, WorkerId};
+use crate::metrics::{LogWindow, METRIC_NAMES, StepDone};
+use crate::protocol::plan::StateRef;
+use crate::spec::schedule::Schedule;
+use crate::spec::sharding::Sharding;
+use log_position::LogPosition;
+use requested_checkpoint::RequestedCheckpoint;
+use snapshots::{DueSnapshot, Holders, Snapshots};
+use step_reports::StepReports;
+
+/// The settings of the outputs.
+#[derive(Clone, Copy, Debug)]
+pub struct OutputConfig {
+    /// The intervals of rows, grids and checkpoints.
+    pub schedule: Schedule,
+    /// Gives the epoch that a step belongs to.
+    pub sharding: Sharding,
+    /// Images in the batch of one step.
+    pub batch_size: usize,
+    /// Adam's step size.
+    pub learning_rate: f64,
+}
+
+/// The contents of a run directory when the coordinator starts.
+#[derive(Clone, Debug, Default)]
+pub struct PersistedOutputs {
+    /// The steps that have a row of metrics, with the state's digest there.
+    pub lines: BTreeMap<Step, Digest>,
+    /// The newest intact checkpoint.
+    pub checkpoint: Option<SavedCheckpoint>,
+    /// The steps that have a grid, or the snapshot for one.
+    pub grids: BTreeSet<Step>,
+}
+
+impl PersistedOutputs {
+    /// Returns whether there is a checkpoint of this step or a later one.
+    fn has_checkpoint(&self, step: Step) -> bool {
+        self.checkpoint.as_ref().is_some_and(|saved| saved.step >= step)
+    }
+}
+
+/// A checkpoint on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SavedCheckpoint {
+    /// The step after which it was taken.
+    pub step: Step,
+    /// The digest of its state.
+    pub digest: Digest,
+    /// The open log window there.
+    pub window: LogWindow,
+}
+
+/// The purposes of a snapshot.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    checkpoint: bool,
+    grid: bool,
+}
+
+/// The newest checkpoint turned out to be unreadable.
+#[derive(Debug)]
+struct UnreadableCheckpoint {
+    step: Step,
+    /// The newest checkpoint that can be read.
+    replacement: Option<SavedCheckpoint>,
+}
+
+/// The outputs that are written, those that are due, and the reports of the steps in between.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    config: OutputConfig,
+    persisted: PersistedOutputs,
+    unreadable: Option<UnreadableCheckpoint>,
+    /// True if a sampler draws grids.
+    draws_grids: bool,
+    log: LogPosition,
+    reports: StepReports,
+    snapshots: Snapshots,
+    /// A checkpoint that a person has asked for.
+    requested: Option<RequestedCheckpoint>,
+}
+
+impl Outputs {
+    /// The outputs of a run directory that holds `persisted`.
+    pub(super) fn new(config: OutputConfig, persisted: PersistedOutputs) -> Self {
+        Self {
+            log: LogPosition::at(persisted.checkpoint.as_ref()),
+            config,
+            persisted,
+            unreadable: None,
+            draws_grids: false,
+            reports: StepReports::default(),
+            snapshots: Snapshots::default(),
+            requested: None,
+        }
+    }
+
+    /// Notes that the checkpoint of `step` cannot be read and that `newest` is the newest that can.
+    /// Returns whether that matters: not if `step` is not the newest checkpoint any more.
+    pub(super) fn on_unreadable(&mut self, step: Step, newest: Option<SavedCheckpoint>) -> bool {
+        let is_newest = self.checkpoint().is_some_and(|saved| saved.step == step);
+        let is_replaced = newest.as_ref().is_some_and(|newest| newest.step >= step);
+        if !is_newest || is_replaced {
+            return false;
+        }
+        self.unreadable = Some(UnreadableCheckpoint { step, replacement: newest });
+        true
+    }
+
+    /// Replaces the newest checkpoint by an older one if it cannot be read, because no worker has
+    /// its state. Returns the steps of both; step 0 is the beginning of the run.
+    pub(super) fn fall_back(&mut self) -> Option<(Step, Step)> {
+        let from = self.checkpoint()?.step;
+        let UnreadableCheckpoint { step, replacement } = self.unreadable.take()?;
+        if step != from {
+            return None;
+        }
+        let to = replacement.as_ref().map_or(0, |saved| saved.step);
+        self.log = LogPosition::at(replacement.as_ref());
+        self.persisted.checkpoint = replacement;
+        Some((from, to))
+    }
+
+    /// Sets whether a sampler draws grids from now on.
+    pub(super) fn set_draws_grids(&mut self, draws_grids: bool) {
+        self.draws_grids = draws_grids;
+    }
+
+    /// The newest checkpoint on disk.
+    pub(super) fn checkpoint(&self) -> Option<&SavedCheckpoint> {
+        self.persisted.checkpoint.as_ref()
+    }
+
+    /// Takes a worker's report of a step. Returns a worker that reports another state after it, if
+    /// there is one.
+    ///
+    /// # Errors
+    /// If a metric is not a finite number.
+    pub(super) fn on_step_done(
+        &mut self,
+        worker: &WorkerId,
+        done: StepDone,
+    ) -> Result<Option<WorkerId>, Failure> {
+        let (step, digest) = (done.step, done.digest);
+        if step <= self.persisted_through() {
+            return Ok(None);
+        }
+        for (&metric, value) in METRIC_NAMES.iter().zip(done.metrics) {
+            if !value.is_finite() {
+                return Err(Failure::MetricNotFinite { step, metric });
+            }
+        }
+        self.reports.add(worker, done);
+        self.snapshots.on_report(worker, step);
+
+        // A worker reports every step in order, and drops a report only when the step is persisted.
+        // A gap in the steps therefore means that an earlier coordinator has already written them:
+        // the log goes on after the gap.
+        let previous = step - 1;
+        if previous > self.log.through() && !self.reports.has_reported(worker, previous) {
+            self.log = LogPosition::after(previous);
+        }
+        Ok(self.reports.dissenter(step, digest))
+    }
+
+    /// Logs the steps that follow on each other and on whose state all of `members` agree: writes
+    /// the rows of metrics and notes the snapshots that are due.
+    ///
+    /// # Errors
+    /// If they agree on a state that is not the one that an earlier row has.
+    pub(super) fn log_agreed_steps(
+        &mut self,
+        members: &[WorkerId],
+        out: &mut Vec<Command>,
+    ) -> Result<(), Failure> {
+        loop {
+            let step = self.log.through() + 1;
+            let Some(done) = self.reports.agreed(step, members).cloned() else {
+                return Ok(());
+            };
+            self.log.add(&done);
+            if self.config.schedule.row_due(step) {
+                self.write_row(&done, out)?;
+            }
+            self.reports.set_window(step, done.digest, self.log.window.clone());
+            if let Some(due) = self.due_after(step) {
+                let snapshot = DueSnapshot::new(done.digest, self.log.window.clone(), due);
+                self.snapshots.add(step, snapshot);
+            }
+        }
+    }
+
+    /// Writes the row of metrics at the step that `done` reports, unless it is on disk already.
+    fn write_row(&mut self, done: &StepDone, out: &mut Vec<Command>) -> Result<(), Failure> {
+        let OutputConfig { schedule, sharding, batch_size, learning_rate } = self.config;
+        let (step, computed) = (done.step, done.digest);
+        match self.persisted.lines.insert(step, computed) {
+            None => {
+                let epoch = sharding.epoch(step);
+                let row = self.log.window.row(done, epoch, batch_size, learning_rate);
+                out.push(Command::AppendRow(row));
+            }
+            Some(persisted) if persisted == computed => {
+                out.push(Command::Notice(Notice::StepRecomputed(step)));
+            }
+            Some(persisted) => {
+                return Err(Failure::NotReproducible { step, persisted, computed });
+            }
+        }
+        self.log.last_logged_step = step;
+        if schedule.window_ends(step) {
+            self.log.window = LogWindow::after(step);
+        }
+        Ok(())
+    }
+
+    /// The purposes of a snapshot after this step; `None` if no snapshot is due.
+    fn due_after(&self, step: Step) -> Option<Due> {
+        let schedule = &self.config.schedule;
+        let wants_checkpoint =
+            schedule.checkpoint_due(step) || self.requested_checkpoint() == Some(step);
+        let wants_grid = schedule.grid_due(step) && self.draws_grids;
+        let due = Due {
+            checkpoint: wants_checkpoint && !self.persisted.has_checkpoint(step),
+            grid: wants_grid && !self.persisted.grids.contains(&step),
+        };
+        (due.checkpoint || due.grid).then_some(due)
+    }
+
+    /// Prepares for a plan by which `members` compute the steps after `step` again. The rows of
+    /// those steps are written already, so only the snapshots that were given up become due again.
+    pub(super) fn restart_after(&mut self, step: Step, members: &[WorkerId]) {
+        self.reports.withdraw_after(step, members);
+        self.snapshots.restart_after(step, &self.persisted);
+    }
+
+    /// Takes a person's request for a checkpoint, which is taken a few steps ahead.
+    pub(super) fn request_checkpoint(&mut self) {
+        let furthest = self.furthest_step();
+        self.requested.get_or_insert(RequestedCheckpoint::new(furthest));
+    }
+
+    /// The step of the checkpoint that a person has asked for: workers are to keep its snapshot.
+    pub(super) fn requested_checkpoint(&self) -> Option<Step> {
+        self.requested.map(|requested| requested.step)
+    }
+
+    /// The greatest step that any worker has reported.
+    fn furthest_step(&self) -> Step {
+        self.log.through().max(self.reports.last_step().unwrap_or(0))
+    }
+
+    /// Adds a checkpoint of the last finished step of the state `reached`, outside the schedule.
+    pub(super) fn add_last_checkpoint(&mut self, reached: StateRef) {
+        let step = reached.position.step;
+        if self.snapshots.add_checkpoint(step) {
+            return;
+        }
+        // The log window there is known if the step was logged. It is also known if the step is the
+        // last one on disk and this coordinator was only just started.
+        let is_log_position = self.log.through() == step && reached.position.is_step_boundary();
+        let (digest, window) = match self.reports.window(step) {
+            Some(agreed) => agreed,
+            None if is_log_position => (reached.digest, self.log.window.clone()),
+            None => return,
+        };
+        let due = Due { checkpoint: true, grid: false };
+        self.snapshots.add(step, DueSnapshot::new(digest, window, due));
+    }
+
+    /// Requests the snapshots that are due from workers that hold them. A snapshot is given up when
+    /// all of `members`, whose plan starts after step `start`, have passed it and nobody holds it.
+    pub(super) fn request_snapshots(
+        &mut self,
+        now: Duration,
+        members: &[WorkerId],
+        start: Step,
+        connected: &BTreeMap<WorkerId, ConnId>,
+        out: &mut Vec<Command>,
+    ) {
+        let holders = Holders { members, start, connected };
+        for step in self.snapshots.request(now, &self.reports, &holders, out) {
+            out.push(Command::Notice(Notice::SnapshotGivenUp(step)));
+            let furthest = self.furthest_step();
+            if let Some(requested) = &mut self.requested
+                && requested.step <= step
+            {
+                requested.postpone(furthest);
+            }
+        }
+    }
+
+    /// Notes that a worker does not hold the snapshot of `step`, or not the right one.
+    pub(super) fn on_snapshot_missing(&mut self, worker: &WorkerId, step: Step) {
+        self.snapshots.on_missing(worker, step);
+    }
+
+    /// Notes that a worker's connection closed.
+    pub(super) fn on_closed(&mut self, name: &str) {
+        self.snapshots.on_closed(name);
+    }
+
+    /// Writes what is due of a snapshot that a worker sent.
+    pub(super) fn on_snapshot(
+        &mut self,
+        step: Step,
+        digest: Digest,
+        bytes: &Arc<Vec<u8>>,
+        out: &mut Vec<Command>,
+    ) {
+        let Some(snapshot) = self.snapshots.take(step, digest) else {
+            return;
+        };
+        if snapshot.due.grid {
+            out.push(Command::SaveGrid { step, bytes: Arc::clone(bytes) });
+            self.persisted.grids.insert(step);
+        }
+        if snapshot.due.checkpoint {
+            let saved = SavedCheckpoint { step, digest, window: snapshot.window };
+            out.push(Command::SaveCheckpoint { saved: saved.clone(), bytes: Arc::clone(bytes) });
+            self.requested.take_if(|requested| requested.step <= step);
+            // Snapshots may overtake each other on their way: an older one replaces nothing.
+            if !self.persisted.has_checkpoint(step) {
+                self.persisted.checkpoint = Some(saved);
+            }
+        }
+    }
+
+    /// The last step up to which everything due is on disk.
+    pub(super) fn persisted_through(&self) -> Step {
+        match self.snapshots.first_step() {
+            // A run that is stopped before its first step has a checkpoint of step 0 due.
+            Some(first) => self.log.last_logged_step.min(first.saturating_sub(1)),
+            None => self.log.last_logged_step,
+        }
+    }
+
+    /// Forgets the reports of steps that are persisted. The last two stay, because an early end may
+    /// make a checkpoint there: a worker whose report made the last row may be gone, and the others
+    /// may be a step behind.
+    pub(super) fn forget_persisted(&mut self) {
+        self.reports.forget_through(self.persisted_through());
+    }
+
+    /// Returns whether every snapshot that is due is on disk.
+    pub(super) fn is_settled(&self) -> bool {
+        self.snapshots.first_step().is_none()
+    }
+
+    /// Returns whether the run's last step is reached, and everything due is on disk.
+    pub(super) fn is_finished(&self) -> bool {
+        self.persisted.has_checkpoint(self.last_step()) && self.is_settled()
+    }
+
+    /// The step that ends the run.
+    pub(super) fn last_step(&self) -> Step {
+        self.config.schedule.last_step
+    }
+
+    /// The last step that workers have reported without a gap.
+    pub(super) fn reached(&self) -> Step {
+        self.log.through()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Generation;
+    use crate::metrics::METRIC_COUNT;
+    use crate::protocol::message::ToWorker;
+    use crate::spec::{DatasetInfo, ObjectiveKind, RunSpec};
+
+    /// Outputs with a row of metrics and a checkpoint at every second step.
+    fn outputs() -> Outputs {
+        let spec = RunSpec {
+            objective: ObjectiveKind::Toy,
+            batch_size: 16,
+            shards: 8,
+            seed: 22,
+            learning_rate: 0.1,
+            beta1: 0.5,
+            data: DatasetInfo { images: 100, rows: 1, columns: 1, digest: Digest(0) },
+        };
+        let schedule =
+            Schedule { last_step: 10, log_every: 2, grid_every: 10, checkpoint_every: 2 };
+        let sharding = spec.check().unwrap();
+        let config = OutputConfig { schedule, sharding, batch_size: 16, learning_rate: 0.1 };
+        Outputs::new(config, PersistedOutputs::default())
+    }
+
+    fn worker(name: &str) -> WorkerId {
+        WorkerId { name: name.to_owned(), incarnation: 1 }
+    }
+
+    /// The report of a step whose digest is the step's number.
+    fn done(step: Step) -> StepDone {
+        StepDone {
+            step,
+            generation: Generation(1),
+            world_size: 2,
+            digest: Digest(step),
+            metrics: [0.5; METRIC_COUNT],
+            step_ms: 100.0,
+            allreduce_ms: 1.0,
+        }
+    }
+
+    #[test]
+    fn a_step_is_logged_once_and_only_when_all_members_have_reported_it() {
+        let members = [worker("a"), worker("b")];
+        let mut outputs = outputs();
+        let mut out = Vec::new();
+        for step in [1, 2] {
+            assert_eq!(outputs.on_step_done(&members[0], done(step)), Ok(None));
+        }
+        outputs.log_agreed_steps(&members, &mut out).unwrap();
+        assert_eq!(out, [], "b has reported nothing");
+
+        // b reports each step twice, as after a reconnection.
+        for step in [1, 1, 2, 2] {
+            assert_eq!(outputs.on_step_done(&members[1], done(step)), Ok(None));
+            outputs.log_agreed_steps(&members, &mut out).unwrap();
+        }
+        let [Command::AppendRow(row)] = &out[..] else { panic!("{out:?}") };
+        assert_eq!((row.step, row.state_digest), (2, Digest(2)));
+        assert_eq!(outputs.persisted_through(), 1, "the checkpoint of step 2 is due");
+    }
+
+    #[test]
+    fn a_snapshot_is_requested_from_one_holder_after_the_other() {
+        let members = [worker("a"), worker("b")];
+        let connected = BTreeMap::from([(worker("a"), ConnId(1)), (worker("b"), ConnId(2))]);
+        let mut outputs = outputs();
+        let mut out = Vec::new();
+        for step in [1, 2] {
+            for member in &members {
+                outputs.on_step_done(member, done(step)).unwrap();
+            }
+        }
+        outputs.log_agreed_steps(&members, &mut out).unwrap();
+        out.clear();
+
+        // a does not hold it, so b is asked, and its snapshot becomes a checkpoint.
+        let now = Duration::ZERO;
+        outputs.request_snapshots(now, &members, 0, &connected, &mut out);
+        outputs.on_snapshot_missing(&members[0], 2);
+        outputs.request_snapshots(now, &members, 0, &connected, &mut out);
+        let bytes = Arc::new(vec![7]);
+        outputs.on_snapshot(2, Digest(2), &bytes, &mut out);
+        let saved = SavedCheckpoint { step: 2, digest: Digest(2), window: LogWindow::after(2) };
+        assert_eq!(
+            out,
+            [
+                Command::Send(ConnId(1), ToWorker::RequestSnapshot(2)),
+                Command::Send(ConnId(2), ToWorker::RequestSnapshot(2)),
+                Command::SaveCheckpoint { saved, bytes },
+            ]
+        );
+        assert_eq!(outputs.persisted_through(), 2);
+    }
+}

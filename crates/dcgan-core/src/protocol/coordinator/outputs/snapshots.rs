@@ -1,0 +1,213 @@
+//! The snapshots that checkpoints and grids are made of, until they are on disk.
+//!
+//! Workers keep the snapshots that are due. The coordinator requests each from one of the workers
+//! that hold it, and from the next one if that worker leaves, is too slow or does not hold it after
+//! all. A snapshot that no worker holds is given up, and is due again if its step is computed
+//! again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::super::{Command, ConnId};
+use super::step_reports::StepReports;
+use super::{Due, PersistedOutputs};
+use crate::ids::{Digest, Step, WorkerId};
+use crate::metrics::LogWindow;
+use crate::protocol::message::ToWorker;
+
+/// A worker that takes longer than this to send a snapshot is given up, and another is asked. 5 MB
+/// take this long at 1 Mbit/s.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// A snapshot that is due.
+#[derive(Debug)]
+pub(super) struct DueSnapshot {
+    /// The digest of its state.
+    pub(super) digest: Digest,
+    /// The open log window there.
+    pub(super) window: LogWindow,
+    /// Its purposes.
+    pub(super) due: Due,
+    request: Option<Request>,
+    /// The number of requests so far. It selects the next worker to ask.
+    attempts: usize,
+    /// The workers that have said that they do not hold it.
+    lacking: BTreeSet<WorkerId>,
+}
+
+/// A request that is not answered yet.
+#[derive(Debug)]
+struct Request {
+    worker: WorkerId,
+    since: Duration,
+}
+
+impl DueSnapshot {
+    /// A snapshot that nobody was asked for yet.
+    pub(super) fn new(digest: Digest, window: LogWindow, due: Due) -> Self {
+        Self { digest, window, due, request: None, attempts: 0, lacking: BTreeSet::new() }
+    }
+}
+
+/// The members of the plan, as far as giving up a snapshot depends on them.
+pub(super) struct Holders<'a> {
+    /// The members; empty if there is no plan that matters.
+    pub(super) members: &'a [WorkerId],
+    /// The step that their plan starts after.
+    pub(super) start: Step,
+    /// All workers that can be asked now.
+    pub(super) connected: &'a BTreeMap<WorkerId, ConnId>,
+}
+
+/// The snapshots that are due, by step.
+#[derive(Debug, Default)]
+pub(super) struct Snapshots {
+    due: BTreeMap<Step, DueSnapshot>,
+    /// Snapshots that were due and that no worker holds any more.
+    given_up: BTreeMap<Step, DueSnapshot>,
+}
+
+impl Snapshots {
+    /// Adds a snapshot that is due after `step`.
+    pub(super) fn add(&mut self, step: Step, snapshot: DueSnapshot) {
+        self.due.insert(step, snapshot);
+    }
+
+    /// The first step that has a snapshot due.
+    pub(super) fn first_step(&self) -> Option<Step> {
+        self.due.keys().next().copied()
+    }
+
+    /// Makes a checkpoint of the snapshot that is due after `step`; says whether there is one.
+    pub(super) fn add_checkpoint(&mut self, step: Step) -> bool {
+        match self.due.get_mut(&step) {
+            Some(snapshot) => {
+                snapshot.due.checkpoint = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Notes that a worker has reported `step`, and so holds its snapshot (again).
+    pub(super) fn on_report(&mut self, worker: &WorkerId, step: Step) {
+        if let Some(snapshot) = self.due.get_mut(&step) {
+            snapshot.lacking.remove(worker);
+        }
+    }
+
+    /// Prepares for steps after `step` being computed again: snapshots that were given up become
+    /// due again if they are still needed, and workers that lacked one may hold it soon.
+    pub(super) fn restart_after(&mut self, step: Step, persisted: &PersistedOutputs) {
+        for (missed, snapshot) in self.given_up.split_off(&step) {
+            let DueSnapshot { digest, window, due, .. } = snapshot;
+            if (due.checkpoint && !persisted.has_checkpoint(missed)) || due.grid {
+                self.due.insert(missed, DueSnapshot::new(digest, window, due));
+            }
+        }
+        for (_, snapshot) in self.due.range_mut(step..) {
+            snapshot.lacking.clear();
+        }
+    }
+
+    /// Requests every snapshot that is due and not requested, each from one worker. Returns the
+    /// steps of those that are given up because no worker holds them.
+    pub(super) fn request(
+        &mut self,
+        now: Duration,
+        reports: &StepReports,
+        holders: &Holders<'_>,
+        out: &mut Vec<Command>,
+    ) -> Vec<Step> {
+        let last_steps = reports.last_steps();
+        let mut hopeless = Vec::new();
+        for (&step, snapshot) in &mut self.due {
+            // Wait for an answer that may still come.
+            snapshot.request.take_if(|request| now >= request.since + REQUEST_TIMEOUT);
+            if snapshot.request.is_some() {
+                continue;
+            }
+
+            // Ask the workers that may hold it one after the other.
+            let reported_by = reports.holders(step, snapshot.digest);
+            let candidates = snapshot.candidates(reported_by, holders.connected);
+            if !candidates.is_empty() {
+                let (worker, conn) = candidates[snapshot.attempts % candidates.len()];
+                snapshot.attempts += 1;
+                snapshot.request = Some(Request { worker: worker.clone(), since: now });
+                out.push(Command::Send(conn, ToWorker::RequestSnapshot(step)));
+            } else if holders.have_passed(step, &last_steps) {
+                hopeless.push(step);
+            }
+        }
+
+        for step in &hopeless {
+            if let Some(snapshot) = self.due.remove(step) {
+                self.given_up.insert(*step, snapshot);
+            }
+        }
+        hopeless
+    }
+
+    /// Notes that a worker does not hold the snapshot of `step`.
+    pub(super) fn on_missing(&mut self, worker: &WorkerId, step: Step) {
+        if let Some(snapshot) = self.due.get_mut(&step) {
+            snapshot.lacking.insert(worker.clone());
+            snapshot.request = None;
+        }
+    }
+
+    /// Drops the requests to a worker whose connection closed: another worker is asked.
+    pub(super) fn on_closed(&mut self, name: &str) {
+        for snapshot in self.due.values_mut() {
+            snapshot.request.take_if(|request| request.worker.name == name);
+        }
+    }
+
+    /// Takes the snapshot of `step` from the list, because it came. `None` if it is not due, or if
+    /// the worker sent another state: then another worker is asked.
+    pub(super) fn take(&mut self, step: Step, digest: Digest) -> Option<DueSnapshot> {
+        let snapshot = self.due.get_mut(&step)?;
+        if snapshot.digest == digest {
+            return self.due.remove(&step);
+        }
+        if let Some(request) = snapshot.request.take() {
+            snapshot.lacking.insert(request.worker);
+        }
+        None
+    }
+}
+
+impl DueSnapshot {
+    /// The connected workers that may hold it. Without a report (an early end right after a restart
+    /// of the coordinator) any worker may.
+    fn candidates<'a>(
+        &self,
+        reported_by: Option<&BTreeSet<WorkerId>>,
+        connected: &'a BTreeMap<WorkerId, ConnId>,
+    ) -> Vec<(&'a WorkerId, ConnId)> {
+        let mut candidates = Vec::new();
+        for (worker, &conn) in connected {
+            let has_reported = reported_by.is_none_or(|workers| workers.contains(worker));
+            if has_reported && !self.lacking.contains(worker) {
+                candidates.push((worker, conn));
+            }
+        }
+        candidates
+    }
+}
+
+impl Holders<'_> {
+    /// Returns whether all members are here and beyond `step`, so that none can still reach it.
+    fn have_passed(&self, step: Step, last_steps: &BTreeMap<&WorkerId, Step>) -> bool {
+        if self.members.is_empty() {
+            return false;
+        }
+        let all_connected = self.members.iter().all(|member| self.connected.contains_key(member));
+        let all_reported = self
+            .members
+            .iter()
+            .all(|member| last_steps.get(member).is_some_and(|&reported| reported >= step));
+        all_connected && (self.start >= step || all_reported)
+    }
+}
