@@ -1,9 +1,9 @@
 #!/bin/sh
-# Trains on five "hosts" of this machine: a coordinator and four workers, each in a network namespace
-# with an address of its own. Where the kernel offers netem, packets are delayed and lost. One host is
-# cut off and comes back; two hosts cannot reach each other for a while. The result must be that of
-# one undisturbed worker. Needs root, and release builds of the programs. Where it cannot run, it says
-# why.
+# Trains on five "hosts" of this machine: a coordinator and four workers, each in a network
+# namespace with an address of its own. Where the kernel offers netem, packets are delayed and
+# lost. One host is cut off and comes back; two hosts cannot reach each other for a while. The
+# result must be that of one undisturbed worker. Needs root, and release builds of the programs.
+# Where it cannot run, it says why.
 set -eu
 cd "$(dirname "$0")/.."
 bin=$(realpath -m "${CARGO_TARGET_DIR:-target}")/release
