@@ -1,4 +1,4 @@
-//! What happens to a running training: verbs of the coordinator, chaos, a disk that fails, damaged files.
+//! Events in the life of a run: verbs of the coordinator, chaos, a disk that fails, damaged files.
 
 use std::fs;
 use std::path::Path;

@@ -32,7 +32,7 @@ impl Event {
         Some(Self { name: text("event"), message: text("message"), fields })
     }
 
-    /// Whether the line is this event, with all of these fields.
+    /// Tells if the line is this event, with all of these fields.
     pub(crate) fn is(&self, name: &str, fields: &[Field<'_>]) -> bool {
         let has = |&(field, value): &Field<'_>| self.fields.get(field).is_some_and(|v| v == value);
         self.name == name && fields.iter().all(has)
@@ -63,8 +63,18 @@ fn as_text(value: &Value) -> String {
 
 #[test]
 fn an_event_is_matched_by_its_name_and_fields() {
-    let line = r#"{"timestamp":"2026-01-01T00:00:00Z","level":"INFO","fields":{"message":"lost worker a: it was drained","event":"worker_lost","worker":"a","cause":"drained","step":7}}"#;
-    let event = Event::parse(line).unwrap();
+    let line = serde_json::json!({
+        "timestamp": "2026-01-01T00:00:00Z",
+        "level": "INFO",
+        "fields": {
+            "message": "lost worker a: it was drained",
+            "event": "worker_lost",
+            "worker": "a",
+            "cause": "drained",
+            "step": 7
+        }
+    });
+    let event = Event::parse(&line.to_string()).unwrap();
     assert!(event.is("worker_lost", &[]));
     assert!(event.is("worker_lost", &[("step", "7"), ("worker", "a")]));
     assert!(!event.is("worker_lost", &[("worker", "b")]));

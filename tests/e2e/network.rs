@@ -1,5 +1,5 @@
-//! A network between processes: relays whose connections a test can break, and that can flip a bit of
-//! what passes.
+//! A network between processes: relays whose connections a test can break, and that can flip a bit
+//! of what passes.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

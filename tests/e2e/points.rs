@@ -21,7 +21,7 @@ const SHORT: Step = 200;
 /// The length of a run that still trains when a newcomer joins late.
 const LONG: Step = 2000;
 
-/// What happens at a point.
+/// The fault that happens at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Dies,
@@ -100,7 +100,8 @@ const fn case(
     WorkerCase { point, with_fault, newcomer_joins, steps }
 }
 
-/// The digest of a run of this length by one worker without any fault. Each length is computed once.
+/// The digest of a run of this length by one worker without any fault. Each length is computed
+/// once.
 fn undisturbed(steps: Step) -> Digest {
     static DIGESTS: Mutex<BTreeMap<Step, Digest>> = Mutex::new(BTreeMap::new());
     let mut digests = DIGESTS.lock().unwrap();
@@ -129,9 +130,9 @@ fn option(fault: Fault, (point, nth): Point) -> String {
     format!("--fault {point}={action}@{nth}")
 }
 
-/// Waits until a process has stopped at its point, does the rest of the fault, and lets the process go
-/// on. A process that merely stops goes on when `wait_until_missed` returns: another process must have
-/// noticed that it is silent.
+/// Waits until a process has stopped at its point, does the rest of the fault, and lets the process
+/// go on. A process that merely stops goes on when `wait_until_missed` returns: another process
+/// must have noticed that it is silent.
 fn complete_the_fault(
     fault: Fault,
     network: &Network,
@@ -174,8 +175,8 @@ fn start_worker(network: &Network, folder: &Path, control: SocketAddr, arguments
     worker
 }
 
-/// Trains with a coordinator and three workers that talk through a network. Some of the workers have a
-/// fault.
+/// Trains with a coordinator and three workers that talk through a network. Some of the workers
+/// have a fault.
 fn run_with_a_faulty_worker(fault: Fault, case: &WorkerCase) {
     let (folder, network) = (tempdir().unwrap(), Network::default());
     let here = folder.path();
@@ -206,7 +207,8 @@ fn run_with_a_faulty_worker(fault: Fault, case: &WorkerCase) {
     check(here, case.steps, fault, case.point);
 }
 
-/// Trains with two workers and a coordinator that has a fault. A coordinator that dies is started again.
+/// Trains with two workers and a coordinator that has a fault. A coordinator that dies is started
+/// again.
 fn run_with_a_faulty_coordinator(fault: Fault, point: Point) {
     let (folder, network) = (tempdir().unwrap(), Network::default());
     let here = folder.path();
@@ -234,8 +236,8 @@ fn run_with_a_faulty_coordinator(fault: Fault, point: Point) {
     check(here, SHORT, fault, point);
 }
 
-/// Whether a worker's event says that the coordinator is silent. A worker that was welcomed has lost the
-/// coordinator; one that was not yet welcomed still waits for it.
+/// Tells if a worker's event says that the coordinator is silent. A worker that was welcomed has
+/// lost the coordinator; one that was not yet welcomed still waits for it.
 fn misses_the_coordinator(event: &Event) -> bool {
     let waits = event.is("waiting", &[]) && event.field("for").starts_with("the coordinator");
     waits || event.is("coordinator_lost", &[])

@@ -1,5 +1,5 @@
-//! Processes as resources: a test can wait for what they print, and they are killed when dropped. When
-//! a test fails, everything that its processes printed is shown.
+//! Processes as resources: a test can wait for what they print, and they are killed when dropped.
+//! When a test fails, everything that its processes printed is shown.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -12,8 +12,8 @@ use rustix::process::{WaitId, WaitIdOptions};
 
 use crate::events::{Event, Field};
 
-/// How long a test waits for anything. It is far more than anything takes, also on a loaded machine:
-/// it only turns a hang into a failure.
+/// How long a test waits for anything. It is far more than anything takes, also on a loaded
+/// machine: it only turns a hang into a failure.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(crate) const COORD: &str = env!("CARGO_BIN_EXE_dcgan-coord");
@@ -27,14 +27,14 @@ pub(crate) struct Process {
     output: Arc<Output>,
 }
 
-/// What a program prints, and a signal for each new line.
+/// The output of a program, and a signal for each new line.
 #[derive(Default)]
 struct Output {
     printed: Mutex<Printed>,
     changed: Condvar,
 }
 
-/// What a program has printed so far.
+/// The lines that a program has printed so far.
 #[derive(Default)]
 struct Printed {
     /// The lines of both streams, in the order in which they arrived.
@@ -126,8 +126,8 @@ impl Process {
         assert!(found.is_some(), "{}: no row of step {step} in:\n{}", self.title, self.text());
     }
 
-    /// Waits until something is found in what the program printed. None if the program has ended, or
-    /// patience has, and nothing is found.
+    /// Waits until something is found in what the program printed. None if the program has ended,
+    /// or patience has, and nothing is found.
     fn wait_until<T>(&self, find: impl Fn(&Printed) -> Option<T>) -> Option<T> {
         let is_open = |printed: &mut Printed| find(printed).is_none() && printed.open_streams > 0;
         let printed = self.output.printed.lock().unwrap();

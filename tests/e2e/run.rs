@@ -16,7 +16,7 @@ use crate::process::{COORD, Process, WORKER};
 /// A running coordinator. Its run directory is `run` in the folder of the test.
 pub(crate) struct Coordinator {
     pub(crate) process: Process,
-    /// Where it listens, as `http://127.0.0.1:PORT`.
+    /// The address that it listens on, as `http://127.0.0.1:PORT`.
     pub(crate) address: String,
 }
 

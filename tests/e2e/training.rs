@@ -13,8 +13,8 @@ use crate::run::{
 /// Six steps. Every second one has a row of metrics, a grid and a checkpoint.
 const SIX: &str = "--steps 6 --log-every 2 --grid-every 2 --checkpoint-every 2";
 
-/// The fingerprint, and the digest of the state after six steps with the default settings. The digest
-/// is the same on every processor. It changes only when the fingerprint changes.
+/// The fingerprint, and the digest of the state after six steps with the default settings. The
+/// digest is the same on every processor. It changes only when the fingerprint changes.
 const GOLDEN: [&str; 2] = ["cpu r2 fma", "9b77d1567cc4fe9f"];
 
 /// Held while a test trains. A training takes all cores, so that two at once would only be slower.

@@ -59,8 +59,8 @@ impl Graph {
     }
 }
 
-/// Everything that a package is built with, itself included. Only Cargo's tree, and not its metadata,
-/// knows which optional parts of a library are left out.
+/// Everything that a package is built with, itself included. Only Cargo's tree, and not its
+/// metadata, knows which optional parts of a library are left out.
 fn all_below(package: &str) -> BTreeSet<String> {
     let tree = output(
         env!("CARGO"),

@@ -5,7 +5,7 @@ use crate::sources::{self, Source};
 
 /// Words that begin half a sentence, or a sentence whose subject is not a thing.
 const BAD_FIRST_WORDS: [&str; 7] = ["Who", "What", "Where", "Whether", "Of", "As", "It"];
-/// What may stand at the end of a doc comment.
+/// The characters that a doc comment may end with.
 const LAST_CHARACTERS: [char; 6] = ['.', ':', '!', '?', '`', ')'];
 /// Derives of clap. The doc comments of such a type are help texts, which have no full stop.
 const HELP_DERIVES: [&str; 4] = ["Parser", "Args", "Subcommand", "ValueEnum"];
@@ -70,7 +70,7 @@ fn problem_at_end(comment: &DocComment<'_>) -> Option<String> {
     Some("ends without a full stop; finish the sentence".to_owned())
 }
 
-/// Whether the last paragraph is a list or a table.
+/// Tells if the last paragraph is a list or a table.
 fn ends_with_list(lines: &[&str]) -> bool {
     let last_paragraph = lines.rsplit(|line| line.is_empty()).next().unwrap_or_default();
     last_paragraph.iter().any(|line| {
@@ -147,9 +147,21 @@ mod tests {
 
     #[test]
     fn complete_sentences_are_accepted() {
-        let text = "//! A header.\n\n/// Adds the sum of a subtree.\n///\n/// * one\n///   more\nfn a();\n\
-                    /// 3 or `more`\n    /// `plan`: it has (members)\n//// no doc comment,\n";
-        assert!(check(text).is_empty(), "{:?}", check(text));
+        let text = [
+            "//! A header.",
+            "",
+            "/// Adds the sum of a subtree.",
+            "///",
+            "/// * one",
+            "///   more",
+            "fn a();",
+            "/// 3 or `more`",
+            "fn b();",
+            "    /// `plan`: it has (members)",
+            "//// no doc comment,",
+        ]
+        .join("\n");
+        assert!(check(&text).is_empty(), "{:?}", check(&text));
     }
 
     #[test]
@@ -169,8 +181,17 @@ mod tests {
 
     #[test]
     fn help_texts_have_no_full_stop() {
-        let item = "/// Trains\n#[derive(Debug, clap::Args)]\nstruct A {\n    /// The port\n    a: u8,\n}\n";
-        assert!(check(item).is_empty(), "{:?}", check(item));
+        let item = [
+            "/// Trains",
+            "#[derive(Debug, clap::Args)]",
+            "struct A {",
+            "    /// The port",
+            "    a: u8,",
+            "}",
+            "",
+        ]
+        .join("\n");
+        assert!(check(&item).is_empty(), "{:?}", check(&item));
         assert_eq!(check(&format!("{item}/// The port\n")).len(), 1);
     }
 }

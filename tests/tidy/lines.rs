@@ -1,4 +1,5 @@
-//! The length of lines. rustfmt does not wrap comments and strings, and no tool wraps the other files.
+//! The length of lines. rustfmt does not wrap comments and strings, and no tool wraps the other
+//! files.
 
 use crate::sources::{self, Source};
 
@@ -44,7 +45,7 @@ fn too_long(source: &Source, columns_max: usize, may_be_longer: fn(&str) -> bool
     problems
 }
 
-/// Whether Markdown gives no place to break the line: a row of a table, or a long address.
+/// Tells if Markdown gives no place to break the line: a row of a table, or a long address.
 fn cannot_be_wrapped(line: &str) -> bool {
     line.trim_start().starts_with('|') || line.contains("://")
 }

@@ -12,7 +12,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Whether the name of the file ends with one of these.
+    /// Tells if the name of the file ends with one of these.
     pub(crate) fn has_extension(&self, extensions: &[&str]) -> bool {
         let extension = Path::new(&self.path).extension().unwrap_or_default();
         extensions.iter().any(|&wanted| extension == wanted)
