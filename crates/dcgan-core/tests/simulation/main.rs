@@ -25,6 +25,7 @@ use world::{Order, Setup, World};
 /// Runs a training with random faults, and with this number of damaged checkpoints besides. Gives
 /// the number of faults.
 fn run(seed: u64, damages: usize) -> usize {
+    // Draw the settings.
     let mut rng = Rng::new(seed);
     let workers = 1 + rng.below(4);
     let setup = Setup {
@@ -35,6 +36,7 @@ fn run(seed: u64, damages: usize) -> usize {
     };
     let reference = Reference::new(setup.shards, setup.last_step);
     let mut world = World::new(setup, reference, seed);
+    // Draw the faults, with the damages at any place among them.
     let mut faults = faults::random(&mut rng, 14);
     for _ in 0..damages {
         faults.insert(rng.below(faults.len() + 1), Fault::Damage);
@@ -213,11 +215,10 @@ fn a_worker_with_bad_results_is_evicted_and_the_others_train_on() {
             let mut world = after_some_steps(3, seed);
             world.make_defective("w1", defect);
             assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
-            assert_notice(
-                &world,
-                seed,
-                |notice| matches!(notice, Notice::Lost { name, why: Departure::FailedShards } if name == "w1"),
-            );
+            assert_notice(&world, seed, |notice| match notice {
+                Notice::Lost { name, why: Departure::FailedShards } => name == "w1",
+                _ => false,
+            });
             world.check_the_end();
         }
     }
@@ -245,11 +246,10 @@ fn one_of_two_workers_that_cannot_reach_each_other_is_quarantined_until_they_can
         let mut world = after_some_steps(3, seed);
         world.separate("w0", "w2", 6);
         assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
-        assert_notice(
-            &world,
-            seed,
-            |notice| matches!(notice, Notice::Outside { name, .. } if name == "w0" || name == "w2"),
-        );
+        assert_notice(&world, seed, |notice| match notice {
+            Notice::Outside { name, .. } => name == "w0" || name == "w2",
+            _ => false,
+        });
         world.check_the_end();
     }
 }

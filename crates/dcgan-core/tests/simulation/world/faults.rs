@@ -22,6 +22,7 @@ impl World {
         for (from, to, generation) in links {
             self.break_link(&from, &to, generation);
         }
+        // Whoever waits for a copy of its state sees the connection break.
         for (asker, generation) in worker.copies.into_values() {
             self.worker_event(&asker.name, worker::Event::Copied(generation, None));
         }
@@ -34,6 +35,7 @@ impl World {
         if is_lossy {
             queue.clear();
         }
+        // The receiver learns it in order, after what still arrives; the sender learns it at once.
         queue.push_back(PeerMessage::Broken);
         if let Some(worker) = self.workers.get(&from.name).filter(|worker| worker.id == *from) {
             let rank: Option<Rank> = worker.plan.as_ref().and_then(|plan| plan.rank_of(to));

@@ -68,6 +68,8 @@ impl World {
         };
         let commands = worker.machine.handle(self.now, event);
         worker.commands.extend(commands);
+        // After every single event, not only at the end: a wrong state must not go unnoticed because
+        // a later copy replaces it.
         let StateRef { position, digest, .. } = worker.machine.at();
         if !self.defective.contains(name) {
             assert_eq!(digest, self.reference.digests[&position], "{name} at {position}");
@@ -82,6 +84,7 @@ impl World {
             Command::Report(message) => self.send_up(name, Upward::Message(message)),
             Command::Upload(step, state) => self.send_up(name, Upward::Snapshot(step, state)),
             Command::Compute(key, state, shards) => {
+                // New work replaces what is not computed yet, as in a real worker.
                 let jobs = shards.into_iter().map(|shard| (key, Arc::clone(&state), shard));
                 worker.jobs = jobs.collect();
             }
@@ -89,12 +92,14 @@ impl World {
             Command::Send(rank, frame) => {
                 let plan = worker.plan.clone().unwrap();
                 let peer = plan.member(rank).unwrap().id.clone();
+                // Without a stream the frame is lost: its peer was dead or unreachable.
                 if let Some(queue) = self.data.get_mut(&(id, peer, frame.generation)) {
                     queue.push_back(PeerMessage::ReduceFrame(frame));
                 }
             }
             Command::Copy(plan, source) => self.copy(name, &plan, source),
             Command::Serve(token, state, reports) => {
+                // The asker may have died, or asked again, in the meantime.
                 let Some((asker, generation)) = worker.copies.remove(&token) else {
                     return;
                 };
@@ -108,6 +113,7 @@ impl World {
                 self.worker_event(name, Event::ProbeResult(peer, reached));
             }
             Command::Exit(finish) => {
+                // Only a run with a defective worker ends in another way.
                 assert!(matches!(finish, Finish::Done) || !self.defective.is_empty(), "{finish:?}");
                 self.remove_worker(name);
             }
