@@ -8,7 +8,7 @@ const BAD_FIRST_WORDS: [&str; 7] = ["Who", "What", "Where", "Whether", "Of", "As
 /// The characters that a doc comment may end with.
 const LAST_CHARACTERS: [char; 6] = ['.', ':', '!', '?', '`', ')'];
 /// Derives of clap. The doc comments of such a type are help texts, which have no full stop.
-const HELP_DERIVES: [&str; 4] = ["Parser", "Args", "Subcommand", "ValueEnum"];
+const HELP_DERIVES: [&str; 5] = ["Parser", "Args", "ClapArgs", "Subcommand", "ValueEnum"];
 
 /// A block of lines that begin with `///` or `//!`.
 struct DocComment<'a> {
@@ -120,7 +120,7 @@ fn help_lines(lines: &[&str]) -> Vec<std::ops::Range<usize>> {
             continue;
         };
         let mut names = derives.split([',', ')', ' ', ':']);
-        if !names.any(|name| HELP_DERIVES.contains(&name) || name == "ClapArgs") {
+        if !names.any(|name| HELP_DERIVES.contains(&name)) {
             continue;
         }
         // The doc comment and other attributes stand above the derive.

@@ -68,8 +68,8 @@ impl World {
         };
         let commands = worker.machine.handle(self.now, event);
         worker.commands.extend(commands);
-        // After every single event, not only at the end: a wrong state must not go unnoticed because
-        // a later copy replaces it.
+        // Check after every event, not only at the end: a later copy could replace a wrong state
+        // before anybody sees it.
         let StateRef { position, digest, .. } = worker.machine.at();
         if !self.defective.contains(name) {
             assert_eq!(digest, self.reference.digests[&position], "{name} at {position}");
