@@ -131,7 +131,7 @@ fn a_run_fails_with_an_explanation_when_its_local_worker_has_crashed_too_often()
     }
     let failed = coordinator.expect(1);
     failed.event("child_given_up", &[("child", "worker-0")]);
-    failed.event("run_failed", &[]);
+    failed.event("run_failed", &[("cause", "out_of_workers")]);
     // The keys of the block at the end are a contract: people and programs look for them.
     let line = |key: &str| {
         let mut lines = failed.text.lines().filter(|line| line.trim_start().starts_with(key));
