@@ -1,8 +1,10 @@
 //! Whole trainings as people run them: `cargo bench --bench system`.
 //!
-//! Prints a line for each training (workers x threads), one after the other and all of that again, then a table of the
-//! best, with what they are worth beside the first. The time to the first step is that of a training of its own, with a shard
-//! of 32 images for each thread. Peak memory, of the largest worker, needs Linux's /proc.
+//! Trains with each size (workers x threads), one after the other, and repeats all of that. It
+//! prints a row for each training, then the best row of each size, and how many times faster that
+//! is than the first size. The time to the first step comes from a training of its own, with a
+//! shard of 32 images for each thread. Peak memory is that of the largest worker, and needs /proc
+//! of Linux.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -17,32 +19,33 @@ use dcgan_store::run_dir::RunPaths;
 /// Measures whole trainings.
 #[derive(Parser)]
 struct Args {
-    /// Trainings, as workers x threads each. 1x1+1x1 are two at once that know nothing of each other.
+    /// Trainings, as workers x threads each. 1x1+1x1 are two independent ones at the same time
     #[arg(default_values = ["1x1", "2x1", "1x2"])]
     sizes: Vec<String>,
-    /// How often each is run.
+    /// How many times each is run
     #[arg(long, default_value_t = 3)]
     repeats: usize,
-    /// Steps of a training. The first five are not counted.
+    /// Steps of a training. The first five are not counted
     #[arg(long, default_value_t = 100)]
     steps: u64,
-    /// One short training of each, to see that it works.
+    /// Runs one short training of each, to see that it works
     #[arg(long)]
     test: bool,
-    /// Given by cargo.
+    /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// What is not counted while everything starts.
+/// Steps at the beginning that are not counted, because everything is still starting.
 const WARM_UP: u64 = 5;
 
+/// The result of one training, or of several at the same time.
 struct Measured {
     images_per_second: f64,
     step_ms: f64,
     allreduce_ms: f64,
     first_step: Duration,
-    /// Of the largest worker, in MiB.
+    /// Peak memory of the largest worker, in MiB.
     peak: f64,
 }
 
@@ -81,12 +84,12 @@ fn main() {
 fn print(size: &str, measured: &Measured) {
     let Measured { images_per_second, step_ms, allreduce_ms, first_step, peak } = measured;
     let first_step = first_step.as_secs_f64();
-    println!(
-        "{size:>8} {images_per_second:9.1} {step_ms:9.1} {allreduce_ms:14.1} {first_step:11.2} {peak:9.0}"
-    );
+    let rates = format!("{images_per_second:9.1} {step_ms:9.1} {allreduce_ms:14.1}");
+    println!("{size:>8} {rates} {first_step:11.2} {peak:9.0}");
 }
 
-/// Images per second add up; of the rest, the largest counts.
+/// Measures trainings that run at the same time. Images per second add up; of the rest, the largest
+/// counts.
 fn measure_together(sizes: &str, steps: u64) -> Measured {
     std::thread::scope(|scope| {
         let each: Vec<_> =
@@ -103,11 +106,12 @@ fn measure_together(sizes: &str, steps: u64) -> Measured {
     .expect("splitting gives one or more")
 }
 
+/// Measures one training of this size.
 fn measure(size: &str, steps: u64) -> Measured {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let (workers, threads) =
         size.split_once('x').unwrap_or_else(|| panic!("{size}: expected WORKERSxTHREADS"));
-    // A shard of 32 images for each thread: as little as can be.
+    // The first step is that of the smallest training: one shard of 32 images for each thread.
     let threads_in_all =
         [workers, threads].map(|n| n.parse::<u64>().expect("a number")).iter().product::<u64>();
     let [shards, batch] = [threads_in_all, 32 * threads_in_all].map(|n| n.to_string());
@@ -121,7 +125,8 @@ fn measure(size: &str, steps: u64) -> Measured {
     summarize(&RunPaths::new(run).metrics(), first_step, peak)
 }
 
-/// Trains to the end; gives when the first line of metrics was there, and the peak memory of the largest worker.
+/// Trains to the end. Gives the time at which the first row of metrics was there, and the peak
+/// memory of the largest worker.
 #[allow(
     clippy::disallowed_methods,
     reason = "another process's file and memory can only be looked at now and then"
@@ -158,6 +163,7 @@ fn train([workers, threads]: [&str; 2], run: &Path, arguments: &[&str]) -> (Opti
     (first, peak)
 }
 
+/// Summarizes the rows of metrics by their medians.
 fn summarize(metrics: &Path, first_step: Duration, peak: f64) -> Measured {
     let lines = metrics_log::read(metrics).expect("the run has metrics");
     let counted: Vec<&MetricsRow> = lines.iter().filter(|line| line.step > WARM_UP).collect();
@@ -175,20 +181,26 @@ fn summarize(metrics: &Path, first_step: Duration, peak: f64) -> Measured {
     }
 }
 
-/// The peak resident memory of the largest worker that the coordinator started, in MiB; 0 where /proc does not say.
+/// The peak resident memory of the largest worker that the coordinator started, in MiB. It is 0
+/// where /proc does not exist.
 fn peak_of_workers(coordinator: &Child) -> f64 {
     let parent = coordinator.id().to_string();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let statuses =
         processes.filter_map(|process| std::fs::read_to_string(process.path().join("status")).ok());
-    let peak = |status: String| {
-        let field =
-            |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let ours = field("PPid:") == Some(&parent) && field("Name:") == Some("dcgan-worker");
-        let kib = field("VmHWM:")
-            .and_then(|value| value.strip_suffix(" kB"))
-            .and_then(|kib| kib.parse::<f64>().ok());
-        kib.filter(|_| ours).map_or(0.0, |kib| kib / 1024.0)
-    };
-    statuses.map(peak).fold(0.0, f64::max)
+    let workers = statuses.filter(|status| {
+        field(status, "PPid:") == Some(&parent) && field(status, "Name:") == Some("dcgan-worker")
+    });
+    workers.filter_map(|status| peak_mib(&status)).fold(0.0, f64::max)
+}
+
+/// The peak resident memory in a process's /proc/PID/status, in MiB.
+fn peak_mib(status: &str) -> Option<f64> {
+    let kib = field(status, "VmHWM:")?.strip_suffix(" kB")?;
+    Some(kib.parse::<f64>().ok()? / 1024.0)
+}
+
+/// A field of a process's /proc/PID/status.
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""This program and its peers on the same cores, alternately, and the ratios.
+"""Measures this program and its peers on the same cores, alternately, and prints the ratios.
 
     python3 benches/peers/compare.py [--repeats 3] [--python VENV/bin/python]
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 PEERS = Path(__file__).resolve().parent
 ROOT = PEERS.parent.parent
-# Intel's OpenMP and Gloo take this many threads for each process unless they are told.
+# Without it, OpenMP takes all cores for each of several processes.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -38,7 +38,7 @@ def run(command, environment=None):
 
 
 def ours(size):
-    """Images per second, first step, peak of a whole training."""
+    """Measures a whole training: images per second, seconds to the first step, peak memory in MiB."""
     text, error = run(["cargo", "bench", "--quiet", "--bench", "system", "--", "--repeats", "1", "--steps", "60", size])
     if text is None:
         sys.exit(f"cargo bench: {error}")
@@ -61,7 +61,7 @@ def main():
     args = args.parse_args()
     python = args.python or python_with_peers()
     torch = [python, PEERS / "dcgan_torch.py"]
-    # `torchrun`, of the same Python; for each process its share of a batch of 256.
+    # The same as `torchrun`, with this Python. Each process gets its share of a batch of 256.
     ddp = lambda n: [python, "-m", "torch.distributed.run", "--nproc-per-node", n, PEERS / "dcgan_torch.py", "--batch", 256 // n, "--steps", 5]
     one, two = "this, 1 worker x 1 thread", "this, 2 workers x 1 thread"
     runs = {

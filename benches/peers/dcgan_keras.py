@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The same model and recipe as the tutorial trains it, in Keras: `train_on_batch`, three times an iteration, on all cores.
+"""Trains the same model in Keras as the tutorial does: three calls of `train_on_batch` an iteration, on all cores.
 
     python dcgan_keras.py [--batch 256] [--steps 5]
 
@@ -49,7 +49,7 @@ def main():
     adam = lambda: keras.optimizers.Adam(2e-4, beta_1=0.5)
     g, d = generator(), discriminator()
     d.compile(loss="binary_crossentropy", optimizer=adam(), metrics=["accuracy"])
-    # The tutorial's combined model: D is frozen inside.
+    # The combined model of the tutorial: the discriminator inside is frozen.
     d.trainable = False
     combined = keras.Sequential([g, d])
     combined.compile(loss="binary_crossentropy", optimizer=adam(), metrics=["accuracy"])

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The same model and recipe in PyTorch: images per second of a whole iteration.
+"""Trains the same model with the same settings in PyTorch; measures images per second of whole iterations.
 
     python dcgan_torch.py [--batch 32] [--threads 1] [--steps 20] [--form channels_last|contiguous|compiled]
     torchrun --nproc-per-node 2 dcgan_torch.py --batch 128      DistributedDataParallel over Gloo
@@ -20,12 +20,12 @@ from torch import nn
 
 
 def bn(channels):
-    # Keras's momentum 0.8 is PyTorch's 0.2.
+    # A momentum of 0.8 in Keras is one of 0.2 in PyTorch.
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.2)
 
 
 class SameConv(nn.Module):
-    """A 3x3 convolution with Keras's 'same' padding: at stride 2 an even size is padded after only."""
+    """A 3x3 convolution with the padding 'same' of Keras. At stride 2, an even size gets it only at the end."""
 
     def __init__(self, inputs, outputs, stride, size):
         super().__init__()
@@ -96,7 +96,7 @@ def main():
     if world > 1:
         torch.distributed.init_process_group("gloo")
         parallel = nn.parallel.DistributedDataParallel
-        # Buffers stay each process's own, as batch statistics do.
+        # Each process keeps its own batch statistics, so its buffers are not broadcast either.
         g, d = (parallel(m, broadcast_buffers=False) for m in (g, d))
     run = torch.compile(step) if args.form == "compiled" else step
     real = torch.randn(args.batch, 1, 28, 28).to(memory_format=layout)

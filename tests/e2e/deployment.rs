@@ -9,7 +9,8 @@ fn base() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base")
 }
 
-/// The items of the list below `key:` in a manifest with one container; what Kubernetes fills in is filled in.
+/// The items of the list below `key:` in a manifest with one container; what Kubernetes fills in is
+/// filled in.
 fn list(manifest: &str, key: &str) -> Vec<String> {
     let text = std::fs::read_to_string(base().join(manifest)).unwrap();
     let below = text.lines().skip_while(|line| line.trim() != format!("{key}:")).skip(1);

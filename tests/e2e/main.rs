@@ -1,8 +1,15 @@
-//! Real processes on real ports, with real failures.
+//! End-to-end tests: real processes on real ports, with real failures.
+//!
+//! The programs write their log as JSON, and the tests match events and fields ([`events`]). The
+//! sentences of the log may be reworded without a change here. Rows of metrics, usage errors and
+//! the block that a failed run ends with are plain text: they are matched by the values, flags and
+//! files that they name.
 #![expect(clippy::unwrap_used, reason = "a test that is wrong should stop")]
 
 mod deployment;
 mod elastic;
+mod events;
+mod log_format;
 mod network;
 mod points;
 mod process;

@@ -1,4 +1,5 @@
-//! A network between processes, whose connections can be broken, and can change a bit of what passes.
+//! A network between processes: relays whose connections a test can break, and that can flip a bit
+//! of what passes.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -6,31 +7,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
-/// Relays of a test's processes.
+/// The relays of a test.
 #[derive(Clone, Default)]
 pub(crate) struct Network(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     connections: Mutex<Vec<TcpStream>>,
-    /// How often every connection was to change a bit, in either direction.
+    /// How many times every connection was to flip a bit in each direction.
     flips: AtomicUsize,
 }
 
-/// A way to a server that may not listen yet.
+/// An address that passes everything on to a server. The server may start later than the relay.
 pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
     server: Arc<OnceLock<SocketAddr>>,
 }
 
 impl Relay {
-    /// Says where the server is. Who has connected waits for it.
+    /// Sets the server's address. Clients that have connected already wait for it.
     pub(crate) fn leads_to(&self, server: &str) {
         self.server.set(server.parse().unwrap()).unwrap();
     }
 }
 
 impl Network {
+    /// Opens a relay.
     pub(crate) fn relay(&self) -> Relay {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let relay = Relay { address: listener.local_addr().unwrap(), server: Arc::default() };
@@ -38,9 +40,10 @@ impl Network {
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let (server, shared) = (Arc::clone(&server), Arc::clone(&shared));
+                // A thread of its own, because the server's address may be missing for a while.
                 thread::spawn(move || {
                     if let Ok(server) = TcpStream::connect(server.wait()) {
-                        connect(&shared, client, server);
+                        join(&shared, client, server);
                     }
                 });
             }
@@ -55,13 +58,14 @@ impl Network {
         }
     }
 
-    /// Changes a bit of what passes next on every connection, in both directions.
+    /// Flips a bit in what passes next on every connection, in both directions.
     pub(crate) fn flip_bits(&self) {
         self.0.flips.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-fn connect(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) {
+/// Joins a client and a server by two threads, one for each direction.
+fn join(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) {
     for stream in [&client, &server] {
         stream.set_nodelay(true).unwrap();
         shared.connections.lock().unwrap().push(stream.try_clone().unwrap());
@@ -69,22 +73,24 @@ fn connect(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) {
     let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
     for (from, to) in [(client, server), back] {
         let shared = Arc::clone(shared);
-        thread::spawn(move || pass(&shared, from, to));
+        thread::spawn(move || pass_on(&shared, from, to));
     }
 }
 
-/// Passes on what comes until either side ends; then both hear it.
-fn pass(shared: &Shared, mut from: TcpStream, mut to: TcpStream) {
+/// Passes bytes on in one direction until either side ends. Then it closes both.
+fn pass_on(shared: &Shared, mut from: TcpStream, mut to: TcpStream) {
     let mut buffer = vec![0; 64 * 1024];
-    let mut flips = shared.flips.load(Ordering::Relaxed);
+    let mut flips_done = shared.flips.load(Ordering::Relaxed);
     while let Ok(len @ 1..) = from.read(&mut buffer) {
-        let due = shared.flips.load(Ordering::Relaxed);
-        if std::mem::replace(&mut flips, due) != due {
+        let flips_due = shared.flips.load(Ordering::Relaxed);
+        if flips_done != flips_due {
+            flips_done = flips_due;
             buffer[len / 2] ^= 1 << (len % 8);
         }
         if to.write_all(&buffer[..len]).is_err() {
             break;
         }
     }
+    // The other side may be gone already.
     let (_, _) = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }

@@ -1,51 +1,85 @@
-//! At each edge of the protocol a process dies, stops, is slow or repeats itself, its connections break, or what it
-//! sends arrives with other bits.
+//! Faults at every edge of the protocol. At each point a process dies, stops, is slow or repeats a
+//! message, its connections break, or bits flip in what it sends. No fault may change a bit of the
+//! result.
 
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Mutex;
 use std::thread;
 
 use dcgan_core::ids::{Digest, Step};
 use tempfile::tempdir;
 
+use crate::events::Event;
 use crate::network::Network;
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::run::{Coordinator, last_digest, local, logged_steps};
 
-/// A run that is over soon, and one that a newcomer finds in the midst.
-const STEPS: [Step; 2] = [200, 2000];
+/// The length of a run that ends soon.
+const SHORT: Step = 200;
+/// The length of a run that still trains when a newcomer joins late.
+const LONG: Step = 2000;
 
-/// What happens at a point.
+/// The fault that happens at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Happens {
+enum Fault {
     Dies,
     Stops,
     IsSlow,
-    RepeatsItself,
+    RepeatsAMessage,
     LosesConnections,
     HasBitsFlipped,
 }
 
-use Happens::{Dies, HasBitsFlipped, IsSlow, LosesConnections, RepeatsItself, Stops};
+use Fault::{Dies, HasBitsFlipped, IsSlow, LosesConnections, RepeatsAMessage, Stops};
 
-/// Edges of the worker's part, and how often they are passed before it happens.
-const WORKER: [(&str, u32); 13] = [
-    ("ready", 1),
-    ("promise", 1),
-    ("connect", 1),
-    ("compute", 1),
-    ("compute", 100),
-    ("compute", 101),
-    ("send-part", 2),
-    ("send-part", 150),
-    ("send-sum", 150),
-    ("step-done", 40),
-    ("upload", 1),
-    ("copy", 1),
-    ("serve", 1),
+/// A point of the code: its name, and at which passage of it the fault happens.
+type Point = (&'static str, u32);
+
+/// A point in the worker's code, and a run in which a worker passes it.
+struct WorkerCase {
+    point: Point,
+    /// The workers that have the fault. A test waits for the last of them.
+    with_fault: &'static [&'static str],
+    /// When the third worker joins.
+    newcomer_joins: Joins,
+    /// The length of the run.
+    steps: Step,
+}
+
+#[derive(Clone, Copy)]
+enum Joins {
+    AtOnce,
+    /// The other two have a state by then, which the newcomer copies.
+    After(Step),
+}
+
+use Joins::{After, AtOnce};
+
+const SECOND: &[&str] = &["second"];
+const NEWCOMER: &[&str] = &["newcomer"];
+/// The newcomer copies the state from either of them.
+const BOTH_MEMBERS: &[&str] = &["first", "second"];
+
+const WORKER_CASES: [WorkerCase; 13] = [
+    case(("ready", 1), SECOND, AtOnce, SHORT),
+    case(("promise", 1), SECOND, AtOnce, SHORT),
+    case(("connect", 1), SECOND, AtOnce, SHORT),
+    case(("compute", 1), SECOND, AtOnce, SHORT),
+    case(("compute", 100), SECOND, AtOnce, SHORT),
+    case(("compute", 101), SECOND, AtOnce, SHORT),
+    case(("send-part", 2), SECOND, AtOnce, SHORT),
+    case(("send-part", 150), SECOND, AtOnce, SHORT),
+    case(("send-sum", 150), SECOND, AtOnce, SHORT),
+    case(("step-done", 40), SECOND, AtOnce, SHORT),
+    case(("upload", 1), SECOND, AtOnce, SHORT),
+    case(("copy", 1), NEWCOMER, After(200), LONG),
+    case(("serve", 1), BOTH_MEMBERS, After(200), LONG),
 ];
 
-/// Edges of the coordinator's.
-const COORDINATOR: [(&str, u32); 9] = [
+/// The points in the coordinator's code.
+const COORDINATOR_POINTS: [Point; 9] = [
     ("welcome", 2),
     ("send-fence", 1),
     ("store-plan", 1),
@@ -57,15 +91,26 @@ const COORDINATOR: [(&str, u32); 9] = [
     ("save-checkpoint", 2),
 ];
 
-/// What one worker gives that nobody interferes with.
-fn alone(steps: Step) -> Digest {
-    static ALONE: OnceLock<[Digest; 2]> = OnceLock::new();
-    let digests = ALONE.get_or_init(|| {
-        STEPS.map(|steps| local(tempdir().unwrap().path(), &toy("--workers 1", steps)))
-    });
-    digests[usize::from(steps == STEPS[1])]
+const fn case(
+    point: Point,
+    with_fault: &'static [&'static str],
+    newcomer_joins: Joins,
+    steps: Step,
+) -> WorkerCase {
+    WorkerCase { point, with_fault, newcomer_joins, steps }
 }
 
+/// The digest of a run of this length by one worker without any fault. Each length is computed
+/// once.
+fn undisturbed(steps: Step) -> Digest {
+    static DIGESTS: Mutex<BTreeMap<Step, Digest>> = Mutex::new(BTreeMap::new());
+    let mut digests = DIGESTS.lock().unwrap();
+    *digests
+        .entry(steps)
+        .or_insert_with(|| local(tempdir().unwrap().path(), &toy("--workers 1", steps)))
+}
+
+/// The arguments of a run with ten rows of metrics and ten checkpoints.
 fn toy(arguments: &str, steps: Step) -> String {
     format!(
         "{arguments} --objective toy --log-every {0} --checkpoint-every {0} --steps {steps}",
@@ -73,174 +118,195 @@ fn toy(arguments: &str, steps: Step) -> String {
     )
 }
 
-/// The option with which it happens at a point.
-fn fault(happens: Happens, (point, nth): (&str, u32)) -> String {
-    let action = match happens {
+/// The option that makes a program have a fault at a point.
+fn option(fault: Fault, (point, nth): Point) -> String {
+    let action = match fault {
         Dies => "kill",
+        // The test does the rest while the process is stopped.
         Stops | LosesConnections | HasBitsFlipped => "stop",
         IsSlow => "slow",
-        RepeatsItself => "repeat",
+        RepeatsAMessage => "repeat",
     };
     format!("--fault {point}={action}@{nth}")
 }
 
-/// Does to a process that has stopped at a point what was meant; `noticed` is what another says of its silence.
-fn meanwhile(
-    happens: Happens,
+/// Waits until a process has stopped at its point, does the rest of the fault, and lets the process
+/// go on. A process that merely stops goes on when `wait_until_missed` returns: another process
+/// must have noticed that it is silent.
+fn complete_the_fault(
+    fault: Fault,
     network: &Network,
     stopped: &Process,
-    other: &Process,
-    noticed: &str,
+    wait_until_missed: impl FnOnce(),
 ) {
-    if !matches!(happens, Stops | LosesConnections | HasBitsFlipped) {
-        return;
-    }
-    stopped.wait_until_stopped();
-    match happens {
-        LosesConnections => network.break_connections(),
-        HasBitsFlipped => network.flip_bits(),
-        _ => drop(other.wait_for(noticed)),
+    match fault {
+        // The process does these by itself.
+        Dies | IsSlow | RepeatsAMessage => return,
+        Stops => {
+            stopped.wait_until_stopped();
+            wait_until_missed();
+        }
+        LosesConnections => {
+            stopped.wait_until_stopped();
+            network.break_connections();
+        }
+        HasBitsFlipped => {
+            stopped.wait_until_stopped();
+            network.flip_bits();
+        }
     }
     stopped.signal("CONT");
 }
 
-/// Trains on two workers, one of which has a fault, and a third; all talk through a network. If what happens is that a
-/// state is copied, the third comes late.
-fn with_a_worker(happens: Happens, point: (&str, u32)) {
-    let copies = ["copy", "serve"].contains(&point.0);
-    let steps = STEPS[usize::from(copies)];
-    let (folder, network) = (tempdir().unwrap(), Network::default());
-    let here = folder.path();
-    let coordinator = Coordinator::start(here, &toy("--workers 2", steps));
-    let door = network.relay();
-    door.leads_to(coordinator.address.trim_start_matches("http://"));
-    let join = |arguments: &str| {
-        let relay = network.relay();
-        let arguments = format!(
-            "--coordinator http://{} --advertise {} {arguments}",
-            door.address, relay.address
-        );
-        let worker = Process::start(crate::process::WORKER, here, &arguments);
-        relay.leads_to(&worker.wait_for_word_after(") at "));
-        worker
-    };
-    let fault = fault(happens, point);
-    // Who copies is the newcomer; who serves is one of the others, or both.
-    let (early, late) = if point.0 == "copy" { ("", &*fault) } else { (&*fault, "") };
-    let honest = join(&format!("--name honest {}", if point.0 == "serve" { early } else { "" }));
-    let faulty = join(&format!("--name faulty {early}"));
-    if copies {
-        coordinator.process.wait_for("step 200/");
-    }
-    let newcomer = join(&format!("--name newcomer {late}"));
-    let (stopped, name) =
-        if late.is_empty() { (&faulty, "faulty") } else { (&newcomer, "newcomer") };
-    let noticed = format!("lost worker {name}: nothing heard of it for 3 s");
-    meanwhile(happens, &network, stopped, &coordinator.process, &noticed);
-    coordinator.process.expect(0);
-    assert_eq!(last_digest(here), alone(steps), "{happens:?} at {point:?}");
-    let lines: Vec<Step> = (1..=10).map(|n| steps / 10 * n).collect();
-    assert_eq!(logged_steps(here), lines, "{happens:?} at {point:?}");
-    drop((honest, faulty, newcomer));
+/// Asserts that the run directory is that of an undisturbed run.
+fn check(folder: &Path, steps: Step, fault: Fault, point: Point) {
+    assert_eq!(last_digest(folder), undisturbed(steps), "{fault:?} at {point:?}");
+    let every_tenth: Vec<Step> = (1..=10).map(|n| steps / 10 * n).collect();
+    assert_eq!(logged_steps(folder), every_tenth, "{fault:?} at {point:?}");
 }
 
-/// Trains on two workers of a coordinator that has a fault, and is started again if it dies.
-fn with_a_coordinator(happens: Happens, point: (&str, u32)) {
+/// Starts a worker that reaches the coordinator through `control`, and that the other workers reach
+/// through a relay of its own.
+fn start_worker(network: &Network, folder: &Path, control: SocketAddr, arguments: &str) -> Process {
+    let data = network.relay();
+    let addresses = format!("--coordinator http://{control} --advertise {}", data.address);
+    let worker = Process::start(process::WORKER, folder, &format!("{addresses} {arguments}"));
+    data.leads_to(worker.wait_for_event("worker_started", &[]).field("listening"));
+    worker
+}
+
+/// Trains with a coordinator and three workers that talk through a network. Some of the workers
+/// have a fault.
+fn run_with_a_faulty_worker(fault: Fault, case: &WorkerCase) {
     let (folder, network) = (tempdir().unwrap(), Network::default());
     let here = folder.path();
-    let toy = toy("--workers 2", STEPS[0]);
-    let first = Coordinator::start(here, &format!("{toy} {}", fault(happens, point)));
-    let door = network.relay();
-    door.leads_to(first.address.trim_start_matches("http://"));
-    let port = first.same_port();
-    let join = |name| {
-        Process::start(
-            crate::process::WORKER,
-            here,
-            &format!("--coordinator http://{} --name {name}", door.address),
-        )
-    };
-    let workers = ["a", "b"].map(join);
-    // Whether it was welcomed before or not.
-    meanwhile(
-        happens,
-        &network,
-        &first.process,
-        &workers[0],
-        "the coordinator: nothing heard for 3 s",
-    );
-    let mut coordinator = first;
-    if happens == Dies {
+    let coordinator = Coordinator::start(here, &toy("--workers 2", case.steps));
+    let control = network.relay();
+    control.leads_to(coordinator.address.trim_start_matches("http://"));
+
+    // Start the workers, those of the case with the fault.
+    let mut workers = BTreeMap::new();
+    for name in ["first", "second", "newcomer"] {
+        if let ("newcomer", After(step)) = (name, case.newcomer_joins) {
+            coordinator.process.wait_for_step(step);
+        }
+        let mut arguments = format!("--name {name}");
+        if case.with_fault.contains(&name) {
+            arguments += &format!(" {}", option(fault, case.point));
+        }
+        workers.insert(name, start_worker(&network, here, control.address, &arguments));
+    }
+
+    // Let the fault happen, then the run must end as if nothing had happened.
+    let name = *case.with_fault.last().unwrap();
+    complete_the_fault(fault, &network, &workers[name], || {
+        let silent = [("worker", name), ("cause", "silent")];
+        coordinator.process.wait_for_event("worker_lost", &silent);
+    });
+    coordinator.process.expect(0);
+    check(here, case.steps, fault, case.point);
+}
+
+/// Trains with two workers and a coordinator that has a fault. A coordinator that dies is started
+/// again.
+fn run_with_a_faulty_coordinator(fault: Fault, point: Point) {
+    let (folder, network) = (tempdir().unwrap(), Network::default());
+    let here = folder.path();
+    let toy = toy("--workers 2", SHORT);
+    let mut coordinator = Coordinator::start(here, &format!("{toy} {}", option(fault, point)));
+    let control = network.relay();
+    control.leads_to(coordinator.address.trim_start_matches("http://"));
+    let port = coordinator.same_port();
+    let workers = ["a", "b"].map(|name| {
+        let arguments = format!("--coordinator http://{} --name {name}", control.address);
+        Process::start(process::WORKER, here, &arguments)
+    });
+
+    complete_the_fault(fault, &network, &coordinator.process, || {
+        workers[0].wait_for_event_where("about the coordinator", misses_the_coordinator);
+    });
+    if fault == Dies {
         assert_eq!(coordinator.process.wait().status, None, "at {point:?} it was killed");
         coordinator = Coordinator::start(here, &format!("{toy} {port}"));
     }
     coordinator.process.expect(0);
-    workers.into_iter().for_each(|worker| drop(worker.expect(0)));
-    assert_eq!(last_digest(here), alone(STEPS[0]), "{happens:?} at {point:?}");
-    assert_eq!(
-        logged_steps(here),
-        (1..=10).map(|n| 20 * n).collect::<Vec<_>>(),
-        "{happens:?} at {point:?}"
-    );
+    for worker in workers {
+        worker.expect(0);
+    }
+    check(here, SHORT, fault, point);
+}
+
+/// Tells if a worker's event says that the coordinator is silent. A worker that was welcomed has
+/// lost the coordinator; one that was not yet welcomed still waits for it.
+fn misses_the_coordinator(event: &Event) -> bool {
+    let waits = event.is("waiting", &[]) && event.field("for").starts_with("the coordinator");
+    waits || event.is("coordinator_lost", &[])
 }
 
 #[test]
 fn a_worker_dies_at_any_edge() {
-    WORKER.into_iter().for_each(|point| with_a_worker(Dies, point));
+    WORKER_CASES.iter().for_each(|case| run_with_a_faulty_worker(Dies, case));
 }
 
 #[test]
 fn a_worker_is_slow_at_any_edge() {
-    WORKER.into_iter().for_each(|point| with_a_worker(IsSlow, point));
+    WORKER_CASES.iter().for_each(|case| run_with_a_faulty_worker(IsSlow, case));
 }
 
 #[test]
-fn a_worker_repeats_itself_at_any_edge() {
-    WORKER.into_iter().for_each(|point| with_a_worker(RepeatsItself, point));
+fn a_worker_repeats_a_message_at_any_edge() {
+    WORKER_CASES.iter().for_each(|case| run_with_a_faulty_worker(RepeatsAMessage, case));
 }
 
 #[test]
 fn a_worker_stops_at_any_edge_and_goes_on() {
-    // At the same time: it is mostly waiting.
+    // All cases at the same time, because each of them mostly waits.
     thread::scope(|scope| {
-        for point in WORKER {
-            scope.spawn(move || with_a_worker(Stops, point));
+        for case in &WORKER_CASES {
+            scope.spawn(move || run_with_a_faulty_worker(Stops, case));
         }
     });
 }
 
 #[test]
 fn connections_break_at_any_edge() {
-    WORKER.into_iter().for_each(|point| with_a_worker(LosesConnections, point));
-    COORDINATOR.into_iter().for_each(|point| with_a_coordinator(LosesConnections, point));
+    WORKER_CASES.iter().for_each(|case| run_with_a_faulty_worker(LosesConnections, case));
+    for point in COORDINATOR_POINTS {
+        run_with_a_faulty_coordinator(LosesConnections, point);
+    }
 }
 
 #[test]
-fn bits_flip_on_their_way_at_any_edge() {
-    WORKER.into_iter().for_each(|point| with_a_worker(HasBitsFlipped, point));
-    COORDINATOR.into_iter().for_each(|point| with_a_coordinator(HasBitsFlipped, point));
+fn bits_flip_between_processes_at_any_edge() {
+    WORKER_CASES.iter().for_each(|case| run_with_a_faulty_worker(HasBitsFlipped, case));
+    for point in COORDINATOR_POINTS {
+        run_with_a_faulty_coordinator(HasBitsFlipped, point);
+    }
 }
 
 #[test]
 fn a_coordinator_dies_at_any_edge() {
-    COORDINATOR.into_iter().for_each(|point| with_a_coordinator(Dies, point));
+    for point in COORDINATOR_POINTS {
+        run_with_a_faulty_coordinator(Dies, point);
+    }
 }
 
 #[test]
 fn a_coordinator_stops_at_any_edge_and_goes_on() {
     thread::scope(|scope| {
-        for point in COORDINATOR {
-            scope.spawn(move || with_a_coordinator(Stops, point));
+        for point in COORDINATOR_POINTS {
+            scope.spawn(move || run_with_a_faulty_coordinator(Stops, point));
         }
     });
 }
 
 #[test]
-fn a_coordinator_is_slow_or_repeats_itself_at_any_edge() {
-    for point in COORDINATOR {
-        with_a_coordinator(IsSlow, point);
+fn a_coordinator_is_slow_or_repeats_a_message_at_any_edge() {
+    for point in COORDINATOR_POINTS {
+        run_with_a_faulty_coordinator(IsSlow, point);
+        // Only a message can be repeated, not a write to the disk.
         if point.0.starts_with("send") || point.0 == "welcome" {
-            with_a_coordinator(RepeatsItself, point);
+            run_with_a_faulty_coordinator(RepeatsAMessage, point);
         }
     }
 }

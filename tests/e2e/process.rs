@@ -1,5 +1,5 @@
-//! Processes as resources: what they print can be waited for, and they are killed when dropped. On a failure, all that
-//! they printed is shown.
+//! Processes as resources: a test can wait for what they print, and they are killed when dropped.
+//! When a test fails, everything that its processes printed is shown.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -7,9 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use dcgan_core::ids::Step;
 use rustix::process::{WaitId, WaitIdOptions};
 
-/// Far more than anything takes, also on a loaded machine: it only turns a hang into a failure.
+use crate::events::{Event, Field};
+
+/// How long a test waits for anything. It is far more than anything takes, also on a loaded
+/// machine: it only turns a hang into a failure.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(crate) const COORD: &str = env!("CARGO_BIN_EXE_dcgan-coord");
@@ -20,35 +24,63 @@ pub(crate) const SAMPLER: &str = env!("CARGO_BIN_EXE_dcgan-sampler");
 pub(crate) struct Process {
     title: String,
     child: Child,
-    said: Arc<Said>,
+    output: Arc<Output>,
 }
 
-/// What it printed, on either stream.
+/// The output of a program, and a signal for each new line.
 #[derive(Default)]
-struct Said {
-    text: Mutex<Text>,
-    more: Condvar,
+struct Output {
+    printed: Mutex<Printed>,
+    changed: Condvar,
 }
 
+/// The lines that a program has printed so far.
 #[derive(Default)]
-struct Text {
+struct Printed {
+    /// The lines of both streams, in the order in which they arrived.
     lines: Vec<String>,
+    /// The lines of standard output.
+    rows: Vec<String>,
+    /// The lines of standard error that are log lines.
+    events: Vec<Event>,
+    /// Streams that the program has not closed.
     open_streams: usize,
 }
 
-/// How a program ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Out,
+    Err,
+}
+
+/// A program that has ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// Its status; none if a signal ended it.
+    /// Its exit status. None if a signal ended it.
     pub(crate) status: Option<i32>,
+    /// All that it printed, on both streams.
     pub(crate) text: String,
+    events: Vec<Event>,
 }
 
 impl Process {
-    /// Starts a program in a folder; arguments are separated by spaces.
+    /// Starts a program in a folder, with its log as JSON. Arguments are separated by spaces.
     pub(crate) fn start(program: &str, folder: &Path, arguments: &str) -> Self {
+        Self::start_with_log_format("json", program, folder, arguments)
+    }
+
+    /// Starts a program in a folder, with its log in this format.
+    pub(crate) fn start_with_log_format(
+        format: &str,
+        program: &str,
+        folder: &Path,
+        arguments: &str,
+    ) -> Self {
         let mut command = Command::new(program);
+        // Every verb accepts the format in front of it.
+        command.args(["--log-format", format]);
         command.args(arguments.split_whitespace()).current_dir(folder);
+        // The settings of whoever runs the tests must not reach the programs.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DCGAN_")) {
             command.env_remove(name);
         }
@@ -57,53 +89,73 @@ impl Process {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("it starts");
-        let said = Arc::new(Said::default());
-        said.text.lock().unwrap().open_streams = 2;
-        listen(child.stdout.take().expect("it is piped"), &said);
-        listen(child.stderr.take().expect("it is piped"), &said);
+            .expect("the program starts");
+
+        // Read both streams all the time: a full pipe would stop the program.
+        let output = Arc::new(Output::default());
+        output.printed.lock().unwrap().open_streams = 2;
+        collect(Stream::Out, child.stdout.take().expect("stdout is piped"), &output);
+        collect(Stream::Err, child.stderr.take().expect("stderr is piped"), &output);
         let name = Path::new(program).file_name().unwrap().to_string_lossy();
-        Self { title: format!("{name} {arguments}"), child, said }
+        Self { title: format!("{name} {arguments}"), child, output }
     }
 
-    /// Waits for a line that contains `text`; gives the first.
-    pub(crate) fn wait_for(&self, text: &str) -> String {
-        let found = |said: &Text| said.lines.iter().find(|line| line.contains(text)).cloned();
-        let said = self.said.text.lock().unwrap();
-        let over = |said: &mut Text| found(said).is_none() && said.open_streams > 0;
-        let (said, _) = self.said.more.wait_timeout_while(said, PATIENCE, over).unwrap();
-        let line = found(&said);
-        drop(said);
-        line.unwrap_or_else(|| panic!("{} did not say {text:?}:\n{}", self.title, self.text()))
+    /// Waits for an event with all of these fields; gives the first.
+    pub(crate) fn wait_for_event(&self, name: &str, fields: &[Field<'_>]) -> Event {
+        self.wait_for_event_where(&format!("{name} {fields:?}"), |event| event.is(name, fields))
     }
 
-    /// The word after `text` in the first line that has it.
-    pub(crate) fn wait_for_word_after(&self, text: &str) -> String {
-        let line = self.wait_for(text);
-        let (_, after) = line.split_once(text).unwrap();
-        after.split([' ', ';', ')', ',']).find(|word| !word.is_empty()).unwrap().to_owned()
+    /// Waits for an event that is wanted; gives the first. `description` is for the failure.
+    pub(crate) fn wait_for_event_where(
+        &self,
+        description: &str,
+        is_wanted: impl Fn(&Event) -> bool,
+    ) -> Event {
+        let found = self
+            .wait_until(|printed| printed.events.iter().find(|event| is_wanted(event)).cloned());
+        found.unwrap_or_else(|| {
+            panic!("{}: expected the event {description}, found:\n{}", self.title, self.text())
+        })
+    }
+
+    /// Waits until the row of metrics of a step is printed.
+    pub(crate) fn wait_for_step(&self, step: Step) {
+        let text = format!("step {step}/");
+        let row = |row: &&String| row.contains(&text);
+        let found = self.wait_until(|printed| printed.rows.iter().find(row).cloned());
+        assert!(found.is_some(), "{}: no row of step {step} in:\n{}", self.title, self.text());
+    }
+
+    /// Waits until something is found in what the program printed. None if the program has ended,
+    /// or patience has, and nothing is found.
+    fn wait_until<T>(&self, find: impl Fn(&Printed) -> Option<T>) -> Option<T> {
+        let is_open = |printed: &mut Printed| find(printed).is_none() && printed.open_streams > 0;
+        let printed = self.output.printed.lock().unwrap();
+        let (printed, _) =
+            self.output.changed.wait_timeout_while(printed, PATIENCE, is_open).unwrap();
+        find(&printed)
     }
 
     /// Waits for the end.
     pub(crate) fn wait(mut self) -> Ended {
-        let said = self.said.text.lock().unwrap();
-        let (said, timeout) = self
-            .said
-            .more
-            .wait_timeout_while(said, PATIENCE, |said| said.open_streams > 0)
-            .unwrap();
-        drop(said);
+        let is_running = |printed: &mut Printed| printed.open_streams > 0;
+        let printed = self.output.printed.lock().unwrap();
+        let (printed, timeout) =
+            self.output.changed.wait_timeout_while(printed, PATIENCE, is_running).unwrap();
+        let events = printed.events.clone();
+        // `text` takes the lock itself.
+        drop(printed);
         assert!(!timeout.timed_out(), "{} does not end:\n{}", self.title, self.text());
         let status = self.child.wait().unwrap().code();
-        Ended { status, text: self.text() }
+        Ended { status, text: self.text(), events }
     }
 
-    /// Waits for the end, which is to have this status.
-    pub(crate) fn expect(self, status: i32) -> String {
+    /// Waits for the end, and expects this exit status.
+    pub(crate) fn expect(self, status: i32) -> Ended {
         let title = self.title.clone();
         let ended = self.wait();
         assert_eq!(ended.status, Some(status), "the status of {title}:\n{}", ended.text);
-        ended.text
+        ended
     }
 
     /// Sends a signal, such as `TERM`.
@@ -111,17 +163,17 @@ impl Process {
         signal(name, &self.child.id().to_string());
     }
 
-    /// Waits until a fault has stopped it.
+    /// Waits until a fault has stopped the program.
     pub(crate) fn wait_until_stopped(&self) {
-        self.wait_for("stops at ");
+        self.wait_for_event("fault_stopped", &[]);
+        // The program writes the line before it stops.
         let process = rustix::process::Pid::from_child(&self.child);
-        // The line comes before the stop.
         rustix::process::waitid(WaitId::Pid(process), WaitIdOptions::STOPPED).unwrap();
     }
 
-    /// All that it printed so far.
+    /// All that the program has printed so far.
     pub(crate) fn text(&self) -> String {
-        self.said.text.lock().unwrap().lines.join("\n")
+        self.output.printed.lock().unwrap().lines.join("\n")
     }
 }
 
@@ -135,6 +187,28 @@ impl Drop for Process {
     }
 }
 
+impl Ended {
+    /// The first event with all of these fields.
+    ///
+    /// # Panics
+    /// If the program wrote none.
+    pub(crate) fn event(&self, name: &str, fields: &[Field<'_>]) -> &Event {
+        let event = self.events.iter().find(|event| event.is(name, fields));
+        event.unwrap_or_else(|| panic!("no event {name} {fields:?} in:\n{}", self.text))
+    }
+
+    /// The one line that begins with `error: `.
+    ///
+    /// # Panics
+    /// If there is none, or more than one.
+    pub(crate) fn error(&self) -> &str {
+        let errors: Vec<&str> =
+            self.text.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(errors.len(), 1, "expected one error line:\n{}", self.text);
+        errors[0]
+    }
+}
+
 /// Sends a signal to a process.
 pub(crate) fn signal(name: &str, process: &str) {
     let sent =
@@ -142,19 +216,37 @@ pub(crate) fn signal(name: &str, process: &str) {
     assert!(sent.success(), "kill -{name} {process}");
 }
 
-/// Runs a program to its end, which is to have this status.
-pub(crate) fn run(program: &str, folder: &Path, arguments: &str, status: i32) -> String {
+/// Runs a program to its end, and expects this exit status.
+pub(crate) fn run(program: &str, folder: &Path, arguments: &str, status: i32) -> Ended {
     Process::start(program, folder, arguments).expect(status)
 }
 
-fn listen(stream: impl Read + Send + 'static, said: &Arc<Said>) {
-    let said = Arc::clone(said);
+/// Asserts that a text names all of these: flags, files, values.
+pub(crate) fn assert_names(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+}
+
+/// Starts a thread that reads a stream to its end.
+fn collect(stream: Stream, reader: impl Read + Send + 'static, output: &Arc<Output>) {
+    let output = Arc::clone(output);
     std::thread::spawn(move || {
-        for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            said.text.lock().unwrap().lines.push(line);
-            said.more.notify_all();
+        for line in BufReader::new(reader).lines().map_while(Result::ok) {
+            output.printed.lock().unwrap().add(stream, line);
+            output.changed.notify_all();
         }
-        said.text.lock().unwrap().open_streams -= 1;
-        said.more.notify_all();
+        output.printed.lock().unwrap().open_streams -= 1;
+        output.changed.notify_all();
     });
+}
+
+impl Printed {
+    fn add(&mut self, stream: Stream, line: String) {
+        match stream {
+            Stream::Out => self.rows.push(line.clone()),
+            Stream::Err => self.events.extend(Event::parse(&line)),
+        }
+        self.lines.push(line);
+    }
 }

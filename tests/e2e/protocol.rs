@@ -1,4 +1,4 @@
-//! The protocol, on the toy objective: the same processes without tensors.
+//! The protocol, with the toy objective: the same processes without tensors.
 
 use dcgan_core::ids::Digest;
 use dcgan_core::protocol::message::PROTOCOL;
@@ -6,16 +6,16 @@ use dcgan_rpc::pb;
 use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
 use tempfile::{TempDir, tempdir};
 
-use crate::process::{COORD, Process, WORKER, signal};
+use crate::process::{COORD, Process, WORKER, assert_names, signal};
 use crate::run::{Coordinator, LocalWorker, last_digest, local, logged_steps, saved_steps};
 
 const TOY: &str = "--objective toy --log-every 50 --checkpoint-every 50";
-/// Over in a moment.
+/// A run that ends in a moment.
 const SHORT: &str = "--steps 300";
-/// Never over by itself.
+/// A run that never ends by itself.
 const ENDLESS: &str = "--steps 1000000000";
 
-/// What one worker gives that nobody interferes with.
+/// The digest of a run by one worker without any fault.
 fn undisturbed(steps: u64) -> Digest {
     local(tempdir().unwrap().path(), &format!("--workers 1 {TOY} --steps {steps}"))
 }
@@ -41,7 +41,7 @@ fn any_number_of_workers_and_threads_gives_the_same_bits() {
             "{arguments}"
         );
         assert_eq!(logged_steps(folder.path()), [50, 100, 150, 200, 250, 300]);
-        assert_eq!(saved_steps(folder.path()), [100, 150, 200, 250, 300], "the newest five");
+        assert_eq!(saved_steps(folder.path()), [100, 150, 200, 250, 300], "the newest five stay");
     }
 }
 
@@ -51,29 +51,32 @@ fn a_worker_joins_and_another_leaves() {
     let coordinator =
         Coordinator::start(folder.path(), &format!("--workers 1 {TOY} --steps 10000"));
     let first = coordinator.worker(folder.path(), "--name first");
-    coordinator.process.wait_for("step 50/");
+    coordinator.process.wait_for_step(50);
     let second = coordinator.worker(folder.path(), "--name second");
-    coordinator.process.wait_for("generation 2 trains on first, second");
+    let plan_of_both = [("generation", "2"), ("members", "first,second")];
+    coordinator.process.wait_for_event("plan", &plan_of_both);
     first.signal("TERM");
     first.expect(143);
-    coordinator.process.wait_for("lost worker first: it was told to stop");
+    let left = [("worker", "first"), ("cause", "left")];
+    coordinator.process.wait_for_event("worker_lost", &left);
     coordinator.process.expect(0);
     second.expect(0);
     assert_eq!(last_digest(folder.path()), undisturbed(10_000));
 }
 
 #[test]
-fn below_the_minimum_the_run_waits_and_says_for_whom() {
+fn a_run_with_too_few_workers_waits_and_names_those_that_are_missing() {
     let folder = folder();
     let coordinator =
         Coordinator::start(folder.path(), &format!("--workers 2 --min-workers 2 {TOY} {ENDLESS}"));
     let staying = coordinator.worker(folder.path(), "--name staying");
     let dying = coordinator.worker(folder.path(), "--name dying");
-    coordinator.process.wait_for("step 50/");
+    coordinator.process.wait_for_step(50);
     dying.signal("KILL");
-    coordinator.process.wait_for("waiting for 1 of 2 workers: worker dying last seen at step ");
+    let waiting = coordinator.process.wait_for_event("waiting", &[("reason", "below_minimum")]);
+    assert_names(&waiting.message, &["1 of 2 workers", "dying", "step "]);
     let newcomer = coordinator.worker(folder.path(), "--name newcomer");
-    coordinator.process.wait_for("trains on staying, newcomer from step ");
+    coordinator.process.wait_for_event("plan", &[("members", "staying,newcomer")]);
     coordinator.process.signal("INT");
     coordinator.process.expect(130);
     staying.expect(0);
@@ -86,18 +89,19 @@ fn workers_train_on_without_their_coordinator() {
     let coordinator = Coordinator::start(folder.path(), &format!("--workers 2 {TOY} {ENDLESS}"));
     let workers =
         ["a", "b"].map(|name| coordinator.worker(folder.path(), &format!("--name {name}")));
-    coordinator.process.wait_for("step 50/");
+    coordinator.process.wait_for_step(50);
     let again = coordinator.same_port();
-    // Killed, then moved by a cluster.
+    // The first coordinator crashes.
     coordinator.process.signal("KILL");
     assert_eq!(coordinator.process.wait().status, None);
     let second = Coordinator::start(folder.path(), &again);
-    second.process.wait_for("all workers of generation 1 are back");
-    second.process.wait_for(", digest ");
+    second.process.wait_for_event("plan_adopted", &[("generation", "1")]);
+    second.process.wait_for_event("checkpoint_saved", &[]);
+    // The second one is told to end, as a cluster does that moves it to another machine.
     second.process.signal("TERM");
     second.process.expect(143);
     let third = Coordinator::start(folder.path(), &again);
-    third.process.wait_for(", digest ");
+    third.process.wait_for_event("checkpoint_saved", &[]);
     third.process.signal("INT");
     third.process.expect(130);
     workers.into_iter().for_each(|worker| drop(worker.expect(0)));
@@ -106,42 +110,47 @@ fn workers_train_on_without_their_coordinator() {
 }
 
 #[test]
-fn a_run_ends_in_words_when_its_local_workers_are_spent() {
+fn a_run_fails_with_an_explanation_when_its_local_worker_has_crashed_too_often() {
     let folder = folder();
     let coordinator = Process::start(
         COORD,
         folder.path(),
         &format!("--out run --local --workers 1 {TOY} {ENDLESS}"),
     );
-    coordinator.wait_for("step 50/");
+    coordinator.wait_for_step(50);
     for restart in 1..=4 {
         signal("KILL", &LocalWorker::find(folder.path(), "worker-0").process);
         if restart < 4 {
-            coordinator.wait_for(&format!("starting worker-0 again ({restart} of 3)"));
-            // The new process has said who it is once it has a plan.
-            coordinator.wait_for(&format!("generation {} trains on worker-0", restart + 1));
+            let (attempt, generation) = (restart.to_string(), (restart + 1).to_string());
+            let restarted = [("child", "worker-0"), ("attempt", &attempt)];
+            coordinator.wait_for_event("child_restarted", &restarted);
+            // The log names the new process by the time that it has a plan.
+            let planned = [("generation", &*generation), ("members", "worker-0")];
+            coordinator.wait_for_event("plan", &planned);
         }
     }
-    let text = coordinator.expect(1);
-    let block = text.split_once("the run has failed: ").expect("there is a block").1;
-    for part in [
-        "too few workers are left: 0 can still run, and --min-workers is 1",
-        "first:   worker-0 ended with signal: 9",
-        "log:     run/logs/worker-0.log",
-        "resume:  dcgan-coord --out run --local",
-    ] {
-        assert!(block.contains(part), "{part:?} is not in:\n{text}");
-    }
+    let failed = coordinator.expect(1);
+    failed.event("child_given_up", &[("child", "worker-0")]);
+    failed.event("run_failed", &[("cause", "out_of_workers")]);
+    // The keys of the block at the end are a contract: people and programs look for them.
+    let line = |key: &str| {
+        let mut lines = failed.text.lines().filter(|line| line.trim_start().starts_with(key));
+        lines.next_back().unwrap_or_else(|| panic!("no line {key:?} in:\n{}", failed.text))
+    };
+    assert_names(line("first:"), &["worker-0", "signal: 9"]);
+    assert_names(line("log:"), &["run/logs/worker-0.log"]);
+    assert_names(line("saved:"), &["checkpoint"]);
+    assert_names(line("resume:"), &["dcgan-coord", "--out run --local"]);
     let longer = logged_steps(folder.path()).pop().unwrap() + 1000;
     assert_eq!(local(folder.path(), &format!("--steps {longer}")), undisturbed(longer));
 }
 
 #[test]
-fn a_finished_run_says_so() {
+fn a_run_that_is_complete_is_not_trained_again() {
     let folder = folder();
     local(folder.path(), &format!("--workers 1 {TOY} {SHORT}"));
-    let text = crate::process::run(COORD, folder.path(), "--out run --local", 0);
-    assert!(text.contains("this run has finished: 300 steps are done"), "{text}");
+    let again = crate::process::run(COORD, folder.path(), "--out run --local", 0);
+    again.event("run_complete", &[("step", "300")]);
     assert_eq!(last_digest(folder.path()), undisturbed(300));
 }
 
@@ -154,15 +163,12 @@ fn a_worker_gives_up_without_a_coordinator() {
         folder.path(),
         &format!("--coordinator http://{nobody} --coordinator-timeout 1s"),
     );
-    let text = worker.expect(1);
-    assert!(
-        text.contains(&format!("error: no coordinator for 1 s: cannot reach http://{nobody}")),
-        "{text}"
-    );
+    let gave_up = worker.expect(1);
+    assert_names(gave_up.error(), &["coordinator", "1 s", &format!("http://{nobody}")]);
 }
 
 #[tokio::test]
-async fn a_worker_of_another_version_is_refused_in_words() {
+async fn a_worker_with_another_protocol_version_is_refused_with_both_versions() {
     let folder = folder();
     let coordinator = Coordinator::start(folder.path(), &format!("--workers 1 {TOY} {SHORT}"));
     let hello = pb::Hello {
@@ -178,6 +184,6 @@ async fn a_worker_of_another_version_is_refused_in_words() {
     let Some(pb::coordinator_message::Kind::Refused(pb::Refused { reason })) = answer else {
         panic!("expected a refusal, found {answer:?}");
     };
-    let versions = format!("protocol version 0 and the coordinator version {PROTOCOL}");
-    assert_eq!(reason, format!("this worker speaks {versions}: use programs of one build"));
+    assert_names(&reason, &["version 0", &format!("version {PROTOCOL}")]);
+    coordinator.process.wait_for_event("worker_refused", &[]);
 }

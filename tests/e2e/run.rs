@@ -1,4 +1,4 @@
-//! Runs: coordinators with workers, and what a run directory holds afterwards.
+//! Runs: a coordinator with its workers, and what the run directory holds afterwards.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -10,20 +10,22 @@ use dcgan_store::checkpoint::{Checkpoints, Manifest};
 use dcgan_store::metrics_log;
 use dcgan_store::run_dir::RunPaths;
 
+use crate::events;
 use crate::process::{COORD, Process, WORKER};
 
-/// A coordinator in a folder, whose run directory is `run`.
+/// A running coordinator. Its run directory is `run` in the folder of the test.
 pub(crate) struct Coordinator {
     pub(crate) process: Process,
+    /// The address that it listens on, as `http://127.0.0.1:PORT`.
     pub(crate) address: String,
 }
 
 impl Coordinator {
-    /// Starts one on a free port, or on the port given by `--listen`.
+    /// Starts a coordinator on a free port, or on the port given by `--listen`.
     pub(crate) fn start(folder: &Path, arguments: &str) -> Self {
         let listen = if arguments.contains("--listen") { "" } else { "--listen 127.0.0.1:0" };
         let process = Process::start(COORD, folder, &format!("--out run {listen} {arguments}"));
-        let address = process.wait_for_word_after("listening on ");
+        let address = process.wait_for_event("listening", &[]).field("address").to_owned();
         Self { process, address }
     }
 
@@ -32,26 +34,26 @@ impl Coordinator {
         Process::start(WORKER, folder, &format!("--coordinator {} {arguments}", self.address))
     }
 
-    /// The arguments for another one on the same port.
+    /// The arguments that start another coordinator on the same port.
     pub(crate) fn same_port(&self) -> String {
         format!("--listen {}", self.address.trim_start_matches("http://"))
     }
 }
 
-/// Trains to the end on local workers; gives the digest.
+/// Trains to the end on local workers; gives the digest of the last state.
 pub(crate) fn local(folder: &Path, arguments: &str) -> Digest {
     crate::process::run(COORD, folder, &format!("--out run --local {arguments}"), 0);
     last_digest(folder)
 }
 
-/// The lines of metrics.
-pub(crate) fn lines(folder: &Path) -> Vec<MetricsRow> {
+/// The rows of metrics in the run directory.
+pub(crate) fn rows(folder: &Path) -> Vec<MetricsRow> {
     metrics_log::read(&RunPaths::new(folder.join("run")).metrics()).unwrap()
 }
 
-/// The steps that have a line.
+/// The steps that have a row of metrics.
 pub(crate) fn logged_steps(folder: &Path) -> Vec<Step> {
-    lines(folder).iter().map(|line| line.step).collect()
+    rows(folder).iter().map(|row| row.step).collect()
 }
 
 /// The steps that have a checkpoint.
@@ -59,38 +61,37 @@ pub(crate) fn saved_steps(folder: &Path) -> Vec<Step> {
     Checkpoints::new(&RunPaths::new(folder.join("run"))).steps().unwrap()
 }
 
-/// What the newest checkpoint says of itself, once it is verified.
+/// The manifest of the newest checkpoint, after the checkpoint is verified.
 pub(crate) fn newest_manifest(folder: &Path) -> Manifest {
     let (newest, damaged) = Checkpoints::new(&RunPaths::new(folder.join("run"))).newest().unwrap();
     assert!(damaged.is_empty(), "{damaged:?}");
     newest.expect("there is a checkpoint").manifest().clone()
 }
 
-/// The digest of the last state, which the last line and the newest checkpoint agree on.
+/// The digest of the last state. The last row and the newest checkpoint must agree on it.
 pub(crate) fn last_digest(folder: &Path) -> Digest {
-    let line = lines(folder).pop().expect("there are lines");
+    let row = rows(folder).pop().expect("there are rows of metrics");
     let manifest = newest_manifest(folder);
-    assert_eq!((manifest.step, manifest.state_digest), (line.step, line.state_digest));
-    line.state_digest
+    assert_eq!((manifest.step, manifest.state_digest), (row.step, row.state_digest));
+    row.state_digest
 }
 
-/// A worker that `--local` started, by its log.
+/// A worker that `--local` started.
 pub(crate) struct LocalWorker {
-    /// Its number, for signals.
+    /// Its process id.
     pub(crate) process: String,
     stream: TcpStream,
 }
 
 impl LocalWorker {
-    /// The newest process of that name.
+    /// Finds the newest worker process of that name by its log, and connects to it.
     pub(crate) fn find(folder: &Path, name: &str) -> Self {
-        let log = std::fs::read_to_string(folder.join(format!("run/logs/{name}.log"))).unwrap();
-        let line = log.lines().rfind(|line| line.contains("(process ")).expect("it says who it is");
-        let word = |after: &str| {
-            line.split_once(after).unwrap().1.split([')', ';', ',']).next().unwrap().to_owned()
-        };
-        let stream = TcpStream::connect(word(") at ")).unwrap();
-        Self { process: word("(process "), stream }
+        let events = events::read(&folder.join(format!("run/logs/{name}.log")));
+        // A worker that was started again writes to the same log.
+        let started = events.iter().rfind(|event| event.is("worker_started", &[]));
+        let started = started.expect("a worker says first that it has started");
+        let stream = TcpStream::connect(started.field("listening")).unwrap();
+        Self { process: started.field("process").to_owned(), stream }
     }
 
     /// Waits until the process is gone: its connections close then.

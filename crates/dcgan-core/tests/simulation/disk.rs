@@ -1,4 +1,4 @@
-//! The run directory: what survives a coordinator.
+//! The run directory: all that survives a coordinator.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,26 +9,28 @@ use dcgan_core::protocol::coordinator::{PersistedOutputs, SavedCheckpoint};
 use dcgan_core::protocol::plan::Plan;
 use dcgan_core::state::{Layout, State};
 
+/// The files that the coordinator has written.
 #[derive(Default)]
 pub(crate) struct Disk {
     pub(crate) plan: Option<Arc<Plan>>,
     pub(crate) fingerprint: Option<String>,
-    pub(crate) lines: Vec<MetricsRow>,
+    pub(crate) rows: Vec<MetricsRow>,
     pub(crate) checkpoints: BTreeMap<Step, (SavedCheckpoint, Arc<Vec<u8>>)>,
     pub(crate) grids: BTreeSet<Step>,
 }
 
 impl Disk {
+    /// The summary that a coordinator reads when it starts.
     pub(crate) fn persisted(&self) -> PersistedOutputs {
         PersistedOutputs {
-            lines: self.lines.iter().map(|line| (line.step, line.state_digest)).collect(),
+            lines: self.rows.iter().map(|row| (row.step, row.state_digest)).collect(),
             checkpoint: self.checkpoints.values().next_back().map(|(saved, _)| saved.clone()),
             grids: self.grids.clone(),
         }
     }
 }
 
-/// A state as a file of the simulation: its numbers.
+/// Encodes a state as a file: all of its numbers. Gives the digest, too.
 pub(crate) fn encode(state: &State) -> (Digest, Arc<Vec<u8>>) {
     let tensors = 0..state.layout().tensors().len();
     let bytes =
@@ -36,6 +38,7 @@ pub(crate) fn encode(state: &State) -> (Digest, Arc<Vec<u8>>) {
     (state.clone().digest(), Arc::new(bytes))
 }
 
+/// Decodes the state in a file.
 pub(crate) fn decode(layout: &Arc<Layout>, bytes: &[u8]) -> State {
     let mut state = State::zeros(Arc::clone(layout));
     let mut values =

@@ -1,33 +1,35 @@
-//! What goes wrong, and the dice.
+//! The faults of a simulation, and the actions of people.
 
-/// Something that goes wrong, or that a person does.
+use crate::rng::Rng;
+
+/// Something that goes wrong, or that a person does. `world/faults.rs` carries it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// A worker is killed, and perhaps started again under its name.
+    /// A worker is killed. Half of the time it is started again under its name.
     Kill,
-    /// The coordinator is killed, between two of its commands, and started again some time later.
+    /// The coordinator is killed between two of its commands, and started again some time later.
     KillCoordinator,
-    /// A connection breaks: a control stream, or the streams of a pair of workers.
+    /// A connection breaks: the control stream of a worker, or a stream between two workers.
     Cut,
     /// A worker stops, and goes on some seconds later.
     Stop,
     /// A bit of a worker's state flips.
     Flip,
-    /// Two workers do not reach each other for a while.
+    /// Two workers cannot reach each other for a while.
     Partition,
-    /// A new worker comes.
+    /// A new worker joins.
     Join,
-    /// A worker leaves.
+    /// A worker is told to stop, and leaves.
     Leave,
-    /// A person has a worker leave.
+    /// A person drains a worker.
     Drain,
     /// A person asks for a checkpoint.
     Checkpoint,
-    /// The newest checkpoint cannot be read any more.
+    /// The newest checkpoint becomes unreadable.
     Damage,
 }
 
-/// All that processes and people do.
+/// All faults except damage to a checkpoint, which may cost steps that are already done.
 pub(crate) const FAULTS: [Fault; 10] = [
     Fault::Kill,
     Fault::KillCoordinator,
@@ -41,33 +43,7 @@ pub(crate) const FAULTS: [Fault; 10] = [
     Fault::Checkpoint,
 ];
 
-/// SplitMix64: every choice of a simulation comes from its seed.
-#[derive(Clone, Debug)]
-pub(crate) struct Pick(u64);
-
-impl Pick {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    pub(crate) fn one_in(&mut self, n: u64) -> bool {
-        self.next().is_multiple_of(n)
-    }
-
-    /// Up to `most` faults of any kind.
-    pub(crate) fn faults(&mut self, most: usize) -> Vec<Fault> {
-        (0..self.below(most + 1)).map(|_| FAULTS[self.below(FAULTS.len())]).collect()
-    }
+/// Draws up to `most` faults of any kind.
+pub(crate) fn random(rng: &mut Rng, most: usize) -> Vec<Fault> {
+    (0..rng.below(most + 1)).map(|_| FAULTS[rng.below(FAULTS.len())]).collect()
 }

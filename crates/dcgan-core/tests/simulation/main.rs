@@ -1,35 +1,45 @@
-//! One `CoordinatorMachine` and many `WorkerMachine`s, without sockets, threads or time: every message, every computation and
-//! every command is an action of its own, picked by a seed, and processes die between any two of them. The oracle is
-//! the digest of an undisturbed run by one process, at every position of every worker.
+//! A simulation of one `CoordinatorMachine` and many `WorkerMachine`s, without sockets, threads or
+//! real time.
 //!
-//! A failing seed is printed; paste it into `one_seed` to replay it.
+//! Every message, computation and command is an action of its own. A seed picks the next action,
+//! and processes die between any two of them. The oracle is the digest of an undisturbed run by one
+//! process, at every position of every worker.
+//!
+//! A seed that fails is printed. Paste it into `seeds_that_failed_once` to replay it.
 #![expect(clippy::unwrap_used, reason = "a simulation that is wrong should stop")]
 
 mod disk;
 mod faults;
+mod faulty_toy;
 mod reference;
+mod rng;
 mod world;
 
-use dcgan_core::protocol::coordinator::{Outcome, Stop};
+use dcgan_core::protocol::coordinator::{Departure, Failure, Notice, Outcome, Stop};
 use faults::{FAULTS, Fault};
-use reference::{How, Reference};
+use faulty_toy::Defect;
+use reference::Reference;
+use rng::Rng;
 use world::{Order, Setup, World};
 
-/// Runs a training under random faults, and as many damaged checkpoints; gives the number of faults.
+/// Runs a training with random faults, and with this number of damaged checkpoints besides. Gives
+/// the number of faults.
 fn run(seed: u64, damages: usize) -> usize {
-    let mut pick = faults::Pick::new(seed);
-    let workers = 1 + pick.below(4);
+    // Draw the settings.
+    let mut rng = Rng::new(seed);
+    let workers = 1 + rng.below(4);
     let setup = Setup {
-        shards: [1, 2, 3, 5, 8, 12][pick.below(6)],
+        shards: [1, 2, 3, 5, 8, 12][rng.below(6)],
         workers,
-        min_workers: 1 + pick.below(workers),
-        last_step: 4 + pick.below(20) as u64,
+        min_workers: 1 + rng.below(workers),
+        last_step: 4 + rng.below(20) as u64,
     };
     let reference = Reference::new(setup.shards, setup.last_step);
     let mut world = World::new(setup, reference, seed);
-    let mut faults = pick.faults(14);
+    // Draw the faults, with the damages at any place among them.
+    let mut faults = faults::random(&mut rng, 14);
     for _ in 0..damages {
-        faults.insert(pick.below(faults.len() + 1), Fault::Damage);
+        faults.insert(rng.below(faults.len() + 1), Fault::Damage);
     }
     let outcome = world.run(faults);
     assert_eq!(outcome, Outcome::Finished, "seed {seed}");
@@ -37,16 +47,16 @@ fn run(seed: u64, damages: usize) -> usize {
     world.faults_done()
 }
 
-/// Seeds that found a hole once, and the place to paste a failing one.
+/// The place to paste a seed that fails. Each of these has found a mistake in the protocol.
 #[test]
-fn one_seed() {
+fn seeds_that_failed_once() {
     for seed in [42, 194, 495, 839, 1137, 2129, 2802, 3611, 4094, 8908, 17804] {
         run(seed, 0);
     }
 }
 
 #[test]
-fn any_faults_end_with_one_processs_bits() {
+fn a_run_with_random_faults_gives_the_bits_of_an_undisturbed_one() {
     let count = std::env::var("DCGAN_SIMULATION_SEEDS").map_or(400, |count| count.parse().unwrap());
     let mut faults = 0;
     for seed in 0..count {
@@ -57,12 +67,12 @@ fn any_faults_end_with_one_processs_bits() {
     }
     assert!(
         faults as u64 > count,
-        "the generator of faults has become tame: {faults} in {count} runs"
+        "there are too few faults to test anything: {faults} in {count} runs"
     );
 }
 
 #[test]
-fn a_seed_repeats_itself() {
+fn the_same_seed_gives_the_same_run() {
     let trace = |seed| {
         let setup = Setup { shards: 8, workers: 3, min_workers: 1, last_step: 12 };
         let mut world = World::new(setup, Reference::new(8, 12), seed);
@@ -70,7 +80,7 @@ fn a_seed_repeats_itself() {
         world.run([kinds, kinds].concat());
         world.fingerprint()
     };
-    assert_eq!(trace(5), trace(5), "something that is not in the seed takes part in a decision");
+    assert_eq!(trace(5), trace(5), "a decision depends on something besides the seed");
     assert_ne!(trace(5), trace(6));
 }
 
@@ -154,8 +164,8 @@ fn one_fault_and_one_action_out_of_order_at_every_pair_of_points_change_nothing(
     }
 }
 
-/// A world of honest workers, at work.
-fn at_work(workers: usize, seed: u64) -> World {
+/// Starts workers, and lets them train for some steps.
+fn after_some_steps(workers: usize, seed: u64) -> World {
     let setup = Setup { shards: 8, workers, min_workers: 1, last_step: 12 };
     let mut world = World::new(setup, Reference::new(8, 12), seed);
     world.act_until(|world| world.reached() >= 3);
@@ -163,87 +173,91 @@ fn at_work(workers: usize, seed: u64) -> World {
 }
 
 #[test]
-fn a_checkpoint_that_cannot_be_read_costs_steps_and_no_bits() {
+fn a_checkpoint_that_cannot_be_read_costs_steps_but_changes_no_bit() {
     for seed in 0..30 {
-        let mut world = at_work(2, seed);
+        let mut world = after_some_steps(2, seed);
         world.act_until(|world| world.disk.checkpoints.contains_key(&5));
-        world.fault(Fault::Damage);
+        world.inject(Fault::Damage);
         world.kill_all_workers();
         assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
-        let said =
-            "the checkpoint of step 5, which no worker has, cannot be read: going on after step 0";
-        assert!(world.notes.iter().any(|note| note == said), "seed {seed}: {:?}", world.notes);
+        assert_notice(&world, seed, |notice| {
+            matches!(notice, Notice::CheckpointFellBack { from: 5, to: 0 })
+        });
         world.check_the_end();
     }
 }
 
 #[test]
-fn a_worker_that_differs_is_named_and_copies_the_others_state() {
+fn a_worker_whose_state_differs_is_named_and_copies_the_state_of_the_others() {
     for seed in 0..30 {
-        let mut world = at_work(3, seed);
-        world.spoil("w1", How::NextUpdate);
+        let mut world = after_some_steps(3, seed);
+        world.make_defective("w1", Defect::NextUpdate);
         assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
-        let named = |note: &String| {
-            note.starts_with("worker w1 differed at step ") && note.contains("in parameters")
-        };
-        assert!(world.notes.iter().any(named), "seed {seed}: {:?}", world.notes);
+        assert_notice(&world, seed, |notice| {
+            matches!(notice, Notice::StateDiffered { name, tensor, .. }
+                if name == "w1" && tensor == "parameters")
+        });
         world.check_the_end();
     }
 }
 
 #[test]
-fn two_workers_that_differ_end_the_run_in_words() {
-    let mut world = at_work(2, 1);
-    world.spoil("w1", How::NextUpdate);
-    let Outcome::Failed(failure) = world.run(Vec::new()) else { panic!("nobody noticed") };
-    assert!(failure.to_string().starts_with("workers differ at step"), "{failure}");
+fn two_workers_whose_states_differ_fail_the_run() {
+    let mut world = after_some_steps(2, 1);
+    world.make_defective("w1", Defect::NextUpdate);
+    // Neither of two is a majority, so nobody can say which of them is right.
+    let outcome = world.run(Vec::new());
+    assert!(matches!(outcome, Outcome::Failed(Failure::StatesDiffer { .. })), "{outcome:?}");
 }
 
 #[test]
-fn a_worker_whose_vectors_cannot_be_used_goes_and_the_others_go_on() {
+fn a_worker_with_bad_results_is_evicted_and_the_others_train_on() {
     for seed in 0..30 {
-        for how in [How::NotFinite, How::Panics] {
-            let mut world = at_work(3, seed);
-            world.spoil("w1", how);
+        for defect in [Defect::NotFinite, Defect::Panics] {
+            let mut world = after_some_steps(3, seed);
+            world.make_defective("w1", defect);
             assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
-            let lost = |note: &String| note.starts_with("lost worker w1: its vectors");
-            assert!(world.notes.iter().any(lost), "seed {seed}: {:?}", world.notes);
+            assert_notice(&world, seed, |notice| match notice {
+                Notice::Lost { name, why: Departure::BadResults } => name == "w1",
+                _ => false,
+            });
             world.check_the_end();
         }
     }
 }
 
 #[test]
-fn a_training_that_has_diverged_ends_and_evicts_nobody() {
+fn a_training_that_has_diverged_fails_and_evicts_nobody() {
     for (workers, seed) in (1..=4).flat_map(|workers| (0..30).map(move |seed| (workers, seed))) {
         let setup = Setup { shards: 8, workers, min_workers: 1, last_step: 12 };
         let mut world = World::new(setup, Reference::new(8, 12), seed);
-        (0..workers).for_each(|n| world.spoil(&format!("w{n}"), How::Diverges));
-        let Outcome::Failed(failure) = world.run(Vec::new()) else { panic!("nobody noticed") };
-        assert!(
-            failure.to_string().starts_with("the training has diverged: the vector of shard"),
-            "{failure}"
-        );
-        assert!(
-            !world.notes.iter().any(|note| note.starts_with("lost worker")),
-            "{workers} {seed}: {:?}",
-            world.notes
-        );
+        for worker in 0..workers {
+            world.make_defective(&format!("w{worker}"), Defect::Diverges);
+        }
+        let outcome = world.run(Vec::new());
+        assert!(matches!(outcome, Outcome::Failed(Failure::Diverged { .. })), "{outcome:?}");
+        let mut notices = world.notices.iter();
+        let is_anybody_lost = notices.any(|notice| matches!(notice, Notice::Lost { .. }));
+        assert!(!is_anybody_lost, "{workers} workers, seed {seed}: {:?}", world.notices);
     }
 }
 
 #[test]
-fn of_two_workers_that_do_not_reach_each_other_one_waits_outside_until_they_do() {
+fn one_of_two_workers_that_cannot_reach_each_other_is_quarantined_until_they_can() {
     for seed in 0..30 {
-        let mut world = at_work(3, seed);
-        world.part("w0", "w2", 6);
+        let mut world = after_some_steps(3, seed);
+        world.separate("w0", "w2", 6);
         assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
-        let said = |what: &str| world.notes.iter().any(|note| note.contains(what));
-        assert!(
-            said("w0 and w2") || said("w2 and w0") || said("is left out until they do"),
-            "seed {seed}: {:?}",
-            world.notes
-        );
+        assert_notice(&world, seed, |notice| match notice {
+            Notice::Quarantined { name, .. } => name == "w0" || name == "w2",
+            _ => false,
+        });
         world.check_the_end();
     }
+}
+
+/// Asserts that a coordinator gave such a notice.
+fn assert_notice(world: &World, seed: u64, is_wanted: impl Fn(&Notice) -> bool) {
+    let is_there = world.notices.iter().any(is_wanted);
+    assert!(is_there, "seed {seed}: {:?}", world.notices);
 }

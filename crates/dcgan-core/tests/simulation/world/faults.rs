@@ -1,16 +1,15 @@
-//! What goes wrong: processes that die, connections that break.
+//! Faults: processes that die or stop, connections that break, bits that flip.
 
 use std::time::Duration;
 
 use dcgan_core::ids::{Generation, Rank, WorkerId};
 use dcgan_core::protocol::{coordinator, worker};
 
-use super::processes::pair;
-use super::{Data, Down, Link, Up, World};
+use super::{Link, PeerMessage, Upward, World, unordered};
 use crate::faults::Fault;
 
 impl World {
-    /// A worker's process is gone: its streams break.
+    /// Ends a worker's process: its streams break, and copies that others wait for fail.
     pub(super) fn remove_worker(&mut self, name: &str) {
         self.cut_control(name);
         let worker = self.workers.remove(name).unwrap();
@@ -23,19 +22,21 @@ impl World {
         for (from, to, generation) in links {
             self.break_link(&from, &to, generation);
         }
+        // Whoever waits for a copy of its state sees the connection break.
         for (asker, generation) in worker.copies.into_values() {
             self.worker_event(&asker.name, worker::Event::Copied(generation, None));
         }
     }
 
-    /// Both ends see that a stream broke; what was on its way may still arrive, or not.
-    pub(super) fn break_link(&mut self, from: &WorkerId, to: &WorkerId, generation: Generation) {
-        let lossy = self.pick.one_in(2);
+    /// Breaks a stream. Both ends see it. What was on its way still arrives, or is lost.
+    fn break_link(&mut self, from: &WorkerId, to: &WorkerId, generation: Generation) {
+        let is_lossy = self.rng.one_in(2);
         let queue = self.data.get_mut(&(from.clone(), to.clone(), generation)).unwrap();
-        if lossy {
+        if is_lossy {
             queue.clear();
         }
-        queue.push_back(Data::Broken);
+        // The receiver learns it in order, after what still arrives; the sender learns it at once.
+        queue.push_back(PeerMessage::Broken);
         if let Some(worker) = self.workers.get(&from.name).filter(|worker| worker.id == *from) {
             let rank: Option<Rank> = worker.plan.as_ref().and_then(|plan| plan.rank_of(to));
             if let Some(rank) = rank {
@@ -44,39 +45,32 @@ impl World {
         }
     }
 
-    // Faults.
-
-    pub(crate) fn fault(&mut self, fault: Fault) {
+    /// Injects a fault. One that needs a worker does nothing where there is none.
+    pub(crate) fn inject(&mut self, fault: Fault) {
         self.faults_done += 1;
         let name = self.any_worker();
         match (fault, name) {
             (Fault::Kill, Some(name)) => {
                 self.remove_worker(&name);
-                if self.pick.one_in(2) {
+                if self.rng.one_in(2) {
                     self.start_worker(name);
                 }
             }
-            (Fault::KillCoordinator, _) => {
-                self.coordinator = None;
-                for control in self.control.values_mut() {
-                    control.up.clear();
-                    control.down.push_back(Down::Closed);
-                }
-            }
-            (Fault::Cut, _) => self.cut_something(),
+            (Fault::KillCoordinator, _) => self.end_coordinator(),
+            (Fault::Cut, _) => self.break_a_connection(),
             (Fault::Stop, Some(name)) => {
-                let until = self.now + Duration::from_millis(self.pick.below(6000) as u64);
-                self.workers.get_mut(&name).unwrap().stopped = Some(until);
-                self.stopped.insert(name);
+                let until = self.now + Duration::from_millis(self.rng.below(6000) as u64);
+                self.workers.get_mut(&name).unwrap().stopped_until = Some(until);
+                self.ever_stopped.insert(name);
             }
             (Fault::Flip, Some(name)) => {
-                // Never the same bit twice, which would be as it was.
-                let place = 3 * self.faults_done + self.pick.below(3);
+                // Never the same bit twice, which would restore the state.
+                let place = 3 * self.faults_done + self.rng.below(3);
                 self.workers.get_mut(&name).unwrap().machine.flip_a_bit(place);
             }
             (Fault::Partition, Some(one)) => {
                 if let Some(other) = self.any_worker().filter(|other| *other != one) {
-                    self.part(&one, &other, 20);
+                    self.separate(&one, &other, 20);
                 }
             }
             (Fault::Join, _) => self.start_new_worker(),
@@ -84,7 +78,7 @@ impl World {
             (Fault::Drain, Some(name)) => self.coordinator_event(coordinator::Event::Drain(name)),
             (Fault::Checkpoint, _) => self.coordinator_event(coordinator::Event::Checkpoint),
             (Fault::Damage, _) => {
-                // The last one ends the run.
+                // The last checkpoint ends the run: nothing reads it any more.
                 let last = self.setup.last_step;
                 if let Some(newest) =
                     self.disk.checkpoints.last_entry().filter(|newest| *newest.key() < last)
@@ -96,48 +90,57 @@ impl World {
         }
     }
 
-    /// Two workers do not reach each other for some seconds.
-    pub(crate) fn part(&mut self, one: &str, other: &str, seconds: u64) {
-        self.parted.insert(pair(one, other), self.now + Duration::from_secs(seconds));
-        let between =
-            |id: &WorkerId, other_id: &WorkerId| pair(&id.name, &other_id.name) == pair(one, other);
-        let links: Vec<Link> =
-            self.data.keys().filter(|(from, to, _)| between(from, to)).cloned().collect();
+    /// Keeps two workers from reaching each other for some seconds.
+    pub(crate) fn separate(&mut self, one: &str, other: &str, seconds: u64) {
+        let pair = unordered(one, other);
+        let links: Vec<Link> = self
+            .data
+            .keys()
+            .filter(|(from, to, _)| unordered(&from.name, &to.name) == pair)
+            .cloned()
+            .collect();
+        self.separated.insert(pair, self.now + Duration::from_secs(seconds));
         for (from, to, generation) in links {
             self.break_link(&from, &to, generation);
         }
     }
 
-    pub(super) fn cut_something(&mut self) {
+    /// Breaks the control stream of a worker, or a stream between two workers.
+    fn break_a_connection(&mut self) {
         let links: Vec<Link> = self
             .data
             .keys()
             .filter(|(from, to, _)| self.is_alive(from) && self.is_alive(to))
             .cloned()
             .collect();
-        if links.is_empty() || self.pick.one_in(2) {
+        if links.is_empty() || self.rng.one_in(2) {
             if let Some(name) = self.any_worker() {
                 self.cut_control(&name);
             }
         } else {
-            let chosen = self.pick.below(links.len());
+            let chosen = self.rng.below(links.len());
             let (from, to, generation) = links[chosen].clone();
             self.break_link(&from, &to, generation);
         }
     }
 
-    pub(super) fn any_worker(&mut self) -> Option<String> {
+    /// The name of a random worker, if there is one.
+    fn any_worker(&mut self) -> Option<String> {
         let names: Vec<String> = self.workers.keys().cloned().collect();
-        (!names.is_empty()).then(|| names[self.pick.below(names.len())].clone())
+        if names.is_empty() {
+            return None;
+        }
+        Some(names[self.rng.below(names.len())].clone())
     }
 
+    /// Closes the control stream of a worker, if it has one.
     pub(super) fn cut_control(&mut self, name: &str) {
         let Some(conn) = self.workers.get_mut(name).unwrap().conn.take() else {
             return;
         };
         if let Some(control) = self.control.get_mut(&conn) {
             control.down.clear();
-            control.up.push_back(Up::Closed);
+            control.up.push_back(Upward::Closed);
         }
     }
 }

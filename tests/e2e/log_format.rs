@@ -1,0 +1,53 @@
+//! The two formats of the log.
+
+use std::path::Path;
+
+use tempfile::tempdir;
+
+use crate::process::{COORD, Ended, Process};
+
+/// Trains the toy for some steps, with the log in this format.
+fn train(folder: &Path, format: &str) -> Ended {
+    let arguments = "--out run --local --workers 1 --objective toy --steps 20";
+    Process::start_with_log_format(format, COORD, folder, arguments).expect(0)
+}
+
+#[test]
+fn a_log_as_text_has_plain_sentences_without_fields() {
+    let folder = tempdir().unwrap();
+    let ended = train(folder.path(), "text");
+    let sentences: Vec<&str> = ended.text.lines().filter(|line| line.contains(" INFO ")).collect();
+    assert!(sentences.len() > 3, "{}", ended.text);
+    for sentence in sentences {
+        assert!(!sentence.contains("event="), "{sentence}");
+        assert!(!sentence.contains("\"event\""), "{sentence}");
+    }
+    // The values are in the sentences.
+    assert!(ended.text.lines().any(|line| line.contains(" INFO ") && line.contains("worker-0")));
+
+    // The processes that the coordinator starts write in the same format.
+    let log = std::fs::read_to_string(folder.path().join("run/logs/worker-0.log")).unwrap();
+    assert!(log.contains(" INFO ") && !log.contains("event="), "{log}");
+}
+
+#[test]
+fn a_log_as_json_has_events_with_their_sentences() {
+    let folder = tempdir().unwrap();
+    let ended = train(folder.path(), "json");
+    for (event, fields) in [
+        ("worker_connected", vec![("worker", "worker-0")]),
+        ("worker_ready", vec![("worker", "worker-0")]),
+        ("plan", vec![("generation", "1"), ("members", "worker-0"), ("step", "1")]),
+        ("checkpoint_saved", vec![("step", "20")]),
+        ("run_finished", vec![("step", "20")]),
+    ] {
+        let message = &ended.event(event, &fields).message;
+        assert!(message.contains(' '), "{event} has a sentence, found {message:?}");
+    }
+    // Standard error holds nothing but log lines.
+    let is_log = |line: &str| line.starts_with('{');
+    let is_row = |line: &str| line.contains("  step ");
+    let others: Vec<&str> =
+        ended.text.lines().filter(|line| !is_log(line) && !is_row(line)).collect();
+    assert!(others.is_empty(), "{others:?}");
+}
