@@ -1,9 +1,9 @@
 //! Decides, and does nothing else.
 //!
-//! A training run is a pure function of (specification, data, step). This crate holds that function's
-//! bookkeeping and the two state machines that keep it going while processes come and go. Both take
-//! `(now, event)` and return commands; drivers in other crates own the sockets, the clock, the disk
-//! and the threads, and execute the commands in order.
+//! A training run is a pure function of (specification, data, step). This crate holds that
+//! function's bookkeeping and the two state machines that keep it going while processes come and
+//! go. Both take `(now, event)` and return commands; drivers in other crates own the sockets, the
+//! clock, the disk and the threads, and execute the commands in order.
 //!
 //! There is no I/O here, no clock, no thread, no hash order and no tensor library. `clippy.toml`
 //! beside this crate and `tests/tidy` keep it so.
@@ -27,23 +27,25 @@
 //! * **specification** (spec): everything that the result depends on besides the data and the step.
 //! * **step**, **phase**: a step has three phases (discriminator on real images, discriminator on
 //!   fakes, generator). Each phase ends with one all-reduce and one optimizer step.
-//! * **shard**: a fixed part of every batch. There are always as many, whatever the number of workers.
+//! * **shard**: a fixed part of every batch. There are always as many, whatever the number of
+//!   workers.
 //! * **partition**: the part of the data set that one shard draws its images from.
-//! * **state**, **position**, **digest**: all tensors of the training; how many steps and phases led
-//!   to them; XXH3-64 of their bytes.
-//! * **snapshot**, **checkpoint**: a state after a finished step, kept in memory by workers; the same
-//!   on disk.
+//! * **state**, **position**, **digest**: all tensors of the training; how many steps and phases
+//!   led to them; XXH3-64 of their bytes.
+//! * **snapshot**, **checkpoint**: a state after a finished step, kept in memory by workers; the
+//!   same on disk.
 //! * **worker**, **member**: a process that computes; a worker that has a rank in the current plan.
 //! * **plan**, **generation**: which members train, who computes which shard, and from which state;
 //!   the plan's number, which only grows.
-//! * **fence**: the question that precedes every plan. A worker that answers it promises to apply no
-//!   result of an older generation, and says which state it has.
+//! * **fence**: the question that precedes every plan. A worker that answers it promises to apply
+//!   no result of an older generation, and says which state it has.
 //! * **slice**, **bucket**: rank r owns slice r of every summed vector; a slice travels in buckets.
 //! * **subtree**: shards that are added up together, in the reduction tree's order.
 //! * **complaint**: a worker says what keeps it from going on, and asks for a new generation.
-//! * **spare**, **quarantine**: a worker that waits for a free shard; one that waits until it reaches
-//!   its peers.
-//! * **evict**: to remove a worker whose results are wrong or late. Others leave, are lost or drained.
+//! * **spare**, **quarantine**: a worker that waits for a free shard; one that waits until it
+//!   reaches its peers.
+//! * **evict**: to remove a worker whose results are wrong or late. Others leave, are lost or
+//!   drained.
 //! * **fingerprint**: what the last bits of the arithmetic depend on, such as `cpu r2 fma`.
 
 pub mod ids;

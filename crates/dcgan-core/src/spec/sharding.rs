@@ -26,7 +26,8 @@ pub struct Sharding {
 pub enum ShardingError {
     /// The batch size is not a multiple of the number of shards.
     #[error(
-        "batch size {batch_size} cannot be split into {shards} shards: it must be a multiple of the shards"
+        "batch size {batch_size} cannot be split into {shards} shards: it must be a multiple of \
+         the shards"
     )]
     Uneven {
         /// The number of images in a step.

@@ -219,8 +219,8 @@ impl Coordinator {
         lines
     }
 
-    /// Lets the machine handle an event, executes what it commands, and gives the commands as lines.
-    /// Notices go to [`Coordinator::notices`] instead.
+    /// Lets the machine handle an event, executes what it commands, and gives the commands as
+    /// lines. Notices go to [`Coordinator::notices`] instead.
     pub(crate) fn handle(&mut self, event: Event) -> Vec<String> {
         let commands = self.machine.handle(self.now, event);
         commands.into_iter().filter_map(|command| self.execute(command)).collect()

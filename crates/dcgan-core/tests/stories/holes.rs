@@ -1,5 +1,5 @@
-//! Holes that the simulation found in earlier forms of the protocol, and how each is closed. The seed
-//! in a story's comment, where there is one, is the run of `simulation/main.rs` that found it.
+//! Holes that the simulation found in earlier forms of the protocol, and how each is closed. The
+//! seed in a story's comment, where there is one, is the run of `simulation/main.rs` that found it.
 
 use dcgan_core::ids::{Digest, Generation, Position, Rank};
 use dcgan_core::protocol::coordinator::{Event, SavedCheckpoint, Stop};

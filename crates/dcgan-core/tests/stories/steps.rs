@@ -205,8 +205,8 @@ fn rule_6_after_a_fence_only_lost_shards_are_computed() {
     let [mut a, mut b] = Worker::pair();
     a.computes();
     b.computes();
-    // Worker b dies before a has its frames. Worker a takes b's shards over, and keeps its own work:
-    // the vectors of shards 0 and 1 are still those of this state.
+    // Worker b dies before a has its frames. Worker a takes b's shards over, and keeps its own
+    // work: the vectors of shards 0 and 1 are still those of this state.
     let state = a.machine.at();
     a.hears(ToWorker::Fence(Generation(2)));
     assert_eq!(
