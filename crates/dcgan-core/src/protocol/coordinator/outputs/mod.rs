@@ -346,8 +346,9 @@ impl Outputs {
     /// The last step up to which everything due is on disk.
     pub(super) fn persisted_through(&self) -> Step {
         match self.snapshots.first_step() {
-            Some(first) => self.log.last_logged_step.min(first - 1),
-            None => self.log.last_logged_step,
+            Some(first) if first > 0 => self.log.last_logged_step.min(first - 1),
+            // A checkpoint of the initial state, step 0, holds back no report.
+            Some(_) | None => self.log.last_logged_step,
         }
     }
 
