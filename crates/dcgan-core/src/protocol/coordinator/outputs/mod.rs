@@ -346,9 +346,9 @@ impl Outputs {
     /// The last step up to which everything due is on disk.
     pub(super) fn persisted_through(&self) -> Step {
         match self.snapshots.first_step() {
-            // A run that is stopped before its first step has a checkpoint of step 0 due.
-            Some(first) => self.log.last_logged_step.min(first.saturating_sub(1)),
-            None => self.log.last_logged_step,
+            Some(first) if first > 0 => self.log.last_logged_step.min(first - 1),
+            // A checkpoint of the initial state, step 0, holds back no report.
+            Some(_) | None => self.log.last_logged_step,
         }
     }
 
