@@ -30,7 +30,7 @@ pub use copy::{CopyError, copy_state};
 pub use outgoing::Streams;
 pub use service::service;
 
-/// What comes from other members.
+/// The events that other members cause.
 #[derive(Debug)]
 pub enum Event {
     /// A member opened a stream to this one, by this plan.

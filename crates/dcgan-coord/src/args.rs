@@ -31,7 +31,7 @@ pub struct Args {
     /// with --local].
     #[arg(long, value_name = "ADDR:PORT", env = "DCGAN_LISTEN")]
     pub listen: Option<SocketAddr>,
-    /// Whether to continue the run that the run directory holds, or to refuse it.
+    /// Continues the run that the run directory holds, or refuses it.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t, env = "DCGAN_RESUME")]
     pub resume: Resume,
     /// File of settings, with the names of the flags as keys, such as a run directory's
@@ -57,12 +57,12 @@ pub struct Args {
     pub(crate) log: LogArgs,
 }
 
-/// What the program does instead of running a training.
+/// Verbs: things that the program does instead of running a training.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Prints the layers, output shapes and parameters of both networks.
     Summary {
-        /// As text, or as a graph for Graphviz.
+        /// Format: text, or a graph for Graphviz.
         #[arg(long, value_enum, default_value_t)]
         format: SummaryFormat,
     },
@@ -125,7 +125,7 @@ pub(crate) enum SummaryFormat {
     Dot,
 }
 
-/// Whether to continue the run that a run directory holds.
+/// True if to continue the run that a run directory holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Resume {

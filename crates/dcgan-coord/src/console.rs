@@ -1,5 +1,5 @@
-//! What a person sees: rows of metrics on standard output, log lines on standard error, and on a
-//! terminal a progress bar below both.
+//! The screen of a person: rows of metrics on standard output, log lines on standard error, and on
+//! a terminal a progress bar below both.
 //!
 //! A line that is printed while the bar is shown would be torn apart by it, and the bar by the
 //! line. Everything that prints goes through the one [`CONSOLE`], which takes the bar away

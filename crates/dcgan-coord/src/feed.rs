@@ -31,7 +31,7 @@ impl SamplerFeed {
         Self { seed, samplers: BTreeMap::new() }
     }
 
-    /// Whether no sampler follows.
+    /// True if no sampler follows.
     pub(crate) fn is_empty(&self) -> bool {
         self.samplers.is_empty()
     }

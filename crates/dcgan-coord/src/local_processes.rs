@@ -28,14 +28,14 @@ const ENDING_MAX: Duration = Duration::from_secs(5);
 /// The name of the sampler.
 const SAMPLER: &str = "sampler";
 
-/// What the children are started with.
+/// The settings that the children are started with.
 pub(crate) struct LocalSettings {
     /// The address that they connect to.
     pub(crate) coordinator: Address,
     pub(crate) workers: usize,
     /// Threads of each worker.
     pub(crate) threads: u16,
-    /// Whether there is a sampler.
+    /// True if there is a sampler.
     pub(crate) sampler: bool,
     /// The folder of their logs.
     pub(crate) logs: PathBuf,
@@ -190,12 +190,12 @@ impl LocalProcesses {
         self.children.iter().filter(|child| child.is_alive && !child.is_sampler()).count()
     }
 
-    /// Whether this child is the sampler.
+    /// True if this child is the sampler.
     pub(crate) fn is_sampler(&self, index: usize) -> bool {
         self.children[index].is_sampler()
     }
 
-    /// Whether the sampler is running.
+    /// True if the sampler is running.
     pub(crate) fn has_sampler(&self) -> bool {
         self.children.iter().any(|child| child.is_alive && child.is_sampler())
     }

@@ -102,7 +102,7 @@ impl Recorder {
         self.dir.paths().logs()
     }
 
-    /// What `run.json` says.
+    /// The contents of `run.json`.
     pub(crate) fn run(&self) -> &RunFile {
         &self.run
     }

@@ -101,7 +101,7 @@ fn read_config(path: &Path) -> anyhow::Result<PartialConfig> {
     })
 }
 
-/// Whether a folder has no entries, or does not exist.
+/// True if a folder has no entries, or does not exist.
 fn is_empty(root: &Path) -> anyhow::Result<bool> {
     match std::fs::read_dir(root) {
         Ok(mut entries) => Ok(entries.next().is_none()),

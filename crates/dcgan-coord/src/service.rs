@@ -33,7 +33,7 @@ const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A client has this time to send the first message of its stream.
 const HELLO_MAX: Duration = Duration::from_secs(5);
 
-/// What the service answers without the driver.
+/// The data that the service answers from without the driver.
 pub(crate) struct Served {
     /// The pixels of each shard's images, one byte a pixel, with their digest.
     pub(crate) partitions: Vec<(Bytes, Digest)>,

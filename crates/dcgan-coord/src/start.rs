@@ -165,7 +165,7 @@ fn listen_for_signals(inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the machine is made with.
+/// The configuration of the machine.
 fn machine_settings(
     args: &Args,
     config: &RunConfig,
@@ -190,7 +190,7 @@ fn machine_settings(
     }
 }
 
-/// What the local processes are started with.
+/// The settings of the local processes.
 fn local_settings(
     args: &Args,
     config: &RunConfig,

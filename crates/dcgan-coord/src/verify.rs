@@ -14,13 +14,13 @@ use dcgan_store::checkpoint::{Checkpoints, VerifiedCheckpoint};
 use dcgan_store::run_dir::{RunPaths, read_run_file};
 use dcgan_store::{metrics_log, state_file};
 
-/// What a run directory holds.
+/// The contents of a run directory.
 struct Run {
     name: String,
     /// The digest after each logged step.
     rows: BTreeMap<Step, Digest>,
     checkpoints: BTreeMap<Step, VerifiedCheckpoint>,
-    /// What is wrong with its files.
+    /// The faults of its files.
     damages: Vec<String>,
 }
 

@@ -61,8 +61,8 @@ mod tests {
 
     use super::*;
 
-    /// torch.optim.Adam([w], lr=2e-4, betas=(0.5, 0.999), eps=1e-7) in float64, for gradients 0.3,
-    /// -0.1, 0.0, 1e-6.
+    /// `torch.optim.Adam([w], lr=2e-4, betas=(0.5, 0.999), eps=1e-7)` in float64, for gradients
+    /// 0.3, -0.1, 0.0, 1e-6.
     #[test]
     fn updates_are_those_of_pytorch() {
         let data = DatasetInfo { images: 4, rows: 1, columns: 1, digest: Digest(0) };

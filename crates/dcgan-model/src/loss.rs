@@ -4,7 +4,7 @@
 //! operations; and with an exponential and a logarithm of our own, it is the same on every
 //! platform.
 
-/// What the images of a batch should be taken for.
+/// The class that the images of a batch should be taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Real,
@@ -40,8 +40,8 @@ pub(crate) fn cross_entropy(logits: &[f32], target: Target) -> Loss {
     Loss { value: (value / n) as f32, accuracy: (right as f64 / n) as f32, gradient }
 }
 
-/// ln 2 in two parts, the first with so few digits that its products with exponents are exact (Cody
-/// and Waite, Software Manual for the Elementary Functions, 1980).
+/// The logarithm of 2 in two parts, the first with so few digits that its products with exponents
+/// are exact (Cody and Waite, Software Manual for the Elementary Functions, 1980).
 const LN_2_HIGH: f64 = 0.693_147_180_369_123_8;
 const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
 

@@ -23,7 +23,7 @@ pub struct Fault {
     nth: u32,
 }
 
-/// What happens at a point.
+/// The action at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     /// The process kills itself.

@@ -1,4 +1,4 @@
-//! What the three programs have in common as processes. What they do is not shared.
+//! Parts that the three programs share as processes. Their work is not shared.
 //!
 //! # Layout
 //!

@@ -163,7 +163,7 @@ mod tests {
         }
     }
 
-    /// What `log` writes as text, without the time.
+    /// The text that `log` writes, without the time.
     fn logged_as_text(log: impl FnOnce()) -> String {
         let buffer = Buffer::default();
         let writer = buffer.clone();

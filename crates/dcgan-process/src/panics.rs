@@ -10,7 +10,7 @@ use std::panic::AssertUnwindSafe;
 use crate::exit::status;
 
 thread_local! {
-    /// Whether a panic of this thread is caught.
+    /// True if a panic of this thread is caught.
     static IS_CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 

@@ -28,7 +28,7 @@ pub enum ExchangeMessage {
     Superseded,
 }
 
-/// What a stream belongs to.
+/// The run, the plan and the sender that a stream belongs to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Opening {
     /// The run.

@@ -64,12 +64,12 @@ pub fn answer<T: 'static>(
 #[derive(Debug)]
 pub struct ChunkAssembler {
     bytes_max: usize,
-    /// What the first chunk announced. Every other chunk must announce the same.
+    /// The announcement of the first chunk. Every other chunk must announce the same.
     announced: Option<Announced>,
     bytes: Vec<u8>,
 }
 
-/// What every chunk says of the whole file.
+/// The announcement of the whole file in every chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Announced {
     total_bytes: u64,

@@ -21,7 +21,7 @@ pub struct Args {
     pub(crate) log: LogArgs,
 }
 
-/// What the program does.
+/// Verbs of the program.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Follow a run: draw its grids, answer requests for samples and show the newest grid on a web

@@ -49,7 +49,7 @@ const MNIST: [(&str, &[u8]); 4] = [
 /// Images of the synthetic data set.
 const SYNTHETIC_IMAGES: usize = 4000;
 
-/// Where training images come from.
+/// A source of training images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// MNIST, which is built into the program.
@@ -76,7 +76,7 @@ pub enum DataError {
     File {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         error: IdxError,
     },
     /// Two files do not belong together.
@@ -86,9 +86,9 @@ pub enum DataError {
         file: PathBuf,
         /// The file that it is checked against.
         other: PathBuf,
-        /// What the other file has.
+        /// The count of the other file.
         expected: String,
-        /// What the checked file has.
+        /// The count of the checked file.
         found: String,
     },
 }

@@ -31,7 +31,7 @@ pub struct Images {
     pub pixels: Vec<u8>,
 }
 
-/// What is wrong with a file, with what was expected and what was found.
+/// The fault of a file, with the expected and the found value.
 #[derive(Debug, thiserror::Error)]
 pub enum IdxError {
     /// The file cannot be read or unpacked.

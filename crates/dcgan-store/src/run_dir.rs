@@ -119,7 +119,7 @@ pub enum RunDirError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         what: String,
     },
     /// The directory holds files and is not a run directory.

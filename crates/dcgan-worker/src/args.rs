@@ -16,7 +16,7 @@ use dcgan_rpc::net::Address;
 #[derive(Debug, Parser)]
 #[command(name = "dcgan-worker", version)]
 pub struct Args {
-    /// Where the coordinator listens, as http://HOST:PORT
+    /// Address of the coordinator, as http://HOST:PORT
     #[arg(long, value_name = "URL", env = "DCGAN_COORDINATOR")]
     pub coordinator: Address,
     /// The name of this worker; a newer process with the same name replaces it [default:

@@ -36,7 +36,7 @@ struct Queues {
     changed: Condvar,
 }
 
-/// What one thread has to do.
+/// The work of one thread.
 #[derive(Default)]
 struct ThreadQueue {
     /// The shards of the present phase that are its own. The scratch of others is dropped.
@@ -56,7 +56,7 @@ struct ShardJob {
     shard: ShardId,
 }
 
-/// What is to be computed for a shard.
+/// The part of a shard's work that is to be computed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum JobKind {
     /// The vector of the present phase.

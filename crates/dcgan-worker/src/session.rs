@@ -42,7 +42,7 @@ pub(crate) struct CoordinatorSession {
 
 /// Why a connection ended.
 enum Ended {
-    /// It broke, for this reason. Another one may be made.
+    /// The connection broke, for this reason. Another one may be made.
     Broken(String),
     /// No other one is wanted: the driver has ended, or the coordinator turned the worker away.
     ForGood,

@@ -48,7 +48,7 @@ struct Worker {
     slow_until: Option<Instant>,
     control_cut_until: Option<Instant>,
     data_cut_until: Option<Instant>,
-    /// Whether the last signal stopped it.
+    /// True if the last signal stopped it.
     is_halted: bool,
 }
 
@@ -69,7 +69,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether the worker is slow, and in one of the periods in which it is stopped.
+    /// True if the worker is slow, and in one of the periods in which it is stopped.
     fn is_slow_pause(&self, elapsed: Duration) -> bool {
         let period = elapsed.as_millis() / SLOW_PERIOD.as_millis();
         self.slow_until.is_some() && !period.is_multiple_of(3)
@@ -238,7 +238,7 @@ impl Processes {
         self.coordinator.ended()
     }
 
-    /// Whether every worker has ended by itself.
+    /// True if every worker has ended by itself.
     pub(super) fn all_workers_ended(&mut self) -> bool {
         self.workers
             .iter_mut()

@@ -63,12 +63,12 @@ impl Program {
         Ok(is_due)
     }
 
-    /// Whether the program was started and not killed since. It may have ended by itself.
+    /// True if the program was started and not killed since. It may have ended by itself.
     pub(super) fn is_running(&self) -> bool {
         self.running.is_some()
     }
 
-    /// Whether the program was killed and will be started again.
+    /// True if the program was killed and will be started again.
     pub(super) fn is_restarting(&self) -> bool {
         self.restart_at.is_some()
     }

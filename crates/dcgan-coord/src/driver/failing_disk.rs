@@ -20,7 +20,7 @@ impl FailingDisk {
         Self { since: now, next_line: now, next_attempt: now }
     }
 
-    /// Whether the write that failed should be repeated now.
+    /// True if the write that failed should be repeated now.
     pub(super) fn is_attempt_due(&self, now: Duration) -> bool {
         now >= self.next_attempt
     }

@@ -40,9 +40,9 @@ pub enum LayerKind {
     BatchNorm,
     /// Doubles rows and columns: every pixel becomes a square of four equal ones.
     Upsample,
-    /// max(x, 0).
+    /// `max(x, 0)`.
     Relu,
-    /// x where it is positive, 0.2 x elsewhere.
+    /// `x` where it is positive, `0.2 x` elsewhere.
     LeakyRelu,
     /// The hyperbolic tangent, between -1 and 1.
     Tanh,

@@ -25,7 +25,7 @@ pub(crate) struct Coordinator {
     machine: CoordinatorMachine,
     config: CoordinatorConfig,
     now: Duration,
-    /// What happened, besides the commands that are asserted.
+    /// The notices, which are not among the commands that a story asserts.
     pub(crate) notices: Vec<Notice>,
     plan: Option<Plan>,
     rows: BTreeMap<Step, Digest>,

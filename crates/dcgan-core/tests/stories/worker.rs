@@ -29,9 +29,9 @@ pub(crate) struct Worker {
     pub(crate) machine: WorkerMachine,
     toy: Arc<Toy>,
     now: Duration,
-    /// What the machine wants computed.
+    /// The shards that the machine wants computed.
     jobs: VecDeque<(GradientKey, Arc<State>, ShardId)>,
-    /// What it wants sent to other members.
+    /// The frames that it wants sent to other members.
     pub(crate) outbox: VecDeque<(Rank, ReduceFrame)>,
     /// The states that it gave to others, newest last.
     pub(crate) served: Vec<Option<Arc<State>>>,

@@ -17,7 +17,7 @@ enum Kind {
     Dense { inputs: usize, channels: usize },
 }
 
-/// What an operation computed.
+/// The results of an operation.
 #[derive(Clone, Debug, PartialEq)]
 struct Outcome {
     y: Vec<f32>,

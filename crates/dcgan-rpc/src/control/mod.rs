@@ -38,12 +38,12 @@ pub enum CoordinatorMessage {
     Message(ToWorker),
 }
 
-/// What a worker has to know about the run.
+/// The facts that a worker has to know about the run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Welcome {
     /// The run's identity.
     pub run: RunId,
-    /// What is trained, and on which data.
+    /// The specification: the objective, its settings and its data.
     pub spec: RunSpec,
     /// The length of the run and its intervals, in steps.
     pub schedule: Schedule,

@@ -41,7 +41,7 @@ pub(crate) struct Driver<'a> {
     events_in: Events,
     /// The run that the worker's service lets members of in; set by the first welcome.
     run: RunCell,
-    /// What belongs to the run; `None` before the first welcome.
+    /// The run; `None` before the first welcome.
     joined: Option<JoinedRun>,
     /// Takes messages for the coordinator. After the connection has broken, they are dropped.
     reports: Option<mpsc::UnboundedSender<FromWorker>>,
@@ -52,14 +52,14 @@ pub(crate) struct Driver<'a> {
     last_token: u64,
     /// The signal that asked the worker to end, and when.
     leaving: Option<(Signal, Instant)>,
-    /// What the machine waits for, and since when.
+    /// The thing that the machine waits for, and since when.
     waiting: Option<(String, Waiting)>,
     /// The span of the present plan: its log lines carry run, generation, rank, and the step of the
     /// plan's start state.
     span: Option<EnteredSpan>,
 }
 
-/// What a worker has once it belongs to a run.
+/// The parts of a worker that exist once it belongs to a run.
 struct JoinedRun {
     run: RunId,
     machine: WorkerMachine,
@@ -71,7 +71,7 @@ struct JoinedRun {
 /// failed.
 type Handled = anyhow::Result<Option<u8>>;
 
-/// What the driver wakes up for.
+/// The causes for which the driver wakes up.
 enum Wakeup {
     Input(Input),
     Member(dcgan_collective::Event),

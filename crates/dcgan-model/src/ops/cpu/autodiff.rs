@@ -59,7 +59,7 @@ pub(crate) fn apply<const D: usize, const E: usize, const F: usize>(
     ))
 }
 
-/// What burn's backends are extended by.
+/// The extension of burn's backends.
 #[backend_extension(Autodiff, Flex)]
 trait Apply: Backend {
     fn apply(
@@ -121,7 +121,7 @@ impl<C: CheckpointStrategy> Apply for Autodiff<Flex, C> {
 #[derive(Debug)]
 struct OperationNode;
 
-/// What backward needs of forward.
+/// The values of the forward pass that the backward pass needs.
 #[derive(Clone, Debug)]
 struct SavedForBackward {
     operation: Arc<dyn Operation>,

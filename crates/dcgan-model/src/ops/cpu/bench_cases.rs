@@ -19,7 +19,7 @@ const IMAGES: usize = 32;
 
 /// A layer with its inputs and the gradient with respect to its output.
 pub struct Case {
-    /// As in `upsample 14x14x128 to 64`.
+    /// A name such as `upsample 14x14x128 to 64`.
     pub name: &'static str,
     /// Multiplications and additions of the gemms in forward. Backward takes twice as many.
     pub operations: u64,

@@ -41,7 +41,7 @@ impl<'a> LeftMatrix<'a> {
     }
 }
 
-/// What a product does with the result's old values: BLAS's beta, which is 0 or 1 here.
+/// Treatment of the result's old values: BLAS's beta, which is 0 or 1 here.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beta {
     /// Overwrites them.
@@ -135,7 +135,7 @@ struct Panel {
     c: *mut f32,
     /// Elements in a row of `b` and of `c`.
     width: usize,
-    /// Whether the panel is added to `c` or overwrites it.
+    /// True if the panel is added to `c` or overwrites it.
     add: bool,
 }
 

@@ -50,7 +50,7 @@ pub(crate) trait PackWeights: Send + Sync + 'static {
     fn pack(values: &[f32], shape: &[usize]) -> Self;
 }
 
-/// As [`super::dense`]: `[N, inputs]` to `[N, 7, 7, channels]`.
+/// Implements [`super::dense`]: `[N, inputs]` to `[N, 7, 7, channels]`.
 pub(crate) fn dense(
     isa: Isa,
     weights: &Arc<DenseWeights>,
@@ -62,7 +62,8 @@ pub(crate) fn dense(
     autodiff::apply(Arc::new(operation), x, [no_input(&bias), bias], weight)
 }
 
-/// As [`super::conv`]: `[N, H, W, inputs]` to `[N, ceil(H / stride), ceil(W / stride), outputs]`.
+/// Implements [`super::conv`]: `[N, H, W, inputs]` to `[N, ceil(H / stride), ceil(W / stride),
+/// outputs]`.
 pub(crate) fn conv(
     isa: Isa,
     weights: &Arc<ConvWeights>,
@@ -75,7 +76,7 @@ pub(crate) fn conv(
     layer_with_statistics(isa, op, input, weight)
 }
 
-/// As [`super::upsample_conv`]: `[N, H, W, inputs]` to `[N, 2H, 2W, outputs]`.
+/// Implements [`super::upsample_conv`]: `[N, H, W, inputs]` to `[N, 2H, 2W, outputs]`.
 pub(crate) fn upsample_conv(
     isa: Isa,
     weights: &Arc<UpsampleWeights>,
@@ -86,7 +87,7 @@ pub(crate) fn upsample_conv(
     layer_with_statistics(isa, op, input, weight)
 }
 
-/// As [`super::to_images`]: `[N, H, W, inputs]` to `[N, H, W, 1]`.
+/// Implements [`super::to_images`]: `[N, H, W, inputs]` to `[N, H, W, 1]`.
 pub(crate) fn to_images(
     isa: Isa,
     weights: &Arc<ConvToImageWeights>,
@@ -99,7 +100,7 @@ pub(crate) fn to_images(
     bias_tanh(isa, maps, bias, true)
 }
 
-/// As [`super::to_logits`]: `[N, H, W, channels]` to `[N, 1, 1, 1]`.
+/// Implements [`super::to_logits`]: `[N, H, W, channels]` to `[N, 1, 1, 1]`.
 pub(crate) fn to_logits(
     isa: Isa,
     weights: &Arc<PoolWeights>,
