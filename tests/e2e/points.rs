@@ -57,23 +57,25 @@ enum Joins {
 
 use Joins::{After, AtOnce};
 
-const SECOND: &[&str] = &["second"];
+/// The coordinator requests snapshots from the members in the order of their names, so this worker is
+/// the first to upload one.
+const FAULTY: &[&str] = &["faulty"];
 const NEWCOMER: &[&str] = &["newcomer"];
 /// The newcomer copies the state from either of them.
-const BOTH_MEMBERS: &[&str] = &["first", "second"];
+const BOTH_MEMBERS: &[&str] = &["honest", "faulty"];
 
 const WORKER_CASES: [WorkerCase; 13] = [
-    case(("ready", 1), SECOND, AtOnce, SHORT),
-    case(("promise", 1), SECOND, AtOnce, SHORT),
-    case(("connect", 1), SECOND, AtOnce, SHORT),
-    case(("compute", 1), SECOND, AtOnce, SHORT),
-    case(("compute", 100), SECOND, AtOnce, SHORT),
-    case(("compute", 101), SECOND, AtOnce, SHORT),
-    case(("send-part", 2), SECOND, AtOnce, SHORT),
-    case(("send-part", 150), SECOND, AtOnce, SHORT),
-    case(("send-sum", 150), SECOND, AtOnce, SHORT),
-    case(("step-done", 40), SECOND, AtOnce, SHORT),
-    case(("upload", 1), SECOND, AtOnce, SHORT),
+    case(("ready", 1), FAULTY, AtOnce, SHORT),
+    case(("promise", 1), FAULTY, AtOnce, SHORT),
+    case(("connect", 1), FAULTY, AtOnce, SHORT),
+    case(("compute", 1), FAULTY, AtOnce, SHORT),
+    case(("compute", 100), FAULTY, AtOnce, SHORT),
+    case(("compute", 101), FAULTY, AtOnce, SHORT),
+    case(("send-part", 2), FAULTY, AtOnce, SHORT),
+    case(("send-part", 150), FAULTY, AtOnce, SHORT),
+    case(("send-sum", 150), FAULTY, AtOnce, SHORT),
+    case(("step-done", 40), FAULTY, AtOnce, SHORT),
+    case(("upload", 1), FAULTY, AtOnce, SHORT),
     case(("copy", 1), NEWCOMER, After(200), LONG),
     case(("serve", 1), BOTH_MEMBERS, After(200), LONG),
 ];
@@ -186,7 +188,7 @@ fn run_with_a_faulty_worker(fault: Fault, case: &WorkerCase) {
 
     // Start the workers, those of the case with the fault.
     let mut workers = BTreeMap::new();
-    for name in ["first", "second", "newcomer"] {
+    for name in ["honest", "faulty", "newcomer"] {
         if let ("newcomer", After(step)) = (name, case.newcomer_joins) {
             coordinator.process.wait_for_step(step);
         }

@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn bad_first_words_and_unfinished_sentences_are_found() {
         for (text, problem) in [
-            ("/// True if it is.\n", "a.rs:1: begins with \"Whether\""),
+            ("/// Whether it is.\n", "a.rs:1: begins with \"Whether\""),
             ("/// It is.\n", "a.rs:1: begins with \"It\""),
             ("x\n/// which is more.\n", "a.rs:2: begins with 'w'"),
             ("/// One\n/// and two,\nx", "a.rs:2: ends with a comma"),

@@ -27,6 +27,8 @@ const RESTARTS_MAX: usize = 3;
 const ENDING_MAX: Duration = Duration::from_secs(5);
 /// The name of the sampler.
 const SAMPLER: &str = "sampler";
+/// The number of arguments that set the format of a child's log. They come first.
+const LOG_FORMAT_ARGUMENTS: usize = 2;
 
 /// The settings that the children are started with.
 pub(crate) struct LocalSettings {
@@ -89,8 +91,9 @@ impl LocalSettings {
             children.push(LocalProcess::new(&name, "dcgan-worker", arguments, &self.logs)?);
         }
         if self.sampler {
-            let mut arguments = vec!["serve".to_owned()];
-            arguments.extend(self.arguments(&["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]));
+            let mut arguments = self.arguments(&["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]);
+            // The format of the log belongs to the program, the other options to its verb.
+            arguments.insert(LOG_FORMAT_ARGUMENTS, "serve".to_owned());
             children.push(LocalProcess::new(SAMPLER, "dcgan-sampler", arguments, &self.logs)?);
         }
         Ok(children)
@@ -99,11 +102,11 @@ impl LocalSettings {
     /// The arguments of every child, and then its own.
     fn arguments(&self, own: &[&str]) -> Vec<String> {
         let mut arguments = vec![
+            "--log-format".to_owned(),
+            self.log_format.to_string(),
             "--coordinator".to_owned(),
             self.coordinator.to_string(),
             "--exit-with-stdin".to_owned(),
-            "--log-format".to_owned(),
-            self.log_format.to_string(),
         ];
         arguments.extend(own.iter().map(|argument| (*argument).to_owned()));
         arguments

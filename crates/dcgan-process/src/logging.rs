@@ -141,6 +141,8 @@ impl Visit for Line {
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use tracing::Level;
+
     use super::*;
 
     /// A writer whose bytes can be read.
@@ -183,9 +185,9 @@ mod tests {
 
     #[test]
     fn a_line_without_an_event_keeps_its_fields() {
-        let line = logged_as_text(|| tracing::info!(peer = 3, "a library's line"));
+        let line = logged_as_text(|| tracing::event!(Level::INFO, peer = 3, "a library's line"));
         assert_eq!(line, "a library's line peer=3\n");
-        assert_eq!(logged_as_text(|| tracing::info!("no field")), "no field\n");
+        assert_eq!(logged_as_text(|| tracing::event!(Level::INFO, "no field")), "no field\n");
     }
 
     #[test]

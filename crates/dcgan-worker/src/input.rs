@@ -1,5 +1,5 @@
-//! The inputs of the driver. The other threads and tasks of the worker send them; they have a file of
-//! their own so that the senders need not know the driver.
+//! The inputs of the driver. The other threads and tasks of the worker send them; they have a file
+//! of their own so that the senders need not know the driver.
 
 use dcgan_core::ids::{Generation, RunId, WorkerId};
 use dcgan_core::protocol::message::{FromWorker, ToWorker};
