@@ -57,8 +57,8 @@ enum Joins {
 
 use Joins::{After, AtOnce};
 
-/// The coordinator requests snapshots from the members in the order of their names, so this worker is
-/// the first to upload one.
+/// The coordinator requests snapshots from the members in the order of their names, so this worker
+/// is the first to upload one.
 const FAULTY: &[&str] = &["faulty"];
 const NEWCOMER: &[&str] = &["newcomer"];
 /// The newcomer copies the state from either of them.

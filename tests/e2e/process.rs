@@ -197,14 +197,16 @@ impl Ended {
         event.unwrap_or_else(|| panic!("no event {name} {fields:?} in:\n{}", self.text))
     }
 
-    /// The one line that begins with `error: `.
+    /// The sentence of the one error that the program ended with: a line that begins with
+    /// `error: `, or, once the program writes a log, an event.
     ///
     /// # Panics
     /// If there is none, or more than one.
     pub(crate) fn error(&self) -> &str {
-        let errors: Vec<&str> =
-            self.text.lines().filter(|line| line.starts_with("error: ")).collect();
-        assert_eq!(errors.len(), 1, "expected one error line:\n{}", self.text);
+        let lines = self.text.lines().filter_map(|line| line.strip_prefix("error: "));
+        let failures = self.events.iter().filter(|event| event.is("program_failed", &[]));
+        let errors: Vec<&str> = lines.chain(failures.map(|event| event.message.as_str())).collect();
+        assert_eq!(errors.len(), 1, "expected one error:\n{}", self.text);
         errors[0]
     }
 }

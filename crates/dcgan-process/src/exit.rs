@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use crate::panics;
+use crate::{logging, panics};
 
 /// Exit statuses, the same for all programs.
 pub mod status {
@@ -38,16 +38,21 @@ pub fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
     UsageError(error.into()).into()
 }
 
-/// Runs the main function of a program. Returns its exit status, and prints one line if it failed.
+/// Runs the main function of a program. Returns its exit status, and prints one line if it failed:
+/// as an event of the log if that is JSON, as plain text else.
 pub fn run(main: impl FnOnce() -> anyhow::Result<u8>) -> ExitCode {
     panics::end_the_process();
-    match main() {
-        Ok(status) => status.into(),
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            status_of(&error).into()
-        }
+    let error = match main() {
+        Ok(status) => return status.into(),
+        Err(error) => error,
+    };
+    let status = status_of(&error);
+    if logging::is_json() {
+        tracing::error!(event = "program_failed", status, "{error:#}");
+    } else {
+        eprintln!("error: {error:#}");
     }
+    status.into()
 }
 
 /// The exit status of a program that fails with this error.

@@ -7,6 +7,7 @@
 
 use std::fmt::{self, Write};
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 
 use clap::ValueEnum;
 use tracing::Subscriber;
@@ -53,6 +54,14 @@ pub struct LogArgs {
     pub log_level: LevelFilter,
 }
 
+/// The format of this process's log, once it has one.
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+
+/// Tells whether this process writes its log as JSON.
+pub(crate) fn is_json() -> bool {
+    FORMAT.get() == Some(&LogFormat::Json)
+}
+
 impl LogArgs {
     /// Sends the log lines of this process to `writer`.
     ///
@@ -62,6 +71,7 @@ impl LogArgs {
     where
         W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     {
+        let _ = FORMAT.set(self.log_format);
         match self.log_format {
             LogFormat::Text => text(self.log_level, io::stderr().is_terminal(), writer).init(),
             LogFormat::Json => json(self.log_level, writer).init(),
