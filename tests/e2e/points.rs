@@ -71,8 +71,8 @@ const WORKER_CASES: [WorkerCase; 13] = [
     case(("compute", 1), FAULTY, AtOnce, SHORT),
     case(("compute", 100), FAULTY, AtOnce, SHORT),
     case(("compute", 101), FAULTY, AtOnce, SHORT),
-    case(("send-part", 2), FAULTY, AtOnce, SHORT),
-    case(("send-part", 150), FAULTY, AtOnce, SHORT),
+    case(("send-subtree", 2), FAULTY, AtOnce, SHORT),
+    case(("send-subtree", 150), FAULTY, AtOnce, SHORT),
     case(("send-sum", 150), FAULTY, AtOnce, SHORT),
     case(("step-done", 40), FAULTY, AtOnce, SHORT),
     case(("upload", 1), FAULTY, AtOnce, SHORT),
@@ -87,9 +87,9 @@ const COORDINATOR_POINTS: [Point; 9] = [
     ("store-plan", 1),
     ("send-plan", 1),
     ("send-plan", 2),
-    ("append-line", 3),
-    ("send-stored", 4),
-    ("send-fetch", 2),
+    ("append-row", 3),
+    ("send-persisted", 4),
+    ("request-snapshot", 2),
     ("save-checkpoint", 2),
 ];
 

@@ -16,7 +16,7 @@ use dcgan_core::metrics::Metrics;
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
 use dcgan_core::protocol::message::{Complaint, FromWorker, ToWorker};
 use dcgan_core::protocol::plan::{Member, Plan, StateRef, assign, even_loads};
-use dcgan_core::protocol::worker::{self, Command, GradientKey, ShardResult, WorkerMachine};
+use dcgan_core::protocol::worker::{self, Command, ShardResult, VectorKey, WorkerMachine};
 use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::spec::sharding::Partition;
@@ -64,7 +64,7 @@ impl Objective for Noise {
     fn phase_vector_len(&self, _phase: Phase) -> usize {
         LEN
     }
-    fn shard_gradients(&self, task: &ShardTask<'_>, _scratch: &mut Scratch) -> Vec<f32> {
+    fn shard_vector(&self, task: &ShardTask<'_>, _scratch: &mut Scratch) -> Vec<f32> {
         let time = 3 * task.at.step + task.at.phase.index() as u64;
         let noise = RandomStream::new(1, Purpose::Toy, task.shard.0.into(), time).uniforms(LEN);
         noise.zip(task.state.tensor(0)).map(|(noise, w)| noise * (1.0 + w)).collect()
@@ -151,10 +151,10 @@ impl Process {
 
 impl Process {
     /// Computes a shard's vector, at once and on this thread.
-    fn compute(&self, key: GradientKey, state: &State, shard: ShardId) -> worker::Event {
+    fn compute(&self, key: VectorKey, state: &State, shard: ShardId) -> worker::Event {
         let partition = Partition::new(1, vec![0]);
         let task = ShardTask { state, at: key.at, shard, partition: &partition };
-        let vector = self.objective.shard_gradients(&task, &mut Scratch::default());
+        let vector = self.objective.shard_vector(&task, &mut Scratch::default());
         worker::Event::Computed(key, shard, ShardResult::new(Ok(vector)))
     }
 

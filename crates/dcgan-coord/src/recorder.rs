@@ -64,7 +64,7 @@ impl Recorder {
             keep_checkpoints: config.keep_checkpoints,
         };
         let persisted = PersistedOutputs {
-            lines: rows.into_iter().map(|row| (row.step, row.state_digest)).collect(),
+            rows: rows.into_iter().map(|row| (row.step, row.state_digest)).collect(),
             checkpoint: recorder.newest_checkpoint()?,
             grids: drawn.into_iter().chain(pending).collect(),
         };

@@ -21,7 +21,7 @@ use crate::state::{Layout, State};
 ///
 /// 1. The driver asks for [`phase_vector_len`](Self::phase_vector_len), to divide the vector among
 ///    the members.
-/// 2. The compute threads call [`shard_gradients`](Self::shard_gradients) once for each shard that
+/// 2. The compute threads call [`shard_vector`](Self::shard_vector) once for each shard that
 ///    the worker owns, several shards at a time.
 /// 3. A compute thread with nothing left to do calls [`compute_ahead`](Self::compute_ahead), while
 ///    the driver waits for the other members.
@@ -57,12 +57,12 @@ pub trait Objective: Send + Sync {
     /// Computes the vector of one shard, of length [`phase_vector_len`](Self::phase_vector_len).
     ///
     /// The result depends on `task` alone: with an empty `scratch` it has the same bits.
-    fn shard_gradients(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32>;
+    fn shard_vector(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32>;
 
     /// Computes into `scratch` a part of the shard's next phase that the optimizer step in between
     /// does not change.
     ///
-    /// Called with the task of an earlier [`shard_gradients`](Self::shard_gradients) call, so
+    /// Called with the task of an earlier [`shard_vector`](Self::shard_vector) call, so
     /// `task.state` is the state before that optimizer step. The call may be left out at any time,
     /// and the default does nothing.
     fn compute_ahead(&self, _task: &ShardTask<'_>, _scratch: &mut Scratch) {}
@@ -76,7 +76,7 @@ pub trait Objective: Send + Sync {
     fn metrics(&self, state: &State) -> Metrics;
 }
 
-/// The input of [`Objective::shard_gradients`].
+/// The input of [`Objective::shard_vector`].
 #[derive(Clone, Copy)]
 pub struct ShardTask<'a> {
     /// The state that the vector is computed from.

@@ -81,7 +81,7 @@ impl Objective for Toy {
         &[PARAMETERS]
     }
 
-    fn shard_gradients(&self, task: &ShardTask<'_>, _scratch: &mut Scratch) -> Vec<f32> {
+    fn shard_vector(&self, task: &ShardTask<'_>, _scratch: &mut Scratch) -> Vec<f32> {
         let brightness = self.batch_brightness(task);
         let noise = self.noise(task).normals(WIDTH);
         let parameters = &task.state.tensor(PARAMETERS)[parameter_range(task.at.phase)];

@@ -70,7 +70,7 @@ fn sum_over_shards(
     let mut sum = TreeSum::new(count);
     for Shard { id, partition, scratch } in shards {
         let task = ShardTask { state, at, shard: *id, partition };
-        let vector = objective.shard_gradients(&task, scratch);
+        let vector = objective.shard_vector(&task, scratch);
         sum.insert(Subtree::leaf(*id), vector.into());
     }
     sum.take(Subtree::root(count)).expect("every shard has been added")

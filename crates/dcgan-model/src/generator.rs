@@ -14,7 +14,7 @@ use crate::ops::{
 use crate::params::{ConvBatchNorm, GradCollector, ParamReader, WeightAndBias};
 
 /// The factor of negative values in ReLU.
-const RELU: f32 = 0.0;
+const RELU_SLOPE: f32 = 0.0;
 
 /// The generator, with the parameters of one state.
 pub(crate) struct GeneratorNet {
@@ -76,10 +76,10 @@ impl GeneratorNet {
             LayerInput { maps: dense(latents, &self.dense.kernel, &self.dense.bias), norm: None };
         let output = conv(x, &self.first.kernel, 1);
         let output = choose_statistics(output, self.first.bias.clone());
-        let mut x = self.first.normalize(output, RELU);
+        let mut x = self.first.normalize(output, RELU_SLOPE);
         for layer in &self.upsampled {
             let output = upsample_conv(x, &layer.kernel);
-            x = layer.normalize(choose_statistics(output, layer.bias.clone()), RELU);
+            x = layer.normalize(choose_statistics(output, layer.bias.clone()), RELU_SLOPE);
         }
         to_images(x, &self.last.kernel, &self.last.bias)
     }

@@ -15,9 +15,9 @@ use crate::params::append;
 #[derive(Clone, Debug)]
 pub(crate) struct PhaseVectorLayout {
     /// Elements of each trained tensor's gradient, in the order of [`NetworkTensors::trained`].
-    gradients: Vec<usize>,
+    gradient_lens: Vec<usize>,
     /// Elements of each batch statistic, in the order of [`NetworkTensors::running`].
-    statistics: Vec<usize>,
+    statistic_lens: Vec<usize>,
 }
 
 /// A phase's vector, taken apart.
@@ -37,19 +37,19 @@ impl PhaseVectorLayout {
     pub(crate) fn new(network: &NetworkTensors, state: &Layout) -> Self {
         let statistic_len = |&index: &usize| state.tensors()[index].len();
         Self {
-            gradients: network.trained.iter().map(|tensor| tensor.spec.len()).collect(),
-            statistics: network.running.iter().map(statistic_len).collect(),
+            gradient_lens: network.trained.iter().map(|tensor| tensor.spec.len()).collect(),
+            statistic_lens: network.running.iter().map(statistic_len).collect(),
         }
     }
 
     /// Elements of the vector.
     pub(crate) fn len(&self) -> usize {
-        self.gradients_len() + self.statistics.iter().sum::<usize>() + 2
+        self.gradients_len() + self.statistic_lens.iter().sum::<usize>() + 2
     }
 
     /// Elements of all gradients together.
     pub(crate) fn gradients_len(&self) -> usize {
-        self.gradients.iter().sum()
+        self.gradient_lens.iter().sum()
     }
 
     /// Assembles the vector of a shard. `gradients` holds those of all trained tensors, one after
@@ -88,8 +88,8 @@ impl PhaseVectorLayout {
             part
         };
         PhaseVector {
-            gradients: self.gradients.iter().map(|&len| take(len)).collect(),
-            statistics: self.statistics.iter().map(|&len| take(len)).collect(),
+            gradients: self.gradient_lens.iter().map(|&len| take(len)).collect(),
+            statistics: self.statistic_lens.iter().map(|&len| take(len)).collect(),
             loss: take(1)[0],
             accuracy: take(1)[0],
         }

@@ -106,13 +106,13 @@ impl Dcgan {
     /// Trains the discriminator on real images `[N, 28, 28, 1]`, with the target that they are
     /// real.
     pub(crate) fn discriminator_on_real(&self, state: &State, images: FeatureMaps) -> Vec<f32> {
-        self.train_discriminator(state, images, Target::Real)
+        self.discriminator_vector_of(state, images, Target::Real)
     }
 
     /// Trains the discriminator on fakes, with the target that they are fake. No gradient flows to
     /// the generator.
     pub(crate) fn discriminator_on_fakes(&self, state: &State, fakes: &FakeBatch) -> Vec<f32> {
-        self.train_discriminator(state, fakes.images.clone().without_autodiff(), Target::Fake)
+        self.discriminator_vector_of(state, fakes.images.clone().without_autodiff(), Target::Fake)
     }
 
     /// Trains the generator through the discriminator on the same fakes, with the target that they
@@ -129,7 +129,12 @@ impl Dcgan {
     }
 
     /// Computes the vector of a phase that trains the discriminator, on images `[N, 28, 28, 1]`.
-    fn train_discriminator(&self, state: &State, images: FeatureMaps, target: Target) -> Vec<f32> {
+    fn discriminator_vector_of(
+        &self,
+        state: &State,
+        images: FeatureMaps,
+        target: Target,
+    ) -> Vec<f32> {
         let discriminator =
             Discriminator::new(state, &self.tensors.discriminator, &self.device, true);
         let (logits, statistics) = discriminator.forward(images);
@@ -268,7 +273,7 @@ impl Objective for Dcgan {
         }
     }
 
-    fn shard_gradients(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32> {
+    fn shard_vector(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32> {
         let kept = ScratchContent::take(task, scratch);
         match (task.at.phase, kept) {
             (Phase::DiscriminatorReal, Some(ScratchContent::RealVector(vector))) => vector,

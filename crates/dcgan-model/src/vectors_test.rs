@@ -133,7 +133,7 @@ impl Objective for OnGivenInputs {
         self.dcgan.tensors_read(phase)
     }
 
-    fn shard_gradients(&self, task: &ShardTask<'_>, _: &mut Scratch) -> Vec<f32> {
+    fn shard_vector(&self, task: &ShardTask<'_>, _: &mut Scratch) -> Vec<f32> {
         let Self { dcgan, images, latents, .. } = self;
         let fakes = || dcgan.generate(task.state, latents);
         match task.at.phase {

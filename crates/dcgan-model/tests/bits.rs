@@ -42,8 +42,8 @@ impl Objective for ComputesAhead<'_> {
         self.0.tensors_read(phase)
     }
 
-    fn shard_gradients(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32> {
-        let vector = self.0.shard_gradients(task, scratch);
+    fn shard_vector(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32> {
+        let vector = self.0.shard_vector(task, scratch);
         self.0.compute_ahead(task, scratch);
         vector
     }

@@ -47,14 +47,14 @@ impl From<&ExchangeMessage> for pb::ExchangeMessage {
                 plan: Some((&**plan).into()),
                 from: from.0.into(),
             }),
-            ExchangeMessage::ReduceFrame(frame) => Kind::BucketSum(frame.into()),
+            ExchangeMessage::ReduceFrame(frame) => Kind::ReduceFrame(frame.into()),
             ExchangeMessage::Superseded => Kind::Superseded(pb::Superseded {}),
         };
         Self { kind: Some(kind), checksum: 0 }.with_checksum()
     }
 }
 
-impl From<&ReduceFrame> for pb::BucketSum {
+impl From<&ReduceFrame> for pb::ReduceFrame {
     fn from(frame: &ReduceFrame) -> Self {
         let ReduceFrame { generation: _, position, digest, bucket_sum } = frame;
         let BucketSum { bucket, subtree, values } = bucket_sum;
@@ -100,7 +100,7 @@ impl ExchangeMessage {
         let kind = message.verify_checksum()?.kind;
         match kind.ok_or(Malformed("a member's message of an unknown kind"))? {
             Kind::Opening(opening) => Ok(Self::Opening(opening.try_into()?)),
-            Kind::BucketSum(bucket_sum) => {
+            Kind::ReduceFrame(bucket_sum) => {
                 Ok(Self::ReduceFrame(reduce_frame(bucket_sum, generation)?))
             }
             Kind::Superseded(pb::Superseded {}) => Ok(Self::Superseded),
@@ -135,10 +135,10 @@ impl TryFrom<pb::Subtree> for Subtree {
 /// Converts a frame. Whether its bucket and its subtree exist in the plan is for the reduction to
 /// check, which knows the plan.
 fn reduce_frame(
-    bucket_sum: pb::BucketSum,
+    bucket_sum: pb::ReduceFrame,
     generation: Generation,
 ) -> Result<ReduceFrame, Malformed> {
-    let pb::BucketSum { position, digest, bucket, subtree, values } = bucket_sum;
+    let pb::ReduceFrame { position, digest, bucket, subtree, values } = bucket_sum;
     if values.len() % 4 != 0 || values.len() > 4 * BUCKET_VALUES_MAX {
         return Err(Malformed("a bucket that is too long, or not made of float32"));
     }

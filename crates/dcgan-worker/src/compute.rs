@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use dcgan_core::ids::ShardId;
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
-use dcgan_core::protocol::worker::{GradientKey, ShardResult};
+use dcgan_core::protocol::worker::{ShardResult, VectorKey};
 use dcgan_core::state::State;
 use dcgan_process::panics;
 
@@ -20,7 +20,7 @@ use crate::partitions::PartitionCache;
 /// A shard's vector, or why it cannot be used.
 #[derive(Debug)]
 pub(crate) struct ComputedShard {
-    pub(crate) key: GradientKey,
+    pub(crate) key: VectorKey,
     pub(crate) shard: ShardId,
     pub(crate) result: ShardResult,
 }
@@ -44,14 +44,14 @@ struct ThreadQueue {
     /// Shards whose vectors are to be computed.
     to_compute: VecDeque<ShardJob>,
     /// The vector that it is computing.
-    running: Option<(GradientKey, ShardId)>,
+    running: Option<(VectorKey, ShardId)>,
     /// Shards whose vectors are computed, and whose next phase may be computed ahead.
     to_compute_ahead: VecDeque<ShardJob>,
 }
 
 #[derive(Clone)]
 struct ShardJob {
-    key: GradientKey,
+    key: VectorKey,
     state: Arc<State>,
     shard: ShardId,
 }
@@ -93,10 +93,10 @@ impl ComputePool {
 
     /// Computes the vectors of `shards`, in place of everything that was asked for before and has
     /// not begun.
-    pub(crate) fn replace(&self, key: GradientKey, state: &Arc<State>, shards: &[ShardId]) {
+    pub(crate) fn replace(&self, key: VectorKey, state: &Arc<State>, shards: &[ShardId]) {
         let mut threads = self.queues.lock();
         // A vector that a thread is computing already will be delivered: it is not queued again.
-        let running: Vec<(GradientKey, ShardId)> =
+        let running: Vec<(VectorKey, ShardId)> =
             threads.iter().filter_map(|thread| thread.running).collect();
 
         // Deal the shards out to the threads, one at a time.
@@ -148,7 +148,7 @@ impl Queues {
                 let _ = panics::catch(|| objective.compute_ahead(&task, scratch));
                 continue;
             }
-            let vector = panics::catch(|| objective.shard_gradients(&task, scratch));
+            let vector = panics::catch(|| objective.shard_vector(&task, scratch));
             let result = ShardResult::new(vector);
             self.finish(index, job);
             deliver(ComputedShard { key, shard, result });

@@ -55,7 +55,7 @@ impl Driver {
             Command::StorePlan(plan, fingerprint) => self.store_plan(plan, fingerprint)?,
             Command::AppendRow(row) => self.append_row(row)?,
             Command::SaveCheckpoint { saved, bytes } => self.save_checkpoint(saved, bytes)?,
-            Command::SaveGrid { step, bytes } => self.save_pending_grid(*step, bytes)?,
+            Command::SavePendingGrid { step, bytes } => self.save_pending_grid(*step, bytes)?,
             Command::Notice(notice) => notices::log(notice),
             // The caller has returned already.
             Command::Exit(_) => {}
@@ -139,10 +139,10 @@ fn fault_point(command: &Command) -> &'static str {
         Command::Welcome(..) => "welcome",
         Command::Send(_, ToWorker::Fence(_)) => "send-fence",
         Command::Send(_, ToWorker::Plan(_)) => "send-plan",
-        Command::Send(_, ToWorker::Persisted(_)) => "send-stored",
-        Command::Send(_, ToWorker::RequestSnapshot(_)) => "send-fetch",
+        Command::Send(_, ToWorker::Persisted(_)) => "send-persisted",
+        Command::Send(_, ToWorker::RequestSnapshot(_)) => "request-snapshot",
         Command::StorePlan(..) => "store-plan",
-        Command::AppendRow(_) => "append-line",
+        Command::AppendRow(_) => "append-row",
         Command::SaveCheckpoint { .. } => "save-checkpoint",
         _ => "other",
     }

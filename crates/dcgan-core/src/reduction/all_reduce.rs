@@ -194,7 +194,7 @@ impl AllReduce {
     }
 
     /// Tells whether this member has contributed the vectors of all its shards.
-    pub fn contributed(&self) -> bool {
+    pub fn has_contributed(&self) -> bool {
         self.plan.shards_of(self.me).all(|shard| self.local.has(shard))
     }
 
@@ -334,7 +334,7 @@ mod tests {
             in_flight.extend(sent.into_iter().map(|(to, bucket_sum)| (sender, to, bucket_sum)));
         }
         for member in &members {
-            assert!(member.contributed() && member.owed_by().is_empty());
+            assert!(member.has_contributed() && member.owed_by().is_empty());
             assert!(member.is_finished(), "every bucket sum has been delivered");
         }
         members.iter().map(AllReduce::sum).collect()

@@ -23,7 +23,7 @@ impl Disk {
     /// The summary that a coordinator reads when it starts.
     pub(crate) fn persisted(&self) -> PersistedOutputs {
         PersistedOutputs {
-            lines: self.rows.iter().map(|row| (row.step, row.state_digest)).collect(),
+            rows: self.rows.iter().map(|row| (row.step, row.state_digest)).collect(),
             checkpoint: self.checkpoints.values().next_back().map(|(saved, _)| saved.clone()),
             grids: self.grids.clone(),
         }

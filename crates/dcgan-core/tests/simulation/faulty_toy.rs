@@ -74,8 +74,8 @@ impl Objective for FaultyToy {
         self.toy.tensors_read(phase)
     }
 
-    fn shard_gradients(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32> {
-        let mut vector = self.toy.shard_gradients(task, scratch);
+    fn shard_vector(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32> {
+        let mut vector = self.toy.shard_vector(task, scratch);
         if self.has(Defect::NotFinite)
             || (self.has(Defect::Diverges) && task.at.step >= DIVERGES_AT)
         {

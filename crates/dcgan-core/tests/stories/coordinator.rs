@@ -96,7 +96,7 @@ impl Coordinator {
     pub(crate) fn restarts(&mut self) {
         self.now += Duration::from_secs(1);
         let persisted = PersistedOutputs {
-            lines: self.rows.clone(),
+            rows: self.rows.clone(),
             checkpoint: self.checkpoint.clone(),
             ..PersistedOutputs::default()
         };
@@ -262,7 +262,7 @@ impl Coordinator {
                 }
                 Some(line)
             }
-            Command::SaveGrid { step, .. } => Some(format!("save the grid of step {step}")),
+            Command::SavePendingGrid { step, .. } => Some(format!("save the grid of step {step}")),
             Command::Exit(outcome) => Some(format!("exit: {outcome:?}")),
         }
     }

@@ -9,7 +9,7 @@ use dcgan_core::objective::{Objective, Scratch, ShardTask};
 use dcgan_core::protocol::message::{Complaint, FromWorker, ToWorker};
 use dcgan_core::protocol::plan::{Member, Plan, StateRef};
 use dcgan_core::protocol::worker::{
-    Command, CopySource, Event, GradientKey, ReduceFrame, ShardResult, WorkerMachine,
+    Command, CopySource, Event, ReduceFrame, ShardResult, VectorKey, WorkerMachine,
 };
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::spec::sharding::Partition;
@@ -30,7 +30,7 @@ pub(crate) struct Worker {
     toy: Arc<Toy>,
     now: Duration,
     /// The shards that the machine wants computed.
-    jobs: VecDeque<(GradientKey, Arc<State>, ShardId)>,
+    jobs: VecDeque<(VectorKey, Arc<State>, ShardId)>,
     /// The frames that it wants sent to other members.
     pub(crate) outbox: VecDeque<(Rank, ReduceFrame)>,
     /// The states that it gave to others, newest last.
@@ -94,7 +94,7 @@ impl Worker {
         let (key, state, shard) = self.jobs.pop_front().expect("there is a shard to compute");
         let partition = Partition::new(1, (0..10).collect());
         let task = ShardTask { state: &state, at: key.at, shard, partition: &partition };
-        let vector = self.toy.shard_gradients(&task, &mut Scratch::default());
+        let vector = self.toy.shard_vector(&task, &mut Scratch::default());
         self.handle(Event::Computed(key, shard, ShardResult::new(Ok(vector))))
     }
 

@@ -26,7 +26,7 @@ fn fault_point(command: &Command) -> &'static str {
         Command::Report(FromWorker::StepDone(_)) => "step-done",
         Command::Report(_) => "report",
         Command::Connect(..) => "connect",
-        Command::Send(_, frame) if frame.bucket_sum.subtree.is_some() => "send-part",
+        Command::Send(_, frame) if frame.bucket_sum.subtree.is_some() => "send-subtree",
         Command::Send(..) => "send-sum",
         Command::Compute(..) => "compute",
         Command::Copy(..) => "copy",

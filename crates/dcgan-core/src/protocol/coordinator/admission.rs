@@ -19,10 +19,10 @@ impl CoordinatorMachine {
         self.fingerprint.get_or_insert_with(|| hello.fingerprint.clone());
 
         // A newer process of the same name replaces an older one.
-        if self.registry.get(&id.name).is_some_and(|worker| worker.id != id) {
+        if self.registry.by_name(&id.name).is_some_and(|worker| worker.id != id) {
             self.remove_worker(&id.name, Departure::Replaced);
         }
-        if self.registry.get(&id.name).is_none() {
+        if self.registry.by_name(&id.name).is_none() {
             self.notify(Notice::Connected(id.name.clone()));
         }
 
@@ -47,7 +47,7 @@ impl CoordinatorMachine {
     fn message_of_stage(&self, id: &WorkerId, lacks_plan: bool) -> Option<ToWorker> {
         match &self.stage {
             Stage::Fencing { generation, .. } => {
-                let worker = self.registry.find(id)?;
+                let worker = self.registry.by_id(id)?;
                 worker.ready.then_some(ToWorker::Fence(*generation))
             }
             Stage::Training { .. } => {
@@ -75,7 +75,7 @@ impl CoordinatorMachine {
             let (run, worker) = (run.clone(), hello.fingerprint.clone());
             return Some(Refusal::Fingerprint { run, worker });
         }
-        let same_name = self.registry.get(&hello.id.name)?;
+        let same_name = self.registry.by_name(&hello.id.name)?;
         if same_name.is_connected() && same_name.id > hello.id {
             return Some(Refusal::Replaced(hello.id.name.clone()));
         }

@@ -75,7 +75,7 @@ impl Suspects {
     }
 
     /// The workers at which a shard failed that, by this plan, another worker has computed since.
-    fn disproved(&self, plan: &Plan) -> BTreeSet<&WorkerId> {
+    fn faulty_workers(&self, plan: &Plan) -> BTreeSet<&WorkerId> {
         let mut faulty = BTreeSet::new();
         for (&shard, workers) in &self.failed_at {
             let owner = plan.member(plan.owner(shard)).map(|member| &member.id);
@@ -159,14 +159,14 @@ impl CoordinatorMachine {
         let Some(plan) = self.plan.clone() else {
             return;
         };
-        for worker in suspects.disproved(&plan) {
+        for worker in suspects.faulty_workers(&plan) {
             self.evict(worker, suspects.position);
         }
     }
 
     /// Removes a worker whose vectors at `position` were wrong, and tells it why.
     fn evict(&mut self, id: &WorkerId, position: Position) {
-        let Some(worker) = self.registry.find(id) else {
+        let Some(worker) = self.registry.by_id(id) else {
             return;
         };
         if let Some(conn) = worker.conn {
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(suspects.record(&worker, &plan, failed(&plan, 1)), Ok(()));
         suspects.reassign_failed_shards(&mut plan);
         assert_eq!(plan.owners, [Rank(0), Rank(1), Rank(1)]);
-        assert_eq!(suspects.disproved(&plan), BTreeSet::from([&worker]));
+        assert_eq!(suspects.faulty_workers(&plan), BTreeSet::from([&worker]));
     }
 
     #[test]

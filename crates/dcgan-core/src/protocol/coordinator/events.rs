@@ -142,7 +142,7 @@ impl CoordinatorMachine {
 
     /// Asks a worker to leave.
     fn drain(&mut self, name: &str) {
-        let Some(worker) = self.registry.get(name) else {
+        let Some(worker) = self.registry.by_name(name) else {
             return;
         };
         if let Some(conn) = worker.conn {

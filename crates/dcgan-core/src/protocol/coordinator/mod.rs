@@ -138,7 +138,7 @@ pub enum Command {
         bytes: Arc<Vec<u8>>,
     },
     /// Make a snapshot durable until its grid is drawn.
-    SaveGrid {
+    SavePendingGrid {
         /// The step after which it was taken.
         step: Step,
         /// The state, in the format of a checkpoint file.
@@ -399,7 +399,7 @@ impl CoordinatorMachine {
     fn members_back(&self) -> usize {
         self.members()
             .iter()
-            .filter_map(|member| self.registry.get(&member.id.name))
+            .filter_map(|member| self.registry.by_name(&member.id.name))
             .filter(|worker| worker.ready)
             .count()
     }

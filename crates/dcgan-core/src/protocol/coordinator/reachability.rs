@@ -165,8 +165,8 @@ impl CoordinatorMachine {
         let mut released = Vec::new();
         for (id, quarantine) in &mut self.reachability.quarantined {
             // Peers that are gone need not be reached any more.
-            quarantine.peers.retain(|peer| self.registry.find(peer).is_some());
-            let Some(worker) = self.registry.find(id) else {
+            quarantine.peers.retain(|peer| self.registry.by_id(peer).is_some());
+            let Some(worker) = self.registry.by_id(id) else {
                 released.push(id.clone());
                 continue;
             };
@@ -178,7 +178,7 @@ impl CoordinatorMachine {
             // Ask both ends of every pair to reach the other.
             if self.now >= quarantine.probe_at {
                 quarantine.start_round(self.now);
-                for peer in quarantine.peers.iter().filter_map(|peer| self.registry.find(peer)) {
+                for peer in quarantine.peers.iter().filter_map(|peer| self.registry.by_id(peer)) {
                     self.out.extend(probe(worker, peer));
                     self.out.extend(probe(peer, worker));
                 }
@@ -188,7 +188,7 @@ impl CoordinatorMachine {
         // Only a worker that is still here is worth a notice.
         for id in released {
             self.reachability.quarantined.remove(&id);
-            if self.registry.find(&id).is_some() {
+            if self.registry.by_id(&id).is_some() {
                 self.notify(Notice::Readmitted(id.name));
             }
         }

@@ -104,12 +104,12 @@ impl Registry {
     }
 
     /// The worker of this name, whichever process it is.
-    pub(super) fn get(&self, name: &str) -> Option<&Worker> {
+    pub(super) fn by_name(&self, name: &str) -> Option<&Worker> {
         self.workers.get(name)
     }
 
     /// The worker that is exactly this process: another process of the same name does not count.
-    pub(super) fn find(&self, id: &WorkerId) -> Option<&Worker> {
+    pub(super) fn by_id(&self, id: &WorkerId) -> Option<&Worker> {
         self.workers.get(&id.name).filter(|worker| worker.id == *id)
     }
 
@@ -231,9 +231,9 @@ mod tests {
         assert_eq!(registry.register(Duration::ZERO, ConnId(1), hello("a", 7)), None);
         assert_eq!(registry.register(Duration::ZERO, ConnId(2), hello("a", 7)), Some(ConnId(1)));
         assert_eq!(registry.close(Duration::ZERO, ConnId(1)), None);
-        assert!(registry.get("a").is_some_and(Worker::is_connected));
+        assert!(registry.by_name("a").is_some_and(Worker::is_connected));
         assert_eq!(registry.close(Duration::ZERO, ConnId(2)).as_deref(), Some("a"));
-        assert!(!registry.get("a").is_some_and(Worker::is_connected));
+        assert!(!registry.by_name("a").is_some_and(Worker::is_connected));
     }
 
     #[test]

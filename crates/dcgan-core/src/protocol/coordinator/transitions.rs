@@ -29,14 +29,16 @@ impl CoordinatorMachine {
         loop {
             let before = self.stage.clone();
             match self.stage.clone() {
-                Stage::Gathering { since } => self.on_gathering(since),
-                Stage::Fencing { generation, since } => self.on_fencing(generation, since)?,
+                Stage::Gathering { since } => self.advance_gathering(since),
+                Stage::Fencing { generation, since } => self.advance_fencing(generation, since)?,
                 Stage::Training { since, has_progress, has_complaint } => {
-                    self.on_training(since, has_progress, has_complaint);
+                    self.advance_training(since, has_progress, has_complaint);
                 }
-                Stage::Stopping { generation, since } => self.on_stopping(generation, since)?,
+                Stage::Stopping { generation, since } => {
+                    self.advance_stopping(generation, since)?
+                }
                 Stage::Finishing { since, until, outcome, .. } => {
-                    self.on_finishing(since, until, outcome);
+                    self.advance_finishing(since, until, outcome);
                 }
                 Stage::Done => {}
             }
@@ -124,7 +126,7 @@ impl CoordinatorMachine {
 
     /// Leaves Gathering for Fencing when enough workers are ready, or for Training when all members
     /// of the last plan are back and still train by it.
-    fn on_gathering(&mut self, since: Duration) {
+    fn advance_gathering(&mut self, since: Duration) {
         let ready = self.registry.ready().count();
         let all_back = self.members_back() == self.members().len();
 
@@ -161,7 +163,7 @@ impl CoordinatorMachine {
     /// Returns whether all members of the plan are ready, are the same processes, and have answered
     /// no later fence.
     fn all_members_train(&self, plan: &Plan) -> bool {
-        plan.members.iter().all(|member| match self.registry.find(&member.id) {
+        plan.members.iter().all(|member| match self.registry.by_id(&member.id) {
             Some(worker) => worker.ready && worker.was_training_in(plan.generation),
             None => false,
         })
@@ -169,11 +171,11 @@ impl CoordinatorMachine {
 
     /// Leaves Training for Fencing when the membership has to change: a member is lost or
     /// complains, a worker joins, a stop was asked for, or shards are to move.
-    fn on_training(&mut self, since: Duration, has_progress: bool, has_complaint: bool) {
+    fn advance_training(&mut self, since: Duration, has_progress: bool, has_complaint: bool) {
         let Some(plan) = self.plan.clone() else {
             return;
         };
-        let is_lost = !plan.members.iter().all(|member| self.registry.find(&member.id).is_some());
+        let is_lost = !plan.members.iter().all(|member| self.registry.by_id(&member.id).is_some());
         // Without progress a complaint waits: see `COMPLAINT_PAUSE`.
         let is_complaint_due =
             has_complaint && (has_progress || self.now >= since + COMPLAINT_PAUSE);
@@ -223,7 +225,7 @@ impl CoordinatorMachine {
 
     /// Leaves Fencing when all answers are in, or when enough are and the others are late: for
     /// Training by a new plan, or for Stopping if a stop was asked for.
-    fn on_fencing(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
+    fn advance_fencing(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
         // Count the answers.
         let (mut asked, mut answered) = (0, 0);
         for worker in self.registry.ready().filter(|worker| self.may_be_planned(worker)) {
@@ -357,7 +359,7 @@ impl CoordinatorMachine {
 
     /// Leaves Stopping when everything due is on disk, when no worker is left, or after 10 s: for
     /// Finishing, or for Done if another coordinator takes over.
-    fn on_stopping(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
+    fn advance_stopping(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
         let no_worker_left = self.registry.connected().next().is_none();
         let is_overdue = self.now >= since + ENDING_MAX;
         if !self.outputs.is_settled() && !no_worker_left && !is_overdue {
@@ -376,7 +378,7 @@ impl CoordinatorMachine {
     }
 
     /// Leaves Finishing for Done when all workers have left, or after 10 s.
-    fn on_finishing(&mut self, since: Duration, until: Duration, outcome: Outcome) {
+    fn advance_finishing(&mut self, since: Duration, until: Duration, outcome: Outcome) {
         let all_left = self.registry.workers.is_empty() && self.now >= until;
         if all_left || self.now >= since + ENDING_MAX {
             self.enter_done(outcome);

@@ -97,7 +97,8 @@ impl WorkerMachine {
 
     /// Answers another worker's request for a copy of the state `wanted`.
     pub(super) fn serve_copy(&mut self, wanted: StateRef, token: u64) {
-        let is_here = self.at.is_same_state(&wanted) && self.verify_state(self.state.all());
+        let is_here =
+            self.at.is_same_state(&wanted) && self.verify_or_discard_state(self.state.all());
         let command = if is_here {
             Command::Serve(token, Some(Arc::clone(&self.state)), self.retained.reports())
         } else {

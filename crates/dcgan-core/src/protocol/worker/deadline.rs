@@ -46,7 +46,7 @@ impl WorkerMachine {
         }
 
         reduction.complained_at = Some(self.now);
-        if let Some(&late) = reduction.reduce.owed_by().first() {
+        if let Some(&late) = reduction.all_reduce.owed_by().first() {
             // Forget the last complaint: an equal one would not be sent again.
             self.complaint = None;
             self.complain(Complaint::Timeout(late));

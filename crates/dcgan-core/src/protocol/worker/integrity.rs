@@ -27,7 +27,10 @@ pub(super) fn initial_state(objective: &dyn Objective) -> (State, StateRef) {
 impl WorkerMachine {
     /// Hashes the given tensors of the state again, and returns true if they are intact. If not,
     /// the state is discarded.
-    pub(super) fn verify_state(&mut self, tensors: impl IntoIterator<Item = usize>) -> bool {
+    pub(super) fn verify_or_discard_state(
+        &mut self,
+        tensors: impl IntoIterator<Item = usize>,
+    ) -> bool {
         let Some(tensor) = self.state.first_damaged(tensors).map(str::to_owned) else {
             return true;
         };

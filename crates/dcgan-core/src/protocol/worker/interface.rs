@@ -27,7 +27,7 @@ pub enum Event {
     /// A stream to or from this member of this generation has broken.
     StreamBroken(Generation, Rank),
     /// A compute thread is done with a shard.
-    Computed(GradientKey, ShardId, ShardResult),
+    Computed(VectorKey, ShardId, ShardResult),
     /// Another worker asks for a copy of this state. The token belongs to the request and returns
     /// in [`Command::Serve`].
     CopyAsked(StateRef, u64),
@@ -55,7 +55,7 @@ pub enum Command {
     Send(Rank, ReduceFrame),
     /// Compute the vectors of these shards from this state. Drop all earlier requests that no
     /// thread has begun.
-    Compute(GradientKey, Arc<State>, Vec<ShardId>),
+    Compute(VectorKey, Arc<State>, Vec<ShardId>),
     /// Ask this source for a copy of the plan's start state.
     Copy(Arc<Plan>, CopySource),
     /// Answer the request for a copy that has this token; with `None` if the state is not here.
@@ -90,7 +90,7 @@ pub struct ReduceFrame {
 /// The key goes to the compute threads with each request and returns with each result. A result
 /// whose key is no longer the current one comes from a state that has been left, and is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GradientKey {
+pub struct VectorKey {
     /// The position of the state that the vectors are computed from.
     pub at: Position,
     /// The digest of that state.

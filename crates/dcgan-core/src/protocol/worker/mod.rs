@@ -10,7 +10,7 @@
 //! The machine takes `(now, event)` and returns commands. It holds the state itself and updates it,
 //! which takes a few milliseconds; gradients are computed on other threads and return as events.
 //!
-//! # States
+//! # Stages
 //!
 //! ```text
 //!                               +---------+
@@ -79,7 +79,7 @@ use crate::state::values::SharedValues;
 use copy::CopyInProgress;
 use deadline::StepTimer;
 pub use deadline::TICK;
-pub use interface::{Command, CopySource, Event, GradientKey, ReduceFrame, ShardResult, StateCopy};
+pub use interface::{Command, CopySource, Event, ReduceFrame, ShardResult, StateCopy, VectorKey};
 use retained::Retained;
 use step::PhaseReduction;
 
@@ -202,14 +202,14 @@ impl WorkerMachine {
             };
             return Some(format!("a copy of the state from {source}"));
         }
-        let Some(PhaseReduction { reduce, .. }) = &self.reduction else {
+        let Some(PhaseReduction { all_reduce, .. }) = &self.reduction else {
             return Some("the end of the run".to_owned());
         };
-        if !reduce.contributed() {
+        if !all_reduce.has_contributed() {
             return None;
         }
         let owing: Vec<&str> =
-            reduce.owed_by().into_iter().map(|rank| name_of(plan, rank)).collect();
+            all_reduce.owed_by().into_iter().map(|rank| name_of(plan, rank)).collect();
         Some(format!("the results of {}", owing.join(", ")))
     }
 }

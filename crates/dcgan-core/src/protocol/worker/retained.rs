@@ -50,7 +50,7 @@ impl Retained {
     }
 
     /// Treats the snapshot of `step`, which may be still to come, as if the schedule asked for it.
-    pub(super) fn request_snapshot(&mut self, step: Step) {
+    pub(super) fn retain_snapshot(&mut self, step: Step) {
         if let Some(snapshot) = self.snapshots.get_mut(&step) {
             snapshot.is_due = true;
         } else {
@@ -118,8 +118,8 @@ mod tests {
         let mut retained = Retained::default();
         let state = Arc::new(State::zeros(Arc::new(Layout::new([]))));
         retained.keep_snapshot(1, Arc::clone(&state), false);
-        retained.request_snapshot(1);
-        retained.request_snapshot(3);
+        retained.retain_snapshot(1);
+        retained.retain_snapshot(3);
         for step in 2..=5 {
             retained.keep_snapshot(step, Arc::clone(&state), false);
         }

@@ -41,7 +41,7 @@ impl WorkerMachine {
             }
             ToWorker::Persisted(step) => self.retained.drop_persisted(step),
             ToWorker::RequestSnapshot(step) => self.upload_snapshot(step),
-            ToWorker::RetainSnapshot(step) => self.retained.request_snapshot(step),
+            ToWorker::RetainSnapshot(step) => self.retained.retain_snapshot(step),
             ToWorker::Probe(peer, address) => self.commands.push(Command::Probe(peer, address)),
             ToWorker::Finish(finish) => self.commands.push(Command::Exit(finish)),
         }
@@ -51,7 +51,7 @@ impl WorkerMachine {
     fn on_fence(&mut self, generation: Generation) {
         self.promised = self.promised.max(generation);
         // The next plan may start from this state, so it must not be offered if it is damaged.
-        self.verify_state(self.state.all());
+        self.verify_or_discard_state(self.state.all());
         self.report(FromWorker::FenceAck { generation, state: Some(self.at) });
     }
 
@@ -59,7 +59,7 @@ impl WorkerMachine {
     fn upload_snapshot(&mut self, step: Step) {
         // A snapshot shares the memory of the tensors that have not changed since. If the state is
         // damaged, all snapshots are dropped.
-        self.verify_state(self.state.all());
+        self.verify_or_discard_state(self.state.all());
         match self.retained.snapshot(step) {
             Some(state) if state.first_damaged(state.all()).is_none() => {
                 self.commands.push(Command::Upload(step, state));

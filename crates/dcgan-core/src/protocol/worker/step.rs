@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! train.rs                             here
-//! for each shard: shard_gradients      begin_phase: asks the compute threads for the own shards
+//! for each shard: shard_vector      begin_phase: asks the compute threads for the own shards
 //! sum.insert(shard, vector)            on_shard_result, contribute: adds to the all-reduce
 //!                                      on_frame: adds bucket sums of the other members
 //! sum.take(root); optimizer_step       apply_if_reduced: each member applies the same sum
@@ -18,7 +18,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Command, GradientKey, ReduceFrame, ShardResult, WorkerMachine};
+use super::{Command, ReduceFrame, ShardResult, VectorKey, WorkerMachine};
 use crate::ids::{Position, Rank, ShardId};
 use crate::metrics::StepDone;
 use crate::protocol::message::{Complaint, FailedShards, FromWorker};
@@ -28,7 +28,7 @@ use crate::state::State;
 
 /// The phase that is being computed and reduced.
 pub(super) struct PhaseReduction {
-    pub(super) reduce: AllReduce,
+    pub(super) all_reduce: AllReduce,
     /// The time at which this worker's last own vector was added; `None` before.
     pub(super) contributed_at: Option<Duration>,
     /// The time of the last complaint about a late member.
@@ -49,8 +49,9 @@ impl WorkerMachine {
         }
 
         let len = self.objective.phase_vector_len(self.at.position.phase);
-        let reduce = AllReduce::new(Arc::clone(&plan), rank, len);
-        self.reduction = Some(PhaseReduction { reduce, contributed_at: None, complained_at: None });
+        let all_reduce = AllReduce::new(Arc::clone(&plan), rank, len);
+        self.reduction =
+            Some(PhaseReduction { all_reduce, contributed_at: None, complained_at: None });
 
         // Compute the own shards. Under a new plan some may have been computed from this very
         // state.
@@ -58,7 +59,7 @@ impl WorkerMachine {
             plan.shards_of(rank).partition(|shard| self.computed.contains_key(shard));
         if !missing.is_empty() {
             let state = Arc::clone(&self.state);
-            self.commands.push(Command::Compute(self.gradient_key(), state, missing));
+            self.commands.push(Command::Compute(self.vector_key(), state, missing));
         }
         for shard in computed {
             self.contribute(shard);
@@ -71,8 +72,8 @@ impl WorkerMachine {
     }
 
     /// The key of vectors that are computed from the state as it is.
-    fn gradient_key(&self) -> GradientKey {
-        GradientKey {
+    fn vector_key(&self) -> VectorKey {
+        VectorKey {
             at: self.at.position,
             digest: self.at.digest,
             state_version: self.state_version,
@@ -87,12 +88,12 @@ impl WorkerMachine {
     /// Takes the result of a shard from the compute threads.
     pub(super) fn on_shard_result(
         &mut self,
-        key: GradientKey,
+        key: VectorKey,
         shard: ShardId,
         ShardResult(result): ShardResult,
     ) {
         // A result that was computed from an earlier state is of no use.
-        if key != self.gradient_key() {
+        if key != self.vector_key() {
             return;
         }
         match result {
@@ -145,14 +146,14 @@ impl WorkerMachine {
         if plan.owner(shard) != *rank {
             return;
         }
-        let bucket_sums = reduction.reduce.contribute(shard, self.computed[&shard].clone());
-        if reduction.reduce.contributed() {
+        let bucket_sums = reduction.all_reduce.contribute(shard, self.computed[&shard].clone());
+        if reduction.all_reduce.has_contributed() {
             reduction.contributed_at.get_or_insert(self.now);
             // Verify the state before the last contribution leaves. Nobody can apply the sum
             // without it, so a sum that was computed from damaged bytes is never applied.
             let objective = Arc::clone(&self.objective);
             let read = objective.tensors_read(self.at.position.phase);
-            if !self.verify_state(read.iter().copied()) {
+            if !self.verify_or_discard_state(read.iter().copied()) {
                 return;
             }
         }
@@ -203,7 +204,7 @@ impl WorkerMachine {
         let Some(reduction) = &mut self.reduction else {
             return;
         };
-        match reduction.reduce.receive(from, frame.bucket_sum) {
+        match reduction.all_reduce.receive(from, frame.bucket_sum) {
             Ok(bucket_sums) => self.send(bucket_sums),
             // The member disagrees about the plan, so nothing more of its stream can be used.
             Err(_) => self.complain(Complaint::StreamBroken(from)),
@@ -217,7 +218,8 @@ impl WorkerMachine {
         if !self.may_apply() {
             return;
         }
-        let Some(reduction) = self.reduction.take_if(|reduction| reduction.reduce.is_finished())
+        let Some(reduction) =
+            self.reduction.take_if(|reduction| reduction.all_reduce.is_finished())
         else {
             return;
         };
@@ -226,7 +228,7 @@ impl WorkerMachine {
         // stays intact for compute threads and for workers that copy it.
         let at = self.at.position;
         let mut state = State::clone(&self.state);
-        self.objective.optimizer_step(&mut state, at, &reduction.reduce.sum());
+        self.objective.optimizer_step(&mut state, at, &reduction.all_reduce.sum());
         if let Some(tensor) = state.found_damaged() {
             return self.discard_state(tensor);
         }

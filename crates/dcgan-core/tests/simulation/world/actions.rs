@@ -140,7 +140,7 @@ impl World {
         let (key, state, shard) = worker.jobs.swap_remove(job);
         let partition = &self.reference.partition;
         let task = ShardTask { state: &state, at: key.at, shard, partition };
-        let vector = worker.objective.shard_gradients(&task, &mut Scratch::default());
+        let vector = worker.objective.shard_vector(&task, &mut Scratch::default());
         // The driver of a real worker turns a panic into such an error.
         let result =
             if worker.objective.panics() { Err("a defect".to_owned()) } else { Ok(vector) };

@@ -79,7 +79,7 @@ impl World {
                 assert_eq!(saved.window.through, saved.step);
                 self.disk.checkpoints.insert(saved.step, (saved, bytes));
             }
-            Command::SaveGrid { step, .. } => {
+            Command::SavePendingGrid { step, .. } => {
                 self.disk.grids.insert(step);
             }
             Command::Notice(notice) => {

@@ -20,7 +20,7 @@ use dcgan_core::protocol::coordinator::{
 };
 use dcgan_core::protocol::message::{FromWorker, Hello, ToWorker};
 use dcgan_core::protocol::plan::Plan;
-use dcgan_core::protocol::worker::{Command, GradientKey, ReduceFrame, WorkerMachine};
+use dcgan_core::protocol::worker::{Command, ReduceFrame, VectorKey, WorkerMachine};
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::state::State;
 
@@ -56,7 +56,7 @@ struct Worker {
     /// Commands that are not executed yet.
     commands: VecDeque<Command>,
     /// Shards that are not computed yet.
-    jobs: Vec<(GradientKey, Arc<State>, ShardId)>,
+    jobs: Vec<(VectorKey, Arc<State>, ShardId)>,
     objective: Arc<FaultyToy>,
     /// A stopped process does nothing until this time.
     stopped_until: Option<Duration>,

@@ -22,7 +22,7 @@ use crate::spec::schedule::Schedule;
 use crate::spec::sharding::Sharding;
 use log_position::LogPosition;
 use requested_checkpoint::RequestedCheckpoint;
-use snapshots::{DueSnapshot, Holders, Snapshots};
+use snapshots::{DueSnapshot, PlanView, Snapshots};
 use step_reports::StepReports;
 
 /// The settings of the outputs.
@@ -42,7 +42,7 @@ pub struct OutputConfig {
 #[derive(Clone, Debug, Default)]
 pub struct PersistedOutputs {
     /// The steps that have a row of metrics, with the state's digest there.
-    pub lines: BTreeMap<Step, Digest>,
+    pub rows: BTreeMap<Step, Digest>,
     /// The newest intact checkpoint.
     pub checkpoint: Option<SavedCheckpoint>,
     /// The steps that have a grid, or the snapshot for one.
@@ -69,7 +69,7 @@ pub struct SavedCheckpoint {
 
 /// The purposes of a snapshot.
 #[derive(Clone, Copy, Debug)]
-struct Due {
+struct Purposes {
     checkpoint: bool,
     grid: bool,
 }
@@ -211,7 +211,7 @@ impl Outputs {
     fn write_row(&mut self, done: &StepDone, out: &mut Vec<Command>) -> Result<(), Failure> {
         let OutputConfig { schedule, sharding, batch_size, learning_rate } = self.config;
         let (step, computed) = (done.step, done.digest);
-        match self.persisted.lines.insert(step, computed) {
+        match self.persisted.rows.insert(step, computed) {
             None => {
                 let epoch = sharding.epoch(step);
                 let row = self.log.window.row(done, epoch, batch_size, learning_rate);
@@ -232,12 +232,12 @@ impl Outputs {
     }
 
     /// The purposes of a snapshot after this step; `None` if no snapshot is due.
-    fn due_after(&self, step: Step) -> Option<Due> {
+    fn due_after(&self, step: Step) -> Option<Purposes> {
         let schedule = &self.config.schedule;
         let wants_checkpoint =
             schedule.checkpoint_due(step) || self.requested_checkpoint() == Some(step);
         let wants_grid = schedule.grid_due(step) && self.draws_grids;
-        let due = Due {
+        let due = Purposes {
             checkpoint: wants_checkpoint && !self.persisted.has_checkpoint(step),
             grid: wants_grid && !self.persisted.grids.contains(&step),
         };
@@ -281,7 +281,7 @@ impl Outputs {
             None if is_log_position => (reached.digest, self.log.window.clone()),
             None => return,
         };
-        let due = Due { checkpoint: true, grid: false };
+        let due = Purposes { checkpoint: true, grid: false };
         self.snapshots.add(step, DueSnapshot::new(digest, window, due));
     }
 
@@ -295,7 +295,7 @@ impl Outputs {
         connected: &BTreeMap<WorkerId, ConnId>,
         out: &mut Vec<Command>,
     ) {
-        let holders = Holders { members, start, connected };
+        let holders = PlanView { members, start, connected };
         for step in self.snapshots.request(now, &self.reports, &holders, out) {
             out.push(Command::Notice(Notice::SnapshotGivenUp(step)));
             let furthest = self.furthest_step();
@@ -329,7 +329,7 @@ impl Outputs {
             return;
         };
         if snapshot.due.grid {
-            out.push(Command::SaveGrid { step, bytes: Arc::clone(bytes) });
+            out.push(Command::SavePendingGrid { step, bytes: Arc::clone(bytes) });
             self.persisted.grids.insert(step);
         }
         if snapshot.due.checkpoint {

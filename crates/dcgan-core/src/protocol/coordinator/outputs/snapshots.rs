@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::super::{Command, ConnId};
 use super::step_reports::StepReports;
-use super::{Due, PersistedOutputs};
+use super::{PersistedOutputs, Purposes};
 use crate::ids::{Digest, Step, WorkerId};
 use crate::metrics::LogWindow;
 use crate::protocol::message::ToWorker;
@@ -27,7 +27,7 @@ pub(super) struct DueSnapshot {
     /// The open log window there.
     pub(super) window: LogWindow,
     /// Its purposes.
-    pub(super) due: Due,
+    pub(super) due: Purposes,
     request: Option<Request>,
     /// The number of requests so far. It selects the next worker to ask.
     attempts: usize,
@@ -44,13 +44,13 @@ struct Request {
 
 impl DueSnapshot {
     /// A snapshot that nobody was asked for yet.
-    pub(super) fn new(digest: Digest, window: LogWindow, due: Due) -> Self {
+    pub(super) fn new(digest: Digest, window: LogWindow, due: Purposes) -> Self {
         Self { digest, window, due, request: None, attempts: 0, lacking: BTreeSet::new() }
     }
 }
 
 /// The members of the plan, as far as giving up a snapshot depends on them.
-pub(super) struct Holders<'a> {
+pub(super) struct PlanView<'a> {
     /// The members; empty if there is no plan that matters.
     pub(super) members: &'a [WorkerId],
     /// The step that their plan starts after.
@@ -116,7 +116,7 @@ impl Snapshots {
         &mut self,
         now: Duration,
         reports: &StepReports,
-        holders: &Holders<'_>,
+        holders: &PlanView<'_>,
         out: &mut Vec<Command>,
     ) -> Vec<Step> {
         let last_steps = reports.last_steps();
@@ -197,7 +197,7 @@ impl DueSnapshot {
     }
 }
 
-impl Holders<'_> {
+impl PlanView<'_> {
     /// Returns whether all members are here and beyond `step`, so that none can still reach it.
     fn have_passed(&self, step: Step, last_steps: &BTreeMap<&WorkerId, Step>) -> bool {
         if self.members.is_empty() {
