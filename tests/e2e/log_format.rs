@@ -31,6 +31,25 @@ fn a_log_as_text_has_plain_sentences_without_fields() {
 }
 
 #[test]
+fn a_run_that_fails_ends_with_a_block_on_the_screen() {
+    let folder = tempdir().unwrap();
+    // With this learning rate the values are soon too large for a float32.
+    let arguments = "--out run --local --workers 1 --objective toy --learning-rate 1e30";
+    let failed = Process::start_with_log_format("text", COORD, folder.path(), arguments).expect(1);
+    // The keys of the block are a contract: people and programs look for them.
+    let block: Vec<&str> =
+        failed.text.lines().skip_while(|line| !line.starts_with("the run has failed: ")).collect();
+    assert_eq!(block.len(), 4, "{}", failed.text);
+    for (line, parts) in block[1..].iter().zip([
+        ["  logs:    ", "run/logs"],
+        ["  saved:   ", "no checkpoint"],
+        ["  resume:  ", "dcgan-coord --out run --local"],
+    ]) {
+        assert!(line.starts_with(parts[0]) && line.ends_with(parts[1]), "{line:?}");
+    }
+}
+
+#[test]
 fn a_log_as_json_has_events_with_their_sentences() {
     let folder = tempdir().unwrap();
     let ended = train(folder.path(), "json");

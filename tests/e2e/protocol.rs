@@ -131,16 +131,11 @@ fn a_run_fails_with_an_explanation_when_its_local_worker_has_crashed_too_often()
     }
     let failed = coordinator.expect(1);
     failed.event("child_given_up", &[("child", "worker-0")]);
-    failed.event("run_failed", &[("cause", "out_of_workers")]);
-    // The keys of the block at the end are a contract: people and programs look for them.
-    let line = |key: &str| {
-        let mut lines = failed.text.lines().filter(|line| line.trim_start().starts_with(key));
-        lines.next_back().unwrap_or_else(|| panic!("no line {key:?} in:\n{}", failed.text))
-    };
-    assert_names(line("first:"), &["worker-0", "signal: 9"]);
-    assert_names(line("log:"), &["run/logs/worker-0.log"]);
-    assert_names(line("saved:"), &["checkpoint"]);
-    assert_names(line("resume:"), &["dcgan-coord", "--out run --local"]);
+    let failure = failed.event("run_failed", &[("cause", "out_of_workers")]);
+    assert_names(failure.field("first"), &["worker-0", "signal: 9"]);
+    assert_names(failure.field("log"), &["run/logs/worker-0.log"]);
+    assert_names(failure.field("saved"), &["checkpoint"]);
+    assert_names(failure.field("resume"), &["dcgan-coord", "--out run --local"]);
     let longer = logged_steps(folder.path()).pop().unwrap() + 1000;
     assert_eq!(local(folder.path(), &format!("--steps {longer}")), undisturbed(longer));
 }

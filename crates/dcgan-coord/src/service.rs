@@ -236,7 +236,12 @@ async fn forward_worker(
     driver: mpsc::Sender<Input>,
 ) {
     let error = forward_messages(conn, stream, &driver).await.err();
-    tracing::debug!(event = "stream_ended", conn = conn.0, ?error, "a control stream ended");
+    tracing::debug!(
+        event = "stream_ended",
+        conn = conn.0,
+        ?error,
+        "a control stream ended: {error:?}"
+    );
     // The driver is gone if the coordinator is ending.
     let _ = driver.send(Input::Machine(Event::Closed(conn))).await;
 }

@@ -58,7 +58,7 @@ pub struct LogArgs {
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
 /// Tells whether this process writes its log as JSON.
-pub(crate) fn is_json() -> bool {
+pub fn is_json() -> bool {
     FORMAT.get() == Some(&LogFormat::Json)
 }
 
@@ -140,10 +140,33 @@ impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         match field.name() {
             // Writing to a string cannot fail.
-            "message" => drop(write!(self.sentence, "{value:?}")),
+            "message" => {
+                let _ = write!(Escaping(&mut self.sentence), "{value:?}");
+            }
             "event" => self.has_event = true,
-            name => self.fields.push(format!("{name}={value:?}")),
+            name => {
+                let mut text = format!("{name}=");
+                let _ = write!(Escaping(&mut text), "{value:?}");
+                self.fields.push(text);
+            }
         }
+    }
+}
+
+/// Escapes the characters that a terminal obeys, except for the end of a line. Sentences hold texts
+/// of other machines, such as a refused worker's fingerprint.
+struct Escaping<'a>(&'a mut String);
+
+impl Write for Escaping<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            if c.is_control() && !matches!(c, '\n' | '\t') {
+                self.0.extend(c.escape_unicode());
+            } else {
+                self.0.push(c);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -198,6 +221,14 @@ mod tests {
         let line = logged_as_text(|| tracing::event!(Level::INFO, peer = 3, "a library's line"));
         assert_eq!(line, "a library's line peer=3\n");
         assert_eq!(logged_as_text(|| tracing::event!(Level::INFO, "no field")), "no field\n");
+    }
+
+    #[test]
+    fn what_a_terminal_obeys_is_escaped() {
+        let line = logged_as_text(|| {
+            tracing::info!(event = "worker_refused", "refused: {}", "\u{1b}[31m\u{9b}red");
+        });
+        assert_eq!(line, "refused: \\u{1b}[31m\\u{9b}red\n");
     }
 
     #[test]

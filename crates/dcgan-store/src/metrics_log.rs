@@ -74,9 +74,10 @@ impl MetricsLog {
         let end = self.file.stream_position()?;
         let written = self.file.write_all(line).and_then(|()| self.file.sync_data());
         if written.is_err() {
-            // The disk may be full, with half a line on it: the caller will try again, and that
-            // must not append to the half. If cutting fails too, opening the log will cut.
-            let _ = cut(&mut self.file, end);
+            // The disk may be full, with half a line on it. The caller will try again, and that must
+            // not append to the half: the position goes back even if the file cannot be cut.
+            let _ = self.file.set_len(end);
+            let _ = self.file.seek(SeekFrom::Start(end));
         }
         written
     }

@@ -2,6 +2,7 @@
 
 use dcgan_core::protocol::coordinator::Outcome;
 use dcgan_process::exit::status;
+use dcgan_process::logging;
 use dcgan_process::signals::Signal;
 
 use super::Driver;
@@ -40,21 +41,39 @@ impl Driver {
         }
     }
 
-    /// Prints one block that says what failed, where to look, what is saved and how to resume. It
-    /// is the last thing on the screen.
+    /// Says what failed, where to look, what is saved and how to resume: as one block, the last
+    /// thing on the screen, or as one event if the log is JSON.
     fn print_failure(&self, code: &'static str, what: &str) {
-        tracing::error!(event = "run_failed", cause = code, "the run has failed: {what}");
-        if let Some(first) = self.local.as_ref().and_then(LocalProcesses::first_crash) {
-            eprintln!("  first:   {} ended with {}", first.name, first.status);
-            eprintln!("  log:     {}", first.log.display());
-        } else if self.is_local {
-            eprintln!("  logs:    {}", self.recorder.logs().display());
+        let crash = self.local.as_ref().and_then(LocalProcesses::first_crash);
+        let first = crash.map(|crash| format!("{} ended with {}", crash.name, crash.status));
+        let log = crash.map(|crash| crash.log.display().to_string());
+        let logs =
+            (self.is_local && crash.is_none()).then(|| self.recorder.logs().display().to_string());
+        let saved = self.machine.checkpoint().map_or("no checkpoint".to_owned(), |saved| {
+            format!("checkpoint of step {}", saved.step)
+        });
+        let resume = self.resume_command();
+        if logging::is_json() {
+            tracing::error!(
+                event = "run_failed",
+                cause = code,
+                first,
+                log,
+                logs,
+                saved,
+                resume,
+                "the run has failed: {what}"
+            );
+            return;
         }
-        match self.machine.checkpoint() {
-            Some(saved) => eprintln!("  saved:   checkpoint of step {}", saved.step),
-            None => eprintln!("  saved:   no checkpoint"),
+        eprintln!("\nthe run has failed: {what}");
+        for (key, value) in [("first:", first), ("log:", log), ("logs:", logs)] {
+            if let Some(value) = value {
+                eprintln!("  {key:<8} {value}");
+            }
         }
-        eprintln!("  resume:  {}", self.resume_command());
+        eprintln!("  saved:   {saved}");
+        eprintln!("  resume:  {resume}");
     }
 
     fn resume_command(&self) -> String {

@@ -112,7 +112,8 @@ impl RunSpec {
     ///
     /// Every program calls this before it uses a specification.
     ///
-    /// # Errors If a value is out of its range, or the batch does not fit the shards, the data or
+    /// # Errors
+    /// If a value is out of its range, or the batch does not fit the shards, the data or
     /// the networks.
     pub fn check(&self) -> Result<Sharding, RunSpecError> {
         // NaN is neither above 0 nor finite.

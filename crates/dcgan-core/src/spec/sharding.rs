@@ -58,7 +58,8 @@ pub enum ShardingError {
 impl Sharding {
     /// Splits `images` images into `shards` partitions, for batches of `batch_size` images.
     ///
-    /// # Errors If `batch_size` is not a multiple of `shards`, leaves a shard fewer than 2 images,
+    /// # Errors
+    /// If `batch_size` is not a multiple of `shards`, leaves a shard fewer than 2 images,
     /// or is larger than an epoch.
     pub fn new(
         seed: u64,
