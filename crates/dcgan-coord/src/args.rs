@@ -31,7 +31,7 @@ pub struct Args {
     /// with --local].
     #[arg(long, value_name = "ADDR:PORT", env = "DCGAN_LISTEN")]
     pub listen: Option<SocketAddr>,
-    /// Continues the run that the run directory holds, or refuses it.
+    /// Treatment of a run that the directory holds already: auto continues it, never refuses it.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t, env = "DCGAN_RESUME")]
     pub resume: Resume,
     /// File of settings, with the names of the flags as keys, such as a run directory's
@@ -125,7 +125,7 @@ pub(crate) enum SummaryFormat {
     Dot,
 }
 
-/// True if to continue the run that a run directory holds.
+/// The treatment of a run that the directory holds already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Resume {

@@ -57,7 +57,7 @@ fn fields(notice: &Notice) -> Fields<'_> {
         Notice::Planned { generation, members, start } => Fields {
             generation: Some(generation.0),
             members: Some(members.join(",")),
-            // The plan starts from a finished step, so the first step that it trains is the next.
+            // `start.step` counts finished steps. The step after them is trained first.
             step: Some(start.step + 1),
             ..none
         },

@@ -40,6 +40,9 @@
 //! * **fence**: the question that precedes every plan. A worker that answers it promises to apply
 //!   no result of an older generation, and says which state it has.
 //! * **slice**, **bucket**: rank r owns slice r of every summed vector; a slice travels in buckets.
+//! * **vector**, **frame**: everything that a phase computes for a shard and that is summed over
+//!   the shards, as one flat array; a bucket on its way between two members, with the state that it
+//!   belongs to.
 //! * **subtree**: shards that are added up together, in the reduction tree's order.
 //! * **complaint**: a worker says what keeps it from going on, and asks for a new generation.
 //! * **spare**, **quarantine**: a worker that waits for a free shard; one that waits until it

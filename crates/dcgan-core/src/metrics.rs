@@ -119,10 +119,7 @@ impl LogWindow {
 
 /// A row of `metrics.jsonl`: the averages over a log window, and the state at its end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(
-    missing_docs,
-    reason = "the fields are the contract of the run directory; README.md explains each"
-)]
+#[expect(missing_docs, reason = "the fields are a contract; docs/run-directory.md explains each")]
 pub struct MetricsRow {
     pub step: Step,
     pub epoch: u64,

@@ -16,18 +16,18 @@ use crate::state::{Layout, State};
 ///
 /// # Order of the calls
 ///
-/// Once, when a worker starts, its driver calls [`layout`](Self::layout) and
+/// Once, when a worker starts, its state machine calls [`layout`](Self::layout) and
 /// [`initial_state`](Self::initial_state). Then, in every phase of every step:
 ///
-/// 1. The driver asks for [`phase_vector_len`](Self::phase_vector_len), to divide the vector among
+/// 1. The machine asks for [`phase_vector_len`](Self::phase_vector_len), to divide the vector among
 ///    the members.
 /// 2. The compute threads call [`shard_vector`](Self::shard_vector) once for each shard that
 ///    the worker owns, several shards at a time.
 /// 3. A compute thread with nothing left to do calls [`compute_ahead`](Self::compute_ahead), while
-///    the driver waits for the other members.
-/// 4. Before the worker's last contribution leaves, the driver verifies the digests of
+///    the machine waits for the other members.
+/// 4. Before the worker's last contribution leaves, the machine verifies the digests of
 ///    [`tensors_read`](Self::tensors_read).
-/// 5. When the sum is complete, the driver of every worker calls
+/// 5. When the sum is complete, the machine of every worker calls
 ///    [`optimizer_step`](Self::optimizer_step) with the same sum. After the last phase it calls
 ///    [`metrics`](Self::metrics).
 ///

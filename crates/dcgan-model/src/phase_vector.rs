@@ -26,7 +26,7 @@ pub(crate) struct PhaseVector<'a> {
     pub(crate) gradients: Vec<&'a [f32]>,
     /// The mean and the biased variance of each batch norm's input, alternately.
     pub(crate) statistics: Vec<&'a [f32]>,
-    /// The mean loss over the images.
+    /// The mean loss over the images; in a sum over shards, the sum of their means.
     pub(crate) loss: f32,
     /// The fraction of images on the right side of probability 0.5.
     pub(crate) accuracy: f32,

@@ -103,21 +103,21 @@ impl Dcgan {
 
     // The phases. Each computes the vector of one shard.
 
-    /// Trains the discriminator on real images `[N, 28, 28, 1]`, with the target that they are
-    /// real.
+    /// Computes the discriminator's vector on real images `[N, 28, 28, 1]`, with the target that
+    /// they are real.
     pub(crate) fn discriminator_on_real(&self, state: &State, images: FeatureMaps) -> Vec<f32> {
         self.discriminator_vector_of(state, images, Target::Real)
     }
 
-    /// Trains the discriminator on fakes, with the target that they are fake. No gradient flows to
-    /// the generator.
+    /// Computes the discriminator's vector on fakes, with the target that they are fake. No
+    /// gradient flows to the generator.
     pub(crate) fn discriminator_on_fakes(&self, state: &State, fakes: &FakeBatch) -> Vec<f32> {
         self.discriminator_vector_of(state, fakes.images.clone().without_autodiff(), Target::Fake)
     }
 
-    /// Trains the generator through the discriminator on the same fakes, with the target that they
-    /// are real. The discriminator's weights get no gradients here, and its running statistics stay
-    /// as they are.
+    /// Computes the generator's vector, through the discriminator, on the same fakes, with the
+    /// target that they are real. The discriminator's weights get no gradients here, and its
+    /// running statistics stay as they are.
     pub(crate) fn generator_on_fakes(&self, state: &State, fakes: FakeBatch) -> Vec<f32> {
         let discriminator =
             Discriminator::new(state, &self.tensors.discriminator, &self.device, false);

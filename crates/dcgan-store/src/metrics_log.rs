@@ -1,6 +1,7 @@
 //! `metrics.jsonl`: one JSON object on each line, appended and never rewritten.
 //!
-//! Each line is a [`MetricsRow`]: averages over the steps since the row before. A crash can leave
+//! Each line is a [`MetricsRow`]: averages over the steps since the last
+//! multiple of the log interval. A crash can leave
 //! the beginning of a last line; opening the log cuts it off, and its steps are reported again. Any
 //! other line that is not a row means that the file is not this log, and it is refused.
 
@@ -74,8 +75,8 @@ impl MetricsLog {
         let end = self.file.stream_position()?;
         let written = self.file.write_all(line).and_then(|()| self.file.sync_data());
         if written.is_err() {
-            // The disk may be full, with half a line on it. The caller will try again, and that must
-            // not append to the half: the position goes back even if the file cannot be cut.
+            // The disk may be full, with half a line on it. The caller will try again, and that
+            // must not append to the half: the position goes back even if the file cannot be cut.
             let _ = self.file.set_len(end);
             let _ = self.file.seek(SeekFrom::Start(end));
         }

@@ -24,7 +24,7 @@ pub(crate) enum Input {
     Computed(ComputedShard),
     /// The start state of this generation's plan was copied; `None` if that failed.
     Copied(Generation, Option<StateCopy>),
-    /// A probe has shown whether this worker can be reached.
+    /// A probe has shown whether this peer can be reached.
     ProbeResult(WorkerId, bool),
     /// The operating system asks the worker to end.
     Signal(Signal),

@@ -51,7 +51,7 @@ pub(crate) struct ChaosArgs {
         value_parser = ["toy", "dcgan"]
     )]
     objective: String,
-    /// Length of the run [default: 100 for each fault of the toy, 200 of the DCGAN].
+    /// Length of the run [default: 100 for each fault with the toy, 200 in all with the DCGAN].
     #[arg(long, value_name = "N")]
     steps: Option<Step>,
     /// Seed of the faults and their times.

@@ -49,7 +49,8 @@ pub enum FromWorker {
     FenceAck {
         /// The generation of the fence.
         generation: Generation,
-        /// The state that the worker holds; `None` if it cannot be used.
+        /// The state that the worker holds. A worker whose state is damaged falls back to the
+        /// initial state, so that this version always sends one.
         state: Option<StateRef>,
     },
     /// The report of a finished step.

@@ -1,5 +1,5 @@
-//! Executes the commands of the state machine. What takes long runs on the network's thread, and
-//! its result comes back as an input.
+//! Executes the commands of the state machine. Long work runs in the background, on
+//! the network's runtime and on blocking threads, and its result comes back as an input.
 
 use std::sync::Arc;
 

@@ -8,7 +8,7 @@ use crate::protocol::plan::Plan;
 /// How soon a new generation follows a complaint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Urgency {
-    /// At once: the complaint cannot come again without a change.
+    /// At once: under another plan the same complaint cannot come again.
     AtOnce,
     /// After a pause, unless a step was finished in between: the trouble may last.
     AfterPause,

@@ -171,8 +171,8 @@ impl CoordinatorMachine {
         };
         if let Some(conn) = worker.conn {
             let why = format!(
-                "its vectors at {position} were not finite numbers, but those of other workers \
-                 were: check this machine"
+                "its vectors at {position} could not be used, but those of other workers could: \
+                 check this machine"
             );
             self.out.push(Command::Send(conn, ToWorker::Finish(Finish::Failed(why))));
         }

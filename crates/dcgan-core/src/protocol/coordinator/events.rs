@@ -89,8 +89,8 @@ impl CoordinatorMachine {
         let was_ready = worker.ready;
         worker.fence_answer = Some(FenceAnswer { generation, state });
         worker.ready = true;
-        // A worker that was too late for its fence counts as ready again. If the next fence is
-        // open, it was not sent that one.
+        // A worker that was too late for its fence counts as ready again. A newer fence may be open
+        // that it was not sent, so it is sent now.
         if !was_ready {
             self.send_open_fence(conn);
         }

@@ -364,7 +364,7 @@ impl CoordinatorMachine {
         self.plan.as_ref()
     }
 
-    /// The last step that is finished, as far as workers have reported.
+    /// The last finished step on which all members agree.
     pub fn reached(&self) -> Step {
         self.outputs.reached()
     }
@@ -395,7 +395,7 @@ impl CoordinatorMachine {
         self.plan.as_ref().map_or(&[], |plan| &plan.members)
     }
 
-    /// The number of members, by name, that may be planned.
+    /// The number of members, by name, that are ready.
     fn members_back(&self) -> usize {
         self.members()
             .iter()

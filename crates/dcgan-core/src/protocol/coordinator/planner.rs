@@ -13,7 +13,7 @@ pub(super) struct Candidate {
     pub(super) id: WorkerId,
     /// The address at which other workers reach it, as host:port.
     pub(super) address: String,
-    /// Its state; `None` if that is damaged.
+    /// Its state, if it has sent one.
     pub(super) state: Option<StateRef>,
     /// Its place in the order in which workers came.
     pub(super) arrival: u64,

@@ -28,7 +28,7 @@ pub(super) struct Worker {
     /// True if a peer has complained in this generation that its data stream to this worker
     /// broke.
     pub(super) data_closed: bool,
-    /// True if it may be planned.
+    /// True if it has its data and has not missed a fence. It is sent fences, and may be a member.
     pub(super) ready: bool,
     /// Its newest answer to a fence.
     pub(super) fence_answer: Option<FenceAnswer>,
@@ -47,7 +47,7 @@ pub(super) struct Worker {
 pub(super) struct FenceAnswer {
     /// The fence that is answered.
     pub(super) generation: Generation,
-    /// The worker's state; `None` if it turned out to be damaged.
+    /// The worker's state, if it has sent one.
     pub(super) state: Option<StateRef>,
 }
 
@@ -173,7 +173,7 @@ impl Registry {
         conn
     }
 
-    /// The workers that may be planned and are sent fences.
+    /// The workers that have their data and have not missed a fence: they are sent fences.
     pub(super) fn ready(&self) -> impl Iterator<Item = &Worker> {
         self.workers.values().filter(|worker| worker.ready)
     }

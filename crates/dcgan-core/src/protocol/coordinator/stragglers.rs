@@ -3,8 +3,8 @@
 //! All members wait for the slowest in every phase. Moving shards shortens that wait, and it cannot
 //! change the result: the reduction adds shards up in an order that does not depend on their
 //! owners. But every move costs a fence, and the speed of a machine that has other work varies from
-//! second to second. So a member must be slower for some seconds, by enough to be worth a move, and
-//! after each move shards rest for a time that doubles.
+//! second to second. So speeds are averaged over some steps and seconds before a first decision,
+//! the gain must be worth a move, and after each move shards rest for a time that doubles.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -61,7 +61,7 @@ pub(super) struct Move {
     /// The name of the member that loses shards.
     pub(super) name: String,
     /// The ratio of its time for a shard to the mean of the other members' times.
-    pub(super) times: f64,
+    pub(super) ratio: f64,
 }
 
 impl Stragglers {
@@ -136,7 +136,7 @@ impl Stragglers {
         let others = (shard_ms.len() - 1).max(1) as f64;
         let mean_of_others = (shard_ms.iter().sum::<f64>() - slowest_ms) / others;
         let name = plan.members[slowest].id.name.clone();
-        Some(Move { name, times: slowest_ms / mean_of_others })
+        Some(Move { name, ratio: slowest_ms / mean_of_others })
     }
 
     /// The milliseconds that each member takes for a shard, by rank; `None` until every member has
@@ -178,7 +178,7 @@ fn longest_ms(loads: &[usize], shard_ms: &[f64]) -> f64 {
 /// as early as possible. Each member gets at least one shard.
 ///
 /// # Panics
-/// If there are more shards than members and no members.
+/// If there are shards but no members.
 fn spread(shards: usize, shard_ms: &[f64]) -> Vec<usize> {
     let mut loads = vec![1; shard_ms.len()];
     // Give each further shard to the member that would finish it first.
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(stragglers.decide(Duration::from_secs(2), &plan), None, "too early");
         assert_eq!(
             stragglers.decide(later, &plan),
-            Some(Move { name: "worker-1".to_owned(), times: 3.0 })
+            Some(Move { name: "worker-1".to_owned(), ratio: 3.0 })
         );
         let ids: Vec<WorkerId> = plan.members.iter().map(|member| member.id.clone()).collect();
         assert_eq!(stragglers.loads(8, &ids), Some(vec![6, 2]));

@@ -193,7 +193,7 @@ impl CoordinatorMachine {
             && self.rebalance
         {
             self.enter_fencing(&format!("shards move from worker {}", slow.name));
-            let percent = (100.0 * slow.times) as u32;
+            let percent = (100.0 * slow.ratio) as u32;
             self.notify(Notice::ShardsMoved { name: slow.name, percent });
         }
     }

@@ -55,7 +55,7 @@ impl WorkerMachine {
         }
     }
 
-    /// Takes the copy that a source has provided, or has failed to provide, and begins to train.
+    /// Receives a copy, and begins to train from it. `None` means that the source has failed.
     pub(super) fn on_copy(&mut self, generation: Generation, copy: Option<StateCopy>) {
         let (Some((plan, rank)), Some(copying)) = (self.plan.clone(), &self.copying) else {
             return;

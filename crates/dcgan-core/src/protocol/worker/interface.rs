@@ -34,11 +34,11 @@ pub enum Event {
     /// The copy that was asked for in this generation has arrived; `None` if the donor did not
     /// provide it.
     Copied(Generation, Option<StateCopy>),
-    /// The probe of this worker is over; true if it answered.
+    /// The probe of this peer is over; true if the peer answered.
     ProbeResult(WorkerId, bool),
     /// The worker process was told to stop.
     Leave,
-    /// Some time has passed. Comes a few times a second.
+    /// Some time has passed. Comes every [`TICK`](super::TICK).
     Tick,
 }
 
@@ -62,7 +62,7 @@ pub enum Command {
     Serve(u64, Option<Arc<State>>, Vec<StepDone>),
     /// Send the snapshot of this step to the coordinator.
     Upload(Step, Arc<State>),
-    /// Find out whether this worker answers at this address, as host:port.
+    /// Find out whether this peer answers at this address, as host:port.
     Probe(WorkerId, String),
     /// The run is over; end the process.
     Exit(Finish),

@@ -21,7 +21,7 @@ pub(super) struct Retained {
     /// The snapshots of the last finished step and of the steps that are due.
     snapshots: BTreeMap<Step, Snapshot>,
     /// Future steps whose snapshots the coordinator wants besides those in the schedule.
-    requested: BTreeSet<Step>,
+    retain_at: BTreeSet<Step>,
 }
 
 #[derive(Debug)]
@@ -54,15 +54,15 @@ impl Retained {
         if let Some(snapshot) = self.snapshots.get_mut(&step) {
             snapshot.is_due = true;
         } else {
-            self.requested.insert(step);
+            self.retain_at.insert(step);
         }
     }
 
     /// Keeps the state after `step`, the last finished one. Earlier snapshots are dropped, unless
     /// they are due.
     pub(super) fn keep_snapshot(&mut self, step: Step, state: Arc<State>, is_scheduled: bool) {
-        let is_due = is_scheduled || self.requested.contains(&step);
-        self.requested.retain(|&requested| requested > step);
+        let is_due = is_scheduled || self.retain_at.contains(&step);
+        self.retain_at.retain(|&retain_at| retain_at > step);
         self.snapshots.retain(|_, snapshot| snapshot.is_due);
         self.snapshots.insert(step, Snapshot { state, is_due });
         while self.snapshots.len() > SNAPSHOTS_MAX {

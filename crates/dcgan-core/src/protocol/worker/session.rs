@@ -21,7 +21,7 @@ impl WorkerMachine {
         if let Some(complaint) = self.complaint.clone() {
             self.report(FromWorker::Complaint { generation: self.generation(), complaint });
         }
-        // A worker without a schedule does not begin a phase. A first or a longer one may allow it.
+        // The first schedule, or one with a greater last step, may allow the next phase.
         self.begin_phase();
     }
 

@@ -184,8 +184,8 @@ impl WorkerMachine {
         let is_next_phase = frame.position == position.next();
         let is_waiting_phase = frame.position == position && self.reduction.is_none();
         if is_next_phase || is_waiting_phase {
-            // This is bounded: a member is at most one phase ahead, because the next sum needs this
-            // worker's contribution, and it sends each bucket sum once.
+            // The buffer is bounded: a member is at most one phase ahead, because the next sum
+            // needs this worker's contribution, and a member sends each bucket sum once.
             self.early_frames.push((from, frame));
             return;
         }

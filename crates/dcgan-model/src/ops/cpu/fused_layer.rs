@@ -221,7 +221,8 @@ impl<L: BlockOp> WithSimd for Backward<'_, L> {
         let (shape, out_len) = (op.input_shape(), op.output_shape().iter().product::<usize>());
         let block_images = op.images_per_block();
         let block_len = block_images * shape.len();
-        // The gradients of scale and shift are sums over what is needed for that of the maps.
+        // The gradients of scale and shift are sums of the gradient with respect to the normalised
+        // maps, so they need it as well.
         let needs_input = needs_x || needs_scale || needs_shift;
 
         let coefficients = layer.norm.as_ref().map(|norm| norm.coefficients(scale, shift));

@@ -89,8 +89,10 @@ pub(crate) fn gemm<S: Simd>(
                 add,
             };
             let vectors = (n - column) / S::F32_LANES;
-            // The register tile is as large as leaves registers for a row of `b` and an element of
-            // `a`. SAFETY: the panel's rows, its depth and as many columns as are computed here are
+            // The tile of `c` takes as many registers as it can and still leaves some for a row of
+            // `b` and an element of `a`.
+            //
+            // SAFETY: the panel's rows, its depth and as many columns as are computed here are
             // inside the matrices.
             column += S::F32_LANES
                 * unsafe {

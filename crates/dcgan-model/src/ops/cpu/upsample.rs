@@ -2,7 +2,8 @@
 //! 25 products for each 2 x 2 pixels before upsampling.
 //!
 //! The direct form takes 144 for the sixteen pixels after it. In one dimension, take four pixels a,
-//! b, c, d and taps g0, g1, g2. The four outputs above b and c are
+//! b, c, d and taps g0, g1, g2. Upsampling doubles each pixel; the four outputs at the two copies
+//! of b (e0, o0) and of c (e1, o1) are
 //!
 //! ```text
 //! e0 = g0 a + (g1+g2) b     o0 = (g0+g1) b + g2 c
@@ -23,7 +24,7 @@
 //! `[tiles, inputs]` and `[inputs, outputs]`. As in Winograd's convolutions there are three
 //! transforms: of the kernel (once a step), of the inputs, and of the products to outputs. The
 //! operation is linear in the maps and in the weights, so the gradients are the same gemms between
-//! the transforms' transposes. All constants are 1 and 1/2: it is as exact as the direct form.
+//! the transforms' transposes. All constants are 1 and 1/2, so no rounding comes from them.
 
 use std::sync::Arc;
 

@@ -113,7 +113,7 @@ impl Outputs {
     }
 
     /// Notes that the checkpoint of `step` cannot be read and that `newest` is the newest that can.
-    /// Returns whether that matters: not if `step` is not the newest checkpoint any more.
+    /// Returns true if that matters, because `step` is still the newest checkpoint.
     pub(super) fn on_unreadable(&mut self, step: Step, newest: Option<SavedCheckpoint>) -> bool {
         let is_newest = self.checkpoint().is_some_and(|saved| saved.step == step);
         let is_replaced = newest.as_ref().is_some_and(|newest| newest.step >= step);
@@ -124,8 +124,8 @@ impl Outputs {
         true
     }
 
-    /// Replaces the newest checkpoint by an older one if it cannot be read, because no worker has
-    /// its state. Returns the steps of both; step 0 is the beginning of the run.
+    /// Replaces the newest checkpoint, whose state no worker has, by an older one if it cannot be
+    /// read. Returns the steps of both; step 0 is the beginning of the run.
     pub(super) fn fall_back(&mut self) -> Option<(Step, Step)> {
         let from = self.checkpoint()?.step;
         let UnreadableCheckpoint { step, replacement } = self.unreadable.take()?;
@@ -180,8 +180,8 @@ impl Outputs {
         Ok(self.reports.dissenter(step, digest))
     }
 
-    /// Logs the steps that follow on each other and on whose state all of `members` agree: writes
-    /// the rows of metrics and notes the snapshots that are due.
+    /// Logs the next steps, one by one, as long as all of `members` agree on the state: writes the
+    /// rows of metrics and notes the snapshots that are due.
     ///
     /// # Errors
     /// If they agree on a state that is not the one that an earlier row has.
@@ -251,7 +251,7 @@ impl Outputs {
         self.snapshots.restart_after(step, &self.persisted);
     }
 
-    /// Takes a person's request for a checkpoint, which is taken a few steps ahead.
+    /// Handles a person's request for a checkpoint: it will be that of a step a little ahead.
     pub(super) fn request_checkpoint(&mut self) {
         let furthest = self.furthest_step();
         self.requested.get_or_insert(RequestedCheckpoint::new(furthest));
@@ -328,11 +328,11 @@ impl Outputs {
         let Some(snapshot) = self.snapshots.take(step, digest) else {
             return;
         };
-        if snapshot.due.grid {
+        if snapshot.purposes.grid {
             out.push(Command::SavePendingGrid { step, bytes: Arc::clone(bytes) });
             self.persisted.grids.insert(step);
         }
-        if snapshot.due.checkpoint {
+        if snapshot.purposes.checkpoint {
             let saved = SavedCheckpoint { step, digest, window: snapshot.window };
             out.push(Command::SaveCheckpoint { saved: saved.clone(), bytes: Arc::clone(bytes) });
             self.requested.take_if(|requested| requested.step <= step);
@@ -374,7 +374,7 @@ impl Outputs {
         self.config.schedule.last_step
     }
 
-    /// The last step that workers have reported without a gap.
+    /// The last finished step on which all members agree.
     pub(super) fn reached(&self) -> Step {
         self.log.through()
     }

@@ -26,8 +26,7 @@ pub(super) struct DueSnapshot {
     pub(super) digest: Digest,
     /// The open log window there.
     pub(super) window: LogWindow,
-    /// Its purposes.
-    pub(super) due: Purposes,
+    pub(super) purposes: Purposes,
     request: Option<Request>,
     /// The number of requests so far. It selects the next worker to ask.
     attempts: usize,
@@ -44,14 +43,15 @@ struct Request {
 
 impl DueSnapshot {
     /// A snapshot that nobody was asked for yet.
-    pub(super) fn new(digest: Digest, window: LogWindow, due: Purposes) -> Self {
-        Self { digest, window, due, request: None, attempts: 0, lacking: BTreeSet::new() }
+    pub(super) fn new(digest: Digest, window: LogWindow, purposes: Purposes) -> Self {
+        Self { digest, window, purposes, request: None, attempts: 0, lacking: BTreeSet::new() }
     }
 }
 
-/// The members of the plan, as far as giving up a snapshot depends on them.
+/// The members of the plan and the workers at hand: a snapshot is given up when no member can
+/// provide it any more.
 pub(super) struct PlanView<'a> {
-    /// The members; empty if there is no plan that matters.
+    /// The members. Empty in Stopping, where nobody has to come by a step again.
     pub(super) members: &'a [WorkerId],
     /// The step that their plan starts after.
     pub(super) start: Step,
@@ -82,7 +82,7 @@ impl Snapshots {
     pub(super) fn add_checkpoint(&mut self, step: Step) -> bool {
         match self.due.get_mut(&step) {
             Some(snapshot) => {
-                snapshot.due.checkpoint = true;
+                snapshot.purposes.checkpoint = true;
                 true
             }
             None => false,
@@ -96,13 +96,14 @@ impl Snapshots {
         }
     }
 
-    /// Prepares for steps after `step` being computed again: snapshots that were given up become
-    /// due again if they are still needed, and workers that lacked one may hold it soon.
+    /// Prepares for the steps after `step` being computed again: snapshots from `step` on that were
+    /// given up become due again if they are still needed, and workers that lacked one may hold it
+    /// soon. The snapshot of `step` itself belongs to them: members copy that very state.
     pub(super) fn restart_after(&mut self, step: Step, persisted: &PersistedOutputs) {
         for (missed, snapshot) in self.given_up.split_off(&step) {
-            let DueSnapshot { digest, window, due, .. } = snapshot;
-            if (due.checkpoint && !persisted.has_checkpoint(missed)) || due.grid {
-                self.due.insert(missed, DueSnapshot::new(digest, window, due));
+            let DueSnapshot { digest, window, purposes, .. } = snapshot;
+            if (purposes.checkpoint && !persisted.has_checkpoint(missed)) || purposes.grid {
+                self.due.insert(missed, DueSnapshot::new(digest, window, purposes));
             }
         }
         for (_, snapshot) in self.due.range_mut(step..) {

@@ -224,7 +224,7 @@ impl fmt::Display for Departure {
             Self::Replaced => "it was restarted, a newer process has its name",
             Self::Drained => "it was drained",
             Self::BadResults => {
-                "its vectors were not finite, but those of other workers for the same shards were"
+                "its vectors could not be used, but those of others for the same shards could"
             }
         })
     }

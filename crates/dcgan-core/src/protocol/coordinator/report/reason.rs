@@ -8,8 +8,6 @@ use crate::ids::{Generation, Step, WorkerId};
 use crate::protocol::coordinator::{CoordinatorMachine, FENCE_MAX, Stage};
 
 /// The coordinator's present activity, or the thing that it waits for.
-///
-/// In the text of a reason, only what follows the first colon changes while nothing happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The first step needs more workers.
