@@ -26,7 +26,7 @@ const SLOW_PERIOD: Duration = Duration::from_millis(60);
 pub(super) struct Processes {
     // Fields are dropped in their order: the workers are killed before the coordinator, so that
     // none of them starts to look for it.
-    workers: Vec<Worker>,
+    workers: Vec<WorkerProcess>,
     coordinator: Program,
     /// The address that the coordinator listens on.
     pub(super) address: SocketAddr,
@@ -38,7 +38,7 @@ pub(super) struct Processes {
 }
 
 /// A worker, and the faults that it suffers at the moment.
-struct Worker {
+struct WorkerProcess {
     program: Program,
     /// Carries its connections to the coordinator.
     control: Proxy,
@@ -52,7 +52,7 @@ struct Worker {
     is_halted: bool,
 }
 
-impl Worker {
+impl WorkerProcess {
     /// Ends the faults that have lasted long enough, and stops or continues the process.
     fn supervise(&mut self, began: Instant) -> anyhow::Result<()> {
         self.program.supervise()?;
@@ -151,7 +151,7 @@ impl Processes {
         .map(str::to_owned);
         let path = beside_this_program("dcgan-worker")?;
         let log = self.logs.join(format!("{name}.log"));
-        self.workers.push(Worker {
+        self.workers.push(WorkerProcess {
             program: Program::start(path, arguments.to_vec(), log)?,
             control,
             data,

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::registry::Worker;
+use super::registry::WorkerEntry;
 use super::{Command, CoordinatorMachine, Notice};
 use crate::ids::{Rank, WorkerId};
 use crate::protocol::message::ToWorker;
@@ -210,7 +210,7 @@ impl CoordinatorMachine {
 
 /// The command that lets worker `from` try to reach worker `to`; `None` while `from` is
 /// disconnected.
-fn probe(from: &Worker, to: &Worker) -> Option<Command> {
+fn probe(from: &WorkerEntry, to: &WorkerEntry) -> Option<Command> {
     let conn = from.conn?;
     Some(Command::Send(conn, ToWorker::Probe(to.id.clone(), to.address.clone())))
 }

@@ -14,7 +14,7 @@ use crate::protocol::plan::StateRef;
 
 /// A worker that the coordinator counts on.
 #[derive(Debug)]
-pub(super) struct Worker {
+pub(super) struct WorkerEntry {
     /// The process.
     pub(super) id: WorkerId,
     /// The address at which other workers reach it, as host:port.
@@ -51,7 +51,7 @@ pub(super) struct FenceAnswer {
     pub(super) state: Option<StateRef>,
 }
 
-impl Worker {
+impl WorkerEntry {
     /// Returns whether it can be sent a message now.
     pub(super) fn is_connected(&self) -> bool {
         self.conn.is_some()
@@ -81,7 +81,7 @@ impl Worker {
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     /// The workers by name.
-    pub(super) workers: BTreeMap<String, Worker>,
+    pub(super) workers: BTreeMap<String, WorkerEntry>,
     /// The name of the worker at the other end of each connection.
     names: BTreeMap<ConnId, String>,
     /// Workers that were removed and have not come back, by name.
@@ -99,17 +99,17 @@ struct Departed {
 
 impl Registry {
     /// The worker at the other end of a connection.
-    pub(super) fn by_conn(&mut self, conn: ConnId) -> Option<&mut Worker> {
+    pub(super) fn by_conn(&mut self, conn: ConnId) -> Option<&mut WorkerEntry> {
         self.workers.get_mut(self.names.get(&conn)?)
     }
 
     /// The worker of this name, whichever process it is.
-    pub(super) fn by_name(&self, name: &str) -> Option<&Worker> {
+    pub(super) fn by_name(&self, name: &str) -> Option<&WorkerEntry> {
         self.workers.get(name)
     }
 
     /// The worker that is exactly this process: another process of the same name does not count.
-    pub(super) fn by_id(&self, id: &WorkerId) -> Option<&Worker> {
+    pub(super) fn by_id(&self, id: &WorkerId) -> Option<&WorkerEntry> {
         self.workers.get(&id.name).filter(|worker| worker.id == *id)
     }
 
@@ -135,7 +135,7 @@ impl Registry {
         }
 
         self.arrivals += 1;
-        let worker = Worker {
+        let worker = WorkerEntry {
             id: hello.id,
             address: hello.address,
             conn: Some(conn),
@@ -165,7 +165,7 @@ impl Registry {
 
     /// Removes a worker. Returns its connection, which is to be closed.
     pub(super) fn remove(&mut self, name: &str) -> Option<ConnId> {
-        let Worker { last_step, heard_at, conn, .. } = self.workers.remove(name)?;
+        let WorkerEntry { last_step, heard_at, conn, .. } = self.workers.remove(name)?;
         self.departed.insert(name.to_owned(), Departed { last_step, heard_at });
         if let Some(conn) = conn {
             self.names.remove(&conn);
@@ -174,12 +174,12 @@ impl Registry {
     }
 
     /// The workers that have their data and have not missed a fence: they are sent fences.
-    pub(super) fn ready(&self) -> impl Iterator<Item = &Worker> {
+    pub(super) fn ready(&self) -> impl Iterator<Item = &WorkerEntry> {
         self.workers.values().filter(|worker| worker.ready)
     }
 
     /// The workers that can be sent a message now, with their connections.
-    pub(super) fn connected(&self) -> impl Iterator<Item = (&Worker, ConnId)> {
+    pub(super) fn connected(&self) -> impl Iterator<Item = (&WorkerEntry, ConnId)> {
         self.workers.values().filter_map(|worker| Some((worker, worker.conn?)))
     }
 
@@ -231,9 +231,9 @@ mod tests {
         assert_eq!(registry.register(Duration::ZERO, ConnId(1), hello("a", 7)), None);
         assert_eq!(registry.register(Duration::ZERO, ConnId(2), hello("a", 7)), Some(ConnId(1)));
         assert_eq!(registry.close(Duration::ZERO, ConnId(1)), None);
-        assert!(registry.by_name("a").is_some_and(Worker::is_connected));
+        assert!(registry.by_name("a").is_some_and(WorkerEntry::is_connected));
         assert_eq!(registry.close(Duration::ZERO, ConnId(2)).as_deref(), Some("a"));
-        assert!(!registry.by_name("a").is_some_and(Worker::is_connected));
+        assert!(!registry.by_name("a").is_some_and(WorkerEntry::is_connected));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::planner::{self, Candidate};
-use super::registry::Worker;
+use super::registry::WorkerEntry;
 use super::{
     ADOPT_MAX, CLOSED_MAX, COMPLAINT_PAUSE, Command, ConnId, CoordinatorMachine, Departure,
     ENDING_MAX, FENCE_MAX, Failure, Notice, Outcome, SILENCE_MAX, Stage, Stop,
@@ -62,7 +62,7 @@ impl CoordinatorMachine {
     }
 
     /// The cause for removing a worker now, if there is one.
-    fn departure(&self, worker: &Worker) -> Option<Departure> {
+    fn departure(&self, worker: &WorkerEntry) -> Option<Departure> {
         match worker.closed_at {
             // Its data streams closed as well: the process is dead, and will not reconnect.
             Some(_) if worker.data_closed => Some(Departure::Closed),
@@ -73,7 +73,7 @@ impl CoordinatorMachine {
     }
 
     /// Returns whether a ready worker may be a member of the next plan.
-    fn may_be_planned(&self, worker: &Worker) -> bool {
+    fn may_be_planned(&self, worker: &WorkerEntry) -> bool {
         if self.reachability.is_quarantined(&worker.id) {
             return false;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Reason, Recovery};
 use crate::ids::{Digest, Generation, ShardId, Step, WorkerId};
 use crate::protocol::coordinator::CoordinatorMachine;
-use crate::protocol::coordinator::registry::Worker;
+use crate::protocol::coordinator::registry::WorkerEntry;
 
 /// A run at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,7 +78,7 @@ impl CoordinatorMachine {
         }
     }
 
-    fn worker_status(&self, now: Duration, worker: &Worker) -> WorkerStatus {
+    fn worker_status(&self, now: Duration, worker: &WorkerEntry) -> WorkerStatus {
         WorkerStatus {
             id: worker.id.clone(),
             address: worker.address.clone(),
@@ -89,7 +89,7 @@ impl CoordinatorMachine {
         }
     }
 
-    fn role(&self, worker: &Worker) -> Role {
+    fn role(&self, worker: &WorkerEntry) -> Role {
         if self.reachability.is_quarantined(&worker.id) {
             return Role::Quarantined;
         }
