@@ -1,7 +1,7 @@
 //! Moves bytes between workers: the streams of the all-reduces, and copies of a state.
 //!
 //! Every member of a plan opens one stream to every other member. A ring would need fewer streams,
-//! but W - 1 hops for every bucket, and its additions would depend on the number of members. With
+//! but 2 (W - 1) hops for every bucket, and its additions would depend on the number of members. With
 //! direct streams, reduce-scatter and all-gather take one hop each, and the owner of a slice sees
 //! every member's contribution, so that it can add them in an order that never changes.
 //!
@@ -35,7 +35,7 @@ pub use service::service;
 pub enum Event {
     /// A member opened a stream to this one, by this plan.
     PeerPlan(Arc<Plan>),
-    /// A bucket came from the member with this rank in the plan of the frame's generation.
+    /// A frame came from the member with this rank in the plan of the frame's generation.
     ReduceFrame(Rank, ReduceFrame),
     /// A stream to or from the member with this rank, in the plan of this generation, broke.
     StreamBroken(Generation, Rank),
@@ -49,7 +49,7 @@ pub enum Event {
 pub struct Offer {
     /// The state, as a safetensors file.
     pub state: Bytes,
-    /// The finished steps that led to the state and that the coordinator has not yet written.
+    /// The finished steps that led to the state and that the coordinator may not have written.
     pub reports: Vec<StepDone>,
 }
 
@@ -57,8 +57,8 @@ pub struct Offer {
 /// before that every member is refused, and after it the members of other runs.
 pub type RunCell = Arc<OnceLock<RunId>>;
 
-/// Events that wait for the driver; when there are as many, the sending members wait. A bucket has
-/// at most 256 KiB, so they take at most 64 MiB.
+/// The number of events that wait for the driver at most; then the sending members wait. A bucket
+/// has at most 256 KiB, so all of them have at most 64 MiB.
 pub const EVENTS_MAX: usize = 256;
 
 /// The sending end of the channel of events.

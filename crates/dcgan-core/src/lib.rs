@@ -24,7 +24,8 @@
 //! One word for one thing, in the code, on the wire, in the log and in the documents.
 //!
 //! * **objective**: what is trained: the DCGAN, or the toy.
-//! * **specification** (spec): everything that the result depends on besides the data and the step.
+//! * **specification** (spec): everything that the result depends on besides the step: the
+//!   objective, its settings, and the digest of the data.
 //! * **step**, **phase**: a step has three phases (discriminator on real images, discriminator on
 //!   fakes, generator). Each phase ends with one all-reduce and one optimizer step.
 //! * **shard**: a fixed part of every batch. There are always as many, whatever the number of

@@ -1,9 +1,9 @@
 //! Files: data sets in IDX format, and the run directory with its checkpoints and metrics.
 //!
 //! Everything that is read is checked before it is used. Everything that is written is complete or
-//! absent, also after a crash: it is written under a temporary name, synced to disk and then
-//! renamed, and the rename is synced as well. This crate knows neither the networks nor the
-//! processes, and not what a tensor means.
+//! absent, also after a crash: a file is written under a temporary name, synced to disk and then
+//! renamed, and the rename is synced as well; only rows of metrics are appended. This crate knows
+//! neither the networks nor the processes, and not what a tensor means.
 //!
 //! # Layout
 //!

@@ -1,9 +1,9 @@
 //! `metrics.jsonl`: one JSON object on each line, appended and never rewritten.
 //!
-//! Each line is a [`MetricsRow`]: averages over the steps since the last
-//! multiple of the log interval. A crash can leave
-//! the beginning of a last line; opening the log cuts it off, and its steps are reported again. Any
-//! other line that is not a row means that the file is not this log, and it is refused.
+//! Each line is a [`MetricsRow`]: averages over the steps since the last multiple of the log
+//! interval. A crash can leave the beginning of a last line; opening the log cuts it off, and its
+//! steps are reported again. Any other line that is not a row means that the file is not this log,
+//! and it is refused.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
@@ -135,7 +135,7 @@ fn read_rows(path: &Path, file: &File) -> Result<(Vec<MetricsRow>, u64), Metrics
 mod tests {
     use super::*;
 
-    /// A line as the README promises it.
+    /// A line as `docs/run-directory.md` promises it.
     const LINE: &str = concat!(
         r#"{"step":40,"epoch":1,"d_loss_real":0.61,"d_loss_fake":0.64,"g_loss":0.83,"#,
         r#""real_dacc":0.71,"fake_dacc":0.69,"gacc":0.28,"learning_rate":0.0002,"#,

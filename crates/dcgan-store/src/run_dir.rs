@@ -4,7 +4,7 @@
 //! run.lock               locked while a coordinator uses the directory
 //! run.json               the run's identity and its newest plan
 //! config.toml            every setting of the run
-//! metrics.jsonl          one row for each logged step
+//! metrics.jsonl          one row for each log window
 //! checkpoints/           one folder for each checkpoint
 //! grids/
 //!   step-00000468.png      a grid of samples
@@ -48,7 +48,7 @@ impl RunPaths {
         self.root.join("config.toml")
     }
 
-    /// Returns the path of `metrics.jsonl`: one row for each logged step.
+    /// Returns the path of `metrics.jsonl`: one row for each log window.
     pub fn metrics(&self) -> PathBuf {
         self.root.join("metrics.jsonl")
     }

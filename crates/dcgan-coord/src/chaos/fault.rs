@@ -19,9 +19,9 @@ pub(crate) enum Fault {
     /// A worker runs at a third of its speed for this time.
     Slow(usize, Duration),
     /// The other workers cannot reach a worker for this time.
-    Cut(usize, Duration),
+    CutData(usize, Duration),
     /// A worker cannot reach the coordinator for this time.
-    CutOff(usize, Duration),
+    CutControl(usize, Duration),
     /// A new worker joins.
     Join,
 }
@@ -33,8 +33,8 @@ impl fmt::Display for Fault {
             Self::KillCoordinator(time) => ("kill-coordinator", None, Some(time)),
             Self::Stop(worker, time) => ("stop", Some(worker), Some(time)),
             Self::Slow(worker, time) => ("slow", Some(worker), Some(time)),
-            Self::Cut(worker, time) => ("cut", Some(worker), Some(time)),
-            Self::CutOff(worker, time) => ("cut-off", Some(worker), Some(time)),
+            Self::CutData(worker, time) => ("cut", Some(worker), Some(time)),
+            Self::CutControl(worker, time) => ("cut-off", Some(worker), Some(time)),
             Self::Join => ("join", None, None),
         };
         f.write_str(what)?;
@@ -69,8 +69,8 @@ impl FromStr for ScheduledFault {
             ("kill-coordinator", [seconds]) => Fault::KillCoordinator(time(seconds)?),
             ("stop", [worker, seconds]) => Fault::Stop(number(worker)?, time(seconds)?),
             ("slow", [worker, seconds]) => Fault::Slow(number(worker)?, time(seconds)?),
-            ("cut", [worker, seconds]) => Fault::Cut(number(worker)?, time(seconds)?),
-            ("cut-off", [worker, seconds]) => Fault::CutOff(number(worker)?, time(seconds)?),
+            ("cut", [worker, seconds]) => Fault::CutData(number(worker)?, time(seconds)?),
+            ("cut-off", [worker, seconds]) => Fault::CutControl(number(worker)?, time(seconds)?),
             ("join", []) => Fault::Join,
             _ => {
                 return Err(format!(
@@ -177,8 +177,8 @@ fn draw_faults(draws: &mut Draws, counts: Counts, workers: usize) -> Vec<Fault> 
                 (0, _) => Fault::Kill(worker, draws.below_ms(300)),
                 (1, _) => Fault::KillCoordinator(draws.below_ms(300)),
                 (2, _) => Fault::Stop(worker, draws.below_ms(4000)),
-                (3, 0) => Fault::Cut(worker, draws.below_ms(500)),
-                (3, _) => Fault::CutOff(worker, draws.below_ms(1500)),
+                (3, 0) => Fault::CutData(worker, draws.below_ms(500)),
+                (3, _) => Fault::CutControl(worker, draws.below_ms(1500)),
                 (4, _) => Fault::Slow(worker, SLOW_TIME),
                 _ => Fault::Join,
             });

@@ -128,8 +128,8 @@ impl<'a> Injection<'a> {
             }
             Fault::Stop(worker, time) => self.processes.stop(worker, time),
             Fault::Slow(worker, time) => self.processes.slow(worker, time),
-            Fault::Cut(worker, time) => self.processes.cut(worker, time),
-            Fault::CutOff(worker, time) => self.processes.cut_off(worker, time),
+            Fault::CutData(worker, time) => self.processes.cut(worker, time),
+            Fault::CutControl(worker, time) => self.processes.cut_off(worker, time),
             Fault::Join => self.processes.join()?,
         }
         Ok(())

@@ -51,7 +51,8 @@ pub(crate) struct ChaosArgs {
         value_parser = ["toy", "dcgan"]
     )]
     objective: String,
-    /// Length of the run [default: 100 for each fault with the toy, 200 in all with the DCGAN].
+    /// Length of the run [default: with the toy 100 for each fault and 100 more, with the DCGAN
+    /// 200].
     #[arg(long, value_name = "N")]
     steps: Option<Step>,
     /// Seed of the faults and their times.
@@ -261,8 +262,8 @@ fn check(schedule: &[ScheduledFault], steps: Step, mut workers: usize) -> anyhow
             Fault::Kill(worker, _)
             | Fault::Stop(worker, _)
             | Fault::Slow(worker, _)
-            | Fault::Cut(worker, _)
-            | Fault::CutOff(worker, _) => {
+            | Fault::CutData(worker, _)
+            | Fault::CutControl(worker, _) => {
                 ensure!(worker < workers, "{scheduled}: there are only {workers} workers then")
             }
         }

@@ -205,7 +205,7 @@ fn a_worker_whose_state_differs_is_named_and_copies_the_state_of_the_others() {
 fn two_workers_whose_states_differ_fail_the_run() {
     let mut world = after_some_steps(2, 1);
     world.make_defective("w1", Defect::NextUpdate);
-    // Neither of two is a majority, so nobody can say which of them is right.
+    // Neither of two is more frequent, so nobody can say which of them is right.
     let outcome = world.run(Vec::new());
     assert!(matches!(outcome, Outcome::Failed(Failure::StatesDiffer { .. })), "{outcome:?}");
 }

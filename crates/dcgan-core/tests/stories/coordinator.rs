@@ -79,6 +79,13 @@ impl Coordinator {
         }
     }
 
+    /// Never moves shards away from a worker that is slow.
+    pub(crate) fn with_fixed_shards(mut self) -> Self {
+        self.config.rebalance = false;
+        self.machine = CoordinatorMachine::new(self.now, self.config.clone());
+        self
+    }
+
     /// A run whose workers, one for each letter, train generation 1 from the beginning.
     pub(crate) fn training(workers: &str) -> Self {
         let mut coordinator = Self::new(workers.len(), 1);
@@ -160,7 +167,17 @@ impl Coordinator {
 
     /// A worker reports a step after which its state has any digest.
     pub(crate) fn reports_with(&mut self, name: char, step: Step, digest: Digest) -> Vec<String> {
-        let done = StepDone {
+        self.says(name, FromWorker::StepDone(self.step_done(step, digest)))
+    }
+
+    /// A worker reports a step that took it so many milliseconds.
+    pub(crate) fn reports_after(&mut self, name: char, step: Step, step_ms: f32) -> Vec<String> {
+        let done = StepDone { step_ms, ..self.step_done(step, digest(step)) };
+        self.says(name, FromWorker::StepDone(done))
+    }
+
+    fn step_done(&self, step: Step, digest: Digest) -> StepDone {
+        StepDone {
             step,
             generation: Generation(self.generation()),
             world_size: 2,
@@ -168,8 +185,7 @@ impl Coordinator {
             metrics: [0.5; 6],
             step_ms: 100.0,
             allreduce_ms: 1.0,
-        };
-        self.says(name, FromWorker::StepDone(done))
+        }
     }
 
     /// The workers report the steps after `first` up to `last`, step by step.

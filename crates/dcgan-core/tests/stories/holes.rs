@@ -154,11 +154,36 @@ fn a_worker_that_copied_another_state_speaks_for_that_one() {
     coordinator.acknowledges('a', 2, 1);
     coordinator.acknowledges('b', 2, 1);
     coordinator.acknowledges_with('c', 2, state(1, 1, bad));
-    // It copies the majority's state, and reports that instead. Its first report is void: nobody
+    // It copies the more frequent state, and reports that instead. Its first report is void: nobody
     // differs any more, and no other fence follows.
     assert_eq!(coordinator.reports('c', 1), [""; 0]);
     coordinator.report_steps("abc", 1, 9);
     coordinator.reports('a', 10);
     coordinator.reports('b', 10);
     assert_eq!(coordinator.reports('c', 10)[0], "append the row of step 10");
+}
+
+#[test]
+fn fixed_shards_stay_when_a_plan_is_made_for_another_reason() {
+    let mut coordinator = Coordinator::new(2, 1).with_fixed_shards();
+    for name in ['a', 'b'] {
+        coordinator.joins(name);
+    }
+    for name in ['a', 'b'] {
+        coordinator.acknowledges(name, 1, 0);
+    }
+    // Worker b takes three times as long as a, for six seconds.
+    for step in 1..=20 {
+        coordinator.reports_after('a', step, 100.0);
+        coordinator.reports_after('b', step, 300.0);
+        assert!(!coordinator.passes(0.3, "ab").contains(&"a: fence 2".to_owned()));
+    }
+    // A person has asked that shards stay where they are. Speeds that were recorded all the same
+    // once moved them at the next plan.
+    coordinator.complains('a', Complaint::StreamBroken(Rank(1)));
+    coordinator.acknowledges('a', 2, 20);
+    assert_eq!(
+        coordinator.acknowledges('b', 2, 20)[0],
+        "store plan 2: a=0123 b=4567, from the end of step 20"
+    );
 }

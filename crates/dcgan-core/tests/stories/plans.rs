@@ -125,7 +125,7 @@ fn rule_2_a_newer_checkpoint_leads_over_all_states() {
 }
 
 #[test]
-fn rule_2_the_majority_leads_where_states_differ() {
+fn rule_2_the_most_frequent_state_leads_where_states_differ() {
     let mut coordinator = Coordinator::training("abc");
     coordinator.report_steps("abc", 0, 4);
     coordinator.joins('d');

@@ -107,7 +107,7 @@ impl Worker {
         lines
     }
 
-    /// Some of its shards give vectors that are not finite.
+    /// All of its shards give vectors that are not finite.
     pub(crate) fn computes_nonsense(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         while let Some((key, _, shard)) = self.jobs.pop_front() {

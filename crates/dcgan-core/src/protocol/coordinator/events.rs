@@ -1,5 +1,5 @@
-//! The events: each is recorded here. The transitions that follow from it are decided afterwards,
-//! in `transitions.rs`.
+//! The events: each is recorded here. Most transitions that follow are decided afterwards, in
+//! `transitions.rs`; an event that allows no other stage enters it here.
 
 use super::complaints::Urgency;
 use super::registry::FenceAnswer;

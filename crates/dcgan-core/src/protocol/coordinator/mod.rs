@@ -51,7 +51,7 @@ pub struct ConnId(pub u64);
 pub struct CoordinatorConfig {
     /// The run's identity.
     pub run: RunId,
-    /// The number of workers that the first step waits for.
+    /// The number of ready workers that the first fence waits for.
     pub workers: usize,
     /// After the first step, training pauses whenever there are fewer workers than this.
     pub min_workers: usize,
@@ -187,7 +187,7 @@ pub const TICK: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct CoordinatorMachine {
     run: RunId,
-    /// The number of workers that the first step waits for.
+    /// The number of ready workers that the first fence waits for.
     workers: usize,
     /// The smallest number of workers that train after that.
     min_workers: usize,

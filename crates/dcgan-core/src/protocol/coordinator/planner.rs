@@ -35,11 +35,11 @@ impl Candidate {
 ///
 /// The furthest state is the one of the newest generation, and in it the one of the furthest
 /// position. An older generation may have come further, but the newer plan was made without it.
-/// If states differ there, the majority's is chosen: different states are never summed, so a state
-/// that one worker alone has is wrong, and that worker copies the majority's.
+/// If states differ there, the most frequent one is chosen: different states are never summed, and
+/// the workers that have another one copy it.
 ///
 /// # Errors
-/// If states differ and none has a majority.
+/// If states differ and none is more frequent than every other.
 pub(super) fn choose_start(
     generation: Generation,
     candidates: &[Candidate],
@@ -50,7 +50,7 @@ pub(super) fn choose_start(
         .filter_map(|candidate| candidate.state)
         .max_by_key(|state| (state.generation, state.position));
     let held = match furthest {
-        Some(state) => Some((state.position, majority_digest(candidates, state)?)),
+        Some(state) => Some((state.position, most_frequent_digest(candidates, state)?)),
         None => None,
     };
     let (position, digest) = match (held, saved) {
@@ -66,7 +66,7 @@ pub(super) fn choose_start(
 ///
 /// # Errors
 /// If no digest is more frequent than every other.
-fn majority_digest(candidates: &[Candidate], front: StateRef) -> Result<Digest, Failure> {
+fn most_frequent_digest(candidates: &[Candidate], front: StateRef) -> Result<Digest, Failure> {
     // Collect the digests at the front and count them.
     let mut states = Vec::new();
     let mut votes: BTreeMap<Digest, usize> = BTreeMap::new();
@@ -178,14 +178,14 @@ mod tests {
         let mut candidates =
             vec![candidate("a", 3, 40, 1), candidate("b", 3, 40, 2), candidate("c", 0, 0, 3)];
         let failure = choose_start(Generation(9), &candidates, None).unwrap_err();
-        let text = "workers differ at the end of step 40, and no state has a majority: \
+        let text = "workers differ at the end of step 40, and no state is the most frequent one: \
                     a has 0000000000000001, b has 0000000000000002";
         assert_eq!(failure.to_string(), text);
         candidates.push(candidate("d", 3, 40, 2));
         assert_eq!(
             choose_start(Generation(9), &candidates, None).unwrap().unwrap().digest,
             Digest(2),
-            "the majority's state is chosen"
+            "the most frequent state is chosen"
         );
     }
 

@@ -1,7 +1,7 @@
 //! The transitions from stage to stage. The documentation of `Stage` draws them.
 //!
-//! An `on_` function looks at one stage and decides whether to leave it. An `enter_` function makes
-//! the transition: it sends what the new stage begins with, and sets it.
+//! An `advance_` function looks at one stage and decides whether to leave it. An `enter_` function
+//! makes the transition: it sends what the new stage begins with, and sets it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -90,7 +90,7 @@ impl CoordinatorMachine {
         if !matches!(self.stage, Stage::Stopping { .. }) {
             members.extend(self.members().iter().map(|member| member.id.clone()));
         }
-        self.outputs.log_agreed_steps(&members, &mut self.out)?;
+        self.outputs.add_agreed_steps(&members, &mut self.out)?;
 
         // Request the snapshots that are due.
         let start = self.plan.as_ref().map_or(0, |plan| plan.start.position.step);
@@ -189,8 +189,8 @@ impl CoordinatorMachine {
             self.enter_fencing(&format!("worker {name} joins"));
         } else if self.stop.is_some() {
             self.enter_fencing("a stop was asked for");
-        } else if let Some(slow) = self.stragglers.decide(self.now, &plan)
-            && self.rebalance
+        } else if self.rebalance
+            && let Some(slow) = self.stragglers.decide(self.now, &plan)
         {
             self.enter_fencing(&format!("shards move from worker {}", slow.name));
             let percent = (100.0 * slow.ratio) as u32;

@@ -44,12 +44,12 @@
 //!          |          | finished |  still serves copies and snapshots
 //!          |          +----------+
 //!          |
-//!     +----+---+  A fence leads here from any state. Computing goes on, but nothing is applied.
+//!     +----+---+  A fence leads here from any stage. Computing goes on, but nothing is applied.
 //!     | fenced |  The next plan leads to copying or computing, or to no plan if this worker is
 //!     +--------+  not in it.
 //! ```
 //!
-//! The states are not an enum, because some overlap: a fenced worker may still compute or copy, for
+//! The stages are not an enum, because some overlap: a fenced worker may still compute or copy, for
 //! instance. They follow from the fields of [`WorkerMachine`]: `plan` is empty (no plan),
 //! `promised` is newer than the plan (fenced), `copying` is set, or `reduction` is set (computing,
 //! and reducing once `contributed_at` is set).

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! train.rs                             here
-//! for each shard: shard_vector      begin_phase: asks the compute threads for the own shards
+//! for each shard: shard_vector      begin_phase: asks the compute threads for its shards
 //! sum.insert(shard, vector)            on_shard_result, contribute: adds to the all-reduce
 //!                                      on_frame: adds bucket sums of the other members
 //! sum.take(root); optimizer_step       apply_if_reduced: each member applies the same sum
@@ -53,7 +53,7 @@ impl WorkerMachine {
         self.reduction =
             Some(PhaseReduction { all_reduce, contributed_at: None, complained_at: None });
 
-        // Compute the own shards. Under a new plan some may have been computed from this very
+        // Compute this worker's shards. Under a new plan some may have been computed from this very
         // state.
         let (computed, missing): (Vec<ShardId>, Vec<ShardId>) =
             plan.shards_of(rank).partition(|shard| self.computed.contains_key(shard));
@@ -110,7 +110,7 @@ impl WorkerMachine {
         self.complain_about_failed_shards();
     }
 
-    /// Complains about the own shards that could not be computed, after the last of the own shards.
+    /// Complains about this worker's shards that could not be computed, once all have been tried.
     ///
     /// All of them go into one complaint, so that the coordinator can compare it with the
     /// complaints of other workers: it has to tell a broken worker from a training that diverges.
@@ -137,7 +137,7 @@ impl WorkerMachine {
         }));
     }
 
-    /// Adds the computed vector of an own shard to the all-reduce.
+    /// Adds the computed vector of one of this worker's shards to the all-reduce.
     fn contribute(&mut self, shard: ShardId) {
         let (Some((plan, rank)), Some(reduction)) = (&self.plan, &mut self.reduction) else {
             return;

@@ -185,7 +185,7 @@ impl Outputs {
     ///
     /// # Errors
     /// If they agree on a state that is not the one that an earlier row has.
-    pub(super) fn log_agreed_steps(
+    pub(super) fn add_agreed_steps(
         &mut self,
         members: &[WorkerId],
         out: &mut Vec<Command>,
@@ -295,8 +295,8 @@ impl Outputs {
         connected: &BTreeMap<WorkerId, ConnId>,
         out: &mut Vec<Command>,
     ) {
-        let holders = PlanView { members, start, connected };
-        for step in self.snapshots.request(now, &self.reports, &holders, out) {
+        let view = PlanView { members, start, connected };
+        for step in self.snapshots.request(now, &self.reports, &view, out) {
             out.push(Command::Notice(Notice::SnapshotGivenUp(step)));
             let furthest = self.furthest_step();
             if let Some(requested) = &mut self.requested
@@ -431,13 +431,13 @@ mod tests {
         for step in [1, 2] {
             assert_eq!(outputs.on_step_done(&members[0], done(step)), Ok(None));
         }
-        outputs.log_agreed_steps(&members, &mut out).unwrap();
+        outputs.add_agreed_steps(&members, &mut out).unwrap();
         assert_eq!(out, [], "b has reported nothing");
 
         // b reports each step twice, as after a reconnection.
         for step in [1, 1, 2, 2] {
             assert_eq!(outputs.on_step_done(&members[1], done(step)), Ok(None));
-            outputs.log_agreed_steps(&members, &mut out).unwrap();
+            outputs.add_agreed_steps(&members, &mut out).unwrap();
         }
         let [Command::AppendRow(row)] = &out[..] else { panic!("{out:?}") };
         assert_eq!((row.step, row.state_digest), (2, Digest(2)));
@@ -455,7 +455,7 @@ mod tests {
                 outputs.on_step_done(member, done(step)).unwrap();
             }
         }
-        outputs.log_agreed_steps(&members, &mut out).unwrap();
+        outputs.add_agreed_steps(&members, &mut out).unwrap();
         out.clear();
 
         // a does not hold it, so b is asked, and its snapshot becomes a checkpoint.

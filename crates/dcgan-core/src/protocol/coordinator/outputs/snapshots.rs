@@ -117,7 +117,7 @@ impl Snapshots {
         &mut self,
         now: Duration,
         reports: &StepReports,
-        holders: &PlanView<'_>,
+        view: &PlanView<'_>,
         out: &mut Vec<Command>,
     ) -> Vec<Step> {
         let last_steps = reports.last_steps();
@@ -131,13 +131,13 @@ impl Snapshots {
 
             // Ask the workers that may hold it one after the other.
             let reported_by = reports.holders(step, snapshot.digest);
-            let candidates = snapshot.candidates(reported_by, holders.connected);
+            let candidates = snapshot.candidates(reported_by, view.connected);
             if !candidates.is_empty() {
                 let (worker, conn) = candidates[snapshot.attempts % candidates.len()];
                 snapshot.attempts += 1;
                 snapshot.request = Some(Request { worker: worker.clone(), since: now });
                 out.push(Command::Send(conn, ToWorker::RequestSnapshot(step)));
-            } else if holders.have_passed(step, &last_steps) {
+            } else if view.have_passed(step, &last_steps) {
                 hopeless.push(step);
             }
         }

@@ -7,7 +7,7 @@ use crate::ids::{Digest, Position, ShardId, Step};
 /// The reason that a run cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Workers have different states at one position, and no state has a majority.
+    /// Workers have different states at one position, and none is more frequent than every other.
     StatesDiffer {
         /// The position.
         position: Position,
@@ -57,7 +57,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::StatesDiffer { position, states } => {
-                write!(f, "workers differ at {position}, and no state has a majority")?;
+                write!(f, "workers differ at {position}, and no state is the most frequent one")?;
                 for (i, (name, digest)) in states.iter().enumerate() {
                     let separator = if i == 0 { ":" } else { "," };
                     write!(f, "{separator} {name} has {digest}")?;

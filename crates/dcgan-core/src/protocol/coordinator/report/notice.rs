@@ -26,7 +26,7 @@ pub enum Notice {
         /// The trouble, as a sentence about that worker.
         about: String,
     },
-    /// A worker's state was not that of the majority. The worker has copied theirs.
+    /// A worker's state was not the most frequent one, which the worker has copied.
     StateDiffered {
         /// The worker's name.
         name: String,
