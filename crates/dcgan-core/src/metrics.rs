@@ -84,7 +84,7 @@ impl LogWindow {
     /// Averages the window into a row.
     ///
     /// `last` is the report of the window's last step, from which the row takes the step, the
-    /// generation and the digest. `batch_size` is in images a step.
+    /// generation and the digest. `batch_size` is the number of images in a step.
     pub fn row(
         &self,
         last: &StepDone,

@@ -69,7 +69,9 @@ pub trait Objective: Send + Sync {
 
     /// Updates the state with the sum of all shards' vectors.
     ///
-    /// The state is at `at` before the call, and at `at.next()` after it.
+    /// The state is at `at` before the call, and at `at.next()` after it. The objective keeps the
+    /// loss and the accuracy of the phase in the state, where [`metrics`](Self::metrics) finds
+    /// them.
     fn optimizer_step(&self, state: &mut State, at: Position, sum: &[f32]);
 
     /// The losses and accuracies of the step that `state` has just finished.

@@ -78,7 +78,7 @@ checksummed! {
     CoordinatorMessage: |_| None;
     GetPartitionRequest: |_| None;
     ExchangeMessage: |message| match &mut message.kind {
-        Some(pb::exchange_message::Kind::ReduceFrame(bucket_sum)) => Some(&mut bucket_sum.values),
+        Some(pb::exchange_message::Kind::ReduceFrame(frame)) => Some(&mut frame.values),
         _ => None,
     };
     CopyStateResponse: |response| response.chunk.as_mut().map(|chunk| &mut chunk.data);

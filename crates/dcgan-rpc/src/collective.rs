@@ -100,9 +100,7 @@ impl ExchangeMessage {
         let kind = message.verify_checksum()?.kind;
         match kind.ok_or(Malformed("a member's message of an unknown kind"))? {
             Kind::Opening(opening) => Ok(Self::Opening(opening.try_into()?)),
-            Kind::ReduceFrame(bucket_sum) => {
-                Ok(Self::ReduceFrame(reduce_frame(bucket_sum, generation)?))
-            }
+            Kind::ReduceFrame(frame) => Ok(Self::ReduceFrame(reduce_frame(frame, generation)?)),
             Kind::Superseded(pb::Superseded {}) => Ok(Self::Superseded),
         }
     }
@@ -134,11 +132,8 @@ impl TryFrom<pb::Subtree> for Subtree {
 
 /// Converts a frame. Whether its bucket and its subtree exist in the plan is for the reduction to
 /// check, which knows the plan.
-fn reduce_frame(
-    bucket_sum: pb::ReduceFrame,
-    generation: Generation,
-) -> Result<ReduceFrame, Malformed> {
-    let pb::ReduceFrame { position, digest, bucket, subtree, values } = bucket_sum;
+fn reduce_frame(frame: pb::ReduceFrame, generation: Generation) -> Result<ReduceFrame, Malformed> {
+    let pb::ReduceFrame { position, digest, bucket, subtree, values } = frame;
     if values.len() % 4 != 0 || values.len() > 4 * BUCKET_VALUES_MAX {
         return Err(Malformed("a bucket that is too long, or not made of float32"));
     }

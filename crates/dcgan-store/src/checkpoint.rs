@@ -180,8 +180,8 @@ impl Checkpoints {
     /// Removes all checkpoints up to `step` except the newest `keep`, of which one is always kept.
     /// Removes what crashes have left behind as well.
     ///
-    /// A checkpoint after `step` is damaged: the training has returned to a point before it, and
-    /// will replace it. It does not count as one of the newest.
+    /// If there are checkpoints after `step`, the training has gone back because they are damaged,
+    /// and will replace them. They do not count as the newest.
     ///
     /// # Errors
     /// If a folder cannot be removed.

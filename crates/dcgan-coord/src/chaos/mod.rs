@@ -1,7 +1,7 @@
 //! `dcgan-coord chaos`: trains on this machine while processes are killed, stopped, slowed down and
 //! disconnected, and compares the result with that of an undisturbed run.
 //!
-//! A test that injects faults from inside a program only shows that the injected program survives.
+//! Faults that are injected from inside a program show only that the changed program survives.
 //! Here the programs are the ones that people run, and every fault comes from outside: signals, and
 //! proxies between the processes that drop their connections.
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::injection::InjectedFaults;
 use super::samples::{Sample, adoption, recovery};
 
-/// Reports how long the training took to recover from kills. A recovery during which another fault
-/// of the coordinator happened is left out.
+/// Reports how long the training took to recover from kills. A recovery during which the
+/// coordinator was killed as well is left out.
 pub(super) fn report(injected: &InjectedFaults, samples: &[Sample]) -> String {
     let recoveries = injected
         .kills

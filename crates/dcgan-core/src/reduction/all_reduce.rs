@@ -256,8 +256,8 @@ impl AllReduce {
     }
 }
 
-/// Cuts a vector of `len` values into one slice a member, with sizes as even as possible, and each
-/// slice into buckets.
+/// Cuts a vector of `len` values into one slice for each member, with sizes as even as possible,
+/// and each slice into buckets.
 fn cut_into_buckets(len: usize, members: usize) -> Vec<Bucket> {
     let mut buckets = Vec::new();
     for rank in 0..members {

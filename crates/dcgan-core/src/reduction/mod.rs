@@ -8,7 +8,7 @@
 //! workers, or three workers with 3 + 3 + 2 shards perform the same additions and get the same
 //! bits.
 //!
-//! The vector is cut into one slice a member, and a slice into buckets of at most
+//! The vector is cut into one slice for each member, and a slice into buckets of at most
 //! [`BUCKET_VALUES_MAX`] values, which travel and are summed independently. Each member sends and
 //! receives about 2 (W - 1) / W of the vector in two hops: subtree sums to the owner of the slice,
 //! and sums from the owner to everybody.

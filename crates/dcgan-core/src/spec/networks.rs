@@ -36,7 +36,7 @@ pub enum LayerKind {
         stride: usize,
     },
     /// Batch normalisation over images, rows and columns. Epsilon is 1e-3; running statistics move
-    /// by 0.2 of the way to the new value.
+    /// a fifth of the way to each new value.
     BatchNorm,
     /// Doubles rows and columns: every pixel becomes a square of four equal ones.
     Upsample,

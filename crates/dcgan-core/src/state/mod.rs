@@ -31,7 +31,7 @@ pub struct State {
     tensors: Vec<StateTensor>,
     /// The first tensor whose values turned out, when it was changed, not to be those that were
     /// hashed.
-    found_damaged: Option<usize>,
+    damaged_before_update: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ impl State {
             .iter()
             .map(|info| StateTensor::new(vec![0.0; info.len()], None))
             .collect();
-        Self { layout, tensors, found_damaged: None }
+        Self { layout, tensors, damaged_before_update: None }
     }
 
     /// The names and shapes of the tensors.
@@ -97,7 +97,7 @@ impl State {
     /// afterwards there is no digest to compare with.
     pub fn tensor_mut(&mut self, index: usize) -> &mut [f32] {
         if self.tensors[index].is_damaged() {
-            self.found_damaged.get_or_insert(index);
+            self.damaged_before_update.get_or_insert(index);
         }
         let StateTensor { values, digest, derived } = &mut self.tensors[index];
         *digest = None;
@@ -143,7 +143,7 @@ impl State {
             assert_eq!(values.len(), self.tensor(index).len(), "a tensor keeps its shape");
             let expected = self.tensors[index].digest;
             if expected.is_some_and(|digest| digest != old_hasher.digest()) {
-                self.found_damaged.get_or_insert(index);
+                self.damaged_before_update.get_or_insert(index);
             }
             self.tensors[index] = StateTensor::new(values, Some(new_hasher.digest()));
         }
@@ -182,8 +182,8 @@ impl State {
 
     /// The name of the first tensor that was damaged when it was changed. The new values were
     /// computed from damaged ones, so the state must not be used.
-    pub fn found_damaged(&self) -> Option<&str> {
-        self.found_damaged.map(|index| self.name(index))
+    pub fn damaged_before_update(&self) -> Option<&str> {
+        self.damaged_before_update.map(|index| self.name(index))
     }
 
     /// The name of the first tensor in which two states of one layout differ by a bit.
@@ -286,9 +286,12 @@ mod tests {
         assert_eq!(state.first_difference(&before), Some("b"));
         assert_eq!(before.first_damaged(before.all()), None, "a clone does not see later changes");
         state.tensor_mut(0)[0] = 1.0;
-        assert_eq!(state.found_damaged(), None);
+        assert_eq!(state.damaged_before_update(), None);
         state.replace([1], |_, [b], [new]| new.extend(b));
-        assert_eq!((state.found_damaged(), before.found_damaged()), (Some("b"), None));
+        assert_eq!(
+            (state.damaged_before_update(), before.damaged_before_update()),
+            (Some("b"), None)
+        );
     }
 
     #[test]

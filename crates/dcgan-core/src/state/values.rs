@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 /// A vector, or a range of one, that shares its memory with all its clones.
 ///
-/// A gradient is cut into slices and buckets, and each is both sent and kept for a repetition. All
-/// of that copies no values.
+/// A gradient is cut into slices and buckets, which are sent, and kept until the state changes.
+/// None of that copies values.
 #[derive(Clone)]
 pub struct SharedValues {
     /// The whole vector.

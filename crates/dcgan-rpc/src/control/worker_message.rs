@@ -136,7 +136,7 @@ impl TryFrom<pb::complaint::Kind> for Complaint {
             Kind::StateCorrupted(pb::StateCorrupted { tensor }) => Self::StateCorrupted(tensor),
             Kind::ShardsFailed(pb::FailedShards { position, shards, what }) => {
                 Self::ShardsFailed(FailedShards {
-                    position: required(position, "unusable vectors without a position")?,
+                    position: required(position, "failed shards without a position")?,
                     shards: convert::shards(shards)?,
                     what,
                 })

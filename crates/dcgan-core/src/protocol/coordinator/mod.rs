@@ -171,7 +171,7 @@ const CLOSED_MAX: Duration = Duration::from_secs(1);
 const FENCE_MAX: Duration = Duration::from_secs(3);
 /// A restarted coordinator waits this long for the workers of the last plan.
 const ADOPT_MAX: Duration = Duration::from_secs(2);
-/// An ending waits this long for workers to close, and for a last checkpoint.
+/// An ending waits this long for workers to leave, and for a last checkpoint.
 const ENDING_MAX: Duration = Duration::from_secs(10);
 /// A fence that a complaint asks for comes no sooner after a plan than this, unless a step was
 /// finished in between. Without the pause, members that cannot reach each other would start new

@@ -229,7 +229,7 @@ impl WorkerMachine {
         let at = self.at.position;
         let mut state = State::clone(&self.state);
         self.objective.optimizer_step(&mut state, at, &reduction.all_reduce.sum());
-        if let Some(tensor) = state.found_damaged() {
+        if let Some(tensor) = state.damaged_before_update() {
             return self.discard_state(tensor);
         }
 
