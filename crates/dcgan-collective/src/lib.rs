@@ -1,9 +1,9 @@
 //! Moves bytes between workers: the streams of the all-reduces, and copies of a state.
 //!
 //! Every member of a plan opens one stream to every other member. A ring would need fewer streams,
-//! but 2 (W - 1) hops for every bucket, and its additions would depend on the number of members. With
-//! direct streams, reduce-scatter and all-gather take one hop each, and the owner of a slice sees
-//! every member's contribution, so that it can add them in an order that never changes.
+//! but 2 (W - 1) hops for every bucket, and its additions would depend on the number of members.
+//! With direct streams, reduce-scatter and all-gather take one hop each, and the owner of a slice
+//! sees every member's contribution, so that it can add them in an order that never changes.
 //!
 //! The streams belong to a plan. A newer plan supersedes them, and the sender says so with a last
 //! message. A stream that ends without that message is broken: it is not resumed, and the worker
