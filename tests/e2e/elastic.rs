@@ -25,16 +25,17 @@ fn chaos_changes_no_bit() {
     let here = folder.path();
     let random = "chaos --seed 3 --kills 8 --coordinator-kills 2 --out here";
     // The exit status is 0 only if both runs have the same digest at every step.
-    assert_names(&run(COORD, here, random, 0).text, &["digest"]);
+    assert_names(&run(COORD, here, random, 0).text, &["the same at all "]);
 
     let all_die = "300 kill 0 0.1\n300 kill 1 0.1\n300 kill-coordinator 0\n";
     fs::write(here.join("all-die"), all_die).unwrap();
     let scheduled = run(COORD, here, "chaos --workers 2 --schedule all-die --steps 600", 0);
-    assert_names(&scheduled.text, &["3 faults", "digest"]);
+    assert_names(&scheduled.text, &["3 faults in ", "the same at all "]);
 
     fs::write(here.join("typo"), "300 kil 0 0.1\n").unwrap();
     let refused = run(COORD, here, "chaos --schedule typo", 2);
-    assert_names(refused.error(), &["typo", "line 1", "kill", "stop", "slow", "cut", "cut-off"]);
+    let names = "typo: line 1: expected kill, stop, slow, cut or cut-off";
+    assert_names(refused.error(), &[names]);
 }
 
 #[test]
@@ -56,7 +57,9 @@ fn status_checkpoint_drain_and_stop_work_while_the_run_trains() {
         || -> serde_json::Value { serde_json::from_str(&ask("status --json", 0).text).unwrap() };
 
     // Two workers train, and nothing is saved.
-    assert_names(&ask("status", 0).text, &["generation 1", "2 workers", "staying", "rank 1"]);
+    let training = "training: generation 1, 2 workers";
+    let shown = [training, "no checkpoint yet", "staying", "rank 1"];
+    assert_names(&ask("status", 0).text, &shown);
     let before = status();
     assert_eq!((&before["generation"], &before["reason_code"]), (&1.into(), &"training".into()));
     assert!(before["checkpoint"].is_null(), "{before}");
@@ -67,7 +70,8 @@ fn status_checkpoint_drain_and_stop_work_while_the_run_trains() {
     assert_eq!(saved_steps(here), [step]);
 
     let refused = ask("drain nobody", 2);
-    assert_names(refused.error(), &["nobody", "leaving", "staying"]);
+    let names = ["there is no worker nobody; there are: ", "leaving", "staying"];
+    assert_names(refused.error(), &names);
     ask("drain leaving", 0);
     leaving.expect(0);
     let drained = [("worker", "leaving"), ("cause", "drained")];
@@ -82,11 +86,11 @@ fn status_checkpoint_drain_and_stop_work_while_the_run_trains() {
     let cause = after["recoveries"][0]["cause"].as_str().unwrap();
     assert_names(cause, &["leaving", "drained"]);
 
-    ask("stop", 0);
+    assert_names(&ask("stop", 0).text, &["the run has ended"]);
     coordinator.process.expect(0).event("run_stopped", &[]);
     staying.expect(0);
     let unreachable = run(COORD, here, "status --coordinator http://127.0.0.1:1", 1);
-    assert_names(unreachable.error(), &["http://127.0.0.1:1"]);
+    assert_names(unreachable.error(), &["cannot reach http://127.0.0.1:1"]);
 }
 
 #[test]
@@ -113,11 +117,12 @@ fn a_damaged_checkpoint_is_named_and_the_run_goes_on_from_the_one_before() {
     let folder = tempdir().unwrap();
     let here = folder.path();
     local(here, &format!("--workers 1 {TOY} --steps 200"));
-    assert_names(&run(COORD, here, "verify run", 0).text, &["4 checkpoints"]);
+    let intact = run(COORD, here, "verify run", 0);
+    assert_names(&intact.text, &["4 lines and 4 checkpoints are intact"]);
     assert_eq!(logged_steps(here), [50, 100, 150, 200]);
     flip_a_bit_of_the_newest_checkpoint(here);
     let damaged = run(COORD, here, "verify run", 1);
-    assert_names(&damaged.text, &["step-00000200", "state.safetensors", "digest"]);
+    assert_names(&damaged.text, &["step-00000200: state.safetensors: expected digest "]);
 
     let coordinator = Process::start(COORD, here, "--out run --local --steps 300");
     let skipped = coordinator.wait_for_event("checkpoint_skipped", &[]);
@@ -125,7 +130,7 @@ fn a_damaged_checkpoint_is_named_and_the_run_goes_on_from_the_one_before() {
     coordinator.wait_for_event("step_recomputed", &[("step", "200")]);
     coordinator.expect(0);
     assert_eq!(logged_steps(here), [50, 100, 150, 200, 250, 300]);
-    run(COORD, here, "verify run", 0);
+    assert_names(&run(COORD, here, "verify run", 0).text, &["intact"]);
 }
 
 #[test]
@@ -145,7 +150,7 @@ fn a_checkpoint_that_is_damaged_later_is_noticed_when_it_is_needed() {
     coordinator.process.expect(0);
     second.expect(0);
     assert_eq!(logged_steps(here), (1..=60).map(|n| 50 * n).collect::<Vec<_>>());
-    run(COORD, here, "verify run", 0);
+    assert_names(&run(COORD, here, "verify run", 0).text, &["intact"]);
 }
 
 #[test]
@@ -159,9 +164,12 @@ fn verify_tells_equal_runs_from_runs_that_differ() {
         run(COORD, here, &arguments, 0);
     }
     let equal = run(COORD, here, "verify one same", 0);
-    assert_names(&equal.text, &["2 steps", "step 100"]);
+    let all_same = "the same at all 2 steps that both have, up to step 100";
+    assert!(equal.text.starts_with(all_same), "{}", equal.text);
     let different = run(COORD, here, "verify one other", 1);
-    assert_names(&different.text, &["step 50", "one", "other", "generator.weight"]);
-    assert!(!different.text.contains("step 100"), "it names the first step that differs");
-    assert_names(run(COORD, here, "verify nowhere", 2).error(), &["nowhere"]);
+    let text = &different.text;
+    assert!(text.starts_with("they differ first at step 50: one has "), "{text}");
+    assert!(text.trim_end().ends_with("; first tensor, at step 50: generator.weight"), "{text}");
+    assert!(!text.contains("step 100"), "it names the first step that differs");
+    assert_names(run(COORD, here, "verify nowhere", 2).error(), &["nowhere: not a run directory"]);
 }

@@ -179,6 +179,7 @@ async fn a_worker_with_another_protocol_version_is_refused_with_both_versions() 
     let Some(pb::coordinator_message::Kind::Refused(pb::Refused { reason })) = answer else {
         panic!("expected a refusal, found {answer:?}");
     };
-    assert_names(&reason, &["version 0", &format!("version {PROTOCOL}")]);
+    let versions = format!("protocol version 0 and the coordinator version {PROTOCOL}");
+    assert_eq!(reason, format!("this worker speaks {versions}: use programs of one build"));
     coordinator.process.wait_for_event("worker_refused", &[]);
 }
