@@ -23,15 +23,15 @@ fn a_coordinator_refuses_what_it_cannot_do() {
     std::fs::write(here.join("typo.toml"), "workers = 2\n\nlearning-rat = 0.1\n").unwrap();
     std::fs::write(here.join("file"), "").unwrap();
     let mistakes: [(&str, i32, &[&str]); 10] = [
-        ("", 2, &["--workers"]),
-        ("--workers 2 --min-workers 3", 2, &["--min-workers 3", "--workers 2"]),
-        ("--workers 2 --epochs 1 --steps 1", 2, &["epochs", "steps"]),
-        ("--workers 2 --shards 7", 2, &["batch size 256", "7 shards"]),
-        ("--workers 2 --learning-rate -1", 2, &["learning rate", "-1"]),
-        ("--workers 2 --data nowhere", 2, &["nowhere", "train-images-idx3-ubyte"]),
-        ("--workers 2 --listen 0.0.0.0:0", 2, &["--listen", "0.0.0.0:0", "--insecure"]),
-        ("--config typo.toml", 2, &["typo.toml", "line 3", "learning-rat`"]),
-        ("--config none.toml", 2, &["none.toml"]),
+        ("", 2, &["--workers is missing"]),
+        ("--workers 2 --min-workers 3", 2, &["--min-workers 3 is more than --workers 2"]),
+        ("--workers 2 --epochs 1 --steps 1", 2, &["--epochs and --steps", "give one"]),
+        ("--workers 2 --shards 7", 2, &["batch size 256 cannot be split into 7 shards"]),
+        ("--workers 2 --learning-rate -1", 2, &["learning rate -1 is not above 0"]),
+        ("--workers 2 --data nowhere", 2, &["nowhere: there is no train-images-idx3-ubyte"]),
+        ("--workers 2 --listen 0.0.0.0:0", 2, &["--listen: 0.0.0.0:0", "add --insecure"]),
+        ("--config typo.toml", 2, &["typo.toml: line 3: unknown field `learning-rat`"]),
+        ("--config none.toml", 2, &["none.toml: No such file"]),
         ("--workers 2 --local --out file/run", 1, &["file/run"]),
     ];
     for (arguments, status, names) in mistakes {
@@ -48,15 +48,16 @@ fn a_run_directory_is_protected() {
 
     // Settings that differ are named with both of their values.
     let differing = "--out run --local --seed 23 --learning-rate 0.001";
-    let both_values = ["seed", "22", "23", "learning-rate", "0.0002", "0.001"];
-    check(COORD, here, differing, 2, &both_values);
-    check(COORD, here, "--out run --workers 1 --resume never", 2, &["run", "--resume"]);
+    let both_values = "seed: saved 22, given 23; learning-rate: saved 0.0002, given 0.001";
+    check(COORD, here, differing, 2, &[both_values]);
+    let not_empty = "run: not empty, and --resume never";
+    check(COORD, here, "--out run --workers 1 --resume never", 2, &[not_empty]);
 
     // A folder with other files is left alone.
     std::fs::create_dir(here.join("thesis")).unwrap();
     std::fs::write(here.join("thesis/chapter"), "").unwrap();
     let foreign = format!("--out thesis --workers 1 {TOY}");
-    check(COORD, here, &foreign, 1, &["thesis"]);
+    check(COORD, here, &foreign, 1, &["thesis: not empty, and not a run directory"]);
     assert_eq!(std::fs::read_dir(here.join("thesis")).unwrap().count(), 1);
 }
 
@@ -67,11 +68,12 @@ fn a_port_in_use_and_a_directory_in_use_are_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let arguments = format!("--workers 1 {TOY} --listen {address}");
-    check(COORD, here, &arguments, 1, &[&address, "in use"]);
+    let in_use = format!("cannot listen on {address}: Address already in use");
+    check(COORD, here, &arguments, 1, &[&in_use]);
 
     let running = Coordinator::start(here, &format!("--workers 1 {TOY}"));
     let arguments = format!("--out run --workers 1 {TOY} --listen 127.0.0.1:0");
-    check(COORD, here, &arguments, 1, &["run: ", "another coordinator"]);
+    check(COORD, here, &arguments, 1, &["run: another coordinator is using this run directory"]);
     running.process.signal("INT");
     running.process.expect(130);
 }
@@ -82,12 +84,17 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
     let here = folder.path();
     local(here, &format!("--workers 1 {TOY}"));
     let mistakes: [(&str, &str, i32, &[&str]); 6] = [
-        (WORKER, "--coordinator http://10.0.0.1:1", 2, &["--coordinator", "--insecure"]),
-        (WORKER, "--coordinator http://127.0.0.1:1 --device cuda", 2, &["CUDA"]),
-        (SAMPLER, "grid --run nowhere --out grid.png", 2, &["nowhere"]),
-        (SAMPLER, "grid --run run --weights ema --out grid.png", 2, &["--weights ema"]),
-        (SAMPLER, "grid --run run --checkpoint 7 --out grid.png", 2, &["7", "15, 20"]),
-        (SAMPLER, "grid --run run --out grid.png", 1, &["step 20"]),
+        (WORKER, "--coordinator http://10.0.0.1:1", 2, &["--coordinator", "add --insecure"]),
+        (WORKER, "--coordinator http://127.0.0.1:1 --device cuda", 2, &["built without CUDA"]),
+        (SAMPLER, "grid --run nowhere --out grid.png", 2, &["nowhere: not a run directory"]),
+        (
+            SAMPLER,
+            "grid --run run --weights ema --out grid.png",
+            2,
+            &["--weights ema", "no moving average"],
+        ),
+        (SAMPLER, "grid --run run --checkpoint 7 --out grid.png", 2, &["7", "there are: 15, 20"]),
+        (SAMPLER, "grid --run run --out grid.png", 1, &["the checkpoint of step 20: "]),
     ];
     for (program, arguments, status, names) in mistakes {
         check(program, here, arguments, status, names);
