@@ -139,7 +139,10 @@ fn a_checkpoint_that_is_damaged_later_is_noticed_when_it_is_needed() {
     let here = folder.path();
     let coordinator = Coordinator::start(here, &format!("--workers 1 {TOY} --steps 3000"));
     let first = coordinator.worker(here, "--name first");
-    coordinator.process.wait_for_event("checkpoint_saved", &[("step", "200")]);
+    // A checkpoint may be left out on a slow disk: any two will do.
+    for _ in 0..2 {
+        coordinator.process.wait_for_event("checkpoint_saved", &[]);
+    }
     drop(first);
     coordinator.process.wait_for_event("worker_lost", &[("worker", "first")]);
     flip_a_bit_of_the_newest_checkpoint(here);

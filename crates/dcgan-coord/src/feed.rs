@@ -36,19 +36,22 @@ impl SamplerFeed {
         self.samplers.is_empty()
     }
 
-    /// Adds a sampler, and sends it the newest generator if there is one.
-    pub(crate) fn insert(
-        &mut self,
-        sampler: SamplerId,
-        sender: SamplerSender,
-        newest: Option<(Step, Vec<u8>)>,
-    ) {
-        if let Some((step, generator)) = newest {
-            // The stream is new and has room. If the sampler is gone already, its end is on its
-            // way.
-            let _ = sender.try_send(Ok(snapshot(self.seed, step, generator, false)));
-        }
+    /// Adds a sampler.
+    pub(crate) fn insert(&mut self, sampler: SamplerId, sender: SamplerSender) {
         self.samplers.insert(sampler, Sampler { sender, last_asked: 0 });
+    }
+
+    /// Sends the generator of the newest checkpoint to a sampler that has just come, unless it got
+    /// a later one in the meantime.
+    pub(crate) fn send_newest(&mut self, sampler: SamplerId, step: Step, generator: Vec<u8>) {
+        let seed = self.seed;
+        if let Some(sampler) = self.samplers.get(&sampler)
+            && sampler.last_asked <= step
+        {
+            // A stream without room has later generators in it. If the sampler is gone already,
+            // its end is on its way.
+            let _ = sampler.sender.try_send(Ok(snapshot(seed, step, generator, false)));
+        }
     }
 
     /// Removes a sampler whose stream ended.
@@ -56,20 +59,35 @@ impl SamplerFeed {
         self.samplers.remove(&sampler);
     }
 
-    /// Asks every sampler whose stream has room for the first pending grid that it was not asked
-    /// for before. `load` reads the generator of a step, and returns none if that fails.
-    pub(crate) fn ask(&mut self, pending: &BTreeSet<Step>, load: impl Fn(Step) -> Option<Vec<u8>>) {
+    /// The first pending grid that a sampler whose stream has room was not asked for before.
+    pub(crate) fn wanted(&self, pending: &BTreeSet<Step>) -> Option<Step> {
+        let with_room = self.samplers.values().filter(|sampler| sampler.sender.capacity() > 0);
+        with_room.filter_map(|sampler| sampler.next(pending)).min()
+    }
+
+    /// Asks for the grid of a step: every sampler whose next one it is, and whose stream has room.
+    /// A generator that could not be read is not tried again for them.
+    pub(crate) fn ask(&mut self, pending: &BTreeSet<Step>, step: Step, generator: Option<Vec<u8>>) {
+        let seed = self.seed;
         for sampler in self.samplers.values_mut() {
-            let next = pending.range(sampler.last_asked + 1..).next().copied();
-            let (Some(step), Ok(room)) = (next, sampler.sender.try_reserve()) else {
+            if sampler.next(pending) != Some(step) {
+                continue;
+            }
+            let Ok(room) = sampler.sender.try_reserve() else {
                 continue;
             };
-            if let Some(generator) = load(step) {
-                room.send(Ok(snapshot(self.seed, step, generator, true)));
+            if let Some(generator) = &generator {
+                room.send(Ok(snapshot(seed, step, generator.clone(), true)));
             }
-            // A generator that cannot be read is not tried again for this sampler.
             sampler.last_asked = step;
         }
+    }
+}
+
+impl Sampler {
+    /// The next pending grid that it was not asked for before.
+    fn next(&self, pending: &BTreeSet<Step>) -> Option<Step> {
+        pending.range(self.last_asked + 1..).next().copied()
     }
 }
 
@@ -89,21 +107,37 @@ mod tests {
     fn a_sampler_is_asked_for_each_pending_grid_once_and_only_while_its_stream_has_room() {
         let (sender, mut stream) = mpsc::channel(2);
         let mut feed = SamplerFeed::new(22);
-        feed.insert(SamplerId(1), sender, Some((10, vec![1])));
+        feed.insert(SamplerId(1), sender);
+        feed.send_newest(SamplerId(1), 10, vec![1]);
         let pending = BTreeSet::from([20, 40]);
 
-        feed.ask(&pending, |_| Some(vec![2]));
+        assert_eq!(feed.wanted(&pending), Some(20));
+        feed.ask(&pending, 20, Some(vec![2]));
         // The stream is full now, so the grid of step 40 has to wait.
-        feed.ask(&pending, |_| Some(vec![3]));
+        assert_eq!(feed.wanted(&pending), None);
+        feed.ask(&pending, 40, Some(vec![3]));
         let newest = stream.try_recv().unwrap().unwrap();
         assert_eq!((newest.step, newest.grid_due), (10, false));
         let due = stream.try_recv().unwrap().unwrap();
         assert_eq!((due.step, due.grid_due), (20, true));
         assert!(stream.try_recv().is_err());
 
-        feed.ask(&pending, |_| Some(vec![3]));
-        feed.ask(&pending, |_| Some(vec![4]));
+        assert_eq!(feed.wanted(&pending), Some(40));
+        feed.ask(&pending, 40, Some(vec![3]));
+        assert_eq!(feed.wanted(&pending), None);
         assert_eq!(stream.try_recv().unwrap().unwrap().step, 40);
+        assert!(stream.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_sampler_never_goes_back_to_an_older_generator() {
+        let (sender, mut stream) = mpsc::channel(2);
+        let mut feed = SamplerFeed::new(22);
+        feed.insert(SamplerId(1), sender);
+        // The newest checkpoint was read slowly.
+        feed.ask(&BTreeSet::from([20]), 20, Some(vec![2]));
+        feed.send_newest(SamplerId(1), 10, vec![1]);
+        assert_eq!(stream.try_recv().unwrap().unwrap().step, 20);
         assert!(stream.try_recv().is_err());
     }
 }

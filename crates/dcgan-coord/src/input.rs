@@ -1,5 +1,5 @@
 //! The inputs of the driver. Every task that learns of something sends it here: the gRPC service,
-//! the threads that wait for child processes, and the signal handler. One bounded channel puts all
+//! the writer, the threads that wait for child processes, and the signal handler. One bounded channel puts all
 //! inputs into one order.
 //!
 //! The types are in a file of their own, so that their producers do not depend on the driver.
@@ -13,6 +13,8 @@ use dcgan_core::protocol::message::Hello;
 use dcgan_process::signals::Signal;
 use dcgan_rpc::pb;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::writer::JobNews;
 
 /// The capacity of the channel. Senders wait while it is full.
 pub(crate) const INPUTS_MAX: usize = 1024;
@@ -40,6 +42,12 @@ pub(crate) enum Input {
     SamplerClosed(SamplerId),
     /// A sampler drew the grid of a step, as a PNG file.
     GridDrawn { step: Step, png: Bytes },
+    /// The writer of the run directory has news.
+    Writer(JobNews),
+    /// The generator of a pending grid was read; none if it could not be.
+    PendingGridRead { step: Step, generator: Option<Vec<u8>> },
+    /// The generator of the newest checkpoint was read, for a sampler that has just come.
+    NewestGeneratorRead { sampler: SamplerId, step: Step, generator: Vec<u8> },
     /// A worker asked for the checkpoint of a step, and it could not be read.
     CheckpointUnreadable(Step),
     /// A child process ended. The number is its index in the list of local processes.

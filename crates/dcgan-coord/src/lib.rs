@@ -9,8 +9,8 @@
 //!   the driver on one channel. `service` answers workers and samplers, `local_processes` runs the
 //!   children of `--local`.
 //! * Settings: `args` and `config` define them, `merge` and `resolve` find their values.
-//! * What a run leaves behind: `recorder` writes the run directory; `feed` sends generators to
-//!   samplers, which send grids back.
+//! * What a run leaves behind: `recorder` knows the run directory, and `writer` is the thread that
+//!   writes it; `feed` sends generators to samplers, which send grids back.
 //! * What a person sees: `console`, `notices`, `reason_log`.
 //! * Other verbs: `admin` (status, checkpoint, drain, stop), `chaos`, `summary`, `verify`.
 
@@ -32,6 +32,7 @@ mod service;
 mod start;
 mod summary;
 mod verify;
+mod writer;
 
 use std::process::ExitCode;
 

@@ -47,6 +47,7 @@ fn fields(notice: &Notice) -> Fields<'_> {
         Notice::Connected(_)
         | Notice::Ready(_)
         | Notice::Complaint { .. }
+        | Notice::WriteGivenUp { .. }
         | Notice::Quarantined { .. }
         | Notice::Readmitted(_) => none,
         Notice::Lost { why, .. } => Fields { cause: Some(why.code()), ..none },
@@ -62,9 +63,10 @@ fn fields(notice: &Notice) -> Fields<'_> {
             ..none
         },
         Notice::PlanAdopted(generation) => Fields { generation: Some(generation.0), ..none },
-        Notice::SnapshotGivenUp(step) | Notice::StepRecomputed(step) => {
-            Fields { step: Some(*step), ..none }
-        }
+        Notice::SnapshotGivenUp(step)
+        | Notice::CheckpointLeftOut(step)
+        | Notice::GridLeftOut(step)
+        | Notice::StepRecomputed(step) => Fields { step: Some(*step), ..none },
         Notice::CheckpointFellBack { from, to } => {
             Fields { from: Some(*from), to: Some(*to), ..none }
         }

@@ -63,6 +63,7 @@ fn first_line(reason: &Reason) -> Option<Duration> {
         Reason::Gathering { .. } | Reason::BelowMinimum { .. } => Some(Duration::ZERO),
         Reason::Adopting { .. }
         | Reason::Fencing { .. }
+        | Reason::Storing { .. }
         | Reason::Unreachable { .. }
         | Reason::Stopping
         | Reason::Finishing => Some(SHORT),
@@ -75,7 +76,7 @@ fn counts(reason: &Reason) -> (u64, u64) {
         Reason::Gathering { ready, workers } => missing(*ready, *workers),
         Reason::Adopting { here, members } => missing(*here, *members),
         Reason::BelowMinimum { ready, minimum, .. } => missing(*ready, *minimum),
-        Reason::Fencing { generation, .. } => (generation.0, 0),
+        Reason::Fencing { generation, .. } | Reason::Storing { generation } => (generation.0, 0),
         Reason::Unreachable { .. }
         | Reason::Training { .. }
         | Reason::Stopping

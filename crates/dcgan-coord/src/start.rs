@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::ArgMatches;
-use dcgan_core::ids::Step;
+use dcgan_core::ids::{RunId, Step};
 use dcgan_core::protocol::coordinator::{
     CoordinatorConfig, CoordinatorMachine, OutputConfig, PersistedOutputs, Reason,
 };
@@ -13,6 +13,7 @@ use dcgan_core::spec::ObjectiveKind;
 use dcgan_process::exit::{status, usage};
 use dcgan_rpc::net::{self, Address};
 use dcgan_store::dataset::Dataset;
+use dcgan_store::run_dir::RunFile;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
@@ -22,12 +23,13 @@ use tonic::service::Routes;
 use crate::args::Args;
 use crate::config::RunConfig;
 use crate::console::CONSOLE;
-use crate::driver::Driver;
+use crate::driver::{Driver, DriverParts};
 use crate::input::{INPUTS_MAX, Input};
 use crate::local_processes::{LocalProcesses, LocalSettings};
-use crate::recorder::Recorder;
+use crate::recorder::{self, OpenedRun, RunFiles};
 use crate::resolve::{ResolvedRun, resolve_run};
 use crate::service::{self, Served};
+use crate::writer;
 
 /// The port without `--listen` and `--local`.
 const DEFAULT_PORT: u16 = 7420;
@@ -52,32 +54,45 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let _entered = network.enter();
     let listener = net::listen(listen)?;
     let address = Address::from(listener.local_addr()?);
-    let (recorder, persisted) = Recorder::open(&root, &config, &config_text)?;
+    let OpenedRun { recorder, files, run, persisted, pending_grids } =
+        recorder::open(&root, &config, &config_text)?;
     let resumed_at = persisted.checkpoint.as_ref().map_or(0, |saved| saved.step);
 
-    // Start the producers of inputs: the service and the signals.
+    // Start the producers of inputs: the service, the signals and the writer.
     let (inputs_sender, inputs) = mpsc::channel(INPUTS_MAX);
-    let server = Server::start(listener, dataset, &config, &recorder, inputs_sender.clone());
+    let server = Server::start(listener, dataset, &config, &files, inputs_sender.clone());
     listen_for_signals(inputs_sender.clone())?;
+    let jobs = writer::start(recorder, inputs_sender.clone())?;
 
     // Build the machine from what is on disk.
     let start = Instant::now();
-    let settings = machine_settings(args, &config, &recorder, persisted);
+    let settings = machine_settings(args, &config, &run, persisted);
     let machine = CoordinatorMachine::new(start.elapsed(), settings);
     let is_complete = machine.reason() == Reason::Finishing;
-    log_start(args, &config, &recorder, &address, resumed_at, is_complete);
+    log_start(args, &config, &files, run.run, &address, resumed_at, is_complete);
 
     // Start the local processes. A run that is complete already has no work for them.
     let local = if args.local && !is_complete {
-        let settings = local_settings(args, &config, &recorder, address);
-        Some(LocalProcesses::start(&settings, inputs_sender)?)
+        let settings = local_settings(args, &config, &files, address);
+        Some(LocalProcesses::start(&settings, inputs_sender.clone())?)
     } else {
         None
     };
 
     // Run the driver to the end.
     CONSOLE.start_bar(resumed_at, config.schedule.last_step, config.spec.batch_size);
-    let driver = Driver::new(start, machine, config, recorder, local, args.local);
+    let driver = Driver::new(DriverParts {
+        start,
+        machine,
+        config,
+        run: run.run,
+        files,
+        pending_grids,
+        jobs,
+        inputs: inputs_sender,
+        local,
+        is_local: args.local,
+    });
     let status = network.block_on(async {
         let status = driver.run(inputs).await;
         server.shut_down().await;
@@ -131,12 +146,12 @@ impl Server {
         listener: TcpListener,
         dataset: Dataset,
         config: &RunConfig,
-        recorder: &Recorder,
+        files: &RunFiles,
         inputs: mpsc::Sender<Input>,
     ) -> Self {
         let served = Served {
             partitions: service::partitions(&dataset, &config.sharding),
-            checkpoints: recorder.checkpoints().clone(),
+            checkpoints: files.checkpoints().clone(),
         };
         let routes = Routes::new(service::service(served, inputs));
         let (shut_down, asked) = oneshot::channel();
@@ -169,10 +184,9 @@ fn listen_for_signals(inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
 fn machine_settings(
     args: &Args,
     config: &RunConfig,
-    recorder: &Recorder,
+    run: &RunFile,
     persisted: PersistedOutputs,
 ) -> CoordinatorConfig {
-    let run = recorder.run();
     CoordinatorConfig {
         run: run.run,
         workers: config.workers,
@@ -183,6 +197,7 @@ fn machine_settings(
             sharding: config.sharding,
             batch_size: config.spec.batch_size,
             learning_rate: config.spec.learning_rate,
+            keep_checkpoints: config.keep_checkpoints,
         },
         fingerprint: run.fingerprint.clone(),
         plan: run.plan.clone(),
@@ -194,7 +209,7 @@ fn machine_settings(
 fn local_settings(
     args: &Args,
     config: &RunConfig,
-    recorder: &Recorder,
+    files: &RunFiles,
     coordinator: Address,
 ) -> LocalSettings {
     LocalSettings {
@@ -203,7 +218,7 @@ fn local_settings(
         threads: config.threads,
         // The toy has no pictures.
         sampler: config.spec.objective == ObjectiveKind::Dcgan,
-        logs: recorder.logs(),
+        logs: files.logs(),
         log_format: args.log.log_format,
     }
 }
@@ -212,12 +227,13 @@ fn local_settings(
 fn log_start(
     args: &Args,
     config: &RunConfig,
-    recorder: &Recorder,
+    files: &RunFiles,
+    run: RunId,
     address: &Address,
     resumed_at: Step,
     is_complete: bool,
 ) {
-    let (run, directory) = (recorder.run().run, recorder.root().display());
+    let directory = files.root().display();
     tracing::info!(
         event = "run_opened",
         %run,

@@ -58,22 +58,25 @@ impl MetricsLog {
         Ok((Self { path: path.to_owned(), file }, rows))
     }
 
-    /// Appends a row, and waits until it is on disk.
+    /// Appends rows, and waits until they are on disk.
     ///
     /// # Errors
-    /// If the row cannot be written. The log then holds what it held before.
+    /// If they cannot be written. The log then holds what it held before.
     ///
     /// # Panics
     /// Never: every row can be written as JSON.
-    pub fn append(&mut self, row: &MetricsRow) -> Result<(), MetricsError> {
-        let mut text = serde_json::to_vec(row).expect("numbers and digests are always JSON");
-        text.push(b'\n');
-        self.append_line(&text).map_err(|error| io_error(&self.path, error))
+    pub fn append(&mut self, rows: &[MetricsRow]) -> Result<(), MetricsError> {
+        let mut text = Vec::new();
+        for row in rows {
+            serde_json::to_writer(&mut text, row).expect("numbers and digests are always JSON");
+            text.push(b'\n');
+        }
+        self.append_text(&text).map_err(|error| io_error(&self.path, error))
     }
 
-    fn append_line(&mut self, line: &[u8]) -> io::Result<()> {
+    fn append_text(&mut self, text: &[u8]) -> io::Result<()> {
         let end = self.file.stream_position()?;
-        let written = self.file.write_all(line).and_then(|()| self.file.sync_data());
+        let written = self.file.write_all(text).and_then(|()| self.file.sync_data());
         if written.is_err() {
             // The disk may be full, with half a line on it. The caller will try again, and that
             // must not append to the half: the position goes back even if the file cannot be cut.
@@ -157,7 +160,7 @@ mod tests {
         assert_eq!(read(&path).unwrap().len(), 1);
         let (mut log, rows) = MetricsLog::open(&path).unwrap();
         assert_eq!(rows.len(), 1);
-        log.append(&rows[0]).unwrap();
+        log.append(&rows).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{LINE}\n{LINE}\n"));
     }
 

@@ -203,15 +203,6 @@ impl RunDir {
         self.write(&self.paths.pending_grid(step), generator)
     }
 
-    /// Reads the generator of a step whose grid is not drawn yet.
-    ///
-    /// # Errors
-    /// If the file is missing or cannot be read.
-    pub fn pending_grid(&self, step: Step) -> Result<Vec<u8>, RunDirError> {
-        let path = self.paths.pending_grid(step);
-        fs::read(&path).map_err(|error| io_error(&path, error))
-    }
-
     /// Returns the steps that have a grid, in no order, and the steps whose grid is not drawn yet,
     /// in ascending order.
     ///
@@ -287,6 +278,15 @@ fn parse_run_file(text: &str) -> Result<RunFile, String> {
     Ok(run)
 }
 
+/// Reads the generator of a step whose grid is not drawn yet.
+///
+/// # Errors
+/// If the file is missing or cannot be read.
+pub fn read_pending_grid(paths: &RunPaths, step: Step) -> Result<Vec<u8>, RunDirError> {
+    let path = paths.pending_grid(step);
+    fs::read(&path).map_err(|error| io_error(&path, error))
+}
+
 fn is_empty(root: &Path) -> io::Result<bool> {
     match fs::read_dir(root) {
         Ok(mut entries) => Ok(entries.next().is_none()),
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(dir.grids().unwrap(), (vec![], vec![20, 40]));
         dir.save_grid(20, b"png").unwrap();
         assert_eq!(dir.grids().unwrap(), (vec![20], vec![40]));
-        assert_eq!(dir.pending_grid(40).unwrap(), b"weights");
+        assert_eq!(read_pending_grid(dir.paths(), 40).unwrap(), b"weights");
     }
 
     #[test]

@@ -4,21 +4,23 @@
 //! Workers, samplers, child processes, signals and people all act at the same time. State shared
 //! behind locks would let each of them see a run that is half changed. Here everything arrives as
 //! an [`Input`] in one order, becomes an event of the machine, and the machine's commands are
-//! executed in theirs. A command that writes is durable before the next one is executed, so no
-//! worker is ever told of something that a crash of the coordinator could undo. The driver decides
-//! nothing about the run.
+//! executed in theirs. The driver waits for nothing else: files are written by the
+//! [`writer`](crate::writer) and read by threads of the runtime. So heartbeats, signals and answers
+//! to people never wait for a disk. The driver decides nothing about the run.
 
 mod commands;
+mod disk;
+mod disk_watch;
 mod ending;
-mod failing_disk;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitStatus;
+use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
-use dcgan_core::ids::Step;
+use dcgan_core::ids::{RunId, Step};
 use dcgan_core::protocol::coordinator::{
-    Command, ConnId, CoordinatorMachine, Event, Outcome, Reason, Stop, TICK,
+    ConnId, CoordinatorMachine, Event, Outcome, Reason, Stop, TICK,
 };
 use dcgan_core::protocol::message::Hello;
 use dcgan_process::signals::Signal;
@@ -32,18 +34,46 @@ use crate::feed::SamplerFeed;
 use crate::input::{Input, SamplerId, SamplerSender, WorkerSender};
 use crate::local_processes::LocalProcesses;
 use crate::reason_log::ReasonLog;
-use crate::recorder::Recorder;
-use failing_disk::FailingDisk;
+use crate::recorder::RunFiles;
+use crate::writer::Job;
+use disk_watch::DiskWatch;
 
 /// The coordinator sends a heartbeat to every worker this often.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// At the end of the run, the local sampler gets this time to draw the grids that are pending.
 const LAST_GRIDS_MAX: Duration = Duration::from_secs(60);
 
+/// The parts that a driver is made of.
+pub(crate) struct DriverParts {
+    /// The zero of the machine's clock.
+    pub(crate) start: Instant,
+    pub(crate) machine: CoordinatorMachine,
+    pub(crate) config: RunConfig,
+    pub(crate) run: RunId,
+    pub(crate) files: RunFiles,
+    pub(crate) pending_grids: BTreeSet<Step>,
+    /// The jobs of the writer go here.
+    pub(crate) jobs: std_mpsc::Sender<Job>,
+    /// The sending end of the driver's inputs.
+    pub(crate) inputs: mpsc::Sender<Input>,
+    pub(crate) local: Option<LocalProcesses>,
+    pub(crate) is_local: bool,
+}
+
 /// The driver of a run.
 pub(crate) struct Driver {
     config: RunConfig,
-    recorder: Recorder,
+    run: RunId,
+    files: RunFiles,
+    /// The jobs of the writer go here.
+    jobs: std_mpsc::Sender<Job>,
+    disk_watch: DiskWatch,
+    /// For threads that read a file: what they have read comes back as an input.
+    inputs: mpsc::Sender<Input>,
+    /// Steps whose generators are on disk until their grids are drawn.
+    pending_grids: BTreeSet<Step>,
+    /// The step whose generator is being read, for its grid.
+    reading_grid: Option<Step>,
     machine: CoordinatorMachine,
     /// The zero of the machine's clock.
     start: Instant,
@@ -59,28 +89,35 @@ pub(crate) struct Driver {
     out_of_workers: Option<String>,
     /// When the next heartbeats are due, on the machine's clock.
     next_heartbeat: Duration,
-    /// Commands of the machine that are not executed yet.
-    pending: VecDeque<Command>,
-    /// Present while writes fail.
-    failing_disk: Option<FailingDisk>,
     /// How the run ended, once the machine has said so.
     outcome: Option<Outcome>,
 }
 
 impl Driver {
-    /// Makes the driver of a machine whose clock began at `start`.
-    pub(crate) fn new(
-        start: Instant,
-        machine: CoordinatorMachine,
-        config: RunConfig,
-        recorder: Recorder,
-        local: Option<LocalProcesses>,
-        is_local: bool,
-    ) -> Self {
+    /// Makes the driver of a run. Local processes are added when they are started.
+    pub(crate) fn new(parts: DriverParts) -> Self {
+        let DriverParts {
+            start,
+            machine,
+            config,
+            run,
+            files,
+            pending_grids,
+            jobs,
+            inputs,
+            local,
+            is_local,
+        } = parts;
         Self {
             feed: SamplerFeed::new(config.spec.seed),
             config,
-            recorder,
+            run,
+            files,
+            jobs,
+            disk_watch: DiskWatch::default(),
+            inputs,
+            pending_grids,
+            reading_grid: None,
             machine,
             start,
             workers: BTreeMap::new(),
@@ -90,8 +127,6 @@ impl Driver {
             reason_log: ReasonLog::default(),
             out_of_workers: None,
             next_heartbeat: Duration::ZERO,
-            pending: VecDeque::new(),
-            failing_disk: None,
             outcome: None,
         }
     }
@@ -138,7 +173,12 @@ impl Driver {
                 self.on_sampler_connected(sampler, &page, sender)
             }
             Input::SamplerClosed(sampler) => self.on_sampler_closed(sampler),
-            Input::GridDrawn { step, png } => self.save_grid(step, &png),
+            Input::GridDrawn { step, png } => self.save_grid(step, png),
+            Input::Writer(news) => self.on_writer_news(news),
+            Input::PendingGridRead { step, generator } => self.on_grid_read(step, generator),
+            Input::NewestGeneratorRead { sampler, step, generator } => {
+                self.feed.send_newest(sampler, step, generator);
+            }
             Input::CheckpointUnreadable(step) => self.on_checkpoint_unreadable(step),
             Input::ChildEnded(index, status) => self.on_child_ended(index, status),
             Input::Signal(signal) => self.on_signal(signal),
@@ -155,26 +195,19 @@ impl Driver {
         let status = self.machine.status(now);
         let epoch = self.config.sharding.epoch(status.step);
         // The client may have gone away without waiting for the answer.
-        let _ = reply.send(dcgan_rpc::status(self.recorder.run().run, epoch, now, status));
+        let _ = reply.send(dcgan_rpc::status(self.run, epoch, now, status));
     }
 
     fn on_sampler_connected(&mut self, sampler: SamplerId, page: &str, sender: SamplerSender) {
         tracing::info!(event = "sampler_page", url = page, "watch the digits at {page}");
-        let generator = self.newest_generator();
-        self.feed.insert(sampler, sender, generator);
+        self.feed.insert(sampler, sender);
+        self.read_newest_generator(sampler);
         self.update_draw_grids();
     }
 
     fn on_sampler_closed(&mut self, sampler: SamplerId) {
         self.feed.remove(sampler);
         self.update_draw_grids();
-    }
-
-    /// The generator of the newest checkpoint with its step, if there is one and it can be read.
-    fn newest_generator(&self) -> Option<(Step, Vec<u8>)> {
-        let step = self.machine.checkpoint()?.step;
-        let generator = or_warn(step, self.recorder.checkpoint_generator(step))?;
-        Some((step, generator))
     }
 
     /// Tells the machine whether a sampler draws grids.
@@ -185,28 +218,6 @@ impl Driver {
 
     fn has_local_sampler(&self) -> bool {
         self.local.as_ref().is_some_and(LocalProcesses::has_sampler)
-    }
-
-    fn save_grid(&mut self, step: Step, png: &[u8]) {
-        or_warn(step, self.recorder.save_grid(step, png));
-    }
-
-    fn on_checkpoint_unreadable(&mut self, step: Step) {
-        // Only the newest checkpoint can start a plan. A request for another one is out of date.
-        let is_newest = self.machine.checkpoint().is_some_and(|saved| saved.step == step);
-        // While the disk fails, the newest checkpoint may not be written yet.
-        if !is_newest || self.failing_disk.is_some() {
-            return;
-        }
-        match self.recorder.newest_checkpoint() {
-            Ok(newest) => self.handle(Event::Unreadable { step, newest }),
-            // The worker that needs the checkpoint asks again.
-            Err(error) => tracing::warn!(
-                event = "checkpoints_unreadable",
-                step,
-                "the checkpoint of step {step} cannot be read: {error:#}"
-            ),
-        }
     }
 
     fn on_child_ended(&mut self, index: usize, status: ExitStatus) {
@@ -265,13 +276,8 @@ impl Driver {
         self.send_heartbeats(now);
         self.show_progress();
         self.ask_for_grids();
-        // Repeat the write that failed, if it is time to.
-        if self.failing_disk.as_ref().is_some_and(|disk| disk.is_attempt_due(now)) {
-            self.execute_pending();
-        }
-        if self.outcome.is_none() {
-            self.handle(Event::Tick);
-        }
+        self.disk_watch.on_tick(now);
+        self.handle(Event::Tick);
     }
 
     fn send_heartbeats(&mut self, now: Duration) {
@@ -297,57 +303,42 @@ impl Driver {
         CONSOLE.show_step(self.machine.reached());
     }
 
-    fn ask_for_grids(&mut self) {
-        let recorder = &self.recorder;
-        self.feed
-            .ask(recorder.pending_grids(), |step| or_warn(step, recorder.pending_generator(step)));
-    }
-
     /// Passes an event to the machine, and executes the commands that follow.
     fn handle(&mut self, event: Event) {
         if let Event::Closed(conn) = &event {
             self.workers.remove(conn);
         }
-        self.pending.extend(self.machine.handle(self.start.elapsed(), event));
-        // While the disk fails, commands wait for its next attempt.
-        if self.failing_disk.is_none() {
-            self.execute_pending();
+        for command in self.machine.handle(self.start.elapsed(), event) {
+            self.execute(command);
         }
     }
 
-    /// Waits until the local sampler has drawn the grids that are pending.
+    /// Waits until the local sampler has drawn the grids that are pending, and all grids that were
+    /// drawn are on disk.
     async fn wait_for_grids(&mut self, inputs: &mut mpsc::Receiver<Input>) {
         let since = Instant::now();
-        while self.has_local_sampler() && !self.recorder.pending_grids().is_empty() {
+        loop {
+            let pending = if self.has_local_sampler() { self.pending_grids.len() } else { 0 };
+            if pending == 0 && !self.disk_watch.is_busy() {
+                return;
+            }
             CONSOLE.show_message("waiting for the last grid");
             self.ask_for_grids();
+            self.disk_watch.on_tick(self.start.elapsed());
             if since.elapsed() >= LAST_GRIDS_MAX {
-                let count = self.recorder.pending_grids().len();
                 tracing::warn!(
                     event = "grids_left_out",
-                    count,
-                    "{count} grids are not drawn: the sampler did not answer within {} s",
+                    count = pending,
+                    "{pending} grids are not drawn: the sampler, or the disk, did not answer \
+                     within {} s",
                     LAST_GRIDS_MAX.as_secs()
                 );
-                break;
+                return;
             }
-            // The sampler's answers arrive as inputs.
+            // The sampler's and the writer's answers arrive as inputs.
             if let Ok(Some(input)) = tokio::time::timeout(TICK, inputs.recv()).await {
                 self.on_input(input);
             }
         }
     }
-}
-
-/// Logs a grid that failed, and goes on without it: a missing picture does not end a training.
-fn or_warn<T>(step: Step, result: anyhow::Result<T>) -> Option<T> {
-    result
-        .inspect_err(|error| {
-            tracing::warn!(
-                event = "grid_failed",
-                step,
-                "the picture of step {step} is left out: {error:#}"
-            );
-        })
-        .ok()
 }

@@ -33,6 +33,7 @@ fn run(seed: u64, damages: usize) -> usize {
         workers,
         min_workers: 1 + rng.below(workers),
         last_step: 4 + rng.below(20) as u64,
+        slow_disk: seed % 2 == 1,
     };
     let reference = Reference::new(setup.shards, setup.last_step);
     let mut world = World::new(setup, reference, seed);
@@ -74,7 +75,8 @@ fn a_run_with_random_faults_gives_the_bits_of_an_undisturbed_one() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let trace = |seed| {
-        let setup = Setup { shards: 8, workers: 3, min_workers: 1, last_step: 12 };
+        let setup =
+            Setup { shards: 8, workers: 3, min_workers: 1, last_step: 12, slow_disk: false };
         let mut world = World::new(setup, Reference::new(8, 12), seed);
         let kinds = [Fault::Kill, Fault::KillCoordinator, Fault::Cut, Fault::Stop];
         world.run([kinds, kinds].concat());
@@ -88,7 +90,8 @@ fn the_same_seed_gives_the_same_run() {
 fn a_run_that_is_stopped_goes_on_with_the_same_bits_on_another_number_of_workers() {
     for seed in 0..40 {
         for stop in [Stop::Finish, Stop::HandOver] {
-            let setup = Setup { shards: 8, workers: 3, min_workers: 1, last_step: 17 };
+            let setup =
+                Setup { shards: 8, workers: 3, min_workers: 1, last_step: 17, slow_disk: false };
             let mut world = World::new(setup, Reference::new(8, 17), seed);
             let stopped_at = world.run_and_stop(stop, 40 + 23 * seed as usize);
             assert!(stopped_at <= 17, "seed {seed}");
@@ -103,7 +106,7 @@ fn a_run_that_is_stopped_goes_on_with_the_same_bits_on_another_number_of_workers
 
 #[test]
 fn one_fault_at_every_point_changes_nothing() {
-    let setup = Setup { shards: 3, workers: 2, min_workers: 1, last_step: 3 };
+    let setup = Setup { shards: 3, workers: 2, min_workers: 1, last_step: 3, slow_disk: false };
     let world = |seed| World::new(setup, Reference::new(setup.shards, setup.last_step), seed);
     let mut undisturbed = world(3);
     assert_eq!(undisturbed.run(Vec::new()), Outcome::Finished);
@@ -122,7 +125,7 @@ fn one_fault_at_every_point_changes_nothing() {
 
 #[test]
 fn two_faults_at_every_pair_of_points_change_nothing() {
-    let setup = Setup { shards: 2, workers: 2, min_workers: 1, last_step: 1 };
+    let setup = Setup { shards: 2, workers: 2, min_workers: 1, last_step: 1, slow_disk: false };
     let world = |seed| World::new(setup, Reference::new(setup.shards, setup.last_step), seed);
     let mut undisturbed = world(4);
     assert_eq!(undisturbed.run(Vec::new()), Outcome::Finished);
@@ -146,7 +149,7 @@ fn two_faults_at_every_pair_of_points_change_nothing() {
 
 #[test]
 fn one_fault_and_one_action_out_of_order_at_every_pair_of_points_change_nothing() {
-    let setup = Setup { shards: 2, workers: 2, min_workers: 1, last_step: 1 };
+    let setup = Setup { shards: 2, workers: 2, min_workers: 1, last_step: 1, slow_disk: false };
     let world = |but| World::in_order(setup, Reference::new(2, 1), 4, Order::First { but });
     let mut undisturbed = world((0, 0));
     assert_eq!(undisturbed.run_with(&[]), Outcome::Finished);
@@ -166,7 +169,7 @@ fn one_fault_and_one_action_out_of_order_at_every_pair_of_points_change_nothing(
 
 /// Starts workers, and lets them train for some steps.
 fn after_some_steps(workers: usize, seed: u64) -> World {
-    let setup = Setup { shards: 8, workers, min_workers: 1, last_step: 12 };
+    let setup = Setup { shards: 8, workers, min_workers: 1, last_step: 12, slow_disk: false };
     let mut world = World::new(setup, Reference::new(8, 12), seed);
     world.act_until(|world| world.reached() >= 3);
     world
@@ -176,7 +179,7 @@ fn after_some_steps(workers: usize, seed: u64) -> World {
 fn a_checkpoint_that_cannot_be_read_costs_steps_but_changes_no_bit() {
     for seed in 0..30 {
         let mut world = after_some_steps(2, seed);
-        world.act_until(|world| world.disk.checkpoints.contains_key(&5));
+        world.act_until(|world| world.checkpoint() == 5);
         world.inject(Fault::Damage);
         world.kill_all_workers();
         assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
@@ -229,7 +232,7 @@ fn a_worker_with_bad_results_is_evicted_and_the_others_train_on() {
 #[test]
 fn a_training_that_has_diverged_fails_and_evicts_nobody() {
     for (workers, seed) in (1..=4).flat_map(|workers| (0..30).map(move |seed| (workers, seed))) {
-        let setup = Setup { shards: 8, workers, min_workers: 1, last_step: 12 };
+        let setup = Setup { shards: 8, workers, min_workers: 1, last_step: 12, slow_disk: false };
         let mut world = World::new(setup, Reference::new(8, 12), seed);
         for worker in 0..workers {
             world.make_defective(&format!("w{worker}"), Defect::Diverges);

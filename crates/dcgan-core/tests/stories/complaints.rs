@@ -69,10 +69,10 @@ fn of_two_workers_that_do_not_reach_each_other_one_waits_until_probes_succeed() 
     all_acknowledge(&mut coordinator, 2);
     coordinator.complains('a', Complaint::StreamBroken(Rank(2)));
     coordinator.passes(1.1, "abc");
-    let lines = all_acknowledge(&mut coordinator, 3);
+    let mut lines = all_acknowledge(&mut coordinator, 3);
     // c joined last, so c waits; the coordinator has both ends try the connection.
     assert_eq!(lines[0], "store plan 3: a=0126 b=3457, from the initial state");
-    let lines = coordinator.passes(0.1, "abc");
+    lines.extend(coordinator.passes(0.1, "abc"));
     assert!(lines.contains(&"c: probe a".to_owned()), "{lines:?}");
     assert!(lines.contains(&"a: probe c".to_owned()), "{lines:?}");
     // When both directions work, c is let in again.

@@ -8,7 +8,7 @@ use dcgan_core::ids::{Digest, Generation, Phase, Position, RunId, Step, WorkerId
 use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::coordinator::{
     Command, ConnId, CoordinatorConfig, CoordinatorMachine, Event, Notice, OutputConfig,
-    PersistedOutputs, SavedCheckpoint,
+    PersistedOutputs, SavedCheckpoint, Write,
 };
 use dcgan_core::protocol::message::{Complaint, FromWorker, Hello, PROTOCOL, ToWorker};
 use dcgan_core::protocol::plan::{Plan, StateRef};
@@ -30,6 +30,9 @@ pub(crate) struct Coordinator {
     plan: Option<Plan>,
     rows: BTreeMap<Step, Digest>,
     checkpoint: Option<SavedCheckpoint>,
+    disk_is_slow: bool,
+    /// The write that was handed to the disk and is not done.
+    on_its_way: Option<Write>,
     /// The generation of each worker's plan, and the newest fence that it has answered.
     standing: BTreeMap<char, (Generation, Generation)>,
 }
@@ -61,6 +64,7 @@ impl Coordinator {
                 sharding: spec.check().unwrap(),
                 batch_size: spec.batch_size,
                 learning_rate: spec.learning_rate,
+                keep_checkpoints: 5,
             },
             fingerprint: None,
             plan: None,
@@ -75,6 +79,8 @@ impl Coordinator {
             plan: None,
             rows: BTreeMap::new(),
             checkpoint: None,
+            disk_is_slow: false,
+            on_its_way: None,
             standing: BTreeMap::new(),
         }
     }
@@ -110,6 +116,7 @@ impl Coordinator {
         let plan = self.plan.clone();
         let config = CoordinatorConfig { plan, persisted, ..self.config.clone() };
         self.machine = CoordinatorMachine::new(self.now, config);
+        self.on_its_way = None;
         self.notices.clear();
     }
 
@@ -239,7 +246,33 @@ impl Coordinator {
     /// lines. Notices go to [`Coordinator::notices`] instead.
     pub(crate) fn handle(&mut self, event: Event) -> Vec<String> {
         let commands = self.machine.handle(self.now, event);
-        commands.into_iter().filter_map(|command| self.execute(command)).collect()
+        let mut lines: Vec<String> =
+            commands.into_iter().filter_map(|command| self.execute(command)).collect();
+        // The disk takes no time, except in a story about that.
+        if !self.disk_is_slow && self.on_its_way.is_some() {
+            lines.extend(self.writes());
+        }
+        lines
+    }
+
+    /// From now on the disk does a write when the story says so.
+    pub(crate) fn with_slow_disk(mut self) -> Self {
+        self.disk_is_slow = true;
+        self
+    }
+
+    /// The disk does the write that is on its way, and the coordinator hears of it.
+    pub(crate) fn writes(&mut self) -> Vec<String> {
+        let write = self.on_its_way.take().expect("a write is on its way");
+        let mut lines = vec![self.store(write)];
+        lines.extend(self.handle(Event::Written));
+        lines
+    }
+
+    /// The write that is on its way can never succeed.
+    pub(crate) fn cannot_write(&mut self, error: &str) -> Vec<String> {
+        self.on_its_way.take().expect("a write is on its way");
+        self.handle(Event::WriteFailed(error.to_owned()))
     }
 
     fn execute(&mut self, command: Command) -> Option<String> {
@@ -261,25 +294,38 @@ impl Coordinator {
                 }
                 Some(format!("{}: {}", name(conn), describe(&message)))
             }
-            Command::StorePlan(plan, _) => {
+            Command::Write(write) => {
+                assert!(self.on_its_way.is_none(), "one write at a time");
+                self.on_its_way = Some(write);
+                None
+            }
+            Command::Exit(outcome) => Some(format!("exit: {outcome:?}")),
+        }
+    }
+
+    /// Puts on the disk what is written, and describes it.
+    fn store(&mut self, write: Write) -> String {
+        match write {
+            Write::Plan { plan, .. } => {
                 let (generation, start) = (plan.generation, plan.start.position);
                 let line = format!("store plan {generation}: {}, from {start}", owners(&plan));
                 self.plan = Some(Plan::clone(&plan));
-                Some(line)
+                line
             }
-            Command::AppendRow(row) => {
-                self.rows.insert(row.step, row.state_digest);
-                Some(format!("append the row of step {}", row.step))
+            Write::Rows(rows) => {
+                let steps: Vec<String> = rows.iter().map(|row| row.step.to_string()).collect();
+                self.rows.extend(rows.iter().map(|row| (row.step, row.state_digest)));
+                let plural = if rows.len() == 1 { "" } else { "s" };
+                format!("append the row{plural} of step{plural} {}", steps.join(", "))
             }
-            Command::SaveCheckpoint { saved, .. } => {
+            Write::Checkpoint { saved, .. } => {
                 let line = format!("save the checkpoint of step {}", saved.step);
                 if self.checkpoint.as_ref().is_none_or(|newest| newest.step < saved.step) {
                     self.checkpoint = Some(saved);
                 }
-                Some(line)
+                line
             }
-            Command::SavePendingGrid { step, .. } => Some(format!("save the grid of step {step}")),
-            Command::Exit(outcome) => Some(format!("exit: {outcome:?}")),
+            Write::PendingGrid { step, .. } => format!("save the grid of step {step}"),
         }
     }
 }

@@ -70,8 +70,8 @@ fn rule_8_a_row_is_written_once_all_members_agree() {
     assert_eq!(
         coordinator.reports('b', 10),
         [
-            "append the row of step 10",
             "a: request the snapshot of step 10",
+            "append the row of step 10",
             "a: persisted 9",
             "b: persisted 9"
         ]
@@ -128,4 +128,80 @@ fn rule_8_a_worker_repeats_its_reports_until_they_are_persisted() {
     let plan = crate::worker::plan(2, "ab", "0011", state, "ab");
     let lines = a.hears(ToWorker::Plan(plan));
     assert!(lines.contains(&"report: step 2 done".to_owned()), "{lines:?}");
+}
+
+#[test]
+fn rule_8_while_the_disk_is_slow_rows_gather_and_nobody_is_told_too_early() {
+    let mut coordinator = Coordinator::training("a").with_slow_disk();
+    // The row of step 10 is on its way to the disk until the story says that it is there.
+    assert_eq!(
+        coordinator.report_steps("a", 0, 30),
+        [
+            "a: request the snapshot of step 10",
+            "a: request the snapshot of step 20",
+            "a: request the snapshot of step 30"
+        ]
+    );
+    assert_eq!(coordinator.writes(), ["append the row of step 10", "a: persisted 9"]);
+    // The rows that were due in the meantime are one write. The checkpoints hold back the rest.
+    assert_eq!(coordinator.writes(), ["append the rows of steps 20, 30"]);
+    coordinator.uploads(10);
+    assert_eq!(coordinator.writes(), ["save the checkpoint of step 10", "a: persisted 19"]);
+}
+
+#[test]
+fn rule_8_of_the_checkpoints_that_wait_for_the_disk_the_oldest_are_left_out() {
+    let mut coordinator = Coordinator::training("a").with_slow_disk();
+    coordinator.report_steps("a", 0, 70);
+    coordinator.writes();
+    coordinator.writes();
+    for step in [10, 20, 30, 40, 50, 60, 70] {
+        coordinator.uploads(step);
+    }
+    // That of step 10 is on its way, and the run keeps five: so many may wait.
+    assert!(coordinator.notices.contains(&Notice::CheckpointLeftOut(20)));
+    assert_eq!(coordinator.writes(), ["save the checkpoint of step 10", "a: persisted 29"]);
+    // A stop leaves out all but the last.
+    coordinator.handle(Event::Stop(Stop::Finish));
+    coordinator.acknowledges('a', 2, 70);
+    assert!(coordinator.notices.contains(&Notice::CheckpointLeftOut(60)));
+    coordinator.writes();
+    assert_eq!(
+        coordinator.writes(),
+        ["save the checkpoint of step 70", "a: persisted 70", "a: finish"]
+    );
+}
+
+#[test]
+fn rule_8_a_slow_disk_delays_a_plan_and_nothing_else() {
+    let mut coordinator = Coordinator::training("a").with_slow_disk();
+    coordinator.joins('b');
+    coordinator.acknowledges('a', 2, 0);
+    assert_eq!(coordinator.acknowledges('b', 2, 0), [""; 0], "plan 2 is on its way to the disk");
+    assert_eq!(
+        coordinator.writes(),
+        ["store plan 2: a=0123 b=4567, from the initial state", "a: plan 2", "b: plan 2"]
+    );
+    // While a row is on its way, the loss of a worker is answered at once.
+    coordinator.report_steps("ab", 0, 10);
+    coordinator.loses_stream_of('b');
+    assert_eq!(coordinator.passes(1.1, "a"), ["a: fence 3"]);
+}
+
+#[test]
+fn rule_8_what_can_never_be_written_is_given_up_or_ends_the_run() {
+    let mut coordinator = Coordinator::training("a").with_slow_disk();
+    coordinator.report_steps("a", 0, 10);
+    coordinator.writes();
+    coordinator.uploads(10);
+    // The next checkpoint will do.
+    assert_eq!(coordinator.cannot_write("checkpoints: not a folder"), ["a: persisted 10"]);
+    let given_up = |notice: &Notice| matches!(notice, Notice::WriteGivenUp { .. });
+    assert!(coordinator.notices.iter().any(given_up));
+    // After the last checkpoint there is no next one.
+    coordinator.report_steps("a", 10, 15);
+    coordinator.handle(Event::Stop(Stop::Finish));
+    coordinator.acknowledges('a', 2, 15);
+    coordinator.uploads(15);
+    assert_eq!(coordinator.cannot_write("checkpoints: not a folder"), ["a: finish"]);
 }

@@ -55,7 +55,11 @@ impl CoordinatorMachine {
                 lacks_plan.then(|| ToWorker::Plan(plan.clone()))
             }
             Stage::Finishing { finish, .. } => Some(ToWorker::Finish(finish.clone())),
-            Stage::Gathering { .. } | Stage::Stopping { .. } | Stage::Done => None,
+            // A plan that is being stored goes to all members that are connected when it is on disk.
+            Stage::Storing { .. }
+            | Stage::Gathering { .. }
+            | Stage::Stopping { .. }
+            | Stage::Done => None,
         }
     }
 

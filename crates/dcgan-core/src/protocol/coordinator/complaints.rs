@@ -95,6 +95,7 @@ impl CoordinatorMachine {
             Stage::Gathering { .. } => self.enter_fencing(&why),
             // A new generation is on its way, or none is needed any more.
             Stage::Fencing { .. }
+            | Stage::Storing { .. }
             | Stage::Stopping { .. }
             | Stage::Finishing { .. }
             | Stage::Done => {}

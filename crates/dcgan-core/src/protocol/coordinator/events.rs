@@ -5,6 +5,7 @@ use super::complaints::Urgency;
 use super::registry::FenceAnswer;
 use super::{
     Command, ConnId, CoordinatorMachine, Departure, Event, Failure, Notice, SavedCheckpoint, Stage,
+    Write,
 };
 use crate::ids::{Generation, Position, Step, WorkerId};
 use crate::metrics::StepDone;
@@ -22,6 +23,8 @@ impl CoordinatorMachine {
             Event::Message(conn, message) => self.on_message(conn, message)?,
             Event::Heartbeat(conn) => self.on_heartbeat(conn),
             Event::Closed(conn) => self.on_closed(conn),
+            Event::Written => self.on_written(),
+            Event::WriteFailed(error) => self.on_write_failed(error)?,
             Event::Snapshot { step, digest, bytes } => {
                 self.outputs.on_snapshot(step, digest, &bytes, &mut self.out);
             }
@@ -140,6 +143,44 @@ impl CoordinatorMachine {
         Ok(())
     }
 
+    /// Notes that a write is durable. A plan that was waited for goes to its members.
+    fn on_written(&mut self) {
+        let Some(Write::Plan { plan: stored, .. }) = self.outputs.finish_write() else {
+            return;
+        };
+        if let Stage::Storing { plan, outcome } = self.stage.clone()
+            && plan.generation == stored.generation
+        {
+            self.enter_training(plan);
+            if let Some(outcome) = outcome {
+                self.enter_done(outcome);
+            }
+        }
+    }
+
+    /// Gives up a write that can never succeed.
+    ///
+    /// # Errors
+    /// If the run cannot go on without it.
+    fn on_write_failed(&mut self, error: String) -> Result<(), Failure> {
+        let Some(write) = self.outputs.give_up_write() else {
+            return Ok(());
+        };
+        let what = write.to_string();
+        let is_last = self.stop.is_some() || write.step() == Some(self.outputs.last_step());
+        match write {
+            Write::PendingGrid { .. } => {}
+            Write::Checkpoint { .. } if !is_last => {}
+            // Nothing can be saved any more, so nothing else is waited for.
+            Write::Plan { .. } | Write::Rows(_) | Write::Checkpoint { .. } => {
+                self.outputs.drop_writes();
+                return Err(Failure::CannotWrite { what, error });
+            }
+        }
+        self.notify(Notice::WriteGivenUp { what, error });
+        Ok(())
+    }
+
     /// Asks a worker to leave.
     fn drain(&mut self, name: &str) {
         let Some(worker) = self.registry.by_name(name) else {
@@ -197,7 +238,7 @@ impl CoordinatorMachine {
             | Stage::Training { since, .. }
             | Stage::Stopping { since, .. }
             | Stage::Finishing { since, .. } => *since = self.now,
-            Stage::Done => {}
+            Stage::Storing { .. } | Stage::Done => {}
         }
     }
 }

@@ -7,10 +7,11 @@
 //! and say which state you have), then a *plan* that starts from the furthest state among the
 //! answers.
 //!
-//! The machine takes `(now, event)` and returns commands. The driver executes them in order. A
-//! command that writes is durable before the next one is executed, so a worker is never told that
-//! something is persisted before it is. The coordinator may die between any two commands: a new
-//! machine, made from what is on disk, goes on.
+//! The machine takes `(now, event)` and returns commands. The driver executes them in order and
+//! waits for none. A write is handed to the disk, one at a time, and is durable when
+//! [`Event::Written`] comes: only then may a command follow that tells a worker of it. The
+//! coordinator may die between any two commands, and before or after the disk has done a write: a
+//! new machine, made from what is on disk, goes on.
 
 mod admission;
 mod complaints;
@@ -27,12 +28,11 @@ mod transitions;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use outputs::{OutputConfig, PersistedOutputs, SavedCheckpoint};
+pub use outputs::{OutputConfig, PersistedOutputs, SavedCheckpoint, Write};
 pub use report::{Departure, Failure, LastSeen, Notice, Reason};
 pub use report::{Recovery, Role, Status, WorkerStatus};
 
 use crate::ids::{Digest, Generation, RunId, ShardId, Step};
-use crate::metrics::MetricsRow;
 use crate::protocol::message::{Finish, FromWorker, Hello, Refusal, ToWorker};
 use crate::protocol::plan::{Member, Plan};
 use divergence::Suspects;
@@ -78,6 +78,11 @@ pub enum Event {
     Heartbeat(ConnId),
     /// A control stream closed.
     Closed(ConnId),
+    /// The write that was commanded last is durable.
+    Written,
+    /// The write that was commanded last is given up, for this reason: it can never succeed, or it
+    /// is one of a grid, which is not worth a second attempt.
+    WriteFailed(String),
     /// A worker sent a snapshot.
     Snapshot {
         /// The step after which it was taken.
@@ -126,24 +131,9 @@ pub enum Command {
     Send(ConnId, ToWorker),
     /// Close a control stream.
     Close(ConnId),
-    /// Make a plan durable, with the run's fingerprint.
-    StorePlan(Arc<Plan>, String),
-    /// Append a row of metrics.
-    AppendRow(MetricsRow),
-    /// Make a checkpoint durable.
-    SaveCheckpoint {
-        /// The checkpoint's step, digest and log window.
-        saved: SavedCheckpoint,
-        /// The state, in the format of a checkpoint file.
-        bytes: Arc<Vec<u8>>,
-    },
-    /// Make a snapshot durable until its grid is drawn.
-    SavePendingGrid {
-        /// The step after which it was taken.
-        step: Step,
-        /// The state, in the format of a checkpoint file.
-        bytes: Arc<Vec<u8>>,
-    },
+    /// Make something durable, and say so with [`Event::Written`]. No other write is commanded
+    /// before that.
+    Write(Write),
     /// Tell people.
     Notice(Notice),
     /// End the coordinator: nothing is left to do.
@@ -221,35 +211,36 @@ pub struct CoordinatorMachine {
 ///
 /// ```text
 ///           +-----------+  all members of the last plan are back and train
-///  start -> | Gathering | --------------------------------------------.
-///           +-----------+                                             |
-///                 | enough workers are ready,                         |
-///                 v a complaint, or a stop                            v
-///           +-----------+  enough have answered: a new plan     +----------+
-///           |  Fencing  | ------------------------------------> | Training |
-///           |           | <------------------------------------ |          |
-///           +-----------+  a member is lost or complains,       +----------+
-///                 |        a worker joins, shards move, a stop        |
+///  start -> | Gathering | ----------------------------------------------.
+///           +-----------+                                               |
+///                 | enough workers are ready,                           |
+///                 v a complaint, or a stop                              v
+///           +-----------+  a plan  +---------+  it is on disk    +----------+
+///           |  Fencing  | -------> | Storing | ----------------> | Training |
+///           |           |          +---------+                   |          |
+///           |           | <------------------------------------- |          |
+///           +-----------+       a member is lost or complains,   +----------+
+///                 |             a worker joins, shards move, a stop   |
 /// a stop, and the |                                                   |
-/// answers are in  v                                                   |
+/// answers are in  v     another coordinator takes                     |
+///           +-----------+  over: a last plan                          |
+///           | Stopping  | -----------------> Storing, then Done       |
 ///           +-----------+                                             |
-///           | Stopping  |                                             |
+///                 | everything is saved                               |
+///                 v                            the last step is saved |
 ///           +-----------+                                             |
-///         saved |   | saved, and another coordinator takes over       |
-///               v   '--------------.                                  |
-///           +-----------+          |           the last step is saved |
-///           | Finishing | <--------|----------------------------------'
-///           +-----------+          |
-///                 | all workers    |
-///                 v have left      v
-///           +-----------------------------+
-///           |            Done             |
-///           +-----------------------------+
+///           | Finishing | <-------------------------------------------'
+///           +-----------+
+///                 | all workers have left
+///                 v
+///           +-----------+
+///           |   Done    |
+///           +-----------+
 /// ```
 ///
 /// Not drawn: a failure leads from every stage to Finishing, and a last step that is saved while
-/// the machine is in Fencing does so too; a checkpoint that cannot be read leads from Training to
-/// Fencing. A coordinator that is started on a finished run begins in Finishing.
+/// the machine is in Fencing or Storing does so too; a checkpoint that cannot be read leads from
+/// Training to Fencing. A coordinator that is started on a finished run begins in Finishing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stage {
     /// Waits for workers. This machine has made no plan yet.
@@ -263,6 +254,13 @@ enum Stage {
         generation: Generation,
         /// The time at which the stage began.
         since: Duration,
+    },
+    /// Waits until a new plan is on disk. No member hears of it before, so generations only grow.
+    Storing {
+        /// The plan.
+        plan: Arc<Plan>,
+        /// The outcome of a coordinator that hands over with this plan, and then ends.
+        outcome: Option<Outcome>,
     },
     /// The members of the newest plan train.
     Training {
@@ -356,6 +354,7 @@ impl CoordinatorMachine {
         if let Err(failure) = result {
             self.fail(failure);
         }
+        self.out.extend(self.outputs.start_next_write().map(Command::Write));
         std::mem::take(&mut self.out)
     }
 

@@ -31,6 +31,8 @@ impl CoordinatorMachine {
             match self.stage.clone() {
                 Stage::Gathering { since } => self.advance_gathering(since),
                 Stage::Fencing { generation, since } => self.advance_fencing(generation, since)?,
+                // The disk's answer leads on.
+                Stage::Storing { .. } => {}
                 Stage::Training { since, has_progress, has_complaint } => {
                     self.advance_training(since, has_progress, has_complaint);
                 }
@@ -108,7 +110,10 @@ impl CoordinatorMachine {
 
         // The last step is on disk: the run is over.
         if self.outputs.is_finished()
-            && matches!(self.stage, Stage::Training { .. } | Stage::Fencing { .. })
+            && matches!(
+                self.stage,
+                Stage::Training { .. } | Stage::Fencing { .. } | Stage::Storing { .. }
+            )
         {
             self.enter_finishing(Outcome::Finished, Finish::Done);
         }
@@ -224,7 +229,7 @@ impl CoordinatorMachine {
     }
 
     /// Leaves Fencing when all answers are in, or when enough are and the others are late: for
-    /// Training by a new plan, or for Stopping if a stop was asked for.
+    /// Storing with a new plan, or for Stopping if a stop was asked for.
     fn advance_fencing(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
         // Count the answers.
         let (mut asked, mut answered) = (0, 0);
@@ -252,7 +257,10 @@ impl CoordinatorMachine {
             return self.enter_stopping(generation);
         }
         self.quarantine_unreachable();
-        self.make_plan(generation)
+        if let Some(plan) = self.make_plan(generation)? {
+            self.enter_storing(plan, None);
+        }
+        Ok(())
     }
 
     /// Enters Stopping: what is due, and a checkpoint of the furthest state among the answers, is
@@ -261,6 +269,7 @@ impl CoordinatorMachine {
         // From now on one report of a step is enough. Those that have come are used first, so that
         // a step that only one worker has finished can become the checkpoint, too.
         self.stage = Stage::Stopping { generation, since: self.now };
+        self.outputs.skip_superseded_checkpoints(&mut self.out);
         self.update_outputs()?;
 
         let furthest = self
@@ -275,9 +284,9 @@ impl CoordinatorMachine {
         self.update_outputs()
     }
 
-    /// Makes the plan that follows from the answers, and enters Training by it. Makes none, and
-    /// stays in the stage, while answers are too few or no state is known to go on from.
-    fn make_plan(&mut self, generation: Generation) -> Result<(), Failure> {
+    /// Makes the plan that follows from the answers. Makes none while answers are too few, or no
+    /// state is known to go on from.
+    fn make_plan(&mut self, generation: Generation) -> Result<Option<Arc<Plan>>, Failure> {
         let mut candidates = Vec::new();
         for worker in self.registry.ready() {
             if self.may_be_planned(worker) && worker.has_answered(generation) {
@@ -291,17 +300,16 @@ impl CoordinatorMachine {
         }
         // The quarantine may have taken one away.
         if candidates.len() < self.min_workers {
-            return Ok(());
+            return Ok(None);
         }
         let Some(start) = self.choose_start(generation, &candidates)? else {
-            return Ok(());
+            return Ok(None);
         };
         let previous = self.plan.as_deref();
         let mut plan =
             planner::make_plan(previous, candidates, start, self.shards, &self.stragglers);
         self.suspects.reassign_failed_shards(&mut plan);
-        self.enter_training(Arc::new(plan));
-        Ok(())
+        Ok(Some(Arc::new(plan)))
     }
 
     /// The state that the next plan starts from: one that a candidate has, or else a checkpoint
@@ -317,6 +325,11 @@ impl CoordinatorMachine {
             let Some(start) = planner::choose_start(generation, candidates, saved)? else {
                 return Ok(None);
             };
+            // A checkpoint of a later step is on its way to the disk, and no worker is left that
+            // has come that far. The plan waits for it.
+            if self.outputs.writes_checkpoint_after(start.position.step) {
+                return Ok(None);
+            }
             // The members copy the state from a worker that holds it: no checkpoint is read.
             if candidates.iter().any(|candidate| candidate.holds(&start)) {
                 return Ok(Some(start));
@@ -329,11 +342,16 @@ impl CoordinatorMachine {
         }
     }
 
-    /// Enters Training: stores the plan, then sends it to its members.
-    fn enter_training(&mut self, plan: Arc<Plan>) {
-        // The plan is durable before a member hears of it, so that generations only grow.
+    /// Enters Storing: the plan goes to the disk. A coordinator that hands over with it ends with
+    /// this outcome afterwards.
+    fn enter_storing(&mut self, plan: Arc<Plan>, outcome: Option<Outcome>) {
         let fingerprint = self.fingerprint.clone().unwrap_or_default();
-        self.out.push(Command::StorePlan(Arc::clone(&plan), fingerprint));
+        self.outputs.store_plan(Arc::clone(&plan), fingerprint);
+        self.stage = Stage::Storing { plan, outcome };
+    }
+
+    /// Enters Training: sends the plan, which is on disk, to its members.
+    pub(super) fn enter_training(&mut self, plan: Arc<Plan>) {
         for member in &plan.members {
             if let Some(worker) = self.registry.workers.get_mut(&member.id.name) {
                 worker.data_closed = false;
@@ -357,30 +375,36 @@ impl CoordinatorMachine {
         self.stage = Stage::Training { since: self.now, has_progress: false, has_complaint: false };
     }
 
-    /// Leaves Stopping when everything due is on disk, when no worker is left, or after 10 s: for
-    /// Finishing, or for Done if another coordinator takes over.
+    /// Leaves Stopping when everything due is on disk: for Finishing, or for Storing and Done if
+    /// another coordinator takes over. Workers get 10 s to send what is due. The disk gets all the
+    /// time that it takes: people are told, and may end the program with a second signal.
     fn advance_stopping(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
         let no_worker_left = self.registry.connected().next().is_none();
         let is_overdue = self.now >= since + ENDING_MAX;
-        if !self.outputs.is_settled() && !no_worker_left && !is_overdue {
+        let is_snapshot_coming = self.outputs.awaits_snapshots() && !no_worker_left && !is_overdue;
+        if is_snapshot_coming || self.outputs.is_writing() {
             return Ok(());
         }
         let last_saved = self.outputs.checkpoint().map_or(0, |saved| saved.step);
         let outcome = Outcome::Stopped(last_saved);
         if self.stop == Some(Stop::HandOver) {
             // With a plan the workers train on until the next coordinator adopts it.
-            self.make_plan(generation)?;
-            self.enter_done(outcome);
+            match self.make_plan(generation)? {
+                Some(plan) => self.enter_storing(plan, Some(outcome)),
+                None => self.enter_done(outcome),
+            }
         } else {
             self.enter_finishing(outcome, Finish::Done);
         }
         Ok(())
     }
 
-    /// Leaves Finishing for Done when all workers have left, or after 10 s.
+    /// Leaves Finishing for Done when all workers have left, or after 10 s, and nothing is on its way
+    /// to the disk.
     fn advance_finishing(&mut self, since: Duration, until: Duration, outcome: Outcome) {
         let all_left = self.registry.workers.is_empty() && self.now >= until;
-        if all_left || self.now >= since + ENDING_MAX {
+        let is_overdue = self.now >= since + ENDING_MAX;
+        if (all_left || is_overdue) && !self.outputs.is_writing() {
             self.enter_done(outcome);
         }
     }
@@ -402,7 +426,7 @@ impl CoordinatorMachine {
     }
 
     /// Enters Done: tells the driver to exit.
-    fn enter_done(&mut self, outcome: Outcome) {
+    pub(super) fn enter_done(&mut self, outcome: Outcome) {
         self.out.push(Command::Exit(outcome));
         self.stage = Stage::Done;
     }

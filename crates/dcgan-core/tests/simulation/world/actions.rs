@@ -10,6 +10,10 @@ use super::{Link, Order, World};
 /// Something that can happen next.
 enum Action {
     CoordinatorCommand,
+    /// The disk does the write that is on its way.
+    Write,
+    /// The coordinator hears that the write is done.
+    Written,
     WorkerCommand(String),
     DeliverToCoordinator(ConnId),
     DeliverToWorker(ConnId),
@@ -54,6 +58,13 @@ impl World {
         let coordinator_is_idle = self.coordinator_is_idle();
         if self.coordinator.is_some() && !coordinator_is_idle {
             actions.push(Action::CoordinatorCommand);
+        }
+        if let Some(write) = self.coordinator.as_ref().and_then(|it| it.write.as_ref()) {
+            if !write.is_done && write.not_before <= self.now {
+                actions.push(Action::Write);
+            } else if write.is_done && coordinator_is_idle {
+                actions.push(Action::Written);
+            }
         }
         for (name, worker) in &self.workers {
             if worker.stopped_until.is_some() {
@@ -121,6 +132,8 @@ impl World {
                 let command = self.coordinator.as_mut().unwrap().commands.pop_front().unwrap();
                 self.coordinator_command(command);
             }
+            Action::Write => self.write(),
+            Action::Written => self.end_write(coordinator::Event::Written),
             Action::WorkerCommand(name) => {
                 let command = self.workers.get_mut(&name).unwrap().commands.pop_front().unwrap();
                 self.worker_command(&name, command);

@@ -1,13 +1,16 @@
 //! The coordinator: its start, its events, and the commands that it gives.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use dcgan_core::ids::{Position, RunId};
 use dcgan_core::protocol::coordinator::{
     Command, ConnId, CoordinatorConfig, CoordinatorMachine, Departure, Event, Notice, OutputConfig,
+    Write,
 };
+use dcgan_core::protocol::message::ToWorker;
 
-use super::{Coordinator, Downward, Upward, World};
+use super::{Coordinator, DiskWrite, Downward, Upward, World};
 use crate::disk::encode;
 
 impl World {
@@ -19,6 +22,7 @@ impl World {
             sharding: self.reference.spec.check().unwrap(),
             batch_size: self.reference.spec.batch_size,
             learning_rate: self.reference.spec.learning_rate,
+            keep_checkpoints: 5,
         };
         let config = CoordinatorConfig {
             run: RunId(1),
@@ -31,7 +35,7 @@ impl World {
             persisted: self.disk.persisted(),
         };
         let machine = CoordinatorMachine::new(self.now, config);
-        self.coordinator = Some(Coordinator { machine, commands: VecDeque::new() });
+        self.coordinator = Some(Coordinator { machine, commands: VecDeque::new(), write: None });
         self.outcome = None;
         self.coordinator_event(Event::DrawGrids(true));
     }
@@ -57,30 +61,18 @@ impl World {
                 let is_alive = self.workers.values().any(|worker| worker.conn == Some(conn));
                 assert!(!is_alive, "a living worker is refused: {refusal}");
             }
-            Command::Send(conn, message) => self.send_down(conn, Downward::Message(message)),
+            Command::Send(conn, message) => {
+                self.check_that_it_is_stored(&message);
+                self.send_down(conn, Downward::Message(message));
+            }
             Command::Close(conn) => self.send_down(conn, Downward::Closed),
-            Command::StorePlan(plan, fingerprint) => {
-                assert!(plan.is_valid(), "{plan}");
-                assert!(
-                    self.disk.plan.as_ref().is_none_or(|old| old.generation < plan.generation),
-                    "generations only grow"
-                );
-                assert_eq!(plan.start.digest, self.reference.digests[&plan.start.position]);
-                self.disk.plan = Some(plan);
-                self.disk.fingerprint = Some(fingerprint);
-            }
-            Command::AppendRow(row) => {
-                let last = self.disk.rows.last();
-                assert!(last.is_none_or(|last| last.step < row.step), "rows are in order: {row:?}");
-                self.disk.rows.push(row);
-            }
-            Command::SaveCheckpoint { saved, bytes } => {
-                assert_eq!(saved.digest, self.reference.digests[&Position::after(saved.step)]);
-                assert_eq!(saved.window.through, saved.step);
-                self.disk.checkpoints.insert(saved.step, (saved, bytes));
-            }
-            Command::SavePendingGrid { step, .. } => {
-                self.disk.grids.insert(step);
+            Command::Write(write) => {
+                let is_slow = self.setup.slow_disk && self.rng.one_in(4);
+                let pause = if is_slow { self.rng.below(2000) as u64 } else { 0 };
+                let not_before = self.now + Duration::from_millis(pause);
+                let coordinator = self.coordinator.as_mut().unwrap();
+                assert!(coordinator.write.is_none(), "one write at a time");
+                coordinator.write = Some(DiskWrite { write, not_before, is_done: false });
             }
             Command::Notice(notice) => {
                 self.check_eviction(&notice);
@@ -90,6 +82,64 @@ impl World {
                 self.outcome = Some(outcome);
                 self.end_coordinator();
             }
+        }
+    }
+
+    /// Does the write that is on its way to the disk, and checks what must hold for it.
+    pub(super) fn write(&mut self) {
+        let on_its_way = self.coordinator.as_mut().unwrap().write.as_mut().unwrap();
+        on_its_way.is_done = true;
+        match on_its_way.write.clone() {
+            Write::Plan { plan, fingerprint } => {
+                assert!(plan.is_valid(), "{plan}");
+                assert!(
+                    self.disk.plan.as_ref().is_none_or(|old| old.generation < plan.generation),
+                    "generations only grow"
+                );
+                assert_eq!(plan.start.digest, self.reference.digests[&plan.start.position]);
+                self.disk.plan = Some(plan);
+                self.disk.fingerprint = Some(fingerprint);
+            }
+            Write::Rows(rows) => {
+                for row in rows {
+                    let last = self.disk.rows.last();
+                    let is_next = last.is_none_or(|last| last.step < row.step);
+                    assert!(is_next, "rows are in order: {row:?}");
+                    self.disk.rows.push(row);
+                }
+            }
+            Write::Checkpoint { saved, bytes } => {
+                assert_eq!(saved.digest, self.reference.digests[&Position::after(saved.step)]);
+                assert_eq!(saved.window.through, saved.step);
+                self.disk.checkpoints.insert(saved.step, (saved, bytes));
+            }
+            Write::PendingGrid { step, .. } => {
+                self.disk.grids.insert(step);
+            }
+        }
+    }
+
+    /// Tells the coordinator how the write that was on its way has ended.
+    pub(super) fn end_write(&mut self, event: Event) {
+        self.coordinator.as_mut().unwrap().write = None;
+        self.coordinator_event(event);
+    }
+
+    /// Asserts that what a worker is told cannot be undone by the death of the coordinator.
+    fn check_that_it_is_stored(&self, message: &ToWorker) {
+        match message {
+            ToWorker::Plan(plan) => {
+                let stored = self.disk.plan.as_ref().map(|stored| stored.generation);
+                assert!(stored >= Some(plan.generation), "a plan is sent before it is stored");
+            }
+            ToWorker::Persisted(step) => {
+                let mut due = (1..=*step).filter(|&step| self.schedule.row_due(step));
+                assert!(
+                    due.all(|step| self.disk.rows.iter().any(|row| row.step == step)),
+                    "a row up to step {step} is not stored"
+                );
+            }
+            _ => {}
         }
     }
 

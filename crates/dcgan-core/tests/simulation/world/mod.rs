@@ -36,6 +36,8 @@ pub(crate) struct Setup {
     pub(crate) workers: usize,
     pub(crate) min_workers: usize,
     pub(crate) last_step: Step,
+    /// True if every fourth write to the disk takes up to two seconds, in which many steps pass.
+    pub(crate) slow_disk: bool,
 }
 
 /// The process of the coordinator.
@@ -43,6 +45,17 @@ struct Coordinator {
     machine: CoordinatorMachine,
     /// Commands that are not executed yet.
     commands: VecDeque<core::Command>,
+    /// The write that was handed to the disk and whose end it was not told yet.
+    write: Option<DiskWrite>,
+}
+
+/// A write on its way to the disk.
+struct DiskWrite {
+    write: core::Write,
+    /// The disk does nothing before this time.
+    not_before: Duration,
+    /// True once the disk has done it. The coordinator may die before it is told.
+    is_done: bool,
 }
 
 /// The process of a worker.

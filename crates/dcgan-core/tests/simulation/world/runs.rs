@@ -147,6 +147,12 @@ impl World {
         self.coordinator.as_ref().map_or(0, |coordinator| coordinator.machine.reached())
     }
 
+    /// The step of the newest checkpoint that the coordinator knows of.
+    pub(crate) fn checkpoint(&self) -> Step {
+        let machine = self.coordinator.as_ref().map(|coordinator| &coordinator.machine);
+        machine.and_then(|machine| machine.checkpoint()).map_or(0, |saved| saved.step)
+    }
+
     /// How many actions were executed.
     pub(crate) fn actions(&self) -> usize {
         self.actions

@@ -158,8 +158,7 @@ impl World {
             }
             _ => None,
         };
-        // A coordinator that is still executing commands may be about to save this very checkpoint.
-        if is_missing && self.coordinator_is_idle() {
+        if is_missing {
             let newest = self.disk.persisted().checkpoint;
             self.coordinator_event(coordinator::Event::Unreadable { step, newest });
         }

@@ -3,12 +3,14 @@
 //!
 //! Every worker reports every step until it is persisted. So a report comes several times: from
 //! several workers, after each reconnection, and when a step is computed again. Nothing may be
-//! written twice all the same, so everything here is keyed by step, and what is on disk is known.
+//! written twice all the same, so everything here is keyed by step, and what is on disk, or on its
+//! way there, is known.
 
 mod log_position;
 mod requested_checkpoint;
 mod snapshots;
 mod step_reports;
+mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,13 +19,15 @@ use std::time::Duration;
 use super::{Command, ConnId, Failure, Notice};
 use crate::ids::{Digest, Step, WorkerId};
 use crate::metrics::{LogWindow, METRIC_NAMES, StepDone};
-use crate::protocol::plan::StateRef;
+use crate::protocol::plan::{Plan, StateRef};
 use crate::spec::schedule::Schedule;
 use crate::spec::sharding::Sharding;
 use log_position::LogPosition;
 use requested_checkpoint::RequestedCheckpoint;
 use snapshots::{DueSnapshot, PlanView, Snapshots};
 use step_reports::StepReports;
+pub use writes::Write;
+use writes::Writes;
 
 /// The settings of the outputs.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +40,8 @@ pub struct OutputConfig {
     pub batch_size: usize,
     /// Adam's step size.
     pub learning_rate: f64,
+    /// The number of checkpoints that the run keeps.
+    pub keep_checkpoints: usize,
 }
 
 /// The contents of a run directory when the coordinator starts.
@@ -86,7 +92,9 @@ struct UnreadableCheckpoint {
 #[derive(Debug)]
 pub(super) struct Outputs {
     config: OutputConfig,
+    /// What is on disk. Rows and grids are entered when they go there, so that none goes twice.
     persisted: PersistedOutputs,
+    writes: Writes,
     unreadable: Option<UnreadableCheckpoint>,
     /// True if a sampler draws grids.
     draws_grids: bool,
@@ -102,8 +110,9 @@ impl Outputs {
     pub(super) fn new(config: OutputConfig, persisted: PersistedOutputs) -> Self {
         Self {
             log: LogPosition::at(persisted.checkpoint.as_ref()),
-            config,
             persisted,
+            writes: Writes::new(config.keep_checkpoints),
+            config,
             unreadable: None,
             draws_grids: false,
             reports: StepReports::default(),
@@ -180,7 +189,7 @@ impl Outputs {
         Ok(self.reports.dissenter(step, digest))
     }
 
-    /// Logs the next steps, one by one, as long as all of `members` agree on the state: writes the
+    /// Logs the next steps, one by one, as long as all of `members` agree on the state: makes the
     /// rows of metrics and notes the snapshots that are due.
     ///
     /// # Errors
@@ -197,7 +206,7 @@ impl Outputs {
             };
             self.log.add(&done);
             if self.config.schedule.row_due(step) {
-                self.write_row(&done, out)?;
+                self.add_row(&done, out)?;
             }
             self.reports.set_window(step, done.digest, self.log.window.clone());
             if let Some(due) = self.due_after(step) {
@@ -207,15 +216,15 @@ impl Outputs {
         }
     }
 
-    /// Writes the row of metrics at the step that `done` reports, unless it is on disk already.
-    fn write_row(&mut self, done: &StepDone, out: &mut Vec<Command>) -> Result<(), Failure> {
-        let OutputConfig { schedule, sharding, batch_size, learning_rate } = self.config;
+    /// Adds the row of metrics at the step that `done` reports, unless it is written already.
+    fn add_row(&mut self, done: &StepDone, out: &mut Vec<Command>) -> Result<(), Failure> {
+        let OutputConfig { schedule, sharding, batch_size, learning_rate, .. } = self.config;
         let (step, computed) = (done.step, done.digest);
         match self.persisted.rows.insert(step, computed) {
             None => {
                 let epoch = sharding.epoch(step);
                 let row = self.log.window.row(done, epoch, batch_size, learning_rate);
-                out.push(Command::AppendRow(row));
+                self.writes.add_row(row, self.log.last_logged_step);
             }
             Some(persisted) if persisted == computed => {
                 out.push(Command::Notice(Notice::StepRecomputed(step)));
@@ -238,10 +247,15 @@ impl Outputs {
             schedule.checkpoint_due(step) || self.requested_checkpoint() == Some(step);
         let wants_grid = schedule.grid_due(step) && self.draws_grids;
         let due = Purposes {
-            checkpoint: wants_checkpoint && !self.persisted.has_checkpoint(step),
+            checkpoint: wants_checkpoint && !self.has_checkpoint(step),
             grid: wants_grid && !self.persisted.grids.contains(&step),
         };
         (due.checkpoint || due.grid).then_some(due)
+    }
+
+    /// Returns whether a checkpoint of this step or a later one is on disk or on its way there.
+    fn has_checkpoint(&self, step: Step) -> bool {
+        self.persisted.has_checkpoint(step) || self.writes.has_checkpoint(step)
     }
 
     /// Prepares for a plan by which `members` compute the steps after `step` again. The rows of
@@ -270,7 +284,7 @@ impl Outputs {
     /// Adds a checkpoint of the last finished step of the state `reached`, outside the schedule.
     pub(super) fn add_last_checkpoint(&mut self, reached: StateRef) {
         let step = reached.position.step;
-        if self.snapshots.add_checkpoint(step) {
+        if self.snapshots.add_checkpoint(step) || self.writes.has_checkpoint(step) {
             return;
         }
         // The log window there is known if the step was logged. It is also known if the step is the
@@ -317,7 +331,7 @@ impl Outputs {
         self.snapshots.on_closed(name);
     }
 
-    /// Writes what is due of a snapshot that a worker sent.
+    /// Takes a snapshot that a worker sent: what is due of it is to be written.
     pub(super) fn on_snapshot(
         &mut self,
         step: Step,
@@ -329,26 +343,73 @@ impl Outputs {
             return;
         };
         if snapshot.purposes.grid {
-            out.push(Command::SavePendingGrid { step, bytes: Arc::clone(bytes) });
             self.persisted.grids.insert(step);
+            self.writes.add_grid(step, Arc::clone(bytes), out);
         }
         if snapshot.purposes.checkpoint {
             let saved = SavedCheckpoint { step, digest, window: snapshot.window };
-            out.push(Command::SaveCheckpoint { saved: saved.clone(), bytes: Arc::clone(bytes) });
             self.requested.take_if(|requested| requested.step <= step);
-            // Snapshots may overtake each other on their way: an older one replaces nothing.
-            if !self.persisted.has_checkpoint(step) {
-                self.persisted.checkpoint = Some(saved);
-            }
+            self.writes.add_checkpoint(saved, Arc::clone(bytes), out);
         }
+    }
+
+    /// Adds a plan that is to be stored.
+    pub(super) fn store_plan(&mut self, plan: Arc<Plan>, fingerprint: String) {
+        self.writes.add_plan(plan, fingerprint);
+    }
+
+    /// Starts the next write, unless one is on its way to the disk.
+    pub(super) fn start_next_write(&mut self) -> Option<Write> {
+        self.writes.start_next()
+    }
+
+    /// Notes that the write that was on its way is durable, and returns it.
+    pub(super) fn finish_write(&mut self) -> Option<Write> {
+        let write = self.writes.finish()?;
+        // Snapshots may overtake each other on their way: an older one replaces nothing.
+        if let Write::Checkpoint { saved, .. } = &write
+            && !self.persisted.has_checkpoint(saved.step)
+        {
+            self.persisted.checkpoint = Some(saved.clone());
+        }
+        Some(write)
+    }
+
+    /// Gives up the write that was on its way, and returns it.
+    pub(super) fn give_up_write(&mut self) -> Option<Write> {
+        self.writes.finish()
+    }
+
+    /// Drops all writes that wait for the disk.
+    pub(super) fn drop_writes(&mut self) {
+        self.writes.clear();
+    }
+
+    /// Leaves out the checkpoints that wait for the disk, except the newest: the run is about to
+    /// end.
+    pub(super) fn skip_superseded_checkpoints(&mut self, out: &mut Vec<Command>) {
+        self.writes.skip_checkpoints(1, out);
+    }
+
+    /// Returns whether something is on its way to the disk or waits for it.
+    pub(super) fn is_writing(&self) -> bool {
+        !self.writes.is_empty()
+    }
+
+    /// Returns whether a checkpoint of a step after `step` is on its way to the disk.
+    pub(super) fn writes_checkpoint_after(&self, step: Step) -> bool {
+        self.writes.has_checkpoint(step + 1)
     }
 
     /// The last step up to which everything due is on disk.
     pub(super) fn persisted_through(&self) -> Step {
-        match self.snapshots.first_step() {
-            Some(first) if first > 0 => self.log.last_logged_step.min(first - 1),
+        let logged = self.log.last_logged_step;
+        let rows = self.writes.rows_durable_through().map_or(logged, |step| step.min(logged));
+        let due = self.snapshots.first_step().into_iter().chain(self.writes.first_step()).min();
+        match due {
+            Some(first) if first > 0 => rows.min(first - 1),
             // A checkpoint of the initial state, step 0, holds back no report.
-            Some(_) | None => self.log.last_logged_step,
+            Some(_) | None => rows,
         }
     }
 
@@ -359,14 +420,16 @@ impl Outputs {
         self.reports.forget_through(self.persisted_through());
     }
 
-    /// Returns whether every snapshot that is due is on disk.
-    pub(super) fn is_settled(&self) -> bool {
-        self.snapshots.first_step().is_none()
+    /// Returns whether a snapshot that is due has not come yet.
+    pub(super) fn awaits_snapshots(&self) -> bool {
+        self.snapshots.first_step().is_some()
     }
 
     /// Returns whether the run's last step is reached, and everything due is on disk.
     pub(super) fn is_finished(&self) -> bool {
-        self.persisted.has_checkpoint(self.last_step()) && self.is_settled()
+        self.persisted.has_checkpoint(self.last_step())
+            && !self.awaits_snapshots()
+            && !self.is_writing()
     }
 
     /// The step that ends the run.
@@ -402,7 +465,13 @@ mod tests {
         let schedule =
             Schedule { last_step: 10, log_every: 2, grid_every: 10, checkpoint_every: 2 };
         let sharding = spec.check().unwrap();
-        let config = OutputConfig { schedule, sharding, batch_size: 16, learning_rate: 0.1 };
+        let config = OutputConfig {
+            schedule,
+            sharding,
+            batch_size: 16,
+            learning_rate: 0.1,
+            keep_checkpoints: 5,
+        };
         Outputs::new(config, PersistedOutputs::default())
     }
 
@@ -439,8 +508,13 @@ mod tests {
             assert_eq!(outputs.on_step_done(&members[1], done(step)), Ok(None));
             outputs.add_agreed_steps(&members, &mut out).unwrap();
         }
-        let [Command::AppendRow(row)] = &out[..] else { panic!("{out:?}") };
-        assert_eq!((row.step, row.state_digest), (2, Digest(2)));
+        assert_eq!(out, []);
+        let Some(Write::Rows(rows)) = outputs.start_next_write() else { panic!() };
+        let written: Vec<(Step, Digest)> =
+            rows.iter().map(|row| (row.step, row.state_digest)).collect();
+        assert_eq!(written, [(2, Digest(2))]);
+        assert_eq!(outputs.persisted_through(), 0, "the row is on its way to the disk");
+        outputs.finish_write();
         assert_eq!(outputs.persisted_through(), 1, "the checkpoint of step 2 is due");
     }
 
@@ -456,6 +530,8 @@ mod tests {
             }
         }
         outputs.add_agreed_steps(&members, &mut out).unwrap();
+        outputs.start_next_write();
+        outputs.finish_write();
         out.clear();
 
         // a does not hold it, so b is asked, and its snapshot becomes a checkpoint.
@@ -471,9 +547,11 @@ mod tests {
             [
                 Command::Send(ConnId(1), ToWorker::RequestSnapshot(2)),
                 Command::Send(ConnId(2), ToWorker::RequestSnapshot(2)),
-                Command::SaveCheckpoint { saved, bytes },
             ]
         );
+        assert_eq!(outputs.start_next_write(), Some(Write::Checkpoint { saved, bytes }));
+        assert_eq!(outputs.persisted_through(), 1, "the checkpoint is on its way to the disk");
+        outputs.finish_write();
         assert_eq!(outputs.persisted_through(), 2);
     }
 }

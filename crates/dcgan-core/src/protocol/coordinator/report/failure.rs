@@ -39,6 +39,13 @@ pub enum Failure {
         /// The name of the metric.
         metric: &'static str,
     },
+    /// A file that the run cannot do without can never be written.
+    CannotWrite {
+        /// The thing that was to be written.
+        what: String,
+        /// The error, with the file's path.
+        error: String,
+    },
 }
 
 impl Failure {
@@ -49,6 +56,7 @@ impl Failure {
             Self::NotReproducible { .. } => "not_reproducible",
             Self::Diverged { .. } => "diverged",
             Self::MetricNotFinite { .. } => "metric_not_finite",
+            Self::CannotWrite { .. } => "cannot_write",
         }
     }
 }
@@ -78,6 +86,7 @@ impl fmt::Display for Failure {
                 f,
                 "the training has diverged: {metric} of step {step} is not a finite number"
             ),
+            Self::CannotWrite { what, error } => write!(f, "cannot write {what}: {error}"),
         }
     }
 }

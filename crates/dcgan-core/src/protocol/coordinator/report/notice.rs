@@ -65,6 +65,17 @@ pub enum Notice {
     PlanAdopted(Generation),
     /// A snapshot was due after this step, and no worker holds it any more.
     SnapshotGivenUp(Step),
+    /// The checkpoint of this step is not written: the disk is slow, and newer ones wait for it.
+    CheckpointLeftOut(Step),
+    /// The grid of this step is not drawn: the disk is slow, and newer ones wait for it.
+    GridLeftOut(Step),
+    /// Something can never be written, and the run goes on without it.
+    WriteGivenUp {
+        /// The thing that was to be written.
+        what: String,
+        /// The error, with the file's path.
+        error: String,
+    },
     /// The newest checkpoint cannot be read, and no worker has its state. An older checkpoint, or
     /// the beginning of the run, takes its place.
     CheckpointFellBack {
@@ -94,6 +105,9 @@ impl Notice {
             Self::Planned { .. } => "plan",
             Self::PlanAdopted(_) => "plan_adopted",
             Self::SnapshotGivenUp(_) => "snapshot_given_up",
+            Self::CheckpointLeftOut(_) => "checkpoint_left_out",
+            Self::GridLeftOut(_) => "grid_left_out",
+            Self::WriteGivenUp { .. } => "write_given_up",
             Self::CheckpointFellBack { .. } => "checkpoint_fell_back",
             Self::StepRecomputed(_) => "step_recomputed",
             Self::ClockLate(_) => "clock_late",
@@ -114,6 +128,9 @@ impl Notice {
             Self::Planned { .. }
             | Self::PlanAdopted(_)
             | Self::SnapshotGivenUp(_)
+            | Self::CheckpointLeftOut(_)
+            | Self::GridLeftOut(_)
+            | Self::WriteGivenUp { .. }
             | Self::CheckpointFellBack { .. }
             | Self::StepRecomputed(_)
             | Self::ClockLate(_) => None,
@@ -163,6 +180,19 @@ impl fmt::Display for Notice {
                 "no worker holds the snapshot of step {step} any more: its checkpoint or grid is \
                  skipped"
             ),
+            Self::CheckpointLeftOut(step) => write!(
+                f,
+                "the checkpoint of step {step} is left out: the disk is too slow, and newer ones \
+                 wait for it"
+            ),
+            Self::GridLeftOut(step) => write!(
+                f,
+                "the grid of step {step} is left out: the disk is too slow, and newer ones wait \
+                 for it"
+            ),
+            Self::WriteGivenUp { what, error } => {
+                write!(f, "going on without {what}, which cannot be written: {error}")
+            }
             Self::CheckpointFellBack { from, to } => write!(
                 f,
                 "the checkpoint of step {from}, which no worker has, cannot be read: going on \

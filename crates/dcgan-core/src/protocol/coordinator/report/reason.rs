@@ -46,6 +46,11 @@ pub enum Reason {
         /// reach.
         pairs: Vec<(String, Vec<String>)>,
     },
+    /// The next plan is on its way to the disk.
+    Storing {
+        /// The plan's generation.
+        generation: Generation,
+    },
     /// The members train.
     Training {
         /// The generation of their plan.
@@ -83,6 +88,7 @@ impl CoordinatorMachine {
             }
             Stage::Gathering { .. } => self.below_minimum(ready),
             Stage::Fencing { generation, .. } => self.reason_to_fence(*generation, ready),
+            Stage::Storing { plan, .. } => Reason::Storing { generation: plan.generation },
             Stage::Training { .. } => {
                 Reason::Training { generation: self.generation(), members: self.members().len() }
             }
@@ -129,6 +135,7 @@ impl Reason {
             Self::Fencing { .. } => "fencing",
             Self::BelowMinimum { .. } => "below_minimum",
             Self::Unreachable { .. } => "unreachable",
+            Self::Storing { .. } => "storing",
             Self::Training { .. } => "training",
             Self::Stopping => "stopping",
             Self::Finishing => "finishing",
@@ -177,6 +184,9 @@ impl fmt::Display for Reason {
                     write!(f, "{separator} {name} and {}", peers.join(", "))?;
                 }
                 Ok(())
+            }
+            Self::Storing { generation } => {
+                write!(f, "waiting for the disk to store the plan of generation {generation}")
             }
             Self::Training { generation, members } => {
                 write!(f, "training: generation {generation}, {members} workers")

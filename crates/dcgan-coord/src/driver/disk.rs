@@ -1,0 +1,150 @@
+//! The driver's side of the disk: jobs for the writer, reads on other threads, and what follows
+//! when they are done.
+
+use bytes::Bytes;
+use dcgan_core::ids::Step;
+use dcgan_core::protocol::coordinator::{Event, SavedCheckpoint, Write};
+use dcgan_process::fault;
+use tokio::task::spawn_blocking;
+
+use super::Driver;
+use crate::console::CONSOLE;
+use crate::input::{Input, SamplerId};
+use crate::writer::{Job, JobNews};
+
+impl Driver {
+    /// Hands a job to the writer.
+    pub(super) fn submit(&mut self, job: Job) {
+        self.disk_watch.on_submit(self.start.elapsed(), &job);
+        // The writer outlives the driver.
+        let _ = self.jobs.send(job);
+    }
+
+    pub(super) fn on_writer_news(&mut self, news: JobNews) {
+        let now = self.start.elapsed();
+        if let JobNews::Failing(error) = news {
+            self.disk_watch.on_failure(now, error);
+            return;
+        }
+        self.disk_watch.on_end(now);
+        match news {
+            JobNews::Failing(_) => {}
+            JobNews::Done(Job::Machine(write)) => {
+                fault::pass("written");
+                self.announce(&write);
+                self.handle(Event::Written);
+            }
+            JobNews::GivenUp(Job::Machine(_), error) => self.handle(Event::WriteFailed(error)),
+            JobNews::Done(Job::Grid { .. }) => {}
+            JobNews::GivenUp(Job::Grid { step, .. }, error) => warn_of_grid(step, &error),
+        }
+    }
+
+    /// Tells people and samplers of something that is on disk now.
+    fn announce(&mut self, write: &Write) {
+        match write {
+            Write::Plan { .. } => {}
+            Write::Rows(rows) => {
+                let last_step = self.config.schedule.last_step;
+                for row in rows {
+                    CONSOLE.print_row(row, self.config.sharding.epoch(last_step), last_step);
+                }
+            }
+            Write::Checkpoint { saved: SavedCheckpoint { step, digest, .. }, .. } => {
+                tracing::info!(
+                    event = "checkpoint_saved",
+                    step,
+                    %digest,
+                    "checkpoint of step {step} saved, digest {digest}"
+                );
+            }
+            Write::PendingGrid { step, .. } => {
+                self.pending_grids.insert(*step);
+                self.ask_for_grids();
+            }
+        }
+    }
+
+    /// Saves a grid. If several samplers draw the same one, the first is kept.
+    pub(super) fn save_grid(&mut self, step: Step, png: Bytes) {
+        if self.pending_grids.remove(&step) {
+            self.submit(Job::Grid { step, png });
+        }
+    }
+
+    /// Asks samplers for the next pending grid: reads its generator first.
+    pub(super) fn ask_for_grids(&mut self) {
+        if self.reading_grid.is_some() {
+            return;
+        }
+        let Some(step) = self.feed.wanted(&self.pending_grids) else {
+            return;
+        };
+        self.reading_grid = Some(step);
+        let files = self.files.clone();
+        self.read(move || {
+            let generator = or_warn(step, files.pending_generator(step));
+            Some(Input::PendingGridRead { step, generator })
+        });
+    }
+
+    pub(super) fn on_grid_read(&mut self, step: Step, generator: Option<Vec<u8>>) {
+        self.reading_grid = None;
+        self.feed.ask(&self.pending_grids, step, generator);
+        self.ask_for_grids();
+    }
+
+    /// Reads the generator of the newest checkpoint, if there is one, for a sampler that has just
+    /// come.
+    pub(super) fn read_newest_generator(&mut self, sampler: SamplerId) {
+        let Some(step) = self.machine.checkpoint().map(|saved| saved.step) else {
+            return;
+        };
+        let files = self.files.clone();
+        self.read(move || {
+            let generator = or_warn(step, files.checkpoint_generator(step))?;
+            Some(Input::NewestGeneratorRead { sampler, step, generator })
+        });
+    }
+
+    /// Finds out which checkpoint can be read, after a worker could not get that of `step`.
+    pub(super) fn on_checkpoint_unreadable(&mut self, step: Step) {
+        // Only the newest checkpoint can start a plan. A request for another one is out of date.
+        if self.machine.checkpoint().is_none_or(|saved| saved.step != step) {
+            return;
+        }
+        let files = self.files.clone();
+        self.read(move || match files.newest_checkpoint() {
+            Ok(newest) => Some(Input::Machine(Event::Unreadable { step, newest })),
+            // The worker that needs the checkpoint asks again.
+            Err(error) => {
+                tracing::warn!(
+                    event = "checkpoints_unreadable",
+                    step,
+                    "the checkpoint of step {step} cannot be read: {error:#}"
+                );
+                None
+            }
+        });
+    }
+
+    /// Reads something on a thread of its own. What it gives becomes an input.
+    fn read(&self, read: impl FnOnce() -> Option<Input> + Send + 'static) {
+        let inputs = self.inputs.clone();
+        spawn_blocking(move || {
+            if let Some(input) = read() {
+                // The driver is gone if the coordinator is ending.
+                let _ = inputs.blocking_send(input);
+            }
+        });
+    }
+}
+
+/// Logs a grid that failed, and goes on without it: a missing picture does not end a training.
+fn or_warn<T>(step: Step, result: anyhow::Result<T>) -> Option<T> {
+    result.inspect_err(|error| warn_of_grid(step, &format!("{error:#}"))).ok()
+}
+
+fn warn_of_grid(step: Step, error: &str) {
+    tracing::warn!(event = "grid_failed", step, "the picture of step {step} is left out: {error}");
+}

@@ -1,0 +1,235 @@
+//! The writes that wait for the disk, and the one that is on its way to it.
+//!
+//! A disk may take seconds for a write, or hang. The machine goes on meanwhile and only keeps in
+//! mind what is not durable yet. One write is on its way at a time. What is due faster than the
+//! disk takes it does not pile up: rows are written as a group, and of the checkpoints and grids
+//! that wait the oldest are left out.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::super::{Command, Notice};
+use super::SavedCheckpoint;
+use crate::ids::Step;
+use crate::metrics::MetricsRow;
+use crate::protocol::plan::Plan;
+
+/// The number of grids that may wait for the disk. A snapshot of the DCGAN takes 5 MB of memory.
+const GRIDS_MAX: usize = 4;
+/// The number of checkpoints that may wait, however many the run keeps.
+const CHECKPOINTS_MAX: usize = 16;
+
+/// Something to make durable.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// The newest plan.
+    Plan {
+        /// The plan.
+        plan: Arc<Plan>,
+        /// The fingerprint of the run's arithmetic.
+        fingerprint: String,
+    },
+    /// Rows of metrics, in order, to be appended.
+    Rows(Vec<MetricsRow>),
+    /// A checkpoint.
+    Checkpoint {
+        /// The checkpoint's step, digest and log window.
+        saved: SavedCheckpoint,
+        /// The state, in the format of a checkpoint file.
+        bytes: Arc<Vec<u8>>,
+    },
+    /// A snapshot that is kept until its grid is drawn.
+    PendingGrid {
+        /// The step after which it was taken.
+        step: Step,
+        /// The state, in the format of a checkpoint file.
+        bytes: Arc<Vec<u8>>,
+    },
+}
+
+impl Write {
+    /// The step of a checkpoint or a grid.
+    pub(in super::super) fn step(&self) -> Option<Step> {
+        match self {
+            Self::Checkpoint { saved, .. } => Some(saved.step),
+            Self::PendingGrid { step, .. } => Some(*step),
+            Self::Plan { .. } | Self::Rows(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plan { plan, .. } => write!(f, "the plan of generation {}", plan.generation),
+            Self::Rows(rows) => match &rows[..] {
+                [] => write!(f, "no row"),
+                [row] => write!(f, "the row of step {}", row.step),
+                [first, .., last] => write!(f, "the rows of steps {} to {}", first.step, last.step),
+            },
+            Self::Checkpoint { saved, .. } => write!(f, "the checkpoint of step {}", saved.step),
+            Self::PendingGrid { step, .. } => write!(f, "the snapshot for the grid of step {step}"),
+        }
+    }
+}
+
+/// A checkpoint that waits, with its state.
+type WaitingCheckpoint = (SavedCheckpoint, Arc<Vec<u8>>);
+
+/// The writes that are not durable yet.
+#[derive(Debug)]
+pub(super) struct Writes {
+    /// The number of checkpoints that may wait.
+    checkpoints_max: usize,
+    /// The write that is on its way to the disk.
+    started: Option<Write>,
+    plan: Option<(Arc<Plan>, String)>,
+    rows: Vec<MetricsRow>,
+    /// The last step that a durable row averages, while rows are on their way or wait.
+    rows_durable_through: Option<Step>,
+    checkpoints: BTreeMap<Step, WaitingCheckpoint>,
+    grids: BTreeMap<Step, Arc<Vec<u8>>>,
+}
+
+impl Writes {
+    /// No writes, for a run that keeps so many checkpoints. No more than that wait for the disk: an
+    /// older one would be removed as soon as the others are written.
+    pub(super) fn new(keep_checkpoints: usize) -> Self {
+        Self {
+            checkpoints_max: keep_checkpoints.clamp(1, CHECKPOINTS_MAX),
+            started: None,
+            plan: None,
+            rows: Vec::new(),
+            rows_durable_through: None,
+            checkpoints: BTreeMap::new(),
+            grids: BTreeMap::new(),
+        }
+    }
+
+    /// Adds the plan that is to be stored. It replaces one that waits.
+    pub(super) fn add_plan(&mut self, plan: Arc<Plan>, fingerprint: String) {
+        self.plan = Some((plan, fingerprint));
+    }
+
+    /// Adds a row. `logged` is the last step that an earlier row averages.
+    pub(super) fn add_row(&mut self, row: MetricsRow, logged: Step) {
+        self.rows_durable_through.get_or_insert(logged);
+        self.rows.push(row);
+    }
+
+    /// Adds a checkpoint. Says which one is left out, if too many wait.
+    pub(super) fn add_checkpoint(
+        &mut self,
+        saved: SavedCheckpoint,
+        bytes: Arc<Vec<u8>>,
+        out: &mut Vec<Command>,
+    ) {
+        self.checkpoints.insert(saved.step, (saved, bytes));
+        self.skip_checkpoints(self.checkpoints_max, out);
+    }
+
+    /// Leaves out all waiting checkpoints but the newest `keep`.
+    pub(super) fn skip_checkpoints(&mut self, keep: usize, out: &mut Vec<Command>) {
+        while self.checkpoints.len() > keep
+            && let Some((step, _)) = self.checkpoints.pop_first()
+        {
+            out.push(Command::Notice(Notice::CheckpointLeftOut(step)));
+        }
+    }
+
+    /// Adds the snapshot of a grid. Says which one is left out, if too many wait.
+    pub(super) fn add_grid(&mut self, step: Step, bytes: Arc<Vec<u8>>, out: &mut Vec<Command>) {
+        self.grids.insert(step, bytes);
+        if self.grids.len() > GRIDS_MAX
+            && let Some((step, _)) = self.grids.pop_first()
+        {
+            out.push(Command::Notice(Notice::GridLeftOut(step)));
+        }
+    }
+
+    /// Starts the next write, unless one is on its way.
+    ///
+    /// The plan comes first, because workers wait for it. Rows come before checkpoints: a run that
+    /// resumes at a checkpoint does not compute the rows before it again. Grids come before later
+    /// checkpoints for the same reason.
+    pub(super) fn start_next(&mut self) -> Option<Write> {
+        if self.started.is_some() {
+            return None;
+        }
+        let next = self.take_next()?;
+        self.started = Some(next.clone());
+        Some(next)
+    }
+
+    fn take_next(&mut self) -> Option<Write> {
+        if let Some((plan, fingerprint)) = self.plan.take() {
+            return Some(Write::Plan { plan, fingerprint });
+        }
+        if !self.rows.is_empty() {
+            return Some(Write::Rows(std::mem::take(&mut self.rows)));
+        }
+        let grid = self.grids.keys().next().copied();
+        let checkpoint = self.checkpoints.keys().next().copied();
+        let is_grid_first = match (grid, checkpoint) {
+            (Some(grid), Some(checkpoint)) => grid <= checkpoint,
+            (grid, _) => grid.is_some(),
+        };
+        if is_grid_first {
+            let (step, bytes) = self.grids.pop_first()?;
+            return Some(Write::PendingGrid { step, bytes });
+        }
+        let (_, (saved, bytes)) = self.checkpoints.pop_first()?;
+        Some(Write::Checkpoint { saved, bytes })
+    }
+
+    /// Takes the write that was on its way: it has come to its end.
+    pub(super) fn finish(&mut self) -> Option<Write> {
+        let write = self.started.take()?;
+        if let Write::Rows(rows) = &write {
+            let last = rows.last().map(|row| row.step);
+            self.rows_durable_through = last.filter(|_| !self.rows.is_empty());
+        }
+        Some(write)
+    }
+
+    /// Drops everything that waits.
+    pub(super) fn clear(&mut self) {
+        let started = self.started.take();
+        *self = Self { started, ..Self::new(self.checkpoints_max) };
+    }
+
+    /// The last step that a durable row averages; `None` if all rows are durable.
+    pub(super) fn rows_durable_through(&self) -> Option<Step> {
+        self.rows_durable_through
+    }
+
+    /// The steps of the checkpoints that are not durable yet.
+    fn checkpoints(&self) -> impl Iterator<Item = Step> {
+        let started = self.started.iter().filter_map(|write| match write {
+            Write::Checkpoint { saved, .. } => Some(saved.step),
+            Write::Plan { .. } | Write::Rows(_) | Write::PendingGrid { .. } => None,
+        });
+        started.chain(self.checkpoints.keys().copied())
+    }
+
+    /// Returns whether a checkpoint of this step or a later one is not durable yet.
+    pub(super) fn has_checkpoint(&self, step: Step) -> bool {
+        self.checkpoints().any(|checkpoint| checkpoint >= step)
+    }
+
+    /// The first step with a checkpoint or a grid that is not durable yet.
+    pub(super) fn first_step(&self) -> Option<Step> {
+        let started = self.started.iter().filter_map(Write::step);
+        started.chain(self.checkpoints.keys().copied()).chain(self.grids.keys().copied()).min()
+    }
+
+    /// Returns whether nothing is on its way and nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.started.is_none()
+            && self.plan.is_none()
+            && self.rows.is_empty()
+            && self.checkpoints.is_empty()
+            && self.grids.is_empty()
+    }
+}
