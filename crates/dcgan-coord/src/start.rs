@@ -183,6 +183,7 @@ fn machine_settings(
             sharding: config.sharding,
             batch_size: config.spec.batch_size,
             learning_rate: config.spec.learning_rate,
+            metric_names: config.spec.objective.metric_names(),
         },
         fingerprint: run.fingerprint.clone(),
         plan: run.plan.clone(),

@@ -19,6 +19,7 @@ impl World {
             sharding: self.reference.spec.check().unwrap(),
             batch_size: self.reference.spec.batch_size,
             learning_rate: self.reference.spec.learning_rate,
+            metric_names: self.reference.spec.objective.metric_names(),
         };
         let config = CoordinatorConfig {
             run: RunId(1),
