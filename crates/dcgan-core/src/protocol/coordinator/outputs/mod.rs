@@ -218,7 +218,8 @@ impl Outputs {
 
     /// Writes the row of metrics at the step that `done` reports, unless it is on disk already.
     fn write_row(&mut self, done: &StepDone, out: &mut Vec<Command>) -> Result<(), Failure> {
-        let OutputConfig { schedule, sharding, batch_size, learning_rate, metric_names } = self.config;
+        let OutputConfig { schedule, sharding, batch_size, learning_rate, metric_names } =
+            self.config;
         let (step, computed) = (done.step, done.digest);
         match self.persisted.rows.insert(step, computed) {
             None => {
