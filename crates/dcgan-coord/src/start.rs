@@ -12,12 +12,12 @@ use dcgan_core::protocol::coordinator::{
 use dcgan_core::spec::ObjectiveKind;
 use dcgan_process::exit::{status, usage};
 use dcgan_rpc::net::{self, Address};
+use dcgan_rpc::services::Program;
 use dcgan_store::dataset::Dataset;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tonic::service::Routes;
 
 use crate::args::Args;
 use crate::config::RunConfig;
@@ -135,15 +135,17 @@ impl Server {
         inputs: mpsc::Sender<Input>,
     ) -> Self {
         let served = Served {
+            run: recorder.run().run,
+            metrics: config.spec.objective.metric_names().len(),
             partitions: service::partitions(&dataset, &config.sharding),
             checkpoints: recorder.checkpoints().clone(),
         };
-        let routes = Routes::new(service::service(served, inputs));
+        let routes = service::routes(served, inputs);
         let (shut_down, asked) = oneshot::channel();
         let task = tokio::spawn(async move {
             // A sender that is dropped asks for the end, too.
             let ending = async { drop(asked.await) };
-            Ok(net::serve(listener, routes, &["dcgan.v1.Coordinator"], ending).await?)
+            Ok(net::serve(listener, routes, Program::Coordinator, ending).await?)
         });
         Self { task, shut_down }
     }

@@ -12,7 +12,6 @@ use dcgan_rpc::{CoordinatorMessage, Welcome};
 
 use super::Driver;
 use super::failing_disk::FailingDisk;
-use crate::console::CONSOLE;
 use crate::notices;
 
 impl Driver {
@@ -109,8 +108,7 @@ impl Driver {
 
     fn append_row(&mut self, row: &MetricsRow) -> anyhow::Result<()> {
         self.recorder.append_row(row)?;
-        let last_step = self.config.schedule.last_step;
-        CONSOLE.print_row(row, self.config.sharding.epoch(last_step), last_step);
+        self.sinks.row(row);
         Ok(())
     }
 

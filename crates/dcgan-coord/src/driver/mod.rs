@@ -33,6 +33,7 @@ use crate::input::{Input, SamplerId, SamplerSender, WorkerSender};
 use crate::local_processes::LocalProcesses;
 use crate::reason_log::ReasonLog;
 use crate::recorder::Recorder;
+use crate::sinks::Sinks;
 use failing_disk::FailingDisk;
 
 /// The coordinator sends a heartbeat to every worker this often.
@@ -44,6 +45,8 @@ const LAST_GRIDS_MAX: Duration = Duration::from_secs(60);
 pub(crate) struct Driver {
     config: RunConfig,
     recorder: Recorder,
+    /// Where rows of metrics go once they are on disk.
+    sinks: Sinks,
     machine: CoordinatorMachine,
     /// The zero of the machine's clock.
     start: Instant,
@@ -79,6 +82,7 @@ impl Driver {
     ) -> Self {
         Self {
             feed: SamplerFeed::new(config.spec.seed),
+            sinks: Sinks::new(&config),
             config,
             recorder,
             machine,
