@@ -8,7 +8,8 @@ use prost::Message;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     println!("cargo:rerun-if-changed={}", root.display());
-    let files = ["control", "collective", "sampler"].map(|name| format!("dcgan/v1/{name}.proto"));
+    let files = ["admin", "collective", "control", "feed", "sampler"]
+        .map(|name| format!("dcgan/v1/{name}.proto"));
     let descriptors = protox::compile(files, [root])?;
     let descriptor_file = PathBuf::from(std::env::var("OUT_DIR")?).join("dcgan_descriptor.bin");
     std::fs::write(descriptor_file, descriptors.encode_to_vec())?;

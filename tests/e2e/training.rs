@@ -92,9 +92,10 @@ fn the_children_of_a_killed_coordinator_end_and_the_run_resumes_with_the_same_bi
     assert_eq!(local(folder.path(), "--workers 1 --threads 2"), alone());
     assert_eq!(logged_steps(folder.path()), [2, 4, 6]);
     for row in rows(folder.path()) {
-        let numbers =
-            [row.d_loss_real, row.d_loss_fake, row.g_loss, row.real_dacc, row.fake_dacc, row.gacc];
-        assert!(numbers.iter().all(|number| number.is_finite()), "{row:?}");
+        let names: Vec<&str> = row.metrics.iter().map(|(name, _)| name).collect();
+        let expected = ["d_loss_real", "d_loss_fake", "g_loss", "real_dacc", "fake_dacc", "gacc"];
+        assert_eq!(names, expected);
+        assert!(row.scalars().all(|(_, number)| number.is_finite()), "{row:?}");
     }
 }
 

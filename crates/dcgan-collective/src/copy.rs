@@ -1,12 +1,12 @@
 //! Asks a member for a copy of its state.
 
-use dcgan_core::ids::RunId;
+use dcgan_core::ids::WorkerId;
 use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::plan::StateRef;
-use dcgan_rpc::net::{self, Address, ConnectError, InvalidAddress};
+use dcgan_rpc::net::{Address, ConnectError, Connector, InvalidAddress, Peer};
 use dcgan_rpc::pb::collective_client::CollectiveClient;
 use dcgan_rpc::transfer::{ChunkAssembler, TransferError};
-use dcgan_rpc::{Checksummed, Malformed, pb, transfer};
+use dcgan_rpc::{Caller, Checksummed, Malformed, pb, step_done, transfer};
 use tonic::Status;
 
 /// Why a copy failed.
@@ -29,9 +29,18 @@ pub enum CopyError {
     Transfer(#[from] TransferError),
 }
 
-/// Copies `state` from the member at the address `member`, as a safetensors file of at most
-/// `bytes_max` bytes. Returns the file and the reports of the steps that led to the state and that
-/// the coordinator has not yet written.
+/// What a copy can be at most: whatever exceeds it is refused.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyLimits {
+    /// The size of the file, in bytes.
+    pub bytes_max: usize,
+    /// The number of the objective's metrics, which every report has.
+    pub metrics: usize,
+}
+
+/// Copies `state` from the member `id` at the address `address`, as a safetensors file. Returns the
+/// file and the reports of the steps that led to the state and that the coordinator has not yet
+/// written.
 ///
 /// The file arrives as the member sent it. Whether it holds the state that was asked for is for the
 /// caller to check.
@@ -40,22 +49,24 @@ pub enum CopyError {
 /// If the member cannot be reached or does not hold the state, if no chunk arrives for
 /// [`transfer::STALLED_MAX`], or if what arrives is not what was sent.
 pub async fn copy_state(
-    member: &str,
-    run: RunId,
+    connector: &Connector,
+    caller: Caller,
+    id: &WorkerId,
+    address: &str,
     state: StateRef,
-    bytes_max: usize,
+    limits: CopyLimits,
 ) -> Result<(Vec<u8>, Vec<StepDone>), CopyError> {
-    let address: Address = member.parse()?;
-    let channel = net::connect(&address).await?;
-    let request = pb::CopyStateRequest { run: run.0, state: Some(state.into()) };
+    let address: Address = address.parse()?;
+    let channel = connector.connect(&address, &Peer::Worker(id.name.clone())).await?;
+    let request = pb::CopyStateRequest { state: Some(state.into()), caller: Some(caller.into()) };
     let mut stream = CollectiveClient::new(channel).copy_state(request).await?.into_inner();
 
-    let mut assembler = ChunkAssembler::new(bytes_max);
+    let mut assembler = ChunkAssembler::new(limits.bytes_max);
     let mut reports: Vec<StepDone> = Vec::new();
     while let Some(message) = transfer::next(&mut stream).await? {
         let message = message.verify_checksum()?;
         for report in message.reports {
-            reports.push(report.try_into()?);
+            reports.push(step_done(report, limits.metrics)?);
         }
         // A message without a chunk becomes an empty one, which belongs to no file and is refused.
         assembler.push(&message.chunk.unwrap_or_default())?;

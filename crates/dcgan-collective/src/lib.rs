@@ -26,7 +26,7 @@ use dcgan_core::protocol::plan::{Plan, StateRef};
 use dcgan_core::protocol::worker::ReduceFrame;
 use tokio::sync::{mpsc, oneshot};
 
-pub use copy::{CopyError, copy_state};
+pub use copy::{CopyError, CopyLimits, copy_state};
 pub use outgoing::Streams;
 pub use service::service;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dcgan_core::ids::{Rank, RunId};
 use dcgan_core::protocol::plan::Plan;
 use dcgan_core::protocol::worker::ReduceFrame;
-use dcgan_rpc::net::{self, Address};
+use dcgan_rpc::net::{Address, Connector, InvalidAddress, Peer};
 use dcgan_rpc::pb::collective_client::CollectiveClient;
 use dcgan_rpc::{ExchangeMessage, Opening, pb};
 use tokio::runtime::Handle;
@@ -42,14 +42,23 @@ impl Streams {
     ///
     /// Returns at once. A stream that cannot be opened, or breaks later, becomes the event
     /// [`Event::StreamBroken`].
-    pub fn open(runtime: &Handle, run: RunId, plan: &Arc<Plan>, me: Rank, events: &Events) -> Self {
+    pub fn open(
+        runtime: &Handle,
+        connector: &Connector,
+        run: RunId,
+        plan: &Arc<Plan>,
+        me: Rank,
+        events: &Events,
+    ) -> Self {
         let mut links = BTreeMap::new();
         for peer in plan.ranks().filter(|&rank| rank != me) {
             let (queue, queued) = mpsc::unbounded_channel();
             let opening = Opening { run, plan: Arc::clone(plan), from: me };
             let messages = tokio_stream::once(ExchangeMessage::Opening(opening))
                 .chain(UnboundedReceiverStream::new(queued));
-            let task = runtime.spawn(run_link(Arc::clone(plan), peer, messages, events.clone()));
+            let link =
+                run_link(connector.clone(), Arc::clone(plan), peer, messages, events.clone());
+            let task = runtime.spawn(link);
             links.insert(peer, Link { queue, task });
         }
         Self { runtime: runtime.clone(), links }
@@ -80,12 +89,13 @@ impl Drop for Streams {
 
 /// Runs the stream to one member, and reports if it breaks.
 async fn run_link(
+    connector: Connector,
     plan: Arc<Plan>,
     peer: Rank,
     messages: impl Stream<Item = ExchangeMessage> + Send + 'static,
     events: Events,
 ) {
-    if let Err(why) = exchange(&plan, peer, messages).await {
+    if let Err(why) = exchange(&connector, &plan, peer, messages).await {
         let generation = plan.generation;
         tracing::debug!(
             event = "stream_broken",
@@ -101,19 +111,21 @@ async fn run_link(
 
 /// Sends the messages to one member, until it has confirmed the last one.
 async fn exchange(
+    connector: &Connector,
     plan: &Plan,
     peer: Rank,
     messages: impl Stream<Item = ExchangeMessage> + Send + 'static,
 ) -> Result<(), String> {
     let member = plan.member(peer).ok_or("there is no such member")?;
     let address: Address =
-        member.address.parse().map_err(|error: net::InvalidAddress| error.to_string())?;
-    let channel = net::connect(&address).await.map_err(|error| error.to_string())?;
+        member.address.parse().map_err(|error: InvalidAddress| error.to_string())?;
+    let peer = Peer::Worker(member.id.name.clone());
+    let channel = connector.connect(&address, &peer).await.map_err(|error| error.to_string())?;
     // Each message is encoded and hashed when it is sent, on a thread of the network: the driver,
     // which queues it, has no time for that.
     let encoded = messages.map(|message| pb::ExchangeMessage::from(&message));
     match CollectiveClient::new(channel).exchange(encoded).await {
         Ok(_) => Ok(()),
-        Err(status) => Err(format!("{address}: {}", status.message())),
+        Err(status) => Err(format!("{peer} at {address}: {}", status.message())),
     }
 }

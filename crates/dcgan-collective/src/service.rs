@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use dcgan_core::ids::{Generation, Rank};
+use dcgan_core::ids::{Generation, Rank, RunId};
 use dcgan_core::protocol::worker::ReduceFrame;
 use dcgan_core::state::digest;
 use dcgan_rpc::pb::collective_server::{Collective, CollectiveServer};
-use dcgan_rpc::{Checksummed, ExchangeMessage, Opening, pb, transfer};
+use dcgan_rpc::{Caller, Checksummed, ExchangeMessage, Opening, pb, transfer};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -34,7 +34,9 @@ impl Collective for Service {
     ) -> Result<Response<pb::ExchangeResponse>, Status> {
         let mut stream = request.into_inner();
         let Opening { run, plan, from } = receive_opening(&mut stream).await?;
-        self.check_run(run.0)?;
+        if run != self.run()? {
+            return Err(Status::failed_precondition("this worker belongs to another run"));
+        }
         let generation = plan.generation;
         self.send_event(Event::PeerPlan(plan)).await?;
         loop {
@@ -57,8 +59,8 @@ impl Collective for Service {
         request: Request<pb::CopyStateRequest>,
     ) -> Result<Response<Self::CopyStateStream>, Status> {
         // Ask the driver for the state.
-        let pb::CopyStateRequest { run, state } = request.into_inner();
-        self.check_run(run)?;
+        let pb::CopyStateRequest { state, caller } = request.into_inner();
+        let Caller { who, .. } = Caller::receive(caller, self.run()?)?;
         let wanted = state
             .ok_or_else(|| Status::invalid_argument("a request without a state"))?
             .try_into()?;
@@ -68,6 +70,8 @@ impl Collective for Service {
             .await
             .map_err(|_| Status::deadline_exceeded("the worker is too busy to give a copy"))?
             .map_err(|_| Status::not_found("the worker does not hold this state"))?;
+
+        tracing::debug!(event = "copy_sent", by = %who, "{who} copies this worker's state");
 
         // Send it in chunks. The reports go with the first.
         let digest = digest::of_bytes(&state);
@@ -80,15 +84,10 @@ impl Collective for Service {
 }
 
 impl Service {
-    /// Refuses a member that does not belong to this worker's run.
-    fn check_run(&self, theirs: u64) -> Result<(), Status> {
-        match self.run.get() {
-            None => Err(Status::unavailable("this worker has not heard from the coordinator yet")),
-            Some(ours) if ours.0 != theirs => {
-                Err(Status::failed_precondition("this worker belongs to another run"))
-            }
-            Some(_) => Ok(()),
-        }
+    /// The run of this worker. Before the first welcome it belongs to none, and refuses everybody.
+    fn run(&self) -> Result<RunId, Status> {
+        let not_yet = || Status::unavailable("this worker has not heard from the coordinator yet");
+        self.run.get().copied().ok_or_else(not_yet)
     }
 
     /// Waits until the channel has room for the event: the member that sent it waits as well.

@@ -9,10 +9,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dcgan_collective::{
-    CopyError, EVENTS_MAX, Event, Events, Offer, RunCell, Streams, copy_state, service,
+    CopyError, CopyLimits, EVENTS_MAX, Event, Events, Offer, RunCell, Streams, copy_state, service,
 };
 use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, RunId, ShardId, WorkerId};
-use dcgan_core::metrics::Metrics;
+use dcgan_core::metrics::{Metrics, StepDone};
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
 use dcgan_core::protocol::message::{Complaint, FromWorker, ToWorker};
 use dcgan_core::protocol::plan::{Member, Plan, StateRef, assign, even_loads};
@@ -21,7 +21,9 @@ use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::spec::sharding::Partition;
 use dcgan_core::state::{Layout, State};
-use dcgan_rpc::net;
+use dcgan_rpc::Caller;
+use dcgan_rpc::net::{self, Connector};
+use dcgan_rpc::services::Program;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -98,9 +100,7 @@ impl Process {
         let (events, received) = mpsc::channel(EVENTS_MAX);
         let run: RunCell = Arc::new(OnceLock::from(RUN));
         let routes = Routes::new(service(run, events.clone()));
-        let server = tokio::spawn(async move {
-            net::serve(listener, routes, &["dcgan.v1.Collective"], pending()).await
-        });
+        let server = tokio::spawn(net::serve(listener, routes, Program::Worker, pending()));
         let id = WorkerId { name: format!("worker-{rank}"), incarnation: 1 };
         let objective = Arc::new(objective);
         let mut machine = WorkerMachine::new(
@@ -127,8 +127,7 @@ impl Process {
             for command in self.machine.handle(Duration::ZERO, event) {
                 match command {
                     Command::Connect(plan, me) => {
-                        self.streams =
-                            Some(Streams::open(&Handle::current(), RUN, &plan, me, &self.events));
+                        self.streams = Some(open_streams(RUN, &plan, me, &self.events));
                     }
                     Command::Send(to, frame) => self.streams.as_ref().unwrap().send(to, frame),
                     Command::Compute(key, state, shards) => {
@@ -161,6 +160,10 @@ impl Process {
     fn as_member(&self) -> Member {
         Member { id: self.id.clone(), address: self.address.to_string(), holds_start: true }
     }
+}
+
+fn open_streams(run: RunId, plan: &Arc<Plan>, me: Rank, events: &Events) -> Streams {
+    Streams::open(&Handle::current(), &Connector::new(false), run, plan, me, events)
 }
 
 /// Converts an event of this crate to one of the state machine.
@@ -254,10 +257,10 @@ async fn a_dead_member_is_noticed_by_its_streams() {
 async fn a_superseded_stream_is_not_reported_as_broken() {
     let mut processes = start_processes(2);
     let plan = plan(&processes);
-    let streams = Streams::open(&Handle::current(), RUN, &plan, Rank(0), &processes[0].events);
+    let streams = open_streams(RUN, &plan, Rank(0), &processes[0].events);
     drop(streams);
     assert!(matches!(processes[1].received.recv().await, Some(Event::PeerPlan(_))));
-    let other = Streams::open(&Handle::current(), RunId(8), &plan, Rank(0), &processes[0].events);
+    let other = open_streams(RunId(8), &plan, Rank(0), &processes[0].events);
     let refused = processes[0].received.recv().await;
     assert!(
         matches!(refused, Some(Event::StreamBroken(Generation(1), Rank(1)))),
@@ -267,33 +270,64 @@ async fn a_superseded_stream_is_not_reported_as_broken() {
     assert!(processes[1].received.try_recv().is_err(), "neither stream is reported as broken");
 }
 
+/// Asks a process for a copy of its state, for a worker of `run`.
+async fn ask_for_copy(
+    address: String,
+    run: RunId,
+    state: StateRef,
+    bytes_max: usize,
+) -> Result<(Vec<u8>, Vec<StepDone>), CopyError> {
+    let id = |name: &str| WorkerId { name: name.to_owned(), incarnation: 1 };
+    let limits = CopyLimits { bytes_max, metrics: 2 };
+    let caller = Caller::worker(id("asking"), run);
+    copy_state(&Connector::new(false), caller, &id("asked"), &address, state, limits).await
+}
+
+/// Answers the next request for a copy.
+async fn offer(process: &mut Process, state: &[u8], reports: &[StepDone]) {
+    let Some(Event::CopyAsked(asked, reply)) = process.received.recv().await else {
+        panic!("expected a request for a copy")
+    };
+    assert_eq!(asked, process.machine.at());
+    reply.send(Offer { state: state.to_vec().into(), reports: reports.to_vec() }).unwrap();
+}
+
+/// A report with this number of metrics.
+fn report(metrics: usize) -> StepDone {
+    StepDone {
+        step: 1,
+        generation: Generation(1),
+        world_size: 1,
+        digest: Digest(1),
+        metrics: vec![0.5; metrics],
+        step_ms: 1.0,
+        allreduce_ms: 0.0,
+    }
+}
+
 #[tokio::test]
 async fn a_state_is_copied_with_its_reports() {
     let mut process = Process::start(0, Noise::new(0.0));
     let address = process.address.to_string();
     let wanted = process.machine.at();
     let state: Vec<u8> = (0..1_000_000u32).map(|i| (i / 3) as u8).collect();
-    let asking = tokio::spawn({
-        let address = address.clone();
-        async move {
-            (
-                copy_state(&address, RUN, wanted, 2_000_000).await,
-                copy_state(&address, RUN, wanted, 10).await,
-            )
-        }
-    });
-    for _ in 0..2 {
-        let Some(Event::CopyAsked(asked, reply)) = process.received.recv().await else {
-            panic!("expected a request for a copy")
-        };
-        assert_eq!(asked, wanted);
-        reply.send(Offer { state: state.clone().into(), reports: Vec::new() }).unwrap();
-    }
-    let (copied, too_long) = asking.await.unwrap();
-    assert_eq!(copied.unwrap().0, state);
-    assert_eq!(too_long.unwrap_err().to_string(), "expected at most 10 bytes, found 1000000");
+    let ask = |bytes_max| tokio::spawn(ask_for_copy(address.clone(), RUN, wanted, bytes_max));
 
-    let asking = tokio::spawn(async move { copy_state(&address, RUN, wanted, 10).await });
+    let asking = ask(2_000_000);
+    offer(&mut process, &state, &[report(2)]).await;
+    assert_eq!(asking.await.unwrap().unwrap(), (state.clone(), vec![report(2)]));
+
+    let asking = ask(10);
+    offer(&mut process, &state, &[]).await;
+    let too_long = asking.await.unwrap().unwrap_err();
+    assert_eq!(too_long.to_string(), "expected at most 10 bytes, found 1000000");
+
+    let asking = ask(2_000_000);
+    offer(&mut process, &state, &[report(3)]).await;
+    let malformed = asking.await.unwrap().unwrap_err();
+    assert_eq!(malformed.to_string(), "malformed message: a step with another number of metrics");
+
+    let asking = ask(10);
     let Some(Event::CopyAsked(_, reply)) = process.received.recv().await else {
         panic!("expected a request for a copy")
     };
@@ -302,4 +336,11 @@ async fn a_state_is_copied_with_its_reports() {
     let refused = asking.await.unwrap().unwrap_err();
     assert!(matches!(refused, CopyError::Refused(_)));
     assert_eq!(refused.to_string(), "the worker does not hold this state");
+
+    let refused = ask_for_copy(address, RunId(8), wanted, 10).await.unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "the request of worker asking is for run 0000000000000008, and this is run \
+         0000000000000007"
+    );
 }

@@ -8,67 +8,96 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use dcgan_core::ids::RunId;
 use dcgan_process::exit::{status as exit, usage};
-use dcgan_rpc::net::{self, Address};
-use dcgan_rpc::pb::act_request::Kind;
-use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
-use dcgan_rpc::{pb, transfer};
+use dcgan_process::names;
+use dcgan_rpc::net::{self, Address, Connector, Peer};
+use dcgan_rpc::pb::admin_client::AdminClient;
+use dcgan_rpc::{Caller, Who, pb, transfer};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 use tonic::transport::Channel;
+use tonic::{Response, Status};
 
 /// Pause between two requests for the status.
 const POLL_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection to a coordinator, for a program that does nothing else meanwhile.
-struct AdminClient {
+struct Client {
     runtime: Runtime,
-    client: CoordinatorClient<Channel>,
+    admin: AdminClient<Channel>,
+    /// The person who asks, and the run: it is known from the first status on. From then on a
+    /// coordinator that has come to this address with another run refuses the requests.
+    caller: Caller,
 }
 
-impl AdminClient {
-    fn connect(address: &Address) -> anyhow::Result<Self> {
+impl Client {
+    fn connect(connector: &Connector, address: &Address) -> anyhow::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let channel = runtime.block_on(net::connect(address))?;
-        Ok(Self { runtime, client: CoordinatorClient::new(channel) })
+        let peer = Peer::Coordinator(None);
+        let channel = runtime.block_on(connector.connect(address, &peer))?;
+        let who = Who::Person(names::user_at_host());
+        let caller = Caller { run: None, who };
+        Ok(Self { runtime, admin: AdminClient::new(channel), caller })
+    }
+
+    fn caller(&self) -> Option<pb::Caller> {
+        Some(self.caller.clone().into())
     }
 
     fn status(&mut self) -> anyhow::Result<pb::Status> {
-        let request = self.client.get_status(pb::GetStatusRequest {});
-        let answer = self.runtime.block_on(async { timeout(transfer::STALLED_MAX, request).await });
-        let status = answer
-            .context("the coordinator does not answer")?
-            .map_err(|status| anyhow!("{}", status.message()))?;
-        Ok(status.into_inner())
+        let request = pb::GetStatusRequest { caller: self.caller() };
+        let status = wait(&self.runtime, self.admin.get_status(request))?;
+        self.caller.run = Some(RunId(status.run));
+        Ok(status)
+    }
+
+    fn take_checkpoint(&mut self) -> anyhow::Result<()> {
+        let request = pb::TakeCheckpointRequest { caller: self.caller() };
+        wait(&self.runtime, self.admin.take_checkpoint(request)).map(drop)
+    }
+
+    fn drain(&mut self, name: &str) -> anyhow::Result<()> {
+        let request = pb::DrainRequest { caller: self.caller(), name: name.to_owned() };
+        wait(&self.runtime, self.admin.drain(request)).map(drop)
+    }
+
+    fn stop(&mut self) -> anyhow::Result<()> {
+        let request = pb::StopRequest { caller: self.caller() };
+        wait(&self.runtime, self.admin.stop(request)).map(drop)
     }
 
     /// Waits before the next request for the status.
     fn pause(&self) {
         self.runtime.block_on(async { tokio::time::sleep(POLL_PAUSE).await });
     }
+}
 
-    fn act(&mut self, kind: Kind) -> anyhow::Result<()> {
-        let request = self.client.act(pb::ActRequest { kind: Some(kind) });
-        match self.runtime.block_on(request) {
-            Ok(_) => Ok(()),
-            Err(status) => Err(anyhow!("{}", status.message())),
-        }
-    }
+/// Waits for the answer to a request.
+fn wait<T>(
+    runtime: &Runtime,
+    request: impl Future<Output = Result<Response<T>, Status>>,
+) -> anyhow::Result<T> {
+    let answer = runtime.block_on(async { timeout(transfer::STALLED_MAX, request).await });
+    let response = answer
+        .context("the coordinator does not answer")?
+        .map_err(|status| anyhow!(net::in_words(&status)))?;
+    Ok(response.into_inner())
 }
 
 /// Prints the status of the run, for people or as JSON.
-pub(crate) fn status(address: &Address, json: bool) -> anyhow::Result<u8> {
-    let status = AdminClient::connect(address)?.status()?;
+pub(crate) fn status(connector: &Connector, address: &Address, json: bool) -> anyhow::Result<u8> {
+    let status = Client::connect(connector, address)?.status()?;
     let text = if json { serde_json::to_string(&status)? + "\n" } else { describe(&status) };
     dcgan_process::print(&text);
     Ok(exit::FINISHED)
 }
 
 /// Takes a checkpoint, and waits until it is saved.
-pub(crate) fn checkpoint(address: &Address) -> anyhow::Result<u8> {
-    let mut client = AdminClient::connect(address)?;
+pub(crate) fn checkpoint(connector: &Connector, address: &Address) -> anyhow::Result<u8> {
+    let mut client = Client::connect(connector, address)?;
     let before = client.status()?.checkpoint;
-    client.act(Kind::Checkpoint(pb::TakeCheckpoint {}))?;
+    client.take_checkpoint()?;
     loop {
         let status = client.status().context("the run ended before the checkpoint was taken")?;
         if let (Some(step), Some(digest)) = (status.checkpoint, status.digest)
@@ -82,14 +111,14 @@ pub(crate) fn checkpoint(address: &Address) -> anyhow::Result<u8> {
 }
 
 /// Removes a worker from the run, and waits until it is gone.
-pub(crate) fn drain(address: &Address, name: &str) -> anyhow::Result<u8> {
-    let mut client = AdminClient::connect(address)?;
+pub(crate) fn drain(connector: &Connector, address: &Address, name: &str) -> anyhow::Result<u8> {
+    let mut client = Client::connect(connector, address)?;
     let workers = client.status()?.workers;
     if !has_worker(&workers, name) {
         let names: Vec<String> = workers.into_iter().map(|worker| worker.name).collect();
         bail!(usage(anyhow!("there is no worker {name}; there are: {}", names.join(", "))));
     }
-    client.act(Kind::Drain(pb::Drain { name: name.to_owned() }))?;
+    client.drain(name)?;
     while has_worker(&client.status()?.workers, name) {
         client.pause();
     }
@@ -102,9 +131,11 @@ fn has_worker(workers: &[pb::WorkerStatus], name: &str) -> bool {
 }
 
 /// Stops the run, and waits until the coordinator has ended.
-pub(crate) fn stop(address: &Address) -> anyhow::Result<u8> {
-    let mut client = AdminClient::connect(address)?;
-    client.act(Kind::Stop(pb::Stop {}))?;
+pub(crate) fn stop(connector: &Connector, address: &Address) -> anyhow::Result<u8> {
+    let mut client = Client::connect(connector, address)?;
+    // The status says which run it is that is to stop.
+    client.status()?;
+    client.stop()?;
     // The coordinator saves its last checkpoint before it ends, and answers until then.
     while client.status().is_ok() {
         client.pause();

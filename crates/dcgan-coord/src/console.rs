@@ -10,7 +10,6 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use dcgan_core::ids::Step;
-use dcgan_core::metrics::MetricsRow;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// The progress bar is drawn again this often.
@@ -74,22 +73,9 @@ impl Console {
         }
     }
 
-    /// Prints a row of metrics on standard output.
-    pub(crate) fn print_row(&self, row: &MetricsRow, epochs: u64, last_step: Step) {
-        let text = format!(
-            "epoch {}/{epochs}  step {}/{last_step}  d_loss_real {:.4}  d_loss_fake {:.4}  \
-             g_loss {:.4}  real_dacc {:.3}  fake_dacc {:.3}  gacc {:.3}  {:.0} images/s\n",
-            row.epoch,
-            row.step,
-            row.d_loss_real,
-            row.d_loss_fake,
-            row.g_loss,
-            row.real_dacc,
-            row.fake_dacc,
-            row.gacc,
-            row.images_per_second,
-        );
-        self.print_above_bar(|| dcgan_process::print(&text));
+    /// Prints on standard output.
+    pub(crate) fn print(&self, text: &str) {
+        self.print_above_bar(|| dcgan_process::print(text));
     }
 
     /// Takes the bar away while `print` runs.

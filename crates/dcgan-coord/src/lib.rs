@@ -6,12 +6,12 @@
 //! # Layout
 //!
 //! * Running a training: `start` builds everything, and `driver` runs it. Every `input` reaches
-//!   the driver on one channel. `service` answers workers and samplers, `local_processes` runs the
-//!   children of `--local`.
+//!   the driver on one channel. `service` answers workers, samplers and people, `local_processes`
+//!   runs the children of `--local`.
 //! * Settings: `args` and `config` define them, `merge` and `resolve` find their values.
 //! * What a run leaves behind: `recorder` knows the run directory, and `writer` is the thread that
 //!   writes it; `feed` sends generators to samplers, which send grids back.
-//! * What a person sees: `console`, `notices`, `reason_log`.
+//! * What a person sees: `sinks` (rows of metrics), `console`, `notices`, `reason_log`.
 //! * Other verbs: `admin` (status, checkpoint, drain, stop), `chaos`, `summary`, `verify`.
 
 mod admin;
@@ -29,6 +29,7 @@ mod reason_log;
 mod recorder;
 mod resolve;
 mod service;
+mod sinks;
 mod start;
 mod summary;
 mod verify;
@@ -37,6 +38,7 @@ mod writer;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
+use dcgan_rpc::net::Connector;
 
 pub use args::Args;
 use args::Verb;
@@ -46,18 +48,26 @@ pub fn main() -> ExitCode {
     dcgan_process::exit::run(|| {
         let matches = Args::command().get_matches();
         let args = Args::from_arg_matches(&matches)?;
+        // A verb connects to whichever address its user names: it has no flag --insecure.
+        let connector = Connector::new(true);
         match &args.verb {
             None => start::run(&args, &matches),
             Some(Verb::Summary { format }) => {
                 dcgan_process::print(&summary::render(*format));
                 Ok(dcgan_process::exit::status::FINISHED)
             }
-            Some(Verb::Status { coordinator, json }) => admin::status(&coordinator.address, *json),
-            Some(Verb::Checkpoint { coordinator }) => admin::checkpoint(&coordinator.address),
-            Some(Verb::Drain { name, coordinator }) => admin::drain(&coordinator.address, name),
-            Some(Verb::Stop { coordinator }) => admin::stop(&coordinator.address),
+            Some(Verb::Status { coordinator, json }) => {
+                admin::status(&connector, &coordinator.address, *json)
+            }
+            Some(Verb::Checkpoint { coordinator }) => {
+                admin::checkpoint(&connector, &coordinator.address)
+            }
+            Some(Verb::Drain { name, coordinator }) => {
+                admin::drain(&connector, &coordinator.address, name)
+            }
+            Some(Verb::Stop { coordinator }) => admin::stop(&connector, &coordinator.address),
             Some(Verb::Verify { run, other }) => verify::run(run, other.as_deref()),
-            Some(Verb::Chaos(chaos)) => chaos::run(chaos),
+            Some(Verb::Chaos(chaos)) => chaos::run(chaos, connector),
         }
     })
 }

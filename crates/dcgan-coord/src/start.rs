@@ -12,13 +12,13 @@ use dcgan_core::protocol::coordinator::{
 use dcgan_core::spec::ObjectiveKind;
 use dcgan_process::exit::{status, usage};
 use dcgan_rpc::net::{self, Address};
+use dcgan_rpc::services::Program;
 use dcgan_store::dataset::Dataset;
 use dcgan_store::run_dir::RunFile;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tonic::service::Routes;
 
 use crate::args::Args;
 use crate::config::RunConfig;
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
 
     // Start the producers of inputs: the service, the signals and the writer.
     let (inputs_sender, inputs) = mpsc::channel(INPUTS_MAX);
-    let server = Server::start(listener, dataset, &config, &files, inputs_sender.clone());
+    let server = Server::start(listener, dataset, &config, &files, run.run, inputs_sender.clone());
     listen_for_signals(inputs_sender.clone())?;
     let jobs = writer::start(recorder, inputs_sender.clone())?;
 
@@ -147,18 +147,21 @@ impl Server {
         dataset: Dataset,
         config: &RunConfig,
         files: &RunFiles,
+        run: RunId,
         inputs: mpsc::Sender<Input>,
     ) -> Self {
         let served = Served {
+            run,
+            metrics: config.spec.objective.metric_names().len(),
             partitions: service::partitions(&dataset, &config.sharding),
             checkpoints: files.checkpoints().clone(),
         };
-        let routes = Routes::new(service::service(served, inputs));
+        let routes = service::routes(served, inputs);
         let (shut_down, asked) = oneshot::channel();
         let task = tokio::spawn(async move {
             // A sender that is dropped asks for the end, too.
             let ending = async { drop(asked.await) };
-            Ok(net::serve(listener, routes, &["dcgan.v1.Coordinator"], ending).await?)
+            Ok(net::serve(listener, routes, Program::Coordinator, ending).await?)
         });
         Self { task, shut_down }
     }
@@ -198,6 +201,7 @@ fn machine_settings(
             batch_size: config.spec.batch_size,
             learning_rate: config.spec.learning_rate,
             keep_checkpoints: config.keep_checkpoints,
+            metric_names: config.spec.objective.metric_names(),
         },
         fingerprint: run.fingerprint.clone(),
         plan: run.plan.clone(),

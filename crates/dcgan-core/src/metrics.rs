@@ -4,23 +4,21 @@
 //! [`LogWindow`], and writes one [`MetricsRow`] for each window: the average over its steps. All
 //! workers report the same metrics, since all of them hold the same state; only times differ.
 
-use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::ids::{Digest, Generation, Step};
 
-/// The number of losses and accuracies that a step reports.
-pub const METRIC_COUNT: usize = 6;
-
-/// The losses and accuracies of one step, in the order of [`METRIC_NAMES`]. Each is the mean over
-/// the whole batch.
-pub type Metrics = [f32; METRIC_COUNT];
-
-/// The names of the metrics: the loss of each phase in order, then the accuracy of each phase.
+/// The losses, accuracies and other numbers that an objective reports of one step. Each is the mean
+/// over the whole batch.
 ///
-/// An accuracy is the share of images on the right side of probability 0.5. In the generator's
-/// phase (`gacc`) that is the share of fakes that the discriminator takes for real.
-pub const METRIC_NAMES: [&str; METRIC_COUNT] =
-    ["d_loss_real", "d_loss_fake", "g_loss", "real_dacc", "fake_dacc", "gacc"];
+/// Which numbers these are, and in which order, is for the objective to say
+/// ([`ObjectiveKind::metric_names`](crate::spec::ObjectiveKind::metric_names)). Everything else
+/// knows only how many there are.
+pub type Metrics = Vec<f32>;
 
 /// A worker's report of a finished step.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +31,7 @@ pub struct StepDone {
     pub world_size: u16,
     /// The digest of the state after the step.
     pub digest: Digest,
-    /// The losses and accuracies of the step.
+    /// The metrics of the step.
     pub metrics: Metrics,
     /// The time since the end of the step before, in milliseconds.
     pub step_ms: f32,
@@ -46,14 +44,14 @@ pub struct StepDone {
 ///
 /// A window begins after a multiple of the log interval and ends with the next multiple. An open
 /// window is saved with each checkpoint, so that a resumed run writes the same rows.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LogWindow {
     /// The last step that was added, or, in an empty window, the step before its first.
     pub through: Step,
     /// The number of steps that were added.
     pub steps: u64,
-    /// The sum of each metric, in the order of [`METRIC_NAMES`].
-    pub sums: [f64; METRIC_COUNT],
+    /// The sum of each metric, in the objective's order. An empty window has zeros.
+    pub sums: Vec<f64>,
     /// The sum of [`StepDone::step_ms`], in milliseconds.
     pub step_ms: f64,
     /// The sum of [`StepDone::allreduce_ms`], in milliseconds.
@@ -61,21 +59,25 @@ pub struct LogWindow {
 }
 
 impl LogWindow {
-    /// An empty window whose first step is `step + 1`.
-    pub fn after(step: Step) -> Self {
-        Self { through: step, ..Self::default() }
+    /// An empty window whose first step is `step + 1`, for an objective with this number of
+    /// metrics.
+    pub fn after(step: Step, metrics: usize) -> Self {
+        Self { through: step, steps: 0, sums: vec![0.0; metrics], step_ms: 0.0, allreduce_ms: 0.0 }
     }
 
     /// Adds the report of the next step.
     ///
     /// # Panics
-    /// If `done` does not report the step after [`LogWindow::through`].
+    /// If `done` does not report the step after [`LogWindow::through`], or another number of
+    /// metrics than the window has. Reports and windows are checked where they come in, from the
+    /// network and from disk.
     pub fn add(&mut self, done: &StepDone) {
         assert_eq!(done.step, self.through + 1, "a window adds up steps in their order");
+        assert_eq!(done.metrics.len(), self.sums.len(), "all steps have the same metrics");
         self.through = done.step;
         self.steps += 1;
-        for (sum, value) in self.sums.iter_mut().zip(done.metrics) {
-            *sum += f64::from(value);
+        for (sum, value) in self.sums.iter_mut().zip(&done.metrics) {
+            *sum += f64::from(*value);
         }
         self.step_ms += f64::from(done.step_ms);
         self.allreduce_ms += f64::from(done.allreduce_ms);
@@ -84,28 +86,25 @@ impl LogWindow {
     /// Averages the window into a row.
     ///
     /// `last` is the report of the window's last step, from which the row takes the step, the
-    /// generation and the digest. `batch_size` is the number of images in a step.
+    /// generation and the digest. `names` are those of the objective's metrics, and `batch_size` is
+    /// the number of images in a step.
     pub fn row(
         &self,
+        names: &'static [&'static str],
         last: &StepDone,
         epoch: u64,
         batch_size: usize,
         learning_rate: f64,
     ) -> MetricsRow {
         let steps = self.steps.max(1) as f64;
-        let [d_loss_real, d_loss_fake, g_loss, real_dacc, fake_dacc, gacc] =
-            self.sums.map(|sum| sum / steps);
+        let mean = |(&name, sum): (&&'static str, &f64)| (Cow::Borrowed(name), sum / steps);
+        let metrics = NamedMetrics(names.iter().zip(&self.sums).map(mean).collect());
         // At least a nanosecond: a simulated step may take no time, and JSON has no infinity.
         let seconds = (self.step_ms / 1e3).max(1e-9);
         MetricsRow {
             step: last.step,
             epoch,
-            d_loss_real,
-            d_loss_fake,
-            g_loss,
-            real_dacc,
-            fake_dacc,
-            gacc,
+            metrics,
             learning_rate,
             images_per_second: batch_size as f64 * steps / seconds,
             step_ms: self.step_ms / steps,
@@ -123,12 +122,8 @@ impl LogWindow {
 pub struct MetricsRow {
     pub step: Step,
     pub epoch: u64,
-    pub d_loss_real: f64,
-    pub d_loss_fake: f64,
-    pub g_loss: f64,
-    pub real_dacc: f64,
-    pub fake_dacc: f64,
-    pub gacc: f64,
+    #[serde(flatten)]
+    pub metrics: NamedMetrics,
     pub learning_rate: f64,
     pub images_per_second: f64,
     pub step_ms: f64,
@@ -138,9 +133,82 @@ pub struct MetricsRow {
     pub state_digest: Digest,
 }
 
+impl MetricsRow {
+    /// The numbers of the row by their names, in the order of the file: all but the step, which
+    /// they belong to, and the digest, which is not a number.
+    pub fn scalars(&self) -> impl Iterator<Item = (&str, f64)> {
+        let Self {
+            step: _,
+            epoch,
+            metrics,
+            learning_rate,
+            images_per_second,
+            step_ms,
+            allreduce_ms,
+            world_size,
+            generation,
+            state_digest: _,
+        } = self;
+        std::iter::once(("epoch", *epoch as f64)).chain(metrics.iter()).chain([
+            ("learning_rate", *learning_rate),
+            ("images_per_second", *images_per_second),
+            ("step_ms", *step_ms),
+            ("allreduce_ms", *allreduce_ms),
+            ("world_size", f64::from(*world_size)),
+            ("generation", generation.0 as f64),
+        ])
+    }
+}
+
+/// The metrics of a row by their names, in the objective's order.
+///
+/// In the file they are keys of the row itself: whichever key is none of the engine's is a metric,
+/// so that a program reads the rows of any objective.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NamedMetrics(Vec<(Cow<'static, str>, f64)>);
+
+impl NamedMetrics {
+    /// The metrics in their order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().map(|(name, value)| (&**name, *value))
+    }
+}
+
+impl Serialize for NamedMetrics {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for NamedMetrics {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(NamedMetricsVisitor)
+    }
+}
+
+/// Collects names and values in the order in which they come.
+struct NamedMetricsVisitor;
+
+impl<'de> Visitor<'de> for NamedMetricsVisitor {
+    type Value = NamedMetrics;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("metrics by name")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<NamedMetrics, A::Error> {
+        let mut metrics = Vec::new();
+        while let Some((name, value)) = map.next_entry::<String, f64>()? {
+            metrics.push((Cow::Owned(name), value));
+        }
+        Ok(NamedMetrics(metrics))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::ObjectiveKind;
 
     fn done(step: Step, loss: f32) -> StepDone {
         StepDone {
@@ -148,26 +216,62 @@ mod tests {
             generation: Generation(1),
             world_size: 4,
             digest: Digest(step),
-            metrics: [loss, 0.0, 0.0, 1.0, 0.0, 0.0],
+            metrics: vec![loss, 1.0],
             step_ms: 500.0,
             allreduce_ms: 2.0,
         }
     }
 
+    /// The metrics of an objective that is neither the DCGAN nor the toy.
+    const NAMES: &[&str] = &["loss", "accuracy"];
+
     #[test]
     fn a_row_averages_its_window() {
-        let mut window = LogWindow::after(20);
+        let mut window = LogWindow::after(20, NAMES.len());
         window.add(&done(21, 1.0));
         window.add(&done(22, 2.0));
-        let row = window.row(&done(22, 2.0), 1, 256, 2e-4);
-        assert_eq!((row.step, row.d_loss_real, row.real_dacc), (22, 1.5, 1.0));
-        assert_eq!((row.images_per_second, row.step_ms, row.allreduce_ms), (512.0, 500.0, 2.0));
+        let row = window.row(NAMES, &done(22, 2.0), 1, 256, 2e-4);
+        assert_eq!(row.step, 22);
+        let scalars: Vec<_> = row.scalars().collect();
+        assert_eq!(
+            scalars,
+            [
+                ("epoch", 1.0),
+                ("loss", 1.5),
+                ("accuracy", 1.0),
+                ("learning_rate", 2e-4),
+                ("images_per_second", 512.0),
+                ("step_ms", 500.0),
+                ("allreduce_ms", 2.0),
+                ("world_size", 4.0),
+                ("generation", 1.0),
+            ]
+        );
         assert_eq!(row.state_digest, Digest(22));
     }
 
     #[test]
     #[should_panic(expected = "in their order")]
     fn a_window_refuses_a_gap() {
-        LogWindow::after(20).add(&done(22, 1.0));
+        LogWindow::after(20, NAMES.len()).add(&done(22, 1.0));
+    }
+
+    #[test]
+    #[should_panic(expected = "the same metrics")]
+    fn a_window_refuses_another_number_of_metrics() {
+        LogWindow::after(20, NAMES.len() + 1).add(&done(21, 1.0));
+    }
+
+    #[test]
+    fn no_metric_has_the_name_of_another_key() {
+        let none = LogWindow::after(0, 0).row(&[], &done(1, 1.0), 1, 256, 2e-4);
+        for objective in [ObjectiveKind::Dcgan, ObjectiveKind::Toy] {
+            let mut keys: Vec<&str> = none.scalars().map(|(name, _)| name).collect();
+            keys.extend(["step", "state_digest"]);
+            for &name in objective.metric_names() {
+                assert!(!keys.contains(&name), "{objective}: {name}");
+                keys.push(name);
+            }
+        }
     }
 }

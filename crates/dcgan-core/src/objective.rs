@@ -74,7 +74,9 @@ pub trait Objective: Send + Sync {
     /// them.
     fn optimizer_step(&self, state: &mut State, at: Position, sum: &[f32]);
 
-    /// The losses and accuracies of the step that `state` has just finished.
+    /// The metrics of the step that `state` has just finished: always the same number of them, in
+    /// the order of their names
+    /// ([`ObjectiveKind::metric_names`](crate::spec::ObjectiveKind::metric_names)).
     fn metrics(&self, state: &State) -> Metrics;
 }
 

@@ -1,8 +1,7 @@
 //! The layout of a DCGAN's state: weights and running statistics of both networks, Adam's moments,
 //! and the last step's metrics.
 
-use dcgan_core::metrics::METRIC_COUNT;
-use dcgan_core::spec::networks::{DISCRIMINATOR, GENERATOR, NetworkSpec, TensorSpec};
+use dcgan_core::spec::networks::{DISCRIMINATOR, GENERATOR, METRIC_NAMES, NetworkSpec, TensorSpec};
 use dcgan_core::state::Layout;
 
 /// The indices in the layout of one network's tensors, in the network's order.
@@ -51,7 +50,7 @@ pub(crate) fn layout() -> Layout {
         let moments = ['m', 'v'].map(|which| (moment(which, &name), shape.clone()));
         std::iter::once((name, shape)).chain(moments.into_iter().filter(move |_| trained))
     });
-    Layout::new(tensors.chain([(METRICS_TENSOR.to_owned(), vec![METRIC_COUNT])]))
+    Layout::new(tensors.chain([(METRICS_TENSOR.to_owned(), vec![METRIC_NAMES.len()])]))
 }
 
 impl StateTensors {

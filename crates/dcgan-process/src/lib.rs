@@ -6,6 +6,7 @@
 //! * [`logging`]: log lines as text or as JSON, with stable fields.
 //! * [`signals`]: Ctrl-C and SIGTERM as events.
 //! * [`lifeline`]: ends a child process when its parent ends.
+//! * [`names`]: what a process calls its machine, its user and itself.
 //! * [`panics`]: a panic ends the process, or becomes an error.
 //! * [`fault`]: injects faults at points of a program, for tests.
 
@@ -13,6 +14,7 @@ pub mod exit;
 pub mod fault;
 pub mod lifeline;
 pub mod logging;
+pub mod names;
 pub mod panics;
 pub mod signals;
 

@@ -152,31 +152,30 @@ impl From<StepDone> for pb::StepDone {
             generation: done.generation.0,
             world_size: done.world_size.into(),
             digest: done.digest.0,
-            metrics: done.metrics.to_vec(),
+            metrics: done.metrics,
             step_ms: done.step_ms,
             allreduce_ms: done.allreduce_ms,
         }
     }
 }
 
-impl TryFrom<pb::StepDone> for StepDone {
-    type Error = Malformed;
-
-    fn try_from(done: pb::StepDone) -> Result<Self, Malformed> {
-        let world_size =
-            done.world_size.try_into().map_err(|_| Malformed("a world size above 65535"))?;
-        let metrics = done
-            .metrics
-            .try_into()
-            .map_err(|_| Malformed("a step with another number of metrics"))?;
-        Ok(Self {
-            step: done.step,
-            generation: Generation(done.generation),
-            world_size,
-            digest: Digest(done.digest),
-            metrics,
-            step_ms: done.step_ms,
-            allreduce_ms: done.allreduce_ms,
-        })
+/// Converts a report of a step of an objective with this number of `metrics`.
+///
+/// # Errors
+/// If no worker with this objective sends such a report.
+pub fn step_done(done: pb::StepDone, metrics: usize) -> Result<StepDone, Malformed> {
+    let world_size =
+        done.world_size.try_into().map_err(|_| Malformed("a world size above 65535"))?;
+    if done.metrics.len() != metrics {
+        return Err(Malformed("a step with another number of metrics"));
     }
+    Ok(StepDone {
+        step: done.step,
+        generation: Generation(done.generation),
+        world_size,
+        digest: Digest(done.digest),
+        metrics: done.metrics,
+        step_ms: done.step_ms,
+        allreduce_ms: done.allreduce_ms,
+    })
 }

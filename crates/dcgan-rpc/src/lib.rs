@@ -7,23 +7,28 @@
 //! # Layout
 //!
 //! * [`pb`]: the generated types.
+//! * [`services`]: which program offers which service, and for whom.
+//! * `caller`: who sends a request, and for which run.
 //! * `control`, `collective`, `status`, `convert`: conversions from and to the core's types.
 //! * `checksum`: checksums over whole messages.
 //! * [`transfer`]: files in chunks.
 //! * [`net`]: addresses, channels and servers.
 
+mod caller;
 mod checksum;
 mod collective;
 mod control;
 mod convert;
 pub mod net;
+pub mod services;
 mod status;
 pub mod transfer;
 
+pub use caller::{Caller, Who};
 pub use checksum::Checksummed;
 pub use collective::{ExchangeMessage, Opening};
 pub use control::{CoordinatorMessage, Welcome, WorkerMessage};
-pub use convert::Malformed;
+pub use convert::{Malformed, step_done};
 pub use status::status;
 
 /// The generated types.

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use dcgan_core::ids::Step;
 use dcgan_model::Generator;
-use dcgan_rpc::net::{self, Address};
-use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
-use dcgan_rpc::{Checksummed, pb};
+use dcgan_rpc::net::{self, Address, Connector, Peer};
+use dcgan_rpc::pb::feed_client::FeedClient;
+use dcgan_rpc::{Caller, Checksummed, Who, pb};
 use pb::follow_request::Kind;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,10 +28,15 @@ const GRIDS_MAX: usize = 4;
 /// Follows a coordinator for ever. A coordinator that is gone may come back, and its run goes on.
 ///
 /// `page` is the address of the sampler's web page: the coordinator shows it to people.
-pub(crate) async fn coordinator(address: Address, page: String, newest: Newest) {
+pub(crate) async fn coordinator(
+    connector: Connector,
+    address: Address,
+    page: String,
+    newest: Newest,
+) {
     let mut wait = Wait { since: Instant::now(), reported: None };
     loop {
-        match Connection::open(&address, &page).await {
+        match Connection::open(&connector, &address, &page).await {
             Ok(connection) => {
                 let why = connection.follow(&newest).await;
                 tracing::warn!(
@@ -77,11 +82,15 @@ struct Connection {
 }
 
 impl Connection {
-    async fn open(address: &Address, page: &str) -> anyhow::Result<Self> {
-        let channel = net::connect(address).await?;
+    async fn open(connector: &Connector, address: &Address, page: &str) -> anyhow::Result<Self> {
+        let channel = connector.connect(address, &Peer::Coordinator(None)).await?;
         let (requests, queued) = mpsc::channel(GRIDS_MAX);
-        requests.send(request(Kind::Following(pb::Following { page: page.to_owned() }))).await?;
-        let response = CoordinatorClient::new(channel).follow(ReceiverStream::new(queued)).await;
+        // A sampler shows whichever run its coordinator has.
+        let who = Who::Sampler(dcgan_process::names::host_and_process());
+        let caller = Some(Caller { run: None, who }.into());
+        let following = pb::Following { page: page.to_owned(), caller };
+        requests.send(request(Kind::Following(following))).await?;
+        let response = FeedClient::new(channel).follow(ReceiverStream::new(queued)).await;
         let generators = response.map_err(in_words)?.into_inner();
         tracing::info!(
             event = "following",
@@ -128,9 +137,9 @@ fn request(kind: Kind) -> pb::FollowRequest {
     pb::FollowRequest { kind: Some(kind), checksum: 0 }.with_checksum()
 }
 
-/// Reduces a status to its message: its other text, such as its metadata, says nothing to people.
+/// Makes an error of a failed request.
 fn in_words(status: Status) -> anyhow::Error {
-    anyhow::anyhow!(status.message().to_owned())
+    anyhow::anyhow!(net::in_words(&status))
 }
 
 /// Follows the checkpoints of a run directory for ever.

@@ -4,7 +4,8 @@ use std::future::pending;
 
 use anyhow::{Context, anyhow};
 use dcgan_process::exit::usage;
-use dcgan_rpc::net::{self, Address};
+use dcgan_rpc::net::{self, Address, Connector};
+use dcgan_rpc::services::Program;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tonic::service::Routes;
@@ -67,7 +68,7 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
     // Serve both, and follow the run. Each of the three goes on for ever, unless it fails.
     let newest = Newest::new();
     let routes = Routes::new(service::service(newest.clone()));
-    let grpc_server = net::serve(grpc, routes, &["dcgan.v1.Sampler"], pending());
+    let grpc_server = net::serve(grpc, routes, Program::Sampler, pending());
     let http_server = axum::serve(http, page::router(newest.clone()));
     tokio::select! {
         ended = grpc_server => {
@@ -86,7 +87,10 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
 /// Follows the coordinator or the run directory that the command line names; it names one of them.
 async fn follow(args: &ServeArgs, page: String, newest: Newest) {
     match (&args.coordinator, &args.run) {
-        (Some(coordinator), _) => follow::coordinator(coordinator.clone(), page, newest).await,
+        (Some(coordinator), _) => {
+            let connector = Connector::new(args.insecure);
+            follow::coordinator(connector, coordinator.clone(), page, newest).await;
+        }
         (None, Some(run)) => follow::run_directory(run.clone(), newest).await,
         (None, None) => {}
     }

@@ -228,6 +228,11 @@ fn load(path: &Path, step: Step) -> Result<VerifiedCheckpoint, String> {
     if manifest.step != step {
         return Err(format!("{MANIFEST}: expected step {step}, found {}", manifest.step));
     }
+    let metrics = manifest.config.objective.metric_names().len();
+    if manifest.window.sums.len() != metrics {
+        let found = manifest.window.sums.len();
+        return Err(format!("{MANIFEST}: expected a window of {metrics} metrics, found {found}"));
+    }
 
     // Check that the bytes are those that were written. The size is checked on its own, since a
     // file that was cut off is the most frequent damage, and this error says so.
@@ -295,7 +300,7 @@ mod tests {
             window: LogWindow {
                 through: step,
                 steps: 1,
-                sums: [0.1 + 0.2; 6],
+                sums: vec![0.1 + 0.2; 6],
                 step_ms: 1.0 / 3.0,
                 allreduce_ms: 0.0,
             },
@@ -345,6 +350,17 @@ mod tests {
         // Saving the step once more replaces the damaged checkpoint.
         checkpoints.save(&manifest(30), &state(30)).unwrap();
         assert_eq!(checkpoints.newest().unwrap().0.unwrap().manifest().step, 30);
+    }
+
+    #[test]
+    fn a_window_of_another_number_of_metrics_is_not_used() {
+        let (_folder, checkpoints) = three_checkpoints();
+        let mut other = manifest(40);
+        other.window.sums.pop();
+        checkpoints.save(&other, &state(40)).unwrap();
+        let error = checkpoints.load(40).unwrap_err().to_string();
+        let expected = "manifest.json: expected a window of 6 metrics, found 5";
+        assert!(error.ends_with(expected), "{error}");
     }
 
     #[test]

@@ -70,8 +70,10 @@ impl Args {
         match &self.name {
             Some(name) => name.clone(),
             None => {
-                let host = host_name().unwrap_or_else(|| "worker".to_owned());
-                format!("{host}-{}", std::process::id())
+                let host = dcgan_process::names::host();
+                // A host's name may have characters that a worker's name cannot have.
+                let host = host.filter(|host| WorkerId::is_name(host));
+                format!("{}-{}", host.as_deref().unwrap_or("worker"), std::process::id())
             }
         }
     }
@@ -114,17 +116,6 @@ impl Args {
             None => Ok(()),
         }
     }
-}
-
-/// Returns the name of this machine; `None` if it is unknown or cannot be part of a worker's name.
-fn host_name() -> Option<String> {
-    let text = match std::fs::read_to_string("/proc/sys/kernel/hostname") {
-        Ok(text) => text,
-        // Not Linux.
-        Err(_) => std::env::var("HOSTNAME").ok()?,
-    };
-    let host = text.trim();
-    WorkerId::is_name(host).then(|| host.to_owned())
 }
 
 /// Returns the address of the interface through which this machine reaches a server.

@@ -15,6 +15,7 @@
 //! * `waiting`: log lines about long waits.
 
 mod args;
+mod client;
 mod compute;
 mod driver;
 mod input;

@@ -11,11 +11,11 @@ use std::time::Duration;
 use dcgan_core::ids::ShardId;
 use dcgan_core::spec::sharding::{Partition, Sharding};
 use dcgan_core::spec::{RunSpec, shard_ids};
-use dcgan_rpc::net::{self, Address};
 use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
 use dcgan_rpc::{Checksummed, pb, transfer};
 use tonic::transport::Channel;
 
+use crate::client::Client;
 use crate::waiting::Waiting;
 
 /// The pause between two attempts to fetch a partition.
@@ -59,14 +59,14 @@ impl PartitionCache {
     /// those have arrived. An attempt that fails is repeated until it succeeds.
     pub(crate) async fn fetch_all(
         self,
-        coordinator: Address,
+        client: Client,
         spec: RunSpec,
         sharding: Sharding,
         likely: Vec<ShardId>,
         ready: impl FnOnce(),
     ) {
         let shards = sharding.shards();
-        let mut fetcher = PartitionFetcher { coordinator, spec, sharding, channel: None };
+        let mut fetcher = PartitionFetcher { client, spec, sharding, connection: None };
         // A shard that does not exist would be asked for again and again.
         let likely: Vec<ShardId> = likely.into_iter().filter(|shard| shard.0 < shards).collect();
         for &shard in &likely {
@@ -81,11 +81,11 @@ impl PartitionCache {
 
 /// Fetches partitions, one after the other.
 struct PartitionFetcher {
-    coordinator: Address,
+    client: Client,
     spec: RunSpec,
     sharding: Sharding,
     /// The connection to the coordinator; `None` before the first attempt and after a failed one.
-    channel: Option<Channel>,
+    connection: Option<CoordinatorClient<Channel>>,
 }
 
 impl PartitionFetcher {
@@ -96,7 +96,7 @@ impl PartitionFetcher {
             match self.try_fetch(shard).await {
                 Ok(partition) => return partition,
                 Err(error) => {
-                    self.channel = None;
+                    self.connection = None;
                     waiting.report(|| format!("the images of shard {shard}: {error:#}"));
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
@@ -105,17 +105,18 @@ impl PartitionFetcher {
     }
 
     async fn try_fetch(&mut self, shard: ShardId) -> anyhow::Result<Partition> {
-        let channel = match &self.channel {
-            Some(channel) => channel.clone(),
-            None => self.channel.insert(net::connect(&self.coordinator).await?).clone(),
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => self.connection.insert(self.client.connect().await?),
         };
         let image_bytes = self.spec.data.image_bytes();
         let expected = self.sharding.partition_len(shard) * image_bytes;
         // The request has a checksum: with a flipped bit it would ask for another shard, whose
         // partition may have the same size.
+        let caller = Some(self.client.caller.clone().into());
         let request =
-            pb::GetPartitionRequest { shard: shard.0.into(), checksum: 0 }.with_checksum();
-        let response = CoordinatorClient::new(channel).get_partition(request).await?;
+            pb::GetPartitionRequest { shard: shard.0.into(), caller, checksum: 0 }.with_checksum();
+        let response = connection.get_partition(request).await?;
         let pixels = transfer::receive(response.into_inner(), expected).await?;
         let found = pixels.len();
         anyhow::ensure!(found == expected, "expected {expected} bytes, found {found}");

@@ -8,14 +8,14 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use dcgan_core::protocol::message::{FromWorker, Hello};
-use dcgan_rpc::net::{self, Address};
-use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
+use dcgan_rpc::net::in_words;
 use dcgan_rpc::{CoordinatorMessage, WorkerMessage, pb};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use crate::client::Client;
 use crate::input::{HelloState, Input, SessionEvent};
 use crate::waiting::Waiting;
 
@@ -32,7 +32,7 @@ const OUTGOING_MAX: usize = 64;
 
 /// Keeps this worker connected to the coordinator.
 pub(crate) struct CoordinatorSession {
-    pub(crate) coordinator: Address,
+    pub(crate) client: Client,
     /// The hello of this worker. Run, plan and promise are filled in anew for each connection.
     pub(crate) hello: Hello,
     /// How long the coordinator may be unreachable before the worker gives up.
@@ -60,7 +60,7 @@ impl Ended {
 
 impl From<Status> for Ended {
     fn from(status: Status) -> Self {
-        Self::Broken(status.message().to_owned())
+        Self::Broken(in_words(&status))
     }
 }
 
@@ -144,8 +144,8 @@ impl CoordinatorSession {
 
     /// Opens a connection and sends the hello.
     async fn connect(&self) -> Result<Connection, Ended> {
-        let channel = match net::connect(&self.coordinator).await {
-            Ok(channel) => channel,
+        let mut client = match self.client.connect().await {
+            Ok(client) => client,
             Err(error) => return Err(Ended::Broken(error.to_string())),
         };
 
@@ -159,7 +159,6 @@ impl CoordinatorSession {
         // The hello must be queued before the call: the server answers the call after it has come.
         let (outgoing, queued) = mpsc::channel(OUTGOING_MAX);
         queue(&outgoing, WorkerMessage::Hello(hello))?;
-        let mut client = CoordinatorClient::new(channel);
         match timeout(SILENCE_MAX, client.control(ReceiverStream::new(queued))).await {
             Ok(answer) => Ok(Connection { outgoing, incoming: answer?.into_inner() }),
             Err(_) => Err(Ended::silent()),

@@ -10,13 +10,15 @@ use dcgan_collective::{EVENTS_MAX, Events, RunCell};
 use dcgan_core::ids::{Generation, WorkerId};
 use dcgan_core::protocol::message::{Hello, PROTOCOL};
 use dcgan_process::exit::usage;
-use dcgan_rpc::net::{self, Address};
+use dcgan_rpc::net::{self, Address, Connector};
+use dcgan_rpc::services::Program;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
 use crate::args::Args;
+use crate::client::Client;
 use crate::driver::Driver;
 use crate::input::{INPUTS_MAX, Input};
 use crate::session::CoordinatorSession;
@@ -51,8 +53,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     log_started(&id, listening, &advertised, &fingerprint);
 
     // Connect to the coordinator, and drive the state machine on this thread.
+    let client = Client::new(Connector::new(args.insecure), args.coordinator.clone(), id.clone());
     start_session(CoordinatorSession {
-        coordinator: args.coordinator.clone(),
+        client: client.clone(),
         hello: Hello {
             run: None,
             id: id.clone(),
@@ -65,7 +68,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         give_up_after: args.coordinator_timeout,
         driver: inputs_in.clone(),
     })?;
-    let driver = Driver::new(args, id, run, network.handle().clone(), inputs_in, events_in);
+    let driver = Driver::new(args, id, client, run, network.handle().clone(), inputs_in, events_in);
     let outcome = driver.run(inputs, events);
     network.shutdown_background();
     outcome
@@ -109,9 +112,7 @@ fn try_listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
 /// Answers other members, on the network's thread.
 fn serve_members(network: &Runtime, listener: TcpListener, run: RunCell, events: Events) {
     let routes = Routes::new(dcgan_collective::service(run, events));
-    network.spawn(async move {
-        net::serve(listener, routes, &["dcgan.v1.Collective"], pending()).await
-    });
+    network.spawn(net::serve(listener, routes, Program::Worker, pending()));
 }
 
 fn listen_for_signals(network: &Runtime, inputs: mpsc::Sender<Input>) -> std::io::Result<()> {

@@ -22,7 +22,7 @@ use anyhow::{Context, anyhow, ensure};
 use dcgan_core::ids::Step;
 use dcgan_process::exit::{status, usage};
 use dcgan_process::logging::LogArgs;
-use dcgan_rpc::net::Address;
+use dcgan_rpc::net::{Address, Connector};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::verify::{self, Comparison};
@@ -74,7 +74,7 @@ pub(crate) struct ChaosArgs {
 }
 
 /// Runs both trainings, and compares them. The exit status says whether they are the same.
-pub(crate) fn run(args: &ChaosArgs) -> anyhow::Result<u8> {
+pub(crate) fn run(args: &ChaosArgs, connector: Connector) -> anyhow::Result<u8> {
     args.log.start(std::io::stderr);
     // Decide which faults are injected when.
     let (schedule, steps) = args.schedule()?;
@@ -90,7 +90,7 @@ pub(crate) fn run(args: &ChaosArgs) -> anyhow::Result<u8> {
         args.workers, args.seed
     ));
     let began = Instant::now();
-    let (injected, samples) = train_disturbed(args, &folders, steps, &schedule)?;
+    let (injected, samples) = train_disturbed(args, connector, &folders, steps, &schedule)?;
 
     // Compare the results.
     let Comparison { text, same } =
@@ -204,6 +204,7 @@ fn train_undisturbed(args: &ChaosArgs, folders: &Folders, steps: Step) -> anyhow
 /// coordinator said of the run meanwhile.
 fn train_disturbed(
     args: &ChaosArgs,
+    connector: Connector,
     folders: &Folders,
     steps: Step,
     schedule: &[ScheduledFault],
@@ -217,7 +218,7 @@ fn train_disturbed(
         args.workers.into(),
         args.log.log_format,
     )?;
-    let samples = Samples::take(network.handle(), Address::from(processes.address));
+    let samples = Samples::take(network.handle(), connector, Address::from(processes.address));
     let injection = Injection::new(network.handle(), processes, samples.clone());
     let injected = injection.run(schedule)?;
     network.shutdown_background();

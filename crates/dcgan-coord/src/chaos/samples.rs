@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dcgan_core::ids::Step;
-use dcgan_rpc::net::{self, Address};
+use dcgan_rpc::net::{Address, Connector, Peer};
 use dcgan_rpc::pb;
-use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
+use dcgan_rpc::pb::admin_client::AdminClient;
 use tokio::runtime::Handle;
 use tonic::transport::Channel;
 
@@ -32,26 +32,27 @@ pub(super) struct Samples(Arc<Mutex<Vec<Sample>>>);
 
 impl Samples {
     /// Begins to sample the status of a run, until the runtime ends.
-    pub(super) fn take(runtime: &Handle, coordinator: Address) -> Self {
+    pub(super) fn take(runtime: &Handle, connector: Connector, coordinator: Address) -> Self {
         let samples = Self::default();
-        runtime.spawn(samples.clone().sample_forever(coordinator));
+        runtime.spawn(samples.clone().sample_forever(connector, coordinator));
         samples
     }
 
-    async fn sample_forever(self, coordinator: Address) {
+    async fn sample_forever(self, connector: Connector, coordinator: Address) {
         loop {
             // The coordinator may be down, killed by a fault: connect again and again.
-            if let Ok(channel) = net::connect(&coordinator).await {
-                self.sample_connection(CoordinatorClient::new(channel)).await;
+            let peer = Peer::Coordinator(None);
+            if let Ok(channel) = connector.connect(&coordinator, &peer).await {
+                self.sample_connection(AdminClient::new(channel)).await;
             }
             tokio::time::sleep(SAMPLE_PAUSE).await;
         }
     }
 
     /// Takes samples until the connection breaks.
-    async fn sample_connection(&self, mut client: CoordinatorClient<Channel>) {
+    async fn sample_connection(&self, mut client: AdminClient<Channel>) {
         loop {
-            let request = client.get_status(pb::GetStatusRequest {});
+            let request = client.get_status(pb::GetStatusRequest::default());
             let Ok(Ok(status)) = tokio::time::timeout(ANSWER_MAX, request).await else {
                 return;
             };

@@ -8,7 +8,6 @@ use dcgan_process::fault;
 use tokio::task::spawn_blocking;
 
 use super::Driver;
-use crate::console::CONSOLE;
 use crate::input::{Input, SamplerId};
 use crate::writer::{Job, JobNews};
 
@@ -45,9 +44,8 @@ impl Driver {
         match write {
             Write::Plan { .. } => {}
             Write::Rows(rows) => {
-                let last_step = self.config.schedule.last_step;
                 for row in rows {
-                    CONSOLE.print_row(row, self.config.sharding.epoch(last_step), last_step);
+                    self.sinks.row(row);
                 }
             }
             Write::Checkpoint { saved: SavedCheckpoint { step, digest, .. }, .. } => {

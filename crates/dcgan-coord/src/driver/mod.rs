@@ -35,6 +35,7 @@ use crate::input::{Input, SamplerId, SamplerSender, WorkerSender};
 use crate::local_processes::LocalProcesses;
 use crate::reason_log::ReasonLog;
 use crate::recorder::RunFiles;
+use crate::sinks::Sinks;
 use crate::writer::Job;
 use disk_watch::DiskWatch;
 
@@ -68,6 +69,8 @@ pub(crate) struct Driver {
     /// The jobs of the writer go here.
     jobs: std_mpsc::Sender<Job>,
     disk_watch: DiskWatch,
+    /// Where rows of metrics go once they are on disk.
+    sinks: Sinks,
     /// For threads that read a file: what they have read comes back as an input.
     inputs: mpsc::Sender<Input>,
     /// Steps whose generators are on disk until their grids are drawn.
@@ -110,6 +113,7 @@ impl Driver {
         } = parts;
         Self {
             feed: SamplerFeed::new(config.spec.seed),
+            sinks: Sinks::new(&config),
             config,
             run,
             files,

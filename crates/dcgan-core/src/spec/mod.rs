@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, ShardId, Step};
 use crate::spec::sharding::{Sharding, ShardingError};
+use crate::toy;
 
 /// The kind of objective that a run trains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,17 @@ pub enum ObjectiveKind {
     Dcgan,
     /// A quadratic function that costs nothing to compute, for tests of the protocol.
     Toy,
+}
+
+impl ObjectiveKind {
+    /// The names of the metrics that the objective reports of every step, in their order. They are
+    /// keys of `metrics.jsonl`, so none may be a key of [`MetricsRow`](crate::metrics::MetricsRow).
+    pub fn metric_names(self) -> &'static [&'static str] {
+        match self {
+            Self::Dcgan => networks::METRIC_NAMES,
+            Self::Toy => toy::METRIC_NAMES,
+        }
+    }
 }
 
 impl fmt::Display for ObjectiveKind {

@@ -1,7 +1,15 @@
-//! The two networks of the DCGAN as tables of layers.
+//! The two networks of the DCGAN as tables of layers, and the names of its metrics.
 //!
 //! The tables are the only place that says how many channels a layer has. `dcgan-model` names and
 //! shapes its tensors by them, and `dcgan-coord summary` prints them.
+
+/// The names of the DCGAN's metrics: the loss of each phase in order, then the accuracy of each
+/// phase.
+///
+/// An accuracy is the share of images on the right side of probability 0.5. In the generator's
+/// phase (`gacc`) that is the share of fakes that the discriminator takes for real.
+pub const METRIC_NAMES: &[&str] =
+    &["d_loss_real", "d_loss_fake", "g_loss", "real_dacc", "fake_dacc", "gacc"];
 
 /// One of the two networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

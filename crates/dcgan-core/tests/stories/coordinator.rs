@@ -65,6 +65,7 @@ impl Coordinator {
                 batch_size: spec.batch_size,
                 learning_rate: spec.learning_rate,
                 keep_checkpoints: 5,
+                metric_names: spec.objective.metric_names(),
             },
             fingerprint: None,
             plan: None,
@@ -189,7 +190,7 @@ impl Coordinator {
             generation: Generation(self.generation()),
             world_size: 2,
             digest,
-            metrics: [0.5; 6],
+            metrics: vec![0.5; 6],
             step_ms: 100.0,
             allreduce_ms: 1.0,
         }

@@ -17,6 +17,9 @@ use crate::pb;
 use pb::coordinator_message::Kind as CoordinatorKind;
 use pb::worker_message::Kind as WorkerKind;
 
+/// The number of metrics that the objective of these tests has.
+const METRICS: usize = 6;
+
 fn state_ref() -> impl Strategy<Value = StateRef> {
     (any::<u64>(), any::<u64>(), proptest::sample::select(&Phase::ALL), any::<u64>()).prop_map(
         |(generation, step, phase, digest)| StateRef {
@@ -50,13 +53,13 @@ fn plan() -> impl Strategy<Value = Plan> {
 }
 
 fn step_done() -> impl Strategy<Value = StepDone> {
-    (any::<[u64; 3]>(), any::<u16>(), any::<[u16; 6]>()).prop_map(
+    (any::<[u64; 3]>(), any::<u16>(), any::<[u16; METRICS]>()).prop_map(
         |([step, generation, digest], world_size, m)| StepDone {
             step,
             generation: Generation(generation),
             world_size,
             digest: Digest(digest),
-            metrics: m.map(f32::from),
+            metrics: m.map(f32::from).to_vec(),
             step_ms: 1.5,
             allreduce_ms: 0.25,
         },
@@ -175,14 +178,15 @@ proptest! {
     #[test]
     fn a_message_arrives_as_it_was_sent(up in worker_message(), down in coordinator_message()) {
         let sent_up = pb::WorkerMessage::from(up.clone());
-        prop_assert_eq!(WorkerMessage::try_from(sent_up), Ok(up));
+        prop_assert_eq!(WorkerMessage::from_wire(sent_up, METRICS), Ok(up));
         let sent_down = pb::CoordinatorMessage::from(down.clone());
         prop_assert_eq!(CoordinatorMessage::try_from(sent_down), Ok(down));
     }
 
     #[test]
     fn no_bytes_cause_a_panic(bytes: Vec<u8>) {
-        let _ = pb::WorkerMessage::decode(&*bytes).map(WorkerMessage::try_from);
+        let _ = pb::WorkerMessage::decode(&*bytes)
+            .map(|message| WorkerMessage::from_wire(message, METRICS));
         let _ = pb::CoordinatorMessage::decode(&*bytes).map(CoordinatorMessage::try_from);
     }
 }
@@ -204,7 +208,7 @@ fn only_a_refusal_may_lack_a_checksum() {
 /// Checks that a message of this kind, with a right checksum, is refused for this reason.
 fn check_refused(kind: Option<WorkerKind>, what: &str) {
     let message = pb::WorkerMessage { kind, checksum: 0 }.with_checksum();
-    let error = WorkerMessage::try_from(message).unwrap_err();
+    let error = WorkerMessage::from_wire(message, METRICS).unwrap_err();
     assert_eq!(error.to_string(), format!("malformed message: {what}"));
 }
 
@@ -218,6 +222,8 @@ fn a_message_that_no_program_sends_is_refused() {
         Some(WorkerKind::Hello(hello)),
         "a worker's name that is not 1 to 100 of letters, digits, '-', '_' and '.'",
     );
-    let done = pb::StepDone { metrics: vec![0.0; 5], ..Default::default() };
-    check_refused(Some(WorkerKind::StepDone(done)), "a step with another number of metrics");
+    for metrics in [METRICS - 1, METRICS + 1] {
+        let done = pb::StepDone { metrics: vec![0.0; metrics], ..Default::default() };
+        check_refused(Some(WorkerKind::StepDone(done)), "a step with another number of metrics");
+    }
 }

@@ -20,10 +20,12 @@ impl From<WorkerMessage> for pb::WorkerMessage {
     }
 }
 
-impl TryFrom<pb::WorkerMessage> for WorkerMessage {
-    type Error = Malformed;
-
-    fn try_from(message: pb::WorkerMessage) -> Result<Self, Malformed> {
+impl WorkerMessage {
+    /// Converts a message of a worker whose objective has this number of `metrics`.
+    ///
+    /// # Errors
+    /// If the checksum does not match, or no program of this version sends such a message.
+    pub fn from_wire(message: pb::WorkerMessage, metrics: usize) -> Result<Self, Malformed> {
         // A hello of another version can have fields that this version drops, and then the checksum
         // cannot match. Its sender is turned away for its version, with an answer that says so.
         let is_foreign_hello =
@@ -38,7 +40,7 @@ impl TryFrom<pb::WorkerMessage> for WorkerMessage {
                 let state = state.map(TryInto::try_into).transpose()?;
                 FromWorker::FenceAck { generation: Generation(generation), state }
             }
-            Kind::StepDone(done) => FromWorker::StepDone(done.try_into()?),
+            Kind::StepDone(done) => FromWorker::StepDone(convert::step_done(done, metrics)?),
             Kind::Complaint(pb::Complaint { generation, kind }) => FromWorker::Complaint {
                 generation: Generation(generation),
                 complaint: required(kind, "a complaint of an unknown kind")?,

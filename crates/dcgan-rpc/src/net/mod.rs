@@ -12,10 +12,10 @@ mod serve;
 use std::time::Duration;
 
 pub use address::{Address, InvalidAddress, NotLoopback};
-pub use connect::{ConnectError, connect};
+pub use connect::{ConnectError, Connector, Peer, in_words};
 pub use serve::{ListenError, listen, serve};
 
-/// How long [`connect`] tries before it gives up.
+/// How long a [`Connector`] tries before it gives up.
 pub const CONNECT_MAX: Duration = Duration::from_secs(3);
 
 /// Bytes that may be on their way on one stream, unacknowledged: 32 buckets of a vector.

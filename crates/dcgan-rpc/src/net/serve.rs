@@ -3,16 +3,21 @@
 use std::io;
 use std::net::SocketAddr;
 
+use axum::middleware::map_response;
+use axum::response::Response;
+use dcgan_core::protocol::message::PROTOCOL;
 use tokio::net::{TcpListener, TcpSocket};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 
 use super::{
     BACKLOG, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, PING_INTERVAL, PING_MAX, STREAM_WINDOW_BYTES,
 };
 use crate::pb;
+use crate::services::Program;
 
 /// A port that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +48,8 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Serves `routes` until `shutdown` completes, and then until every open stream has ended.
 ///
-/// The server also answers the gRPC health service for each of the services `names`, and reflection
-/// (v1 and v1alpha) that lists them.
+/// `routes` are the services of `program`. The server also answers the gRPC health service for each
+/// of them, and reflection (v1 and v1alpha) that lists them.
 ///
 /// # Errors
 /// If the listener fails.
@@ -54,24 +59,26 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn serve(
     listener: TcpListener,
     routes: Routes,
-    names: &[&str],
+    program: Program,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     // Answer health checks.
     let (reporter, health) = tonic_health::server::health_reporter();
-    for name in names {
+    for name in program.services() {
         reporter.set_service_status(name, ServingStatus::Serving).await;
     }
 
     // List the services by reflection. Each of the two versions consumes a builder.
-    let reflection_v1 = reflection(names).build_v1();
-    let reflection_v1alpha = reflection(names).build_v1alpha();
+    let reflection_v1 = reflection(program).build_v1();
+    let reflection_v1alpha = reflection(program).build_v1alpha();
     let all_routes = routes
         .add_service(health)
         .add_service(reflection_v1.expect("the descriptors are our own"))
         .add_service(reflection_v1alpha.expect("the descriptors are our own"));
+    let all_routes =
+        Routes::from(all_routes.into_axum_router().layer(map_response(explain_unknown_method)));
 
-    // The windows are those of `connect`: a window counts only as far as both ends grant it.
+    // The windows are those of `Connector`: a window counts only as far as both ends grant it.
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -86,12 +93,27 @@ pub async fn serve(
         .await
 }
 
-/// Builds a reflection service that lists `names` and the health service.
-fn reflection<'a>(names: &[&'a str]) -> tonic_reflection::server::Builder<'a> {
+/// Says in words that a method is not known. A program of another version has called it, and would
+/// show its user an empty text.
+async fn explain_unknown_method(response: Response) -> Response {
+    match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() == Code::Unimplemented && status.message().is_empty() => {
+            Status::unimplemented(format!(
+                "this program speaks protocol version {PROTOCOL} and does not know this request: \
+                 use programs of one build"
+            ))
+            .into_http()
+        }
+        _ => response,
+    }
+}
+
+/// Builds a reflection service that lists the services of `program` and the health service.
+fn reflection<'a>(program: Program) -> tonic_reflection::server::Builder<'a> {
     let mut builder = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    for &name in names {
+    for name in program.services() {
         builder = builder.with_service_name(name);
     }
     builder.with_service_name("grpc.health.v1.Health")

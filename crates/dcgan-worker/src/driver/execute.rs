@@ -14,6 +14,7 @@ use dcgan_process::exit::status;
 use dcgan_process::fault;
 
 use super::{Driver, Handled, JoinedRun};
+use crate::client::Client;
 use crate::input::Input;
 use crate::transfers;
 
@@ -48,7 +49,7 @@ impl Driver<'_> {
 
     fn execute_once(&mut self, command: Command) -> Handled {
         // Commands come from the machine, which exists in a run only.
-        let Some(JoinedRun { run, objective, compute, .. }) = &self.joined else {
+        let Some(JoinedRun { run, client, objective, metrics, compute, .. }) = &self.joined else {
             return Ok(None);
         };
         let run = *run;
@@ -58,11 +59,11 @@ impl Driver<'_> {
             Command::Send(to, frame) => self.send(to, frame),
             Command::Compute(key, state, shards) => compute.replace(key, &state, &shards),
             Command::Copy(plan, source) => {
-                self.copy(run, plan, source, Arc::clone(objective.layout()));
+                self.copy(client, plan, source, Arc::clone(objective.layout()), *metrics);
             }
             Command::Serve(token, state, reports) => self.serve_copy(token, state, reports),
-            Command::Upload(step, state) => self.upload(step, state),
-            Command::Probe(peer, address) => self.probe(run, peer, address),
+            Command::Upload(step, state) => self.upload(client, step, state),
+            Command::Probe(peer, address) => self.probe(client, peer, address),
             Command::Exit(finish) => return self.exit(finish),
         }
         Ok(None)
@@ -94,7 +95,14 @@ impl Driver<'_> {
         // The older streams are superseded first. An assignment alone would drop them only after
         // the new ones have opened.
         self.streams = None;
-        self.streams = Some(Streams::open(&self.network, run, plan, me, &self.events_in));
+        self.streams = Some(Streams::open(
+            &self.network,
+            &self.client.connector,
+            run,
+            plan,
+            me,
+            &self.events_in,
+        ));
     }
 
     fn send(&self, to: Rank, frame: ReduceFrame) {
@@ -104,11 +112,18 @@ impl Driver<'_> {
     }
 
     /// Copies the start state of a plan in the background.
-    fn copy(&self, run: RunId, plan: Arc<Plan>, source: CopySource, layout: Arc<Layout>) {
-        let coordinator = self.args.coordinator.clone();
+    fn copy(
+        &self,
+        client: &Client,
+        plan: Arc<Plan>,
+        source: CopySource,
+        layout: Arc<Layout>,
+        metrics: usize,
+    ) {
+        let client = client.clone();
         let inputs = self.inputs_in.clone();
         self.network.spawn(async move {
-            let copied = transfers::fetch_start(&coordinator, run, &plan, source, &layout).await;
+            let copied = transfers::fetch_start(&client, &plan, source, &layout, metrics).await;
             if let Err(error) = &copied {
                 tracing::warn!(
                     event = "copy_failed",
@@ -129,10 +144,10 @@ impl Driver<'_> {
 
     /// Uploads a snapshot to the coordinator in the background. There is no second attempt: a
     /// coordinator that still wants the snapshot asks again.
-    fn upload(&self, step: Step, state: Arc<State>) {
-        let coordinator = self.args.coordinator.clone();
+    fn upload(&self, client: &Client, step: Step, state: Arc<State>) {
+        let client = client.clone();
         self.network.spawn(async move {
-            if let Err(error) = transfers::upload(&coordinator, step, state).await {
+            if let Err(error) = transfers::upload(&client, step, state).await {
                 tracing::warn!(
                     event = "upload_failed",
                     step,
@@ -143,10 +158,11 @@ impl Driver<'_> {
     }
 
     /// Finds out in the background whether another worker can be reached.
-    fn probe(&self, run: RunId, peer: WorkerId, address: String) {
+    fn probe(&self, client: &Client, peer: WorkerId, address: String) {
+        let client = client.clone();
         let inputs = self.inputs_in.clone();
         self.network.spawn(async move {
-            let reached = transfers::can_reach(&address, run).await;
+            let reached = transfers::can_reach(&client, &peer, &address).await;
             let _ = inputs.send(Input::ProbeResult(peer, reached)).await;
         });
     }

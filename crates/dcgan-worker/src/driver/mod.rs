@@ -23,6 +23,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::span::EnteredSpan;
 
 use crate::args::Args;
+use crate::client::Client;
 use crate::compute::{ComputePool, ComputedShard};
 use crate::input::{HelloState, Input, SessionEvent};
 use crate::partitions::PartitionCache;
@@ -35,6 +36,7 @@ const LEAVING_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct Driver<'a> {
     args: &'a Args,
     id: WorkerId,
+    client: Client,
     start: Instant,
     network: Handle,
     inputs_in: mpsc::Sender<Input>,
@@ -62,8 +64,12 @@ pub(crate) struct Driver<'a> {
 /// The parts of a worker that exist once it belongs to a run.
 struct JoinedRun {
     run: RunId,
+    /// The client of this worker in the run.
+    client: Client,
     machine: WorkerMachine,
     objective: Arc<dyn Objective>,
+    /// The number of the objective's metrics.
+    metrics: usize,
     compute: ComputePool,
 }
 
@@ -82,6 +88,7 @@ impl<'a> Driver<'a> {
     pub(crate) fn new(
         args: &'a Args,
         id: WorkerId,
+        client: Client,
         run: RunCell,
         network: Handle,
         inputs_in: mpsc::Sender<Input>,
@@ -90,6 +97,7 @@ impl<'a> Driver<'a> {
         Self {
             args,
             id,
+            client,
             start: Instant::now(),
             network,
             inputs_in,
@@ -255,10 +263,11 @@ impl<'a> Driver<'a> {
             ComputePool::start(self.args.threads.into(), &objective, &partitions, deliver);
 
         // Fetch the partitions in the background.
-        let coordinator = self.args.coordinator.clone();
+        let client = self.client.in_run(run);
+        let metrics = spec.objective.metric_names().len();
         let inputs = self.inputs_in.clone();
         self.network.spawn(partitions.fetch_all(
-            coordinator,
+            client.clone(),
             spec,
             sharding,
             likely_shards,
@@ -269,7 +278,7 @@ impl<'a> Driver<'a> {
 
         let machine =
             WorkerMachine::new(self.start.elapsed(), self.id.clone(), Arc::clone(&objective));
-        self.joined = Some(JoinedRun { run, machine, objective, compute });
+        self.joined = Some(JoinedRun { run, client, machine, objective, metrics, compute });
         Ok(())
     }
 

@@ -23,6 +23,7 @@ impl World {
             batch_size: self.reference.spec.batch_size,
             learning_rate: self.reference.spec.learning_rate,
             keep_checkpoints: 5,
+            metric_names: self.reference.spec.objective.metric_names(),
         };
         let config = CoordinatorConfig {
             run: RunId(1),

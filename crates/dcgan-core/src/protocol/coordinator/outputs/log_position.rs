@@ -14,18 +14,19 @@ pub(super) struct LogPosition {
 }
 
 impl LogPosition {
-    /// The position at a checkpoint, or at the beginning of the run.
-    pub(super) fn at(checkpoint: Option<&SavedCheckpoint>) -> Self {
+    /// The position at a checkpoint, or at the beginning of the run. The objective has this number
+    /// of `metrics`.
+    pub(super) fn at(checkpoint: Option<&SavedCheckpoint>, metrics: usize) -> Self {
         let window = match checkpoint {
             Some(saved) => saved.window.clone(),
-            None => LogWindow::after(0),
+            None => LogWindow::after(0, metrics),
         };
         Self { last_logged_step: window.through - window.steps, window }
     }
 
     /// The position right after `step`, whose row is on disk.
-    pub(super) fn after(step: Step) -> Self {
-        Self { window: LogWindow::after(step), last_logged_step: step }
+    pub(super) fn after(step: Step, metrics: usize) -> Self {
+        Self { window: LogWindow::after(step, metrics), last_logged_step: step }
     }
 
     /// The last step that is in the open window or in an earlier one.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::{Command, ConnId, Failure, Notice};
 use crate::ids::{Digest, Step, WorkerId};
-use crate::metrics::{LogWindow, METRIC_NAMES, StepDone};
+use crate::metrics::{LogWindow, StepDone};
 use crate::protocol::plan::{Plan, StateRef};
 use crate::spec::schedule::Schedule;
 use crate::spec::sharding::Sharding;
@@ -42,6 +42,15 @@ pub struct OutputConfig {
     pub learning_rate: f64,
     /// The number of checkpoints that the run keeps.
     pub keep_checkpoints: usize,
+    /// The names of the objective's metrics.
+    pub metric_names: &'static [&'static str],
+}
+
+impl OutputConfig {
+    /// The number of the objective's metrics.
+    fn metrics(&self) -> usize {
+        self.metric_names.len()
+    }
 }
 
 /// The contents of a run directory when the coordinator starts.
@@ -109,7 +118,7 @@ impl Outputs {
     /// The outputs of a run directory that holds `persisted`.
     pub(super) fn new(config: OutputConfig, persisted: PersistedOutputs) -> Self {
         Self {
-            log: LogPosition::at(persisted.checkpoint.as_ref()),
+            log: LogPosition::at(persisted.checkpoint.as_ref(), config.metrics()),
             persisted,
             writes: Writes::new(config.keep_checkpoints),
             config,
@@ -142,7 +151,7 @@ impl Outputs {
             return None;
         }
         let to = replacement.as_ref().map_or(0, |saved| saved.step);
-        self.log = LogPosition::at(replacement.as_ref());
+        self.log = LogPosition::at(replacement.as_ref(), self.config.metrics());
         self.persisted.checkpoint = replacement;
         Some((from, to))
     }
@@ -171,7 +180,7 @@ impl Outputs {
         if step <= self.persisted_through() {
             return Ok(None);
         }
-        for (&metric, value) in METRIC_NAMES.iter().zip(done.metrics) {
+        for (&metric, value) in self.config.metric_names.iter().zip(&done.metrics) {
             if !value.is_finite() {
                 return Err(Failure::MetricNotFinite { step, metric });
             }
@@ -184,7 +193,7 @@ impl Outputs {
         // the log goes on after the gap.
         let previous = step - 1;
         if previous > self.log.through() && !self.reports.has_reported(worker, previous) {
-            self.log = LogPosition::after(previous);
+            self.log = LogPosition::after(previous, self.config.metrics());
         }
         Ok(self.reports.dissenter(step, digest))
     }
@@ -218,12 +227,13 @@ impl Outputs {
 
     /// Adds the row of metrics at the step that `done` reports, unless it is written already.
     fn add_row(&mut self, done: &StepDone, out: &mut Vec<Command>) -> Result<(), Failure> {
-        let OutputConfig { schedule, sharding, batch_size, learning_rate, .. } = self.config;
+        let OutputConfig { schedule, sharding, batch_size, learning_rate, metric_names, .. } =
+            self.config;
         let (step, computed) = (done.step, done.digest);
         match self.persisted.rows.insert(step, computed) {
             None => {
                 let epoch = sharding.epoch(step);
-                let row = self.log.window.row(done, epoch, batch_size, learning_rate);
+                let row = self.log.window.row(metric_names, done, epoch, batch_size, learning_rate);
                 self.writes.add_row(row, self.log.last_logged_step);
             }
             Some(persisted) if persisted == computed => {
@@ -235,7 +245,7 @@ impl Outputs {
         }
         self.log.last_logged_step = step;
         if schedule.window_ends(step) {
-            self.log.window = LogWindow::after(step);
+            self.log.window = LogWindow::after(step, metric_names.len());
         }
         Ok(())
     }
@@ -447,7 +457,6 @@ impl Outputs {
 mod tests {
     use super::*;
     use crate::ids::Generation;
-    use crate::metrics::METRIC_COUNT;
     use crate::protocol::message::ToWorker;
     use crate::spec::{DatasetInfo, ObjectiveKind, RunSpec};
 
@@ -471,6 +480,7 @@ mod tests {
             batch_size: 16,
             learning_rate: 0.1,
             keep_checkpoints: 5,
+            metric_names: &["loss", "gap"],
         };
         Outputs::new(config, PersistedOutputs::default())
     }
@@ -486,7 +496,7 @@ mod tests {
             generation: Generation(1),
             world_size: 2,
             digest: Digest(step),
-            metrics: [0.5; METRIC_COUNT],
+            metrics: vec![0.5, 0.25],
             step_ms: 100.0,
             allreduce_ms: 1.0,
         }
@@ -510,9 +520,9 @@ mod tests {
         }
         assert_eq!(out, []);
         let Some(Write::Rows(rows)) = outputs.start_next_write() else { panic!() };
-        let written: Vec<(Step, Digest)> =
-            rows.iter().map(|row| (row.step, row.state_digest)).collect();
-        assert_eq!(written, [(2, Digest(2))]);
+        let [row] = &rows[..] else { panic!("{rows:?}") };
+        assert_eq!((row.step, row.state_digest), (2, Digest(2)));
+        assert_eq!(row.metrics.iter().collect::<Vec<_>>(), [("loss", 0.5), ("gap", 0.25)]);
         assert_eq!(outputs.persisted_through(), 0, "the row is on its way to the disk");
         outputs.finish_write();
         assert_eq!(outputs.persisted_through(), 1, "the checkpoint of step 2 is due");
@@ -541,7 +551,7 @@ mod tests {
         outputs.request_snapshots(now, &members, 0, &connected, &mut out);
         let bytes = Arc::new(vec![7]);
         outputs.on_snapshot(2, Digest(2), &bytes, &mut out);
-        let saved = SavedCheckpoint { step: 2, digest: Digest(2), window: LogWindow::after(2) };
+        let saved = SavedCheckpoint { step: 2, digest: Digest(2), window: LogWindow::after(2, 2) };
         assert_eq!(
             out,
             [

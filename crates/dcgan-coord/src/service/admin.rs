@@ -1,0 +1,63 @@
+//! The service for people. The log says who has changed the run.
+
+use dcgan_core::protocol::coordinator::{Event, Stop};
+use dcgan_rpc::pb;
+use dcgan_rpc::pb::admin_server::Admin;
+use tokio::sync::oneshot;
+use tonic::{Request, Response, Status};
+
+use super::{Service, ending};
+use crate::input::Input;
+
+#[tonic::async_trait]
+impl Admin for Service {
+    async fn get_status(
+        &self,
+        request: Request<pb::GetStatusRequest>,
+    ) -> Result<Response<pb::Status>, Status> {
+        // A tool that only looks need not say who it is.
+        if let Some(caller) = request.into_inner().caller {
+            self.receive(Some(caller))?;
+        }
+        let (reply, status) = oneshot::channel();
+        self.send(Input::StatusRequested(reply)).await?;
+        let status = status.await.map_err(|_| ending())?;
+        Ok(Response::new(status))
+    }
+
+    async fn take_checkpoint(
+        &self,
+        request: Request<pb::TakeCheckpointRequest>,
+    ) -> Result<Response<pb::TakeCheckpointResponse>, Status> {
+        let who = self.receive(request.into_inner().caller)?;
+        tracing::info!(event = "checkpoint_requested", by = %who, "{who} asks for a checkpoint");
+        self.send(Input::Machine(Event::Checkpoint)).await?;
+        Ok(Response::new(pb::TakeCheckpointResponse {}))
+    }
+
+    async fn drain(
+        &self,
+        request: Request<pb::DrainRequest>,
+    ) -> Result<Response<pb::DrainResponse>, Status> {
+        let pb::DrainRequest { caller, name } = request.into_inner();
+        let who = self.receive(caller)?;
+        tracing::info!(
+            event = "drain_requested",
+            by = %who,
+            worker = name,
+            "{who} asks worker {name} to leave"
+        );
+        self.send(Input::Machine(Event::Drain(name))).await?;
+        Ok(Response::new(pb::DrainResponse {}))
+    }
+
+    async fn stop(
+        &self,
+        request: Request<pb::StopRequest>,
+    ) -> Result<Response<pb::StopResponse>, Status> {
+        let who = self.receive(request.into_inner().caller)?;
+        tracing::info!(event = "stop_requested", by = %who, "{who} asks for the end of the run");
+        self.send(Input::Machine(Event::Stop(Stop::Finish))).await?;
+        Ok(Response::new(pb::StopResponse {}))
+    }
+}

@@ -1,0 +1,107 @@
+//! The coordinator's gRPC services: one for workers, one for samplers, one for people.
+//!
+//! Streams become inputs of the driver. Partitions and checkpoints are served from here, without
+//! the driver: they are large, never change, and must not hold up the run.
+//!
+//! Every request says who sends it and which run it is meant for; a stream says it once, in its
+//! first message. A request for another run is refused here, before it reaches anything.
+
+mod admin;
+mod coordinator;
+mod feed;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dcgan_core::ids::{Digest, RunId};
+use dcgan_core::spec::shard_ids;
+use dcgan_core::spec::sharding::Sharding;
+use dcgan_rpc::pb::admin_server::AdminServer;
+use dcgan_rpc::pb::coordinator_server::CoordinatorServer;
+use dcgan_rpc::pb::feed_server::FeedServer;
+use dcgan_rpc::{Caller, Who, pb};
+use dcgan_store::checkpoint::Checkpoints;
+use dcgan_store::dataset::Dataset;
+use tokio::sync::mpsc;
+use tonic::service::Routes;
+use tonic::{Status, Streaming};
+
+use crate::input::Input;
+
+/// A client has this time to send the first message of its stream.
+const HELLO_MAX: Duration = Duration::from_secs(5);
+
+/// The data that the services answer from without the driver.
+pub(crate) struct Served {
+    pub(crate) run: RunId,
+    /// The number of the objective's metrics.
+    pub(crate) metrics: usize,
+    /// The pixels of each shard's images, one byte a pixel, with their digest.
+    pub(crate) partitions: Vec<(Bytes, Digest)>,
+    pub(crate) checkpoints: Checkpoints,
+}
+
+/// Makes the services. Everything that they receive goes to `driver`.
+pub(crate) fn routes(served: Served, driver: mpsc::Sender<Input>) -> Routes {
+    let service = Service(Arc::new(Shared { served, driver, next_stream: AtomicU64::new(1) }));
+    Routes::new(CoordinatorServer::new(service.clone()))
+        .add_service(FeedServer::new(service.clone()))
+        .add_service(AdminServer::new(service))
+}
+
+/// Splits a data set into the partitions of its shards.
+pub(crate) fn partitions(dataset: &Dataset, sharding: &Sharding) -> Vec<(Bytes, Digest)> {
+    let partitions = dataset.partitions(sharding);
+    shard_ids(sharding.shards())
+        .filter_map(|shard| partitions.pixels(shard))
+        .map(|(pixels, digest)| (Bytes::from(pixels), digest))
+        .collect()
+}
+
+/// The implementation of all three services. Clones share everything.
+#[derive(Clone)]
+struct Service(Arc<Shared>);
+
+struct Shared {
+    served: Served,
+    driver: mpsc::Sender<Input>,
+    /// The number of the next stream. Numbers are never used twice.
+    next_stream: AtomicU64,
+}
+
+impl Service {
+    fn stream_number(&self) -> u64 {
+        self.0.next_stream.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Receives who asks, and refuses a request that is meant for another run.
+    fn receive(&self, caller: Option<pb::Caller>) -> Result<Who, Status> {
+        match Caller::receive(caller, self.0.served.run) {
+            Ok(caller) => Ok(caller.who),
+            Err(status) => {
+                let why = status.message();
+                tracing::warn!(event = "request_refused", why, "a request was refused: {why}");
+                Err(status)
+            }
+        }
+    }
+
+    /// Sends an input to the driver. Waits while its channel is full.
+    async fn send(&self, input: Input) -> Result<(), Status> {
+        self.0.driver.send(input).await.map_err(|_| ending())
+    }
+}
+
+fn ending() -> Status {
+    Status::unavailable("the coordinator is ending")
+}
+
+/// Receives the first message of a stream.
+async fn first_message<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
+    let message = tokio::time::timeout(HELLO_MAX, stream.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("the first message did not come in time"))??;
+    message.ok_or_else(|| Status::invalid_argument("an empty stream"))
+}
