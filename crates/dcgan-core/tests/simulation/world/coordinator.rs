@@ -6,6 +6,7 @@ use dcgan_core::ids::{Position, RunId};
 use dcgan_core::protocol::coordinator::{
     Command, ConnId, CoordinatorConfig, CoordinatorMachine, Departure, Event, Notice, OutputConfig,
 };
+use dcgan_core::protocol::plan::Plan;
 
 use super::{Coordinator, Downward, Upward, World};
 use crate::disk::encode;
@@ -60,11 +61,13 @@ impl World {
             Command::Send(conn, message) => self.send_down(conn, Downward::Message(message)),
             Command::Close(conn) => self.send_down(conn, Downward::Closed),
             Command::StorePlan(plan, fingerprint) => {
-                assert!(plan.is_valid(), "{plan}");
                 assert!(
                     self.disk.plan.as_ref().is_none_or(|old| old.generation < plan.generation),
                     "generations only grow"
                 );
+                let (members, owners) = (plan.members().to_vec(), plan.owners().to_vec());
+                let again = Plan::new(plan.generation, members, owners, plan.start);
+                assert_eq!(again.as_ref(), Ok(&*plan), "members and owners fit together");
                 assert_eq!(plan.start.digest, self.reference.digests[&plan.start.position]);
                 self.disk.plan = Some(plan);
                 self.disk.fingerprint = Some(fingerprint);
