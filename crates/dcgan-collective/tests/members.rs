@@ -179,12 +179,9 @@ fn machine_event(event: Event) -> worker::Event {
 /// Makes the plan of generation 1, with all processes as members, in their order.
 fn plan(processes: &[Process]) -> Arc<Plan> {
     let start = StateRef { generation: Generation(1), ..processes[0].machine.at() };
-    Arc::new(Plan {
-        generation: Generation(1),
-        members: processes.iter().map(Process::as_member).collect(),
-        owners: assign(&NOBODY, even_loads(&NOBODY, processes.len())),
-        start,
-    })
+    let members = processes.iter().map(Process::as_member).collect();
+    let owners = assign(&NOBODY, even_loads(&NOBODY, processes.len()));
+    Arc::new(Plan::new(Generation(1), members, owners, start).unwrap())
 }
 
 /// Trains all processes by one plan.
@@ -222,9 +219,9 @@ async fn vectors_of_different_states_are_never_summed() {
     let honest = tokio::spawn(processes.next().unwrap().train(Arc::clone(&plan)));
     // The other member believes that its state is the plan's, as after a flipped bit that nothing
     // has noticed.
-    let differing =
-        Arc::new(Plan { start: StateRef { digest: theirs, ..plan.start }, ..(*plan).clone() });
-    let differing = tokio::spawn(processes.next().unwrap().train(differing));
+    let mut differing = Plan::clone(&plan);
+    differing.start.digest = theirs;
+    let differing = tokio::spawn(processes.next().unwrap().train(Arc::new(differing)));
     let complaint = honest.await.unwrap().0.unwrap_err();
     assert_eq!(
         complaint,

@@ -4,7 +4,7 @@
 
 use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, ShardId, WorkerId};
 use dcgan_core::metrics::StepDone;
-use dcgan_core::protocol::plan::{Member, Plan, StateRef};
+use dcgan_core::protocol::plan::{InvalidPlan, Member, Plan, StateRef};
 
 use crate::pb;
 
@@ -117,8 +117,8 @@ impl From<&Plan> for pb::Plan {
     fn from(plan: &Plan) -> Self {
         Self {
             generation: plan.generation.0,
-            members: plan.members.iter().map(Into::into).collect(),
-            owners: plan.owners.iter().map(|rank| rank.0.into()).collect(),
+            members: plan.members().iter().map(Into::into).collect(),
+            owners: plan.owners().iter().map(|rank| rank.0.into()).collect(),
             start: Some(plan.start.into()),
         }
     }
@@ -131,17 +131,15 @@ impl TryFrom<pb::Plan> for Plan {
         let members: Vec<Member> =
             plan.members.into_iter().map(Member::try_from).collect::<Result<_, _>>()?;
         let owners: Vec<Rank> = plan.owners.into_iter().map(rank).collect::<Result<_, _>>()?;
-        // Ranks and shards are counted in 16 bits.
-        if members.len() > usize::from(u16::MAX) || owners.len() > usize::from(u16::MAX) {
-            return Err(Malformed("a plan of more than 65535 members or shards"));
-        }
         let start = required(plan.start, "a plan without a start")?;
-        let converted = Self { generation: Generation(plan.generation), members, owners, start };
-        if converted.is_valid() {
-            Ok(converted)
-        } else {
-            Err(Malformed("a plan in which a shard has no owner or a member has no shard"))
-        }
+        Self::new(Generation(plan.generation), members, owners, start).map_err(|error| {
+            Malformed(match error {
+                InvalidPlan::TooLarge => "a plan of more than 65535 members or shards",
+                InvalidPlan::Unfit => {
+                    "a plan in which a shard has no owner or a member has no shard"
+                }
+            })
+        })
     }
 }
 

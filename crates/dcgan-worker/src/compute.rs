@@ -5,8 +5,10 @@
 //!
 //! A shard stays with its thread from phase to phase, so that the thread can reuse the shard's
 //! scratch. While a thread waits for the sum of a phase, it computes parts of the next phase ahead.
+//! Scratches are large, so only the first shards have one that is kept: shards of
+//! [`SCRATCH_IMAGES_MAX`] images together. The others compute a part of their work twice.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use dcgan_core::ids::ShardId;
@@ -16,6 +18,10 @@ use dcgan_core::state::State;
 use dcgan_process::panics;
 
 use crate::partitions::PartitionCache;
+
+/// The images for whose shards a worker keeps scratches. The fakes of a DCGAN's shard take about
+/// half a megabyte an image, until the generator is updated.
+const SCRATCH_IMAGES_MAX: usize = 512;
 
 /// A shard's vector, or why it cannot be used.
 #[derive(Debug)]
@@ -28,6 +34,8 @@ pub(crate) struct ComputedShard {
 /// The threads that compute. They run until the process ends.
 pub(crate) struct ComputePool {
     queues: Arc<Queues>,
+    /// The number of shards, of all threads, whose scratches are kept.
+    scratches_max: usize,
 }
 
 /// The queues of all threads, by the number of the thread.
@@ -39,8 +47,9 @@ struct Queues {
 /// The work of one thread.
 #[derive(Default)]
 struct ThreadQueue {
-    /// The shards of the present phase that are its own. The scratch of others is dropped.
-    shards: Vec<ShardId>,
+    /// The shards of the present phase whose scratches it keeps, since they were last given to it.
+    /// It drops the others.
+    new_kept: Option<BTreeSet<ShardId>>,
     /// Shards whose vectors are to be computed.
     to_compute: VecDeque<ShardJob>,
     /// The vector that it is computing.
@@ -54,6 +63,8 @@ struct ShardJob {
     key: VectorKey,
     state: Arc<State>,
     shard: ShardId,
+    /// True if the shard's scratch is kept for the next phase.
+    keeps_scratch: bool,
 }
 
 /// The part of a shard's work that is to be computed.
@@ -66,7 +77,8 @@ enum JobKind {
 }
 
 impl ComputePool {
-    /// Starts `threads` threads. They give their results to `deliver`, and wait while it waits.
+    /// Starts `threads` threads, for shards of `shard_batch` images. They give their results to
+    /// `deliver`, and wait while it waits.
     ///
     /// # Panics
     /// If the operating system cannot start a thread.
@@ -74,6 +86,7 @@ impl ComputePool {
         threads: usize,
         objective: &Arc<dyn Objective>,
         partitions: &PartitionCache,
+        shard_batch: usize,
         deliver: impl Fn(ComputedShard) + Clone + Send + 'static,
     ) -> Self {
         let idle = (0..threads).map(|_| ThreadQueue::default()).collect();
@@ -88,7 +101,7 @@ impl ComputePool {
                 .spawn(move || queues.run_thread(thread, &*objective, &partitions, deliver))
                 .expect("a thread can be started");
         }
-        Self { queues }
+        Self { queues, scratches_max: SCRATCH_IMAGES_MAX / shard_batch }
     }
 
     /// Computes the vectors of `shards`, in place of everything that was asked for before and has
@@ -102,15 +115,21 @@ impl ComputePool {
         // Deal the shards out to the threads, one at a time.
         let count = threads.len();
         for (index, thread) in threads.iter_mut().enumerate() {
-            thread.shards = shards.iter().copied().skip(index).step_by(count).collect();
+            let mut kept = BTreeSet::new();
             thread.to_compute.clear();
             thread.to_compute_ahead.clear();
-            for &shard in &thread.shards {
+            for place in (index..shards.len()).step_by(count) {
+                let shard = shards[place];
+                let keeps_scratch = place < self.scratches_max;
+                if keeps_scratch {
+                    kept.insert(shard);
+                }
                 if !running.contains(&(key, shard)) {
                     let state = Arc::clone(state);
-                    thread.to_compute.push_back(ShardJob { key, state, shard });
+                    thread.to_compute.push_back(ShardJob { key, state, shard, keeps_scratch });
                 }
             }
+            thread.new_kept = Some(kept);
         }
         self.queues.changed.notify_all();
     }
@@ -133,7 +152,7 @@ impl Queues {
         let mut state_version = 0;
         loop {
             let (kind, job) = self.next_job(index, &mut scratches);
-            let ShardJob { key, ref state, shard } = job;
+            let ShardJob { key, ref state, shard, keeps_scratch } = job;
             // The scratch depends on the state. One that was replaced may have been damaged.
             if key.state_version != state_version {
                 state_version = key.state_version;
@@ -141,7 +160,9 @@ impl Queues {
             }
             let partition = partitions.wait_for(shard);
             let task = ShardTask { state, at: key.at, shard, partition: &partition };
-            let scratch = scratches.entry(shard).or_default();
+            let mut dropped = Scratch::default();
+            let scratch =
+                if keeps_scratch { scratches.entry(shard).or_default() } else { &mut dropped };
 
             if kind == JobKind::Ahead {
                 // A panic is ignored here. The phase itself will panic as well, and is reported.
@@ -165,7 +186,9 @@ impl Queues {
         loop {
             let thread = &mut threads[index];
             if let Some(job) = thread.to_compute.pop_front() {
-                scratches.retain(|shard, _| thread.shards.contains(shard));
+                if let Some(kept) = thread.new_kept.take() {
+                    scratches.retain(|shard, _| kept.contains(shard));
+                }
                 thread.running = Some((job.key, job.shard));
                 return (JobKind::Vector, job);
             }
@@ -182,6 +205,8 @@ impl Queues {
     fn finish(&self, index: usize, job: ShardJob) {
         let mut threads = self.lock();
         threads[index].running = None;
-        threads[index].to_compute_ahead.push_back(job);
+        if job.keeps_scratch {
+            threads[index].to_compute_ahead.push_back(job);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! A plan: the workers that train, the shards that each computes, and the state that they start
 //! from.
 //!
-//! A plan never changes. When a member comes or goes, the coordinator makes a new plan with the
+//! A plan never changes once it is announced. When a member comes or goes, the coordinator makes a new plan with the
 //! next generation. It moves as few shards as possible, because a worker that receives a shard has
 //! to fetch its partition of the data.
 
@@ -50,19 +50,98 @@ pub struct Member {
 }
 
 /// The members by rank, the owner of every shard, and the state to start from.
+///
+/// Members and owners fit together: [`Plan::new`] sees to it, also for a plan from the network or
+/// from a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "PlanFields", into = "PlanFields")]
 pub struct Plan {
     /// The number of the plan.
     pub generation: Generation,
-    /// The workers, by rank. Each owns at least one shard.
-    pub members: Vec<Member>,
-    /// The owner of each shard, by shard.
-    pub owners: Vec<Rank>,
     /// The state that the members start from.
     pub start: StateRef,
+    /// The workers, by rank. Each owns at least one shard.
+    members: Vec<Member>,
+    /// The owner of each shard, by shard.
+    owners: Vec<Rank>,
+    /// The shards of each member, by rank, in order: the same as `owners`, the other way round.
+    /// They are asked for all the time, and looking through all shards would take too long.
+    shards: Vec<Vec<ShardId>>,
+}
+
+/// A plan as it is stored.
+#[derive(Serialize, Deserialize)]
+struct PlanFields {
+    generation: Generation,
+    members: Vec<Member>,
+    owners: Vec<Rank>,
+    start: StateRef,
+}
+
+/// The error for members and owners that do not fit together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPlan {
+    /// Ranks and shards are counted in 16 bits.
+    #[error("a plan of more than 65535 members or shards")]
+    TooLarge,
+    /// A plan without members, a shard whose owner is not one, or a member that owns no shard.
+    #[error("a plan in which a shard has no owner or a member has no shard")]
+    Unfit,
+}
+
+impl TryFrom<PlanFields> for Plan {
+    type Error = InvalidPlan;
+
+    fn try_from(fields: PlanFields) -> Result<Self, InvalidPlan> {
+        let PlanFields { generation, members, owners, start } = fields;
+        Self::new(generation, members, owners, start)
+    }
+}
+
+impl From<Plan> for PlanFields {
+    fn from(plan: Plan) -> Self {
+        let Plan { generation, start, members, owners, shards: _ } = plan;
+        Self { generation, members, owners, start }
+    }
 }
 
 impl Plan {
+    /// The plan of a generation: its members by rank, the owner of each shard by shard, and the
+    /// state to start from.
+    ///
+    /// # Errors
+    /// If there are no members, an owner is not a member, a member owns no shard, or there are too
+    /// many of either.
+    pub fn new(
+        generation: Generation,
+        members: Vec<Member>,
+        owners: Vec<Rank>,
+        start: StateRef,
+    ) -> Result<Self, InvalidPlan> {
+        let max = usize::from(u16::MAX);
+        if members.len() > max || owners.len() > max {
+            return Err(InvalidPlan::TooLarge);
+        }
+        let mut shards = vec![Vec::new(); members.len()];
+        for (shard, owner) in (0..).map(ShardId).zip(&owners) {
+            shards.get_mut(usize::from(owner.0)).ok_or(InvalidPlan::Unfit)?.push(shard);
+        }
+        if members.is_empty() || shards.iter().any(Vec::is_empty) {
+            return Err(InvalidPlan::Unfit);
+        }
+        Ok(Self { generation, start, members, owners, shards })
+    }
+
+    /// The workers, by rank.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// The owner of each shard, by shard.
+    pub fn owners(&self) -> &[Rank] {
+        &self.owners
+    }
+
     /// The number of shards.
     pub fn shards(&self) -> u16 {
         self.owners.len() as u16
@@ -90,18 +169,46 @@ impl Plan {
     }
 
     /// The shards that a member computes, in order.
-    pub fn shards_of(&self, rank: Rank) -> impl Iterator<Item = ShardId> {
-        (0..self.shards()).map(ShardId).filter(move |&shard| self.owner(shard) == rank)
+    pub fn shards_of(&self, rank: Rank) -> &[ShardId] {
+        &self.shards[usize::from(rank.0)]
     }
 
-    /// Tells whether the plan is consistent: every shard has an owner, and every member has a
-    /// shard.
+    /// The shards that a member is to compute in the next plan if any one of the others is lost, in
+    /// order. It is a guess: speeds and further workers are not known here.
     ///
-    /// Checked for each plan that is read from the network or from a file.
-    pub fn is_valid(&self) -> bool {
-        !self.members.is_empty()
-            && self.owners.iter().all(|&rank| self.member(rank).is_some())
-            && self.ranks().all(|rank| self.shards_of(rank).next().is_some())
+    /// They are about as many as the member's own shards, whatever the number of members.
+    pub fn inherited_by(&self, heir: Rank) -> Vec<ShardId> {
+        let mut inherited = Vec::new();
+        for lost in self.ranks().filter(|&lost| lost != heir) {
+            // The members after the lost one move up by a rank.
+            let moved_up = |rank: Rank| Rank(rank.0 - u16::from(rank > lost));
+            let left = |&owner: &Rank| (owner != lost).then(|| moved_up(owner));
+            let previous: Vec<Option<Rank>> = self.owners.iter().map(left).collect();
+            let owners = assign(&previous, even_loads(&previous, self.members.len() - 1));
+            let mine = self.shards_of(lost).iter().copied();
+            inherited.extend(mine.filter(|shard| owners[usize::from(shard.0)] == moved_up(heir)));
+        }
+        inherited.sort_unstable();
+        inherited
+    }
+
+    /// Gives a shard to another member. Only the coordinator does so, before it announces the plan;
+    /// it leaves every member at least one shard.
+    pub(super) fn move_shard(&mut self, shard: ShardId, to: Rank) {
+        let from = std::mem::replace(&mut self.owners[usize::from(shard.0)], to);
+        self.shards[usize::from(from.0)].retain(|&other| other != shard);
+        let taken = &mut self.shards[usize::from(to.0)];
+        taken.insert(taken.partition_point(|&other| other < shard), shard);
+    }
+
+    /// One line about the plan for people, of bounded length. The whole plan is its text form.
+    pub fn summary(&self) -> String {
+        let StateRef { position, digest, .. } = self.start;
+        let (shards, members) = (self.shards(), self.members.len());
+        format!(
+            "generation {}: {shards} shards on {members} members, from {position} (digest {digest})",
+            self.generation
+        )
     }
 }
 
@@ -156,13 +263,15 @@ pub fn assign(previous: &[Option<Rank>], loads: Vec<usize>) -> Vec<Rank> {
     }
 
     // Give each of the other shards to the first rank that has room.
+    let mut first = 0;
     let mut assigned = Vec::with_capacity(owners.len());
     for owner in owners {
         let rank = owner.unwrap_or_else(|| {
-            let free = room.iter().position(|&room| room > 0);
-            let index = free.expect("there is room for every shard");
-            room[index] -= 1;
-            Rank(index as u16)
+            // No rank gets room back, so those without it need not be looked at again.
+            let free = room[first..].iter().position(|&room| room > 0);
+            first += free.expect("there is room for every shard");
+            room[first] -= 1;
+            Rank(first as u16)
         });
         assigned.push(rank);
     }
@@ -170,8 +279,8 @@ pub fn assign(previous: &[Option<Rank>], loads: Vec<usize>) -> Vec<Rank> {
 }
 
 impl fmt::Display for Plan {
-    /// Writes the plan for people: one line about its start and its tree, and a line for each
-    /// member.
+    /// Writes the whole plan for people: one line about its start and its tree, and a line for each
+    /// member. With many shards that is a long text: see [`Plan::summary`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let StateRef { position, digest, .. } = self.start;
         let (shards, members) = (self.shards(), self.members.len());
@@ -179,12 +288,13 @@ impl fmt::Display for Plan {
         writeln!(f, "generation {}, from {position} (digest {digest})", self.generation)?;
         write!(f, "  {shards} shards on {members} members; tree {tree}")?;
         for (member, rank) in self.members.iter().zip(self.ranks()) {
-            let shards = join(self.shards_of(rank));
-            let sends = join(largest_subtrees(self.shards(), |shard| self.owner(shard) == rank));
+            let own = self.shards_of(rank);
+            let sends = join(largest_subtrees(self.shards(), own, own.len()));
+            let own = join(own);
             let copies = if member.holds_start { "" } else { "; copies the state" };
             write!(
                 f,
-                "\n  rank {rank}  {}  {}  shards {shards}  sends {sends}{copies}",
+                "\n  rank {rank}  {}  {}  shards {own}  sends {sends}{copies}",
                 member.id, member.address
             )?;
         }
@@ -218,12 +328,9 @@ pub(crate) mod fixture {
         }
         let generation = Generation(4);
         let digest = Digest(0x9f1c_0a5b_e27d_4386);
-        Arc::new(Plan {
-            generation,
-            members: workers.into_iter().map(member).collect(),
-            owners: ranks,
-            start: StateRef { generation, position: Position::after(40), digest },
-        })
+        let members = workers.into_iter().map(member).collect();
+        let start = StateRef { generation, position: Position::after(40), digest };
+        Arc::new(Plan::new(generation, members, ranks, start).expect("every owner is a member"))
     }
 
     fn member(worker: u16) -> Member {
@@ -251,7 +358,43 @@ generation 4, from the end of step 40 (digest 9f1c0a5be27d4386)
   rank 1  worker-1  127.0.0.1:7001  shards 3 4 5  sends 3 (45)
   rank 2  worker-2  127.0.0.1:7002  shards 6 7  sends (67); copies the state";
         assert_eq!(plan.to_string(), text);
-        assert!(plan.is_valid());
+        let line = "generation 4: 8 shards on 3 members, from the end of step 40 (digest \
+                    9f1c0a5be27d4386)";
+        assert_eq!(plan.summary(), line);
+    }
+
+    #[test]
+    fn members_and_owners_that_do_not_fit_are_refused() {
+        let plan = fixture::plan(3, &[0, 0, 1]);
+        let made = |members: usize, owners: &[u16]| {
+            let owners = owners.iter().copied().map(Rank).collect();
+            Plan::new(plan.generation, plan.members()[..members].to_vec(), owners, plan.start)
+        };
+        assert_eq!(made(2, &[0, 0, 1]).as_ref(), Ok(&*plan));
+        for (members, owners) in [(0, &[][..]), (1, &[0, 1]), (2, &[0, 0]), (2, &[])] {
+            assert_eq!(made(members, owners), Err(InvalidPlan::Unfit));
+        }
+        assert_eq!(made(1, &[0; 65536]), Err(InvalidPlan::TooLarge));
+    }
+
+    #[test]
+    fn a_shard_that_moves_is_found_with_its_new_owner() {
+        let mut plan = Plan::clone(&fixture::plan(5, &[0, 1, 1, 0, 1]));
+        plan.move_shard(ShardId(2), Rank(0));
+        assert_eq!(plan, *fixture::plan(5, &[0, 1, 0, 0, 1]));
+    }
+
+    #[test]
+    fn a_member_inherits_what_one_lost_member_leaves_to_it() {
+        for (owners, heir, expected) in [
+            (&[0, 0, 0, 0][..], 0, &[][..]),
+            (&[0, 0, 1, 1], 0, &[2, 3]),
+            (&[0, 0, 0, 1, 1, 1, 2, 2], 2, &[1, 2, 4, 5]),
+        ] {
+            let plan = fixture::plan(owners.len() as u16, owners);
+            let inherited = plan.inherited_by(Rank(heir));
+            assert_eq!(inherited, expected.iter().copied().map(ShardId).collect::<Vec<_>>());
+        }
     }
 
     /// Reads owners drawn as digits, with `-` for a shard whose owner is gone.

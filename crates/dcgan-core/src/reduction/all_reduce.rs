@@ -20,9 +20,8 @@ use std::sync::Arc;
 
 use super::tree::{Subtree, largest_subtrees};
 use super::tree_sum::TreeSum;
-use crate::ids::{Rank, ShardId};
+use crate::ids::Rank;
 use crate::protocol::plan::Plan;
-use crate::spec::shard_ids;
 use crate::state::values::SharedValues;
 
 /// The largest number of values in a bucket: 256 KiB on the wire. That is large enough for few
@@ -57,12 +56,12 @@ pub struct AllReduce {
     me: Rank,
     /// All buckets of the vector, in order.
     buckets: Vec<Bucket>,
-    /// The largest subtrees of this member's own shards.
-    own_subtrees: Vec<Subtree>,
-    /// The vectors of this member's own shards, until one of `own_subtrees` is complete.
+    /// The largest subtrees of this member's own shards that it has not contributed.
+    missing: BTreeSet<Subtree>,
+    /// The vectors of this member's own shards, until one of `missing` is complete.
     local: TreeSum,
-    /// The incomplete buckets of this member's own slice, by index, with the subtree sums so far.
-    owned: BTreeMap<u32, TreeSum>,
+    /// The incomplete buckets of this member's own slice, by index.
+    owned: BTreeMap<u32, OwnedBucket>,
     /// The sum over all shards of each bucket, once it is known.
     sums: Vec<Option<SharedValues>>,
 }
@@ -75,21 +74,33 @@ struct Bucket {
     range: Range<usize>,
 }
 
+/// A bucket that this member adds up.
+#[derive(Debug)]
+struct OwnedBucket {
+    /// The subtree sums so far.
+    sum: TreeSum,
+    /// The number of shards, by the rank of their owner, that are not in it.
+    owed: Vec<u16>,
+}
+
 impl AllReduce {
     /// Begins the all-reduce of vectors of `len` values among the members of `plan`, as seen by
     /// rank `me`.
     pub fn new(plan: Arc<Plan>, me: Rank, len: usize) -> Self {
         let shards = plan.shards();
-        let buckets = cut_into_buckets(len, plan.members.len());
+        let own = plan.shards_of(me);
+        let buckets = cut_into_buckets(len, plan.members().len());
+        let owed: Vec<u16> = plan.ranks().map(|rank| plan.shards_of(rank).len() as u16).collect();
         let mut owned = BTreeMap::new();
         for (index, bucket) in (0..).zip(&buckets) {
             if bucket.owner == me {
-                owned.insert(index, TreeSum::new(shards));
+                let sum = TreeSum::new(shards);
+                owned.insert(index, OwnedBucket { sum, owed: owed.clone() });
             }
         }
         Self {
             me,
-            own_subtrees: largest_subtrees(shards, |shard| plan.owner(shard) == me),
+            missing: largest_subtrees(shards, own, own.len()).into_iter().collect(),
             local: TreeSum::new(shards),
             owned,
             sums: vec![None; buckets.len()],
@@ -98,16 +109,17 @@ impl AllReduce {
         }
     }
 
-    /// Adds the vector of one of this member's own shards, and returns the messages to send.
+    /// Adds the vector of one of this member's own shards, or the sum of a subtree of them, and
+    /// returns the messages to send.
     ///
-    /// Nothing is sent until the shard completes one of the member's largest subtrees. Then the
-    /// subtree sum is cut into buckets, and each goes to its owner (hop 1). The buckets that this
-    /// member owns stay here; if that completes their sums, these are sent as well (hop 2).
-    pub fn contribute(&mut self, shard: ShardId, vector: SharedValues) -> Vec<(Rank, BucketSum)> {
-        let Some(subtree) = self.local.insert(Subtree::leaf(shard), vector) else {
+    /// Nothing is sent until one of the member's largest subtrees is complete. Then the subtree sum
+    /// is cut into buckets, and each goes to its owner (hop 1). The buckets that this member owns
+    /// stay here; if that completes their sums, these are sent as well (hop 2).
+    pub fn contribute(&mut self, part: Subtree, vector: SharedValues) -> Vec<(Rank, BucketSum)> {
+        let Some(subtree) = self.local.insert(part, vector) else {
             return Vec::new();
         };
-        if !self.own_subtrees.contains(&subtree) {
+        if !self.missing.remove(&subtree) {
             return Vec::new();
         }
         let subtree_sum = self.local.take(subtree).expect("it was just completed");
@@ -117,7 +129,7 @@ impl AllReduce {
             let Bucket { owner, range } = self.buckets[index as usize].clone();
             let values = subtree_sum.slice(range);
             if owner == self.me {
-                messages.extend(self.add_to_owned(index, subtree, values));
+                messages.extend(self.add_to_owned(index, self.me, subtree, values));
             } else {
                 let subtree = Some(subtree);
                 messages.push((owner, BucketSum { bucket: index, subtree, values }));
@@ -147,7 +159,7 @@ impl AllReduce {
         })?;
         let BucketSum { bucket, subtree, values } = bucket_sum;
         match subtree {
-            Some(subtree) => Ok(self.add_to_owned(bucket, subtree, values)),
+            Some(subtree) => Ok(self.add_to_owned(bucket, from, subtree, values)),
             None => {
                 self.sums[bucket as usize].get_or_insert(values);
                 Ok(Vec::new())
@@ -195,7 +207,7 @@ impl AllReduce {
 
     /// Tells whether this member has contributed the vectors of all its shards.
     pub fn has_contributed(&self) -> bool {
-        self.plan.shards_of(self.me).all(|shard| self.local.has(shard))
+        self.missing.is_empty()
     }
 
     /// The members for whose messages this member waits.
@@ -205,9 +217,9 @@ impl AllReduce {
     /// be waiting for somebody else, so it is the less likely culprit.
     pub fn owed_by(&self) -> BTreeSet<Rank> {
         let mut contributors = BTreeSet::new();
-        for sum in self.owned.values() {
-            let missing = shard_ids(self.plan.shards()).filter(|&shard| !sum.has(shard));
-            contributors.extend(missing.map(|shard| self.plan.owner(shard)));
+        for bucket in self.owned.values() {
+            let owing = self.plan.ranks().zip(&bucket.owed).filter(|&(_, &shards)| shards > 0);
+            contributors.extend(owing.map(|(rank, _)| rank));
         }
         contributors.remove(&self.me);
         if !contributors.is_empty() {
@@ -224,24 +236,29 @@ impl AllReduce {
         owners
     }
 
-    /// Adds a subtree sum to a bucket that this member owns. If that completes the sum over all
-    /// shards, returns it once for every other member.
+    /// Adds a subtree sum of the shards of rank `from` to a bucket that this member owns. If that
+    /// completes the sum over all shards, returns it once for every other member.
     fn add_to_owned(
         &mut self,
         bucket: u32,
+        from: Rank,
         subtree: Subtree,
         values: SharedValues,
     ) -> Vec<(Rank, BucketSum)> {
         let root = Subtree::root(self.plan.shards());
         // A complete bucket is not in `owned` any more: this subtree sum is a repetition.
-        let Some(tree_sum) = self.owned.get_mut(&bucket) else {
+        let Some(owned) = self.owned.get_mut(&bucket) else {
             return Vec::new();
         };
-        if tree_sum.insert(subtree, values) != Some(root) {
+        let Some(complete) = owned.sum.insert(subtree, values) else {
+            return Vec::new();
+        };
+        owned.owed[usize::from(from.0)] -= subtree.len();
+        if complete != root {
             return Vec::new();
         }
 
-        let sum = tree_sum.take(root).expect("it was just completed");
+        let sum = owned.sum.take(root).expect("it was just completed");
         self.owned.remove(&bucket);
         self.sums[bucket as usize] = Some(sum.clone());
 
@@ -275,8 +292,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ids::ShardId;
     use crate::protocol::plan::fixture;
     use crate::random::{Purpose, RandomStream};
+    use crate::spec::shard_ids;
 
     #[test]
     fn bucket_sums_that_the_plan_does_not_allow_change_nothing() {
@@ -322,7 +341,8 @@ mod tests {
                 let shard = shards.swap_remove(action);
                 let owner = plan.owner(shard);
                 let vector = vectors[usize::from(shard.0)].clone();
-                (owner, members[usize::from(owner.0)].contribute(shard, vector.into()))
+                let leaf = Subtree::leaf(shard);
+                (owner, members[usize::from(owner.0)].contribute(leaf, vector.into()))
             } else {
                 let (from, to, bucket_sum) = in_flight.swap_remove(action - shards.len());
                 let receiver = &mut members[usize::from(to.0)];

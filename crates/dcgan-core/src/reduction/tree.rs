@@ -89,20 +89,23 @@ impl fmt::Display for Subtree {
     }
 }
 
-/// The largest subtrees of the tree of `shards` shards of which `is_owned` holds for every shard,
-/// in the order of the shards.
+/// The largest subtrees of the tree of `shards` shards that consist of `owned` shards only and have
+/// at most `len_max` of them, in the order of the shards. `owned` is sorted.
 ///
-/// Together they cover the owned shards exactly. A member can add them up on its own, and sends one
-/// subtree sum for each.
-pub fn largest_subtrees(shards: u16, is_owned: impl Fn(ShardId) -> bool) -> Vec<Subtree> {
+/// Together they cover the owned shards exactly. A member can add each of them up on its own.
+pub fn largest_subtrees(shards: u16, owned: &[ShardId], len_max: usize) -> Vec<Subtree> {
     let mut found = Vec::new();
-    let mut to_visit = vec![Subtree::root(shards)];
-    while let Some(subtree) = to_visit.pop() {
-        if subtree.shards().all(&is_owned) {
+    let mut to_visit = vec![(Subtree::root(shards), owned)];
+    while let Some((subtree, owned)) = to_visit.pop() {
+        let len = usize::from(subtree.len());
+        if owned.len() == len && len <= len_max {
             found.push(subtree);
         } else if let Some([left, right]) = subtree.children() {
-            // The left one is popped first.
-            to_visit.extend([right, left]);
+            let (in_left, in_right) =
+                owned.split_at(owned.partition_point(|shard| shard.0 < right.lo));
+            // The left one is popped first. One without owned shards need not be visited.
+            let children = [(right, in_right), (left, in_left)];
+            to_visit.extend(children.into_iter().filter(|(_, owned)| !owned.is_empty()));
         }
     }
     found
@@ -127,9 +130,10 @@ mod tests {
         assert_eq!(drawn, expected);
     }
 
-    /// Draws the largest subtrees among the `owned` shards.
-    fn draw_largest_subtrees(shards: u16, owned: &[u16]) -> String {
-        let subtrees = largest_subtrees(shards, |shard| owned.contains(&shard.0));
+    /// Draws the largest subtrees of at most `len_max` among the `owned` shards.
+    fn draw_largest_subtrees(shards: u16, owned: &[u16], len_max: usize) -> String {
+        let owned: Vec<ShardId> = owned.iter().copied().map(ShardId).collect();
+        let subtrees = largest_subtrees(shards, &owned, len_max);
         subtrees.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     }
 
@@ -143,7 +147,15 @@ mod tests {
             (5, &[0, 1, 2, 3, 4], "(((01)(23))4)"),
             (8, &[], ""),
         ] {
-            assert_eq!(draw_largest_subtrees(shards, owned), expected);
+            assert_eq!(draw_largest_subtrees(shards, owned, owned.len()), expected);
+        }
+    }
+
+    #[test]
+    fn subtrees_can_be_kept_small() {
+        for (len_max, expected) in [(1, "1 2 3 4 5 6"), (2, "1 (23) (45) 6"), (7, "1 (23) ((45)6)")]
+        {
+            assert_eq!(draw_largest_subtrees(7, &[1, 2, 3, 4, 5, 6], len_max), expected);
         }
     }
 

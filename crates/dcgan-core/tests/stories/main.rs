@@ -28,8 +28,8 @@ fn digest(step: u64) -> Digest {
 
 /// The members of a plan with the shards of each, as in `a=0123 b=4567`.
 fn owners(plan: &Plan) -> String {
-    let members = plan.members.iter().zip(plan.ranks()).map(|(member, rank)| {
-        let shards: String = plan.shards_of(rank).map(|shard| shard.to_string()).collect();
+    let members = plan.members().iter().zip(plan.ranks()).map(|(member, rank)| {
+        let shards: String = plan.shards_of(rank).iter().map(|shard| shard.to_string()).collect();
         format!("{}={shards}", member.id.name)
     });
     members.collect::<Vec<_>>().join(" ")

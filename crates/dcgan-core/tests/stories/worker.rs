@@ -189,12 +189,10 @@ pub(crate) fn plan(
         holds_start: holders.contains(name),
     };
     let rank = |digit: char| Rank(digit.to_digit(10).unwrap() as u16);
-    Arc::new(Plan {
-        generation,
-        members: members.chars().map(member).collect(),
-        owners: owners.chars().map(rank).collect(),
-        start: StateRef { generation, ..start },
-    })
+    let members = members.chars().map(member).collect();
+    let owners = owners.chars().map(rank).collect();
+    let start = StateRef { generation, ..start };
+    Arc::new(Plan::new(generation, members, owners, start).unwrap())
 }
 
 /// Delivers all frames between two workers, and lets them compute, until both have reached a

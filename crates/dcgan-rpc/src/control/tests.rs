@@ -42,12 +42,9 @@ fn plan() -> impl Strategy<Value = Plan> {
         |(generation, members, more, start)| {
             let count = members.len();
             let member = |(id, address, holds_start)| Member { id, address, holds_start };
-            Plan {
-                generation: Generation(generation),
-                members: members.into_iter().map(member).collect(),
-                owners: (0..count + more).map(|shard| Rank((shard % count) as u16)).collect(),
-                start,
-            }
+            let members = members.into_iter().map(member).collect();
+            let owners = (0..count + more).map(|shard| Rank((shard % count) as u16)).collect();
+            Plan::new(Generation(generation), members, owners, start).unwrap()
         },
     )
 }

@@ -85,8 +85,12 @@ impl Driver<'_> {
             generation,
             rank = me.0,
             "this worker is rank {me} of {}",
-            **plan
+            plan.summary()
         );
+        tracing::debug!(event = "plan_shards", generation, "the plan: {plan}");
+        if let Some(joined) = &self.joined {
+            joined.partitions.follow(plan, me);
+        }
         // A span must be left before another one is entered, or it would stay around it.
         drop(self.span.take());
         let step = plan.start.position.step;

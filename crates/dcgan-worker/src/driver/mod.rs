@@ -71,6 +71,7 @@ struct JoinedRun {
     /// The number of the objective's metrics.
     metrics: usize,
     compute: ComputePool,
+    partitions: PartitionCache,
 }
 
 /// The result of handling something: the exit status if the program is to end, an error if it has
@@ -256,29 +257,30 @@ impl<'a> Driver<'a> {
 
         // Start the compute threads. They wait for their partitions, and for the driver if it is
         // behind; when the driver is gone, results are of no use.
-        let partitions = PartitionCache::default();
+        let partitions = PartitionCache::new(&spec, sharding);
         let results = self.inputs_in.clone();
         let deliver = move |computed| drop(results.blocking_send(Input::Computed(computed)));
-        let compute =
-            ComputePool::start(self.args.threads.into(), &objective, &partitions, deliver);
+        let compute = ComputePool::start(
+            self.args.threads.into(),
+            &objective,
+            &partitions,
+            sharding.shard_batch(),
+            deliver,
+        );
 
         // Fetch the partitions in the background.
         let client = self.client.in_run(run);
         let metrics = spec.objective.metric_names().len();
         let inputs = self.inputs_in.clone();
-        self.network.spawn(partitions.fetch_all(
-            client.clone(),
-            spec,
-            sharding,
-            likely_shards,
-            move || {
-                tokio::spawn(async move { inputs.send(Input::DataReady).await });
-            },
-        ));
+        let fetch = partitions.clone().fetch(client.clone(), spec, likely_shards, move || {
+            tokio::spawn(async move { inputs.send(Input::DataReady).await });
+        });
+        self.network.spawn(fetch);
 
         let machine =
             WorkerMachine::new(self.start.elapsed(), self.id.clone(), Arc::clone(&objective));
-        self.joined = Some(JoinedRun { run, client, machine, objective, metrics, compute });
+        self.joined =
+            Some(JoinedRun { run, client, machine, objective, metrics, compute, partitions });
         Ok(())
     }
 

@@ -90,9 +90,9 @@ impl CoordinatorMachine {
     fn likely_shards(&self, name: &str) -> Vec<ShardId> {
         // A member of the last plan by this name: shards move as little as possible.
         if let Some(plan) = &self.plan {
-            for (member, rank) in plan.members.iter().zip(plan.ranks()) {
+            for (member, rank) in plan.members().iter().zip(plan.ranks()) {
                 if member.id.name == name {
-                    return plan.shards_of(rank).collect();
+                    return plan.shards_of(rank).to_vec();
                 }
             }
         }

@@ -49,7 +49,7 @@ impl Suspects {
         if self.position != position {
             *self = Self { position, ..Self::default() };
         }
-        let company = if plan.members.len() == 1 { Company::Alone } else { Company::WithOthers };
+        let company = if plan.members().len() == 1 { Company::Alone } else { Company::WithOthers };
         let generations = self.failures.entry(by.clone()).or_default();
         let failed_alone_before =
             generations.range(..plan.generation).any(|(_, &company)| company == Company::Alone);
@@ -97,18 +97,18 @@ impl Suspects {
             }
             // The member with the fewest shards computes it.
             let untried = plan.ranks().filter(|&rank| !has_failed(plan, rank, workers));
-            let Some(taker) = untried.min_by_key(|&rank| plan.shards_of(rank).count()) else {
+            let Some(taker) = untried.min_by_key(|&rank| plan.shards_of(rank).len()) else {
                 continue;
             };
             // If it was the owner's only shard, the owner gets another one for it.
-            if plan.shards_of(owner).count() == 1 {
-                let in_return =
-                    plan.shards_of(taker).min_by_key(|other| self.failed_at.contains_key(other));
+            if plan.shards_of(owner).len() == 1 {
+                let theirs = plan.shards_of(taker).iter().copied();
+                let in_return = theirs.min_by_key(|other| self.failed_at.contains_key(other));
                 if let Some(other) = in_return {
-                    plan.owners[usize::from(other.0)] = owner;
+                    plan.move_shard(other, owner);
                 }
             }
-            plan.owners[usize::from(shard.0)] = taker;
+            plan.move_shard(shard, taker);
         }
     }
 }
@@ -134,7 +134,7 @@ impl CoordinatorMachine {
 
         // Without the suspect too few workers are left to go on and to find out who is right. It is
         // evicted now, so that another worker may come in its place.
-        let is_alone = plan.members.len() == 1;
+        let is_alone = plan.members().len() == 1;
         if self.suspects.is_suspect(by) && self.healthy_workers() < self.min_workers && !is_alone {
             self.evict(by, position);
         }
@@ -194,10 +194,10 @@ mod tests {
     fn a_failed_shard_moves_to_another_member() {
         let mut plan = Plan::clone(&fixture::plan(3, &[0, 0, 1]));
         let mut suspects = Suspects::default();
-        let worker = plan.members[0].id.clone();
+        let worker = plan.members()[0].id.clone();
         assert_eq!(suspects.record(&worker, &plan, failed(&plan, 1)), Ok(()));
         suspects.reassign_failed_shards(&mut plan);
-        assert_eq!(plan.owners, [Rank(0), Rank(1), Rank(1)]);
+        assert_eq!(plan.owners(), [Rank(0), Rank(1), Rank(1)]);
         assert_eq!(suspects.faulty_workers(&plan), BTreeSet::from([&worker]));
     }
 
@@ -205,8 +205,8 @@ mod tests {
     fn a_shard_that_fails_at_two_workers_shows_that_the_training_has_diverged() {
         let plan = fixture::plan(3, &[0, 0, 1]);
         let mut suspects = Suspects::default();
-        assert_eq!(suspects.record(&plan.members[0].id, &plan, failed(&plan, 1)), Ok(()));
-        let again = suspects.record(&plan.members[1].id, &plan, failed(&plan, 1));
+        assert_eq!(suspects.record(&plan.members()[0].id, &plan, failed(&plan, 1)), Ok(()));
+        let again = suspects.record(&plan.members()[1].id, &plan, failed(&plan, 1));
         let position = plan.start.position;
         let diverged = Failure::Diverged { position, shard: ShardId(1), what: "inf".to_owned() };
         assert_eq!(again, Err(diverged));

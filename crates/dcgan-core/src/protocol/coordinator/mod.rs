@@ -391,7 +391,7 @@ impl CoordinatorMachine {
 
     /// The members of the newest plan; empty before the first.
     fn members(&self) -> &[Member] {
-        self.plan.as_ref().map_or(&[], |plan| &plan.members)
+        self.plan.as_ref().map_or(&[], |plan| plan.members())
     }
 
     /// The number of members, by name, that are ready.

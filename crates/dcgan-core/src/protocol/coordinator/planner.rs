@@ -118,7 +118,8 @@ pub(super) fn make_plan(
         let holds_start = candidate.holds(&start);
         members.push(Member { id: candidate.id, address: candidate.address, holds_start });
     }
-    Plan { generation: start.generation, members, owners, start }
+    let plan = Plan::new(start.generation, members, owners, start);
+    plan.expect("every shard has an owner, and every member a shard")
 }
 
 /// The rank that a candidate has in the previous plan.
@@ -138,7 +139,7 @@ fn owners_before(previous: Option<&Plan>, members: &[Candidate], shards: u16) ->
             new_ranks.insert(old, Rank(place as u16));
         }
     }
-    plan.owners.iter().map(|old| new_ranks.get(old).copied()).collect()
+    plan.owners().iter().map(|old| new_ranks.get(old).copied()).collect()
 }
 
 #[cfg(test)]
@@ -196,7 +197,7 @@ mod tests {
         let start = candidates[1].state.unwrap();
         let plan = make_plan(None, candidates, start, 2, &Stragglers::new());
         let members: Vec<(&str, bool)> =
-            plan.members.iter().map(|m| (m.id.name.as_str(), m.holds_start)).collect();
+            plan.members().iter().map(|m| (m.id.name.as_str(), m.holds_start)).collect();
         assert_eq!(members, [("b", true), ("a", false)]);
     }
 }

@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn the_worker_that_most_peers_complain_about_is_quarantined_after_two_generations() {
         let plan = fixture::plan(3, &[0, 1, 2]);
-        let id = |rank: usize| plan.members[rank].id.clone();
+        let id = |rank: usize| plan.members()[rank].id.clone();
         let present = BTreeMap::from([(id(0), 1), (id(1), 2), (id(2), 3)]);
         let mut reachability = Reachability::default();
         reachability.record_broken_stream(&plan, &id(0), Rank(1));

@@ -92,7 +92,7 @@ impl Stragglers {
         };
         // The wait for the all-reduce is mostly the wait for slower members: it is not counted.
         let compute_ms = f64::from((done.step_ms - done.allreduce_ms).max(0.0));
-        let shard_ms = compute_ms / plan.shards_of(rank).count() as f64;
+        let shard_ms = compute_ms / plan.shards_of(rank).len() as f64;
         let time = self.measured.entry(id.clone()).or_default();
         time.steps += 1;
         if time.steps == UNMEASURED_STEPS + 1 {
@@ -117,16 +117,22 @@ impl Stragglers {
 
         // Compare the slowest member's time now with the time after the best move.
         let shard_ms = self.steady_shard_ms(plan)?;
-        let loads: Vec<usize> = plan.ranks().map(|rank| plan.shards_of(rank).count()).collect();
-        let best_loads = spread(usize::from(plan.shards()), &shard_ms);
+        let loads: Vec<usize> = plan.ranks().map(|rank| plan.shards_of(rank).len()).collect();
         let longest_now = longest_ms(&loads, &shard_ms);
+        // If shards could be divided, all members would be done at the same time. Not even that
+        // would be worthwhile, most of the time, and it is quickly reckoned.
+        let shards_a_ms: f64 = shard_ms.iter().map(|ms| 1.0 / ms).sum();
+        if f64::from(plan.shards()) / shards_a_ms >= WORTHWHILE_PART * longest_now {
+            return None;
+        }
+        let best_loads = spread(usize::from(plan.shards()), &shard_ms);
         let longest_then = longest_ms(&best_loads, &shard_ms);
         if longest_then >= WORTHWHILE_PART * longest_now {
             return None;
         }
 
         // Keep the speeds for the next plan, and let shards rest after it.
-        let ids = plan.members.iter().map(|member| member.id.clone());
+        let ids = plan.members().iter().map(|member| member.id.clone());
         self.planned_ms = ids.zip(shard_ms.iter().copied()).collect();
         self.not_before = now + self.rest;
         self.rest = (2 * self.rest).min(REST_MAX);
@@ -135,15 +141,15 @@ impl Stragglers {
             shard_ms.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1))?;
         let others = (shard_ms.len() - 1).max(1) as f64;
         let mean_of_others = (shard_ms.iter().sum::<f64>() - slowest_ms) / others;
-        let name = plan.members[slowest].id.name.clone();
+        let name = plan.members()[slowest].id.name.clone();
         Some(Move { name, ratio: slowest_ms / mean_of_others })
     }
 
     /// The milliseconds that each member takes for a shard, by rank; `None` until every member has
     /// finished enough steps.
     fn steady_shard_ms(&self, plan: &Plan) -> Option<Vec<f64>> {
-        let mut shard_ms = Vec::with_capacity(plan.members.len());
-        for member in &plan.members {
+        let mut shard_ms = Vec::with_capacity(plan.members().len());
+        for member in plan.members() {
             let time = self.measured.get(&member.id)?;
             if time.steps < STEPS_MIN {
                 return None;
@@ -208,8 +214,8 @@ mod tests {
     /// Steps of a plan in which worker `n` takes `times[n]` milliseconds a shard.
     fn observe(stragglers: &mut Stragglers, plan: &Plan, times: &[f32]) {
         for step in 1..=20 {
-            for (member, (rank, time)) in plan.members.iter().zip(plan.ranks().zip(times)) {
-                let compute = time * plan.shards_of(rank).count() as f32;
+            for (member, (rank, time)) in plan.members().iter().zip(plan.ranks().zip(times)) {
+                let compute = time * plan.shards_of(rank).len() as f32;
                 let done = StepDone {
                     step,
                     generation: plan.generation,
@@ -246,7 +252,7 @@ mod tests {
             stragglers.decide(later, &plan),
             Some(Move { name: "worker-1".to_owned(), ratio: 3.0 })
         );
-        let ids: Vec<WorkerId> = plan.members.iter().map(|member| member.id.clone()).collect();
+        let ids: Vec<WorkerId> = plan.members().iter().map(|member| member.id.clone()).collect();
         assert_eq!(stragglers.loads(8, &ids), Some(vec![6, 2]));
         assert_eq!(stragglers.decide(later, &plan), None, "they rest");
     }

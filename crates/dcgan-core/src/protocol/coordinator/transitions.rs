@@ -168,7 +168,7 @@ impl CoordinatorMachine {
     /// Returns whether all members of the plan are ready, are the same processes, and have answered
     /// no later fence.
     fn all_members_train(&self, plan: &Plan) -> bool {
-        plan.members.iter().all(|member| match self.registry.by_id(&member.id) {
+        plan.members().iter().all(|member| match self.registry.by_id(&member.id) {
             Some(worker) => worker.ready && worker.was_training_in(plan.generation),
             None => false,
         })
@@ -180,7 +180,8 @@ impl CoordinatorMachine {
         let Some(plan) = self.plan.clone() else {
             return;
         };
-        let is_lost = !plan.members.iter().all(|member| self.registry.by_id(&member.id).is_some());
+        let is_lost =
+            !plan.members().iter().all(|member| self.registry.by_id(&member.id).is_some());
         // Without progress a complaint waits: see `COMPLAINT_PAUSE`.
         let is_complaint_due =
             has_complaint && (has_progress || self.now >= since + COMPLAINT_PAUSE);
@@ -205,7 +206,7 @@ impl CoordinatorMachine {
 
     /// The name of a worker that may join the members, if there is a shard for it.
     fn newcomer(&self, plan: &Plan) -> Option<String> {
-        if plan.members.len() >= usize::from(self.shards) {
+        if plan.members().len() >= usize::from(self.shards) {
             return None;
         }
         self.registry
@@ -352,7 +353,7 @@ impl CoordinatorMachine {
 
     /// Enters Training: sends the plan, which is on disk, to its members.
     pub(super) fn enter_training(&mut self, plan: Arc<Plan>) {
-        for member in &plan.members {
+        for member in plan.members() {
             if let Some(worker) = self.registry.workers.get_mut(&member.id.name) {
                 worker.data_closed = false;
                 if let Some(conn) = worker.conn {
@@ -362,12 +363,12 @@ impl CoordinatorMachine {
         }
         self.notify(Notice::Planned {
             generation: plan.generation,
-            members: plan.members.iter().map(|member| member.id.name.clone()).collect(),
+            members: plan.members().iter().map(|member| member.id.name.clone()).collect(),
             start: plan.start.position,
         });
 
         // The members compute the steps after the start, some of them perhaps once more.
-        let ids: Vec<WorkerId> = plan.members.iter().map(|member| member.id.clone()).collect();
+        let ids: Vec<WorkerId> = plan.members().iter().map(|member| member.id.clone()).collect();
         self.outputs.restart_after(plan.start.position.step, &ids);
         self.announced_persisted = self.announced_persisted.min(self.outputs.persisted_through());
         self.stragglers.restart(self.now);

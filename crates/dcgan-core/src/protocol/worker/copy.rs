@@ -111,7 +111,7 @@ impl WorkerMachine {
 /// The members of the plan, besides this one, that hold its start state.
 fn other_holders(plan: &Plan, me: Rank) -> Vec<Rank> {
     let mut holders = Vec::new();
-    for (rank, member) in plan.ranks().zip(&plan.members) {
+    for (rank, member) in plan.ranks().zip(plan.members()) {
         if rank != me && member.holds_start {
             holders.push(rank);
         }

@@ -57,6 +57,7 @@
 //! A worker that finds its own state damaged takes the initial state, complains, and waits for the
 //! next plan, under which it copies an intact state.
 
+mod computed;
 mod copy;
 mod deadline;
 mod integrity;
@@ -75,7 +76,7 @@ use crate::protocol::message::{Complaint, FromWorker};
 use crate::protocol::plan::{Plan, StateRef};
 use crate::spec::schedule::Schedule;
 use crate::state::State;
-use crate::state::values::SharedValues;
+use computed::{ComputedVectors, KEPT_BYTES_MAX};
 use copy::CopyInProgress;
 use deadline::StepTimer;
 pub use deadline::TICK;
@@ -105,8 +106,8 @@ pub struct WorkerMachine {
     /// The copy of the plan's start state that this worker waits for.
     copying: Option<CopyInProgress>,
     /// The vectors that were computed from `state`.
-    computed: BTreeMap<ShardId, SharedValues>,
-    /// The shards whose vectors cannot be summed, with the reasons.
+    computed: ComputedVectors,
+    /// The own shards whose vectors cannot be summed, with the reasons.
     failed: BTreeMap<ShardId, String>,
     /// The frames of a phase that this worker has not begun, from members that are ahead.
     early_frames: Vec<(Rank, ReduceFrame)>,
@@ -136,7 +137,7 @@ impl WorkerMachine {
             plan: None,
             reduction: None,
             copying: None,
-            computed: BTreeMap::new(),
+            computed: ComputedVectors::new(KEPT_BYTES_MAX),
             failed: BTreeMap::new(),
             early_frames: Vec::new(),
             complaint: None,
@@ -170,6 +171,19 @@ impl WorkerMachine {
             }
         }
         std::mem::take(&mut self.commands)
+    }
+
+    /// Keeps vectors by themselves up to another number of bytes than it does by default; see
+    /// rule 6 of `docs/protocol.md`. For tests.
+    #[doc(hidden)]
+    pub fn keep_vectors_up_to(&mut self, bytes: usize) {
+        self.computed = ComputedVectors::new(bytes);
+    }
+
+    /// The number of vectors and sums of vectors that are kept. For tests.
+    #[doc(hidden)]
+    pub fn kept_vectors(&self) -> usize {
+        self.computed.sums().len()
     }
 
     /// The generation of the worker's plan; 0 without one.

@@ -23,8 +23,9 @@ use crate::ids::{Position, Rank, ShardId};
 use crate::metrics::StepDone;
 use crate::protocol::message::{Complaint, FailedShards, FromWorker};
 use crate::protocol::plan::StateRef;
-use crate::reduction::{AllReduce, BucketSum};
+use crate::reduction::{AllReduce, BucketSum, Subtree};
 use crate::state::State;
+use crate::state::values::SharedValues;
 
 /// The phase that is being computed and reduced.
 pub(super) struct PhaseReduction {
@@ -55,14 +56,16 @@ impl WorkerMachine {
 
         // Compute this worker's shards. Under a new plan some may have been computed from this very
         // state.
-        let (computed, missing): (Vec<ShardId>, Vec<ShardId>) =
-            plan.shards_of(rank).partition(|shard| self.computed.contains_key(shard));
+        let own = plan.shards_of(rank);
+        self.computed.begin(plan.shards(), own, len);
+        let missing: Vec<ShardId> =
+            own.iter().copied().filter(|&shard| !self.computed.has(shard)).collect();
         if !missing.is_empty() {
             let state = Arc::clone(&self.state);
             self.commands.push(Command::Compute(self.vector_key(), state, missing));
         }
-        for shard in computed {
-            self.contribute(shard);
+        for (subtree, sum) in self.computed.sums() {
+            self.contribute(subtree, sum);
         }
 
         // Take the frames of members that have begun this phase earlier.
@@ -98,13 +101,19 @@ impl WorkerMachine {
         }
         match result {
             Ok(vector) => {
-                // The vector is kept until the state changes. If a new plan starts from this state,
-                // only the shards of lost members have to be computed again.
-                self.computed.insert(shard, vector);
-                self.contribute(shard);
+                // The vector is kept until the state changes, by itself or in a sum. If a new plan
+                // starts from this state, only the shards of lost members have to be computed
+                // again.
+                if let Some((subtree, sum)) = self.computed.insert(Subtree::leaf(shard), vector) {
+                    self.contribute(subtree, sum);
+                }
             }
             Err(reason) => {
-                self.failed.insert(shard, reason);
+                // A compute thread may finish a shard that the newest plan has given to another
+                // member.
+                if self.plan.as_ref().is_some_and(|(plan, rank)| plan.owner(shard) == *rank) {
+                    self.failed.insert(shard, reason);
+                }
             }
         }
         self.complain_about_failed_shards();
@@ -118,35 +127,26 @@ impl WorkerMachine {
         let (Some((plan, rank)), Some(_)) = (&self.plan, &self.reduction) else {
             return;
         };
-        let mut failed = Vec::new();
-        for shard in plan.shards_of(*rank) {
-            if self.failed.contains_key(&shard) {
-                failed.push(shard);
-            } else if !self.computed.contains_key(&shard) {
-                return;
-            }
+        if self.computed.shards() + self.failed.len() < plan.shards_of(*rank).len() {
+            return;
         }
-        let Some(first) = failed.first() else {
+        let Some(what) = self.failed.values().next().cloned() else {
             return;
         };
-        let what = self.failed[first].clone();
         self.complain(Complaint::ShardsFailed(FailedShards {
             position: self.at.position,
-            shards: failed,
+            shards: self.failed.keys().copied().collect(),
             what,
         }));
     }
 
-    /// Adds the computed vector of one of this worker's shards to the all-reduce.
-    fn contribute(&mut self, shard: ShardId) {
-        let (Some((plan, rank)), Some(reduction)) = (&self.plan, &mut self.reduction) else {
+    /// Adds the vectors of some of this worker's shards, added up along the tree, to the
+    /// all-reduce.
+    fn contribute(&mut self, subtree: Subtree, sum: SharedValues) {
+        let Some(reduction) = &mut self.reduction else {
             return;
         };
-        // A compute thread may finish a shard that the newest plan has given to another member.
-        if plan.owner(shard) != *rank {
-            return;
-        }
-        let bucket_sums = reduction.all_reduce.contribute(shard, self.computed[&shard].clone());
+        let bucket_sums = reduction.all_reduce.contribute(subtree, sum);
         if reduction.all_reduce.has_contributed() {
             reduction.contributed_at.get_or_insert(self.now);
             // Verify the state before the last contribution leaves. Nobody can apply the sum
@@ -253,7 +253,7 @@ impl WorkerMachine {
         let done = StepDone {
             step: self.at.position.step,
             generation: self.generation(),
-            world_size: self.plan.as_ref().map_or(0, |(plan, _)| plan.members.len() as u16),
+            world_size: self.plan.as_ref().map_or(0, |(plan, _)| plan.members().len() as u16),
             digest: self.at.digest,
             metrics: self.objective.metrics(&self.state),
             step_ms: times.step_ms,

@@ -9,6 +9,7 @@ use dcgan_core::protocol::coordinator::{
     Write,
 };
 use dcgan_core::protocol::message::ToWorker;
+use dcgan_core::protocol::plan::Plan;
 
 use super::{Coordinator, DiskWrite, Downward, Upward, World};
 use crate::disk::encode;
@@ -92,7 +93,9 @@ impl World {
         on_its_way.is_done = true;
         match on_its_way.write.clone() {
             Write::Plan { plan, fingerprint } => {
-                assert!(plan.is_valid(), "{plan}");
+                let (members, owners) = (plan.members().to_vec(), plan.owners().to_vec());
+                let again = Plan::new(plan.generation, members, owners, plan.start);
+                assert_eq!(again.as_ref(), Ok(&*plan), "members and owners fit together");
                 assert!(
                     self.disk.plan.as_ref().is_none_or(|old| old.generation < plan.generation),
                     "generations only grow"

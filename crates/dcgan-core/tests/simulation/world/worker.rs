@@ -44,7 +44,11 @@ impl World {
     pub(super) fn start_worker(&mut self, name: String) {
         let id = WorkerId { name: name.clone(), incarnation: self.new_id() };
         let objective = Arc::new(FaultyToy::new(Arc::clone(&self.reference.objective)));
-        let machine = WorkerMachine::new(self.now, id.clone(), objective.clone());
+        let mut machine = WorkerMachine::new(self.now, id.clone(), objective.clone());
+        // Some workers keep every vector, some keep few, and some add up all that they can.
+        if let Some(&bytes) = [0, 300].get(id.incarnation as usize % 3) {
+            machine.keep_vectors_up_to(bytes);
+        }
         let worker = Worker {
             id,
             machine,

@@ -99,7 +99,7 @@ impl CoordinatorMachine {
         if let Some(plan) = &self.plan
             && let Some(rank) = plan.rank_of(&worker.id)
         {
-            return Role::Member(rank.0, plan.shards_of(rank).collect());
+            return Role::Member(rank.0, plan.shards_of(rank).to_vec());
         }
         if worker.ready { Role::Spare } else { Role::Starting }
     }
