@@ -12,6 +12,7 @@
 //!
 //! * [`train`]: the definition of a training step, on one page. Start here.
 //! * [`objective`]: what a model gives to the engine; [`toy`] is one without tensors, for tests.
+//! * [`evaluation`]: the second kind of work, which tells how good a state is.
 //! * [`spec`]: what a run's result is a function of, and what is due at which step.
 //! * [`state`]: named tensors with their digest.
 //! * [`reduction`]: the sum over shards, in an order that never changes.
@@ -50,8 +51,11 @@
 //!   reaches its peers.
 //! * **evict**: to remove a worker whose results are wrong or late. Others leave, are lost or
 //!   drained.
+//! * **evaluation**, **part**: numbers about the state after a step that the training does not
+//!   need; one of its slices, or the combination of their results.
 //! * **fingerprint**: what the last bits of the arithmetic depend on, such as `cpu r2 fma`.
 
+pub mod evaluation;
 pub mod ids;
 pub mod metrics;
 pub mod objective;

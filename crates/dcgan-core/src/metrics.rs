@@ -31,6 +31,8 @@ pub struct StepDone {
     pub world_size: u16,
     /// The digest of the state after the step.
     pub digest: Digest,
+    /// True if the run ends with this step: the state says so, not the schedule.
+    pub ends_run: bool,
     /// The metrics of the step.
     pub metrics: Metrics,
     /// The time since the end of the step before, in milliseconds.
@@ -97,8 +99,7 @@ impl LogWindow {
         learning_rate: f64,
     ) -> MetricsRow {
         let steps = self.steps.max(1) as f64;
-        let mean = |(&name, sum): (&&'static str, &f64)| (Cow::Borrowed(name), sum / steps);
-        let metrics = NamedMetrics(names.iter().zip(&self.sums).map(mean).collect());
+        let metrics = NamedMetrics::new(names, self.sums.iter().map(|sum| sum / steps));
         // At least a nanosecond: a simulated step may take no time, and JSON has no infinity.
         let seconds = (self.step_ms / 1e3).max(1e-9);
         MetricsRow {
@@ -168,6 +169,11 @@ impl MetricsRow {
 pub struct NamedMetrics(Vec<(Cow<'static, str>, f64)>);
 
 impl NamedMetrics {
+    /// Names values.
+    pub fn new(names: &'static [&'static str], values: impl IntoIterator<Item = f64>) -> Self {
+        Self(names.iter().map(|&name| Cow::Borrowed(name)).zip(values).collect())
+    }
+
     /// The metrics in their order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
         self.0.iter().map(|(name, value)| (&**name, *value))
@@ -216,6 +222,7 @@ mod tests {
             generation: Generation(1),
             world_size: 4,
             digest: Digest(step),
+            ends_run: false,
             metrics: vec![loss, 1.0],
             step_ms: 500.0,
             allreduce_ms: 2.0,

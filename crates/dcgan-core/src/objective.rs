@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use crate::evaluation::Evaluation;
 use crate::ids::{Phase, Position, ShardId};
 use crate::metrics::Metrics;
 use crate::spec::sharding::Partition;
@@ -78,6 +79,23 @@ pub trait Objective: Send + Sync {
     /// the order of their names
     /// ([`ObjectiveKind::metric_names`](crate::spec::ObjectiveKind::metric_names)).
     fn metrics(&self, state: &State) -> Metrics;
+
+    /// Tells whether the run ends with this state, although the schedule goes on: the training has
+    /// reached what it can, for example. Asked about states at the end of a step, never about the
+    /// initial one.
+    ///
+    /// The state is the same for all workers, so they all end at the same step, and a run that is
+    /// resumed or computed again ends there too. Called often, so it should only look at a few
+    /// numbers that [`optimizer_step`](Self::optimizer_step) keeps in the state.
+    fn ends_run(&self, _state: &State) -> bool {
+        false
+    }
+
+    /// The evaluation of states, if the objective has one; as
+    /// [`ObjectiveKind::evaluation`](crate::spec::ObjectiveKind::evaluation) says.
+    fn evaluation(&self) -> Option<&dyn Evaluation> {
+        None
+    }
 }
 
 /// The input of [`Objective::shard_vector`].

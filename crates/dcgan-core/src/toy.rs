@@ -14,6 +14,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::evaluation::{Evaluation, EvaluationInfo};
 use crate::ids::{Phase, Position, Step};
 use crate::metrics::Metrics;
 use crate::objective::{Objective, Scratch, ShardTask};
@@ -38,12 +39,21 @@ const METRICS_TENSOR: usize = 1;
 /// The parameters of all phases, `[3, WIDTH]`.
 const PARAMETERS: usize = 2;
 
+/// The evaluation of the toy: the root mean square of its parameters.
+pub const EVALUATION: EvaluationInfo =
+    EvaluationInfo { slices: SLICES as u16, names: &["parameter_rms"] };
+
+/// The number of slices of the evaluation, which share the parameters.
+const SLICES: usize = 6;
+
 /// The toy objective.
 #[derive(Debug)]
 pub struct Toy {
     spec: RunSpec,
     sharding: Sharding,
     layout: Arc<Layout>,
+    /// The run ends when the loss of the generator's phase is smaller than this.
+    loss_min: f32,
 }
 
 impl Toy {
@@ -58,7 +68,14 @@ impl Toy {
             ("metrics".to_owned(), vec![METRIC_NAMES.len()]),
             ("parameters".to_owned(), vec![Phase::ALL.len(), WIDTH]),
         ]);
-        Ok(Self { spec, sharding, layout: Arc::new(layout) })
+        Ok(Self { spec, sharding, layout: Arc::new(layout), loss_min: 0.0 })
+    }
+
+    /// Ends the run with the first step whose loss in the generator's phase is smaller than
+    /// `loss`.
+    #[must_use]
+    pub fn ending_below(self, loss: f32) -> Self {
+        Self { loss_min: loss, ..self }
     }
 }
 
@@ -122,6 +139,29 @@ impl Objective for Toy {
 
     fn metrics(&self, state: &State) -> Metrics {
         state.tensor(METRICS_TENSOR).to_vec()
+    }
+
+    fn ends_run(&self, state: &State) -> bool {
+        state.tensor(METRICS_TENSOR)[Phase::Generator.index()] < self.loss_min
+    }
+
+    fn evaluation(&self) -> Option<&dyn Evaluation> {
+        Some(self)
+    }
+}
+
+impl Evaluation for Toy {
+    /// The sum of squares of a part of the parameters.
+    fn slice(&self, state: &State, slice: u16) -> Vec<f64> {
+        let parameters = state.tensor(PARAMETERS);
+        let len = parameters.len() / SLICES;
+        let start = usize::from(slice) * len;
+        vec![parameters[start..start + len].iter().map(|&p| f64::from(p) * f64::from(p)).sum()]
+    }
+
+    fn combine(&self, slices: &[Vec<f64>]) -> Vec<f64> {
+        let sum: f64 = slices.iter().flatten().sum();
+        vec![(sum / (Phase::ALL.len() * WIDTH) as f64).sqrt()]
     }
 }
 

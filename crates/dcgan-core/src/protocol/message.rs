@@ -10,6 +10,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::evaluation::{EvaluationTask, PartId};
 use crate::ids::{Digest, Generation, Position, Rank, RunId, ShardId, Step, WorkerId};
 use crate::metrics::StepDone;
 use crate::protocol::plan::{Plan, StateRef};
@@ -79,6 +80,13 @@ pub enum FromWorker {
         /// True if it answered.
         reached: bool,
     },
+    /// The answer to [`ToWorker::Evaluate`].
+    Evaluated {
+        /// The part.
+        id: PartId,
+        /// The result, or why there is none.
+        result: Result<Vec<f64>, String>,
+    },
     /// News that the worker was told to stop and is about to exit.
     Leave,
 }
@@ -138,6 +146,8 @@ pub enum ToWorker {
     RetainSnapshot(Step),
     /// Find out whether this worker answers at this address, as host:port.
     Probe(WorkerId, String),
+    /// Compute a part of an evaluation when no gradient is due.
+    Evaluate(EvaluationTask),
     /// The run is over; exit.
     Finish(Finish),
 }

@@ -13,6 +13,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::evaluation::EvaluationInfo;
 use crate::ids::{Digest, ShardId, Step};
 use crate::spec::sharding::{Sharding, ShardingError};
 use crate::toy;
@@ -35,6 +36,16 @@ impl ObjectiveKind {
         match self {
             Self::Dcgan => networks::METRIC_NAMES,
             Self::Toy => toy::METRIC_NAMES,
+        }
+    }
+}
+
+impl ObjectiveKind {
+    /// The properties of the objective's evaluation, if it has one.
+    pub fn evaluation(self) -> Option<EvaluationInfo> {
+        match self {
+            Self::Dcgan => None,
+            Self::Toy => Some(toy::EVALUATION),
         }
     }
 }

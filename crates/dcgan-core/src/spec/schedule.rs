@@ -1,5 +1,7 @@
 //! The schedule of a run: its length, and the steps at which something is due.
 
+use std::num::NonZeroU64;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Step;
@@ -18,6 +20,8 @@ pub struct Schedule {
     pub grid_every: u64,
     /// The number of steps between two checkpoints.
     pub checkpoint_every: u64,
+    /// The number of steps between two evaluations; `None` if there are none.
+    pub evaluate_every: Option<NonZeroU64>,
 }
 
 impl Schedule {
@@ -34,6 +38,11 @@ impl Schedule {
     /// Tells whether a checkpoint is due after `step`.
     pub fn checkpoint_due(&self, step: Step) -> bool {
         self.due(step, self.checkpoint_every)
+    }
+
+    /// Tells whether an evaluation is due after `step`.
+    pub fn evaluation_due(&self, step: Step) -> bool {
+        self.evaluate_every.is_some_and(|every| self.due(step, every.get()))
     }
 
     /// Tells whether the log window ends with `step`.
@@ -57,14 +66,22 @@ mod tests {
 
     #[test]
     fn multiples_of_the_interval_and_the_last_step_are_due() {
-        let schedule =
-            Schedule { last_step: 50, log_every: 20, grid_every: 25, checkpoint_every: 100 };
+        let schedule = Schedule {
+            last_step: 50,
+            log_every: 20,
+            grid_every: 25,
+            checkpoint_every: 100,
+            evaluate_every: None,
+        };
         let steps_with = |is_due: fn(&Schedule, Step) -> bool| -> Vec<Step> {
             (0..=60).filter(|&step| is_due(&schedule, step)).collect()
         };
         assert_eq!(steps_with(Schedule::row_due), [20, 40, 50, 60]);
         assert_eq!(steps_with(Schedule::grid_due), [25, 50]);
         assert_eq!(steps_with(Schedule::checkpoint_due), [50]);
+        assert_eq!(steps_with(Schedule::evaluation_due), [0; 0]);
+        let evaluated = Schedule { evaluate_every: NonZeroU64::new(30), ..schedule };
+        assert!(evaluated.evaluation_due(30) && evaluated.evaluation_due(50));
         assert!(schedule.window_ends(40) && !schedule.window_ends(50));
     }
 }

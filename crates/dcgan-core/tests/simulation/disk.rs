@@ -17,6 +17,7 @@ pub(crate) struct Disk {
     pub(crate) rows: Vec<MetricsRow>,
     pub(crate) checkpoints: BTreeMap<Step, (SavedCheckpoint, Arc<Vec<u8>>)>,
     pub(crate) grids: BTreeSet<Step>,
+    pub(crate) evaluations: BTreeSet<Step>,
 }
 
 impl Disk {
@@ -26,6 +27,7 @@ impl Disk {
             rows: self.rows.iter().map(|row| (row.step, row.state_digest)).collect(),
             checkpoint: self.checkpoints.values().next_back().map(|(saved, _)| saved.clone()),
             grids: self.grids.clone(),
+            evaluations: self.evaluations.clone(),
         }
     }
 }

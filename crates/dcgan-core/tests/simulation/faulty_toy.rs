@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use dcgan_core::evaluation::Evaluation;
 use dcgan_core::ids::{Phase, Position, Step};
 use dcgan_core::metrics::Metrics;
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
@@ -94,5 +95,13 @@ impl Objective for FaultyToy {
 
     fn metrics(&self, state: &State) -> Metrics {
         self.toy.metrics(state)
+    }
+
+    fn ends_run(&self, state: &State) -> bool {
+        self.toy.ends_run(state)
+    }
+
+    fn evaluation(&self) -> Option<&dyn Evaluation> {
+        self.toy.evaluation()
     }
 }

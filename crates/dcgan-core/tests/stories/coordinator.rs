@@ -1,9 +1,11 @@
 //! A coordinator in a story: its machine, a clock, and a disk that keeps what is stored.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dcgan_core::evaluation::PartId;
 use dcgan_core::ids::{Digest, Generation, Phase, Position, RunId, Step, WorkerId};
 use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::coordinator::{
@@ -60,12 +62,14 @@ impl Coordinator {
                     log_every: INTERVAL,
                     grid_every: INTERVAL,
                     checkpoint_every: INTERVAL,
+                    evaluate_every: None,
                 },
                 sharding: spec.check().unwrap(),
                 batch_size: spec.batch_size,
                 learning_rate: spec.learning_rate,
                 keep_checkpoints: 5,
                 metric_names: spec.objective.metric_names(),
+                evaluation: spec.objective.evaluation(),
             },
             fingerprint: None,
             plan: None,
@@ -84,6 +88,13 @@ impl Coordinator {
             on_its_way: None,
             standing: BTreeMap::new(),
         }
+    }
+
+    /// The state after every tenth step is evaluated.
+    pub(crate) fn with_evaluations(mut self) -> Self {
+        self.config.output.schedule.evaluate_every = NonZeroU64::new(INTERVAL);
+        self.machine = CoordinatorMachine::new(self.now, self.config.clone());
+        self
     }
 
     /// Never moves shards away from a worker that is slow.
@@ -178,6 +189,12 @@ impl Coordinator {
         self.says(name, FromWorker::StepDone(self.step_done(step, digest)))
     }
 
+    /// A worker reports a step whose state ends the run.
+    pub(crate) fn reports_the_end(&mut self, name: char, step: Step) -> Vec<String> {
+        let done = StepDone { ends_run: true, ..self.step_done(step, digest(step)) };
+        self.says(name, FromWorker::StepDone(done))
+    }
+
     /// A worker reports a step that took it so many milliseconds.
     pub(crate) fn reports_after(&mut self, name: char, step: Step, step_ms: f32) -> Vec<String> {
         let done = StepDone { step_ms, ..self.step_done(step, digest(step)) };
@@ -190,6 +207,7 @@ impl Coordinator {
             generation: Generation(self.generation()),
             world_size: 2,
             digest,
+            ends_run: false,
             metrics: vec![0.5; 6],
             step_ms: 100.0,
             allreduce_ms: 1.0,
@@ -326,6 +344,10 @@ impl Coordinator {
                 }
                 line
             }
+            Write::Evaluation(row) => {
+                let values: Vec<f64> = row.values.iter().map(|(_, value)| value).collect();
+                format!("append the evaluation of step {}: {values:?}", row.step)
+            }
             Write::PendingGrid { step, .. } => format!("save the grid of step {step}"),
         }
     }
@@ -364,6 +386,11 @@ fn describe(message: &ToWorker) -> String {
         ToWorker::RequestSnapshot(step) => format!("request the snapshot of step {step}"),
         ToWorker::RetainSnapshot(step) => format!("retain the snapshot of step {step}"),
         ToWorker::Probe(peer, _) => format!("probe {peer}"),
+        ToWorker::Evaluate(task) => {
+            let PartId { step, part, .. } = task.id;
+            let kind = if task.is_combination() { "combination" } else { "slice" };
+            format!("evaluate {kind} {part} of step {step}")
+        }
         ToWorker::Finish(_) => "finish".to_owned(),
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dcgan_core::evaluation::EvaluationTask;
 use dcgan_core::ids::{Digest, Generation, Position, Rank, ShardId, WorkerId};
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
 use dcgan_core::protocol::message::{Complaint, FromWorker, ToWorker};
@@ -31,6 +32,8 @@ pub(crate) struct Worker {
     now: Duration,
     /// The shards that the machine wants computed.
     jobs: VecDeque<(VectorKey, Arc<State>, ShardId)>,
+    /// The parts of evaluations that it wants computed.
+    evaluations: VecDeque<(EvaluationTask, Arc<State>)>,
     /// The frames that it wants sent to other members.
     pub(crate) outbox: VecDeque<(Rank, ReduceFrame)>,
     /// The states that it gave to others, newest last.
@@ -58,6 +61,7 @@ impl Worker {
             now,
             jobs: VecDeque::new(),
             outbox: VecDeque::new(),
+            evaluations: VecDeque::new(),
             served: Vec::new(),
         };
         worker.is_welcomed();
@@ -80,7 +84,9 @@ impl Worker {
     pub(crate) fn is_welcomed(&mut self) -> Vec<String> {
         let (log_every, grid_every, checkpoint_every) = (1, 1, 1);
         let last_step = LAST_STEP;
-        let schedule = Schedule { last_step, log_every, grid_every, checkpoint_every };
+        let evaluate_every = None;
+        let schedule =
+            Schedule { last_step, log_every, grid_every, checkpoint_every, evaluate_every };
         self.handle(Event::Welcome(schedule))
     }
 
@@ -115,6 +121,13 @@ impl Worker {
             lines.extend(self.handle(Event::Computed(key, shard, result)));
         }
         lines
+    }
+
+    /// The worker computes the next part of an evaluation.
+    pub(crate) fn evaluates(&mut self) -> Vec<String> {
+        let (task, state) = self.evaluations.pop_front().expect("there is a part to compute");
+        let values = task.compute(&*self.toy, &state);
+        self.handle(Event::Evaluated(task.id, Ok(values)))
     }
 
     /// A frame of another member arrives.
@@ -168,6 +181,11 @@ impl Worker {
             }
             Command::Upload(step, _) => format!("upload the snapshot of step {step}"),
             Command::Probe(peer, _) => format!("probe {peer}"),
+            Command::Evaluate(task, state) => {
+                let line = format!("evaluate part {} of step {}", task.id.part, task.id.step);
+                self.evaluations.push_back((task, state));
+                line
+            }
             Command::Exit(finish) => format!("exit: {finish:?}"),
         }
     }
@@ -232,6 +250,12 @@ fn describe(message: &FromWorker) -> String {
             format!("another state before at {position}, first in {tensor}")
         }
         FromWorker::ProbeResult { peer, reached } => format!("probe of {peer}: {reached}"),
+        FromWorker::Evaluated { id, result: Ok(_) } => {
+            format!("part {} of the evaluation of step {}", id.part, id.step)
+        }
+        FromWorker::Evaluated { id, result: Err(why) } => {
+            format!("no part {} of the evaluation of step {}: {why}", id.part, id.step)
+        }
         FromWorker::Leave => "leave".to_owned(),
     }
 }

@@ -59,6 +59,9 @@ impl CoordinatorMachine {
                 self.notify(Notice::StateDiffered { name: id.name, position, tensor });
             }
             FromWorker::ProbeResult { peer, reached } => self.on_probe_result(&id, &peer, reached),
+            FromWorker::Evaluated { id: part, result } => {
+                self.outputs.on_evaluated(&id, part, result, &mut self.out);
+            }
             FromWorker::Leave => {
                 self.out.push(Command::Send(conn, ToWorker::Finish(Finish::Done)));
                 self.remove_worker(&id.name, Departure::Left);
@@ -172,7 +175,10 @@ impl CoordinatorMachine {
             Write::PendingGrid { .. } => {}
             Write::Checkpoint { .. } if !is_last => {}
             // Nothing can be saved any more, so nothing else is waited for.
-            Write::Plan { .. } | Write::Rows(_) | Write::Checkpoint { .. } => {
+            Write::Plan { .. }
+            | Write::Rows(_)
+            | Write::Evaluation(_)
+            | Write::Checkpoint { .. } => {
                 self.outputs.drop_writes();
                 return Err(Failure::CannotWrite { what, error });
             }

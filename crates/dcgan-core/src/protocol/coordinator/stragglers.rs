@@ -221,6 +221,7 @@ mod tests {
                     generation: plan.generation,
                     world_size: 2,
                     digest: Digest(0),
+                    ends_run: false,
                     metrics: Vec::new(),
                     step_ms: compute + 7.0,
                     allreduce_ms: 7.0,

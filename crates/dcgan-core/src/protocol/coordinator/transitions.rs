@@ -100,6 +100,9 @@ impl CoordinatorMachine {
             self.registry.connected().map(|(worker, conn)| (worker.id.clone(), conn)).collect();
         self.outputs.request_snapshots(self.now, &members, start, &connected, &mut self.out);
 
+        // Ask for the parts of evaluations that are due.
+        self.outputs.assign_evaluations(self.now, &members, start, &connected, &mut self.out);
+
         // Tell workers what is on disk: they may forget it.
         let persisted = self.outputs.persisted_through();
         if persisted > self.announced_persisted {
@@ -153,6 +156,7 @@ impl CoordinatorMachine {
         // Workers that train by the last plan need no fence: only the coordinator was away.
         if self.all_members_train(&plan) {
             self.notify(Notice::PlanAdopted(plan.generation));
+            self.outputs.give_up_missing_evaluations(&mut self.out);
             self.stragglers.restart(self.now);
             self.stage =
                 Stage::Training { since: self.now, has_progress: true, has_complaint: false };
@@ -367,6 +371,8 @@ impl CoordinatorMachine {
             start: plan.start.position,
         });
 
+        self.outputs.give_up_missing_evaluations(&mut self.out);
+
         // The members compute the steps after the start, some of them perhaps once more.
         let ids: Vec<WorkerId> = plan.members().iter().map(|member| member.id.clone()).collect();
         self.outputs.restart_after(plan.start.position.step, &ids);
@@ -395,6 +401,9 @@ impl CoordinatorMachine {
                 None => self.enter_done(outcome),
             }
         } else {
+            // A coordinator that takes over finds the evaluations again, because the workers hold
+            // what they need. Here the workers end, too.
+            self.outputs.give_up_evaluations(&mut self.out);
             self.enter_finishing(outcome, Finish::Done);
         }
         Ok(())

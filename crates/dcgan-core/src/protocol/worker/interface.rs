@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::evaluation::{EvaluationTask, PartId};
 use crate::ids::{Digest, Generation, Position, Rank, ShardId, Step, WorkerId};
 use crate::metrics::StepDone;
 use crate::protocol::message::{Finish, FromWorker, ToWorker};
@@ -36,6 +37,8 @@ pub enum Event {
     Copied(Generation, Option<StateCopy>),
     /// The probe of this peer is over; true if the peer answered.
     ProbeResult(WorkerId, bool),
+    /// A compute thread is done with a part of an evaluation, or could not compute it.
+    Evaluated(PartId, Result<Vec<f64>, String>),
     /// The worker process was told to stop.
     Leave,
     /// Some time has passed. Comes every [`TICK`](super::TICK).
@@ -56,6 +59,9 @@ pub enum Command {
     /// Compute the vectors of these shards from this state. Drop all earlier requests that no
     /// thread has begun.
     Compute(VectorKey, Arc<State>, Vec<ShardId>),
+    /// Compute this part of an evaluation from this state, when no gradient is due. It replaces
+    /// nothing, and nothing replaces it.
+    Evaluate(EvaluationTask, Arc<State>),
     /// Ask this source for a copy of the plan's start state.
     Copy(Arc<Plan>, CopySource),
     /// Answer the request for a copy that has this token; with `None` if the state is not here.

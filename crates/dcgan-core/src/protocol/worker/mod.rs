@@ -60,6 +60,7 @@
 mod computed;
 mod copy;
 mod deadline;
+mod evaluation;
 mod integrity;
 mod interface;
 mod retained;
@@ -70,6 +71,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::evaluation::PartId;
 use crate::ids::{Generation, Rank, ShardId, WorkerId};
 use crate::objective::Objective;
 use crate::protocol::message::{Complaint, FromWorker};
@@ -114,6 +116,9 @@ pub struct WorkerMachine {
     /// The reason why this generation cannot continue, if this worker has seen one.
     complaint: Option<Complaint>,
     retained: Retained,
+    /// The parts of evaluations that the compute threads have, with the states that they are
+    /// computed from.
+    evaluating: BTreeMap<PartId, Arc<State>>,
     timer: StepTimer,
     /// The time of the event that is being handled.
     now: Duration,
@@ -142,6 +147,7 @@ impl WorkerMachine {
             early_frames: Vec::new(),
             complaint: None,
             retained: Retained::default(),
+            evaluating: BTreeMap::new(),
             timer: StepTimer::new(now),
             now,
             commands: Vec::new(),
@@ -164,6 +170,7 @@ impl WorkerMachine {
             Event::ProbeResult(peer, reached) => {
                 self.report(FromWorker::ProbeResult { peer, reached });
             }
+            Event::Evaluated(id, result) => self.on_evaluated(id, result),
             Event::Leave => self.report(FromWorker::Leave),
             Event::Tick => {
                 self.request_copy_after_pause();

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::evaluation::PartId;
 use crate::ids::Step;
 use crate::metrics::StepDone;
 use crate::state::State;
@@ -22,6 +23,8 @@ pub(super) struct Retained {
     snapshots: BTreeMap<Step, Snapshot>,
     /// Future steps whose snapshots the coordinator wants besides those in the schedule.
     retain_at: BTreeSet<Step>,
+    /// The results of parts of evaluations.
+    evaluated: BTreeMap<PartId, Vec<f64>>,
 }
 
 #[derive(Debug)]
@@ -75,17 +78,28 @@ impl Retained {
         self.snapshots.get(&step).map(|snapshot| Arc::clone(&snapshot.state))
     }
 
+    /// Keeps the result of a part of an evaluation.
+    pub(super) fn keep_evaluated(&mut self, id: PartId, values: Vec<f64>) {
+        self.evaluated.insert(id, values);
+    }
+
+    /// The result of a part of an evaluation, if it is kept.
+    pub(super) fn evaluated(&self, id: &PartId) -> Option<&[f64]> {
+        self.evaluated.get(id).map(Vec::as_slice)
+    }
+
     /// Drops all snapshots.
     pub(super) fn drop_snapshots(&mut self) {
         self.snapshots.clear();
     }
 
-    /// Drops the reports and snapshots up to `step`, because they are on disk.
+    /// Drops the reports, results and snapshots up to `step`, because they are on disk.
     ///
     /// The newest snapshot stays: when a run is stopped early, the coordinator asks for a step that
     /// was not due.
     pub(super) fn drop_persisted(&mut self, step: Step) {
         self.reports.retain(|&reported, _| reported > step);
+        self.evaluated.retain(|id, _| id.step > step);
         let newest = self.snapshots.keys().next_back().copied();
         self.snapshots.retain(|&kept, _| kept > step || Some(kept) == newest);
     }

@@ -42,6 +42,7 @@ impl WorkerMachine {
             ToWorker::Persisted(step) => self.retained.drop_persisted(step),
             ToWorker::RequestSnapshot(step) => self.upload_snapshot(step),
             ToWorker::RetainSnapshot(step) => self.retained.retain_snapshot(step),
+            ToWorker::Evaluate(task) => self.on_evaluate(task),
             ToWorker::Probe(peer, address) => self.commands.push(Command::Probe(peer, address)),
             ToWorker::Finish(finish) => self.commands.push(Command::Exit(finish)),
         }

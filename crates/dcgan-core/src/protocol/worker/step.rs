@@ -43,7 +43,8 @@ impl WorkerMachine {
         let (Some((plan, rank)), Some(schedule)) = (self.plan.clone(), self.schedule) else {
             return;
         };
-        let is_finished = self.at.position >= Position::after(schedule.last_step);
+        let is_finished =
+            self.at.position >= Position::after(schedule.last_step) || self.state_ends_run();
         let is_in_plan = self.at.generation == plan.generation;
         if is_finished || !is_in_plan || self.reduction.is_some() || self.copying.is_some() {
             return;
@@ -72,6 +73,12 @@ impl WorkerMachine {
         for (from, frame) in std::mem::take(&mut self.early_frames) {
             self.on_frame(from, frame);
         }
+    }
+
+    /// Tells whether the state itself ends the run.
+    fn state_ends_run(&self) -> bool {
+        let Position { step, .. } = self.at.position;
+        step > 0 && self.at.position.is_step_boundary() && self.objective.ends_run(&self.state)
     }
 
     /// The key of vectors that are computed from the state as it is.
@@ -255,6 +262,7 @@ impl WorkerMachine {
             generation: self.generation(),
             world_size: self.plan.as_ref().map_or(0, |(plan, _)| plan.members().len() as u16),
             digest: self.at.digest,
+            ends_run: self.state_ends_run(),
             metrics: self.objective.metrics(&self.state),
             step_ms: times.step_ms,
             allreduce_ms: times.allreduce_ms,
@@ -267,9 +275,12 @@ impl WorkerMachine {
     /// Keeps a snapshot of the state, which is at the end of a step.
     pub(super) fn keep_snapshot(&mut self) {
         let step = self.at.position.step;
-        let is_scheduled = self
-            .schedule
-            .is_some_and(|schedule| schedule.checkpoint_due(step) || schedule.grid_due(step));
+        let is_scheduled = self.state_ends_run()
+            || self.schedule.is_some_and(|schedule| {
+                schedule.checkpoint_due(step)
+                    || schedule.grid_due(step)
+                    || schedule.evaluation_due(step)
+            });
         self.retained.keep_snapshot(step, Arc::clone(&self.state), is_scheduled);
     }
 }

@@ -20,6 +20,8 @@ enum Action {
     DeliverToPeer(Link),
     /// A worker computes a job: its name, and the index of the job.
     Compute(String, usize),
+    /// A worker computes a part of an evaluation: its name, and the index of the part.
+    Evaluate(String, usize),
     Connect(String),
     PassTime,
 }
@@ -75,6 +77,11 @@ impl World {
                 continue;
             }
             actions.extend((0..worker.jobs.len()).map(|job| Action::Compute(name.clone(), job)));
+            // Gradients are more urgent.
+            if worker.jobs.is_empty() {
+                let parts = 0..worker.evaluations.len();
+                actions.extend(parts.map(|part| Action::Evaluate(name.clone(), part)));
+            }
             if worker.conn.is_none() && self.coordinator.is_some() {
                 actions.push(Action::Connect(name.clone()));
             }
@@ -142,6 +149,7 @@ impl World {
             Action::DeliverToWorker(conn) => self.deliver_down(conn),
             Action::DeliverToPeer(link) => self.deliver_data(link),
             Action::Compute(name, job) => self.compute(&name, job),
+            Action::Evaluate(name, part) => self.evaluate(&name, part),
             Action::Connect(name) => self.connect(&name),
             Action::PassTime => self.pass_time(),
         }
@@ -159,6 +167,18 @@ impl World {
             if worker.objective.panics() { Err("a defect".to_owned()) } else { Ok(vector) };
         let event = worker::Event::Computed(key, shard, ShardResult::new(result));
         self.worker_event(name, event);
+    }
+
+    /// Computes a part of an evaluation, and hands the result to the worker's machine.
+    fn evaluate(&mut self, name: &str, part: usize) {
+        let worker = self.workers.get_mut(name).unwrap();
+        let (task, state) = worker.evaluations.swap_remove(part);
+        let result = if worker.objective.panics() {
+            Err("a defect".to_owned())
+        } else {
+            Ok(task.compute(worker.objective.evaluation().unwrap(), &state))
+        };
+        self.worker_event(name, worker::Event::Evaluated(task.id, result));
     }
 
     /// Lets a tick pass: faults end, processes that run send their heartbeats, and processes that

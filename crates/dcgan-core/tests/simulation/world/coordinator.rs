@@ -10,6 +10,7 @@ use dcgan_core::protocol::coordinator::{
 };
 use dcgan_core::protocol::message::ToWorker;
 use dcgan_core::protocol::plan::Plan;
+use dcgan_core::spec::schedule::Schedule;
 
 use super::{Coordinator, DiskWrite, Downward, Upward, World};
 use crate::disk::encode;
@@ -25,6 +26,7 @@ impl World {
             learning_rate: self.reference.spec.learning_rate,
             keep_checkpoints: 5,
             metric_names: self.reference.spec.objective.metric_names(),
+            evaluation: self.reference.spec.objective.evaluation(),
         };
         let config = CoordinatorConfig {
             run: RunId(1),
@@ -120,6 +122,10 @@ impl World {
             Write::PendingGrid { step, .. } => {
                 self.disk.grids.insert(step);
             }
+            Write::Evaluation(row) => {
+                assert_eq!(Some(&row), self.reference.evaluations.get(&row.step));
+                assert!(self.disk.evaluations.insert(row.step), "each is written once: {row:?}");
+            }
         }
     }
 
@@ -137,7 +143,8 @@ impl World {
                 assert!(stored >= Some(plan.generation), "a plan is sent before it is stored");
             }
             ToWorker::Persisted(step) => {
-                let mut due = (1..=*step).filter(|&step| self.schedule.row_due(step));
+                let schedule = Schedule { last_step: self.reference.last_step, ..self.schedule };
+                let mut due = (1..=*step).filter(|&step| schedule.row_due(step));
                 assert!(
                     due.all(|step| self.disk.rows.iter().any(|row| row.step == step)),
                     "a row up to step {step} is not stored"

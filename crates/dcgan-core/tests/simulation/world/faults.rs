@@ -79,7 +79,7 @@ impl World {
             (Fault::Checkpoint, _) => self.coordinator_event(coordinator::Event::Checkpoint),
             (Fault::Damage, _) => {
                 // The last checkpoint ends the run: nothing reads it any more.
-                let last = self.setup.last_step;
+                let last = self.reference.last_step;
                 if let Some(newest) =
                     self.disk.checkpoints.last_entry().filter(|newest| *newest.key() < last)
                 {

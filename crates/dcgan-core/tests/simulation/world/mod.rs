@@ -11,9 +11,11 @@ mod runs;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dcgan_core::evaluation::EvaluationTask;
 use dcgan_core::ids::{Generation, ShardId, Step, WorkerId};
 use dcgan_core::protocol::coordinator::{
     self as core, ConnId, CoordinatorMachine, Notice, Outcome,
@@ -70,6 +72,8 @@ struct Worker {
     commands: VecDeque<Command>,
     /// Shards that are not computed yet.
     jobs: Vec<(VectorKey, Arc<State>, ShardId)>,
+    /// Parts of evaluations that are not computed yet.
+    evaluations: Vec<(EvaluationTask, Arc<State>)>,
     objective: Arc<FaultyToy>,
     /// A stopped process does nothing until this time.
     stopped_until: Option<Duration>,
@@ -170,6 +174,7 @@ impl World {
             log_every: 4,
             grid_every: 6,
             checkpoint_every: 5,
+            evaluate_every: NonZeroU64::new(3),
         };
         let mut world = Self {
             setup,

@@ -1,10 +1,12 @@
 //! Whole runs, and what must hold at their end.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use dcgan_core::ids::{Position, Step};
 use dcgan_core::objective::Objective;
-use dcgan_core::protocol::coordinator::{Event, Outcome, Stop};
+use dcgan_core::protocol::coordinator::{Event, Notice, Outcome, Stop};
+use dcgan_core::spec::schedule::Schedule;
 
 use super::World;
 use crate::disk::decode;
@@ -96,10 +98,11 @@ impl World {
 
     /// Asserts all that must hold when a run is finished: rows, digests, files, and no worker left.
     pub(crate) fn check_the_end(&mut self) {
-        let last_step = self.setup.last_step;
+        let last_step = self.reference.last_step;
+        let schedule = Schedule { last_step, ..self.schedule };
 
         // Every row that is due is there once, with the digest of the undisturbed run.
-        let due: Vec<Step> = (1..=last_step).filter(|&step| self.schedule.row_due(step)).collect();
+        let due: Vec<Step> = (1..=last_step).filter(|&step| schedule.row_due(step)).collect();
         let logged: Vec<Step> = self.disk.rows.iter().map(|row| row.step).collect();
         assert_eq!(logged, due, "every row is there once");
         for row in &self.disk.rows {
@@ -114,6 +117,19 @@ impl World {
             (self.reference.digests[&Position::after(last_step)], saved.digest)
         );
         assert!(self.disk.grids.contains(&last_step));
+
+        // Every evaluation that is due is there, or was given up in words. Its result was compared
+        // when it was written. After a fault all workers that could compute it may be gone.
+        if self.faults_done == 0 {
+            let mut due: BTreeSet<Step> =
+                (1..=last_step).filter(|&step| schedule.evaluation_due(step)).collect();
+            for notice in &self.notices {
+                if let Notice::EvaluationGivenUp(step) = notice {
+                    due.remove(step);
+                }
+            }
+            assert_eq!(self.disk.evaluations, due);
+        }
 
         // A worker that was away when the run ended hears it from a coordinator that is started
         // once more.

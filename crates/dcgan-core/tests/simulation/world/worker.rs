@@ -56,6 +56,7 @@ impl World {
             welcomed: false,
             commands: VecDeque::new(),
             jobs: Vec::new(),
+            evaluations: Vec::new(),
             objective,
             stopped_until: None,
             plan: None,
@@ -92,6 +93,7 @@ impl World {
                 let jobs = shards.into_iter().map(|shard| (key, Arc::clone(&state), shard));
                 worker.jobs = jobs.collect();
             }
+            Command::Evaluate(task, state) => worker.evaluations.push((task, state)),
             Command::Connect(plan, rank) => self.connect_to_peers(name, plan, rank),
             Command::Send(rank, frame) => {
                 let plan = worker.plan.clone().unwrap();

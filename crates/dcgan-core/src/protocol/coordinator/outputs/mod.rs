@@ -6,6 +6,7 @@
 //! written twice all the same, so everything here is keyed by step, and what is on disk, or on its
 //! way there, is known.
 
+mod evaluations;
 mod log_position;
 mod requested_checkpoint;
 mod snapshots;
@@ -17,11 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Command, ConnId, Failure, Notice};
+use crate::evaluation::{EvaluationInfo, EvaluationRow, PartId};
 use crate::ids::{Digest, Step, WorkerId};
-use crate::metrics::{LogWindow, StepDone};
+use crate::metrics::{LogWindow, NamedMetrics, StepDone};
 use crate::protocol::plan::{Plan, StateRef};
 use crate::spec::schedule::Schedule;
 use crate::spec::sharding::Sharding;
+use evaluations::Evaluations;
 use log_position::LogPosition;
 use requested_checkpoint::RequestedCheckpoint;
 use snapshots::{DueSnapshot, PlanView, Snapshots};
@@ -44,6 +47,8 @@ pub struct OutputConfig {
     pub keep_checkpoints: usize,
     /// The names of the objective's metrics.
     pub metric_names: &'static [&'static str],
+    /// The objective's evaluation, if it has one.
+    pub evaluation: Option<EvaluationInfo>,
 }
 
 impl OutputConfig {
@@ -62,6 +67,8 @@ pub struct PersistedOutputs {
     pub checkpoint: Option<SavedCheckpoint>,
     /// The steps that have a grid, or the snapshot for one.
     pub grids: BTreeSet<Step>,
+    /// The steps that are evaluated.
+    pub evaluations: BTreeSet<Step>,
 }
 
 impl PersistedOutputs {
@@ -80,6 +87,8 @@ pub struct SavedCheckpoint {
     pub digest: Digest,
     /// The open log window there.
     pub window: LogWindow,
+    /// True if the run ends with this state, whatever the schedule says.
+    pub ends_run: bool,
 }
 
 /// The purposes of a snapshot.
@@ -107,9 +116,15 @@ pub(super) struct Outputs {
     unreadable: Option<UnreadableCheckpoint>,
     /// True if a sampler draws grids.
     draws_grids: bool,
+    /// The step whose state has ended the run.
+    ends_at: Option<Step>,
     log: LogPosition,
     reports: StepReports,
     snapshots: Snapshots,
+    evaluations: Evaluations,
+    /// Steps up to the checkpoint at which this coordinator began whose evaluations are not on disk.
+    /// A worker may still hold what they need.
+    missing_evaluations: BTreeSet<Step>,
     /// A checkpoint that a person has asked for.
     requested: Option<RequestedCheckpoint>,
 }
@@ -117,17 +132,29 @@ pub(super) struct Outputs {
 impl Outputs {
     /// The outputs of a run directory that holds `persisted`.
     pub(super) fn new(config: OutputConfig, persisted: PersistedOutputs) -> Self {
-        Self {
+        let end = persisted.checkpoint.as_ref().filter(|saved| saved.ends_run);
+        let end = end.map(|saved| saved.step);
+        let mut outputs = Self {
             log: LogPosition::at(persisted.checkpoint.as_ref(), config.metrics()),
             persisted,
             writes: Writes::new(config.keep_checkpoints),
             config,
             unreadable: None,
             draws_grids: false,
+            ends_at: None,
             reports: StepReports::default(),
             snapshots: Snapshots::default(),
+            evaluations: Evaluations::default(),
+            missing_evaluations: BTreeSet::new(),
             requested: None,
+        };
+        if let Some(step) = end {
+            outputs.end_at(step);
         }
+        let steps = 1..=outputs.log.through();
+        outputs.missing_evaluations =
+            steps.filter(|&step| outputs.evaluation_due_after(step).is_some()).collect();
+        outputs
     }
 
     /// Notes that the checkpoint of `step` cannot be read and that `newest` is the newest that can.
@@ -187,6 +214,12 @@ impl Outputs {
         }
         self.reports.add(worker, done);
         self.snapshots.on_report(worker, step);
+        self.evaluations.on_report(worker, step);
+        if self.missing_evaluations.remove(&step)
+            && let Some(info) = self.evaluation_due_after(step)
+        {
+            self.evaluations.add(step, digest, &info);
+        }
 
         // A worker reports every step in order, and drops a report only when the step is persisted.
         // A gap in the steps therefore means that an earlier coordinator has already written them:
@@ -214,15 +247,29 @@ impl Outputs {
                 return Ok(());
             };
             self.log.add(&done);
+            if done.ends_run {
+                self.end_at(step);
+            }
             if self.config.schedule.row_due(step) {
                 self.add_row(&done, out)?;
             }
             self.reports.set_window(step, done.digest, self.log.window.clone());
             if let Some(due) = self.due_after(step) {
-                let snapshot = DueSnapshot::new(done.digest, self.log.window.clone(), due);
+                let window = self.log.window.clone();
+                let snapshot = DueSnapshot::new(done.digest, window, done.ends_run, due);
                 self.snapshots.add(step, snapshot);
             }
+            if let Some(info) = self.evaluation_due_after(step) {
+                self.evaluations.add(step, done.digest, &info);
+            }
         }
+    }
+
+    /// Ends the run with `step`, because its state says so. The schedule ends there, too: a row, a
+    /// grid and a checkpoint are due.
+    fn end_at(&mut self, step: Step) {
+        self.ends_at = Some(step);
+        self.config.schedule.last_step = step;
     }
 
     /// Adds the row of metrics at the step that `done` reports, unless it is written already.
@@ -263,6 +310,12 @@ impl Outputs {
         (due.checkpoint || due.grid).then_some(due)
     }
 
+    /// The evaluation that is due after this step, if one is.
+    fn evaluation_due_after(&self, step: Step) -> Option<EvaluationInfo> {
+        let is_due = self.config.schedule.evaluation_due(step);
+        self.config.evaluation.filter(|_| is_due && !self.persisted.evaluations.contains(&step))
+    }
+
     /// Returns whether a checkpoint of this step or a later one is on disk or on its way there.
     fn has_checkpoint(&self, step: Step) -> bool {
         self.persisted.has_checkpoint(step) || self.writes.has_checkpoint(step)
@@ -273,6 +326,7 @@ impl Outputs {
     pub(super) fn restart_after(&mut self, step: Step, members: &[WorkerId]) {
         self.reports.withdraw_after(step, members);
         self.snapshots.restart_after(step, &self.persisted);
+        self.evaluations.restart_after(step);
     }
 
     /// Handles a person's request for a checkpoint: it will be that of a step a little ahead.
@@ -306,7 +360,8 @@ impl Outputs {
             None => return,
         };
         let due = Purposes { checkpoint: true, grid: false };
-        self.snapshots.add(step, DueSnapshot::new(digest, window, due));
+        let ends_run = self.ends_at == Some(step);
+        self.snapshots.add(step, DueSnapshot::new(digest, window, ends_run, due));
     }
 
     /// Requests the snapshots that are due from workers that hold them. A snapshot is given up when
@@ -331,6 +386,63 @@ impl Outputs {
         }
     }
 
+    /// Asks workers that are free for parts of the evaluations that are due. Takes the same
+    /// arguments as [`request_snapshots`](Self::request_snapshots).
+    pub(super) fn assign_evaluations(
+        &mut self,
+        now: Duration,
+        members: &[WorkerId],
+        start: Step,
+        connected: &BTreeMap<WorkerId, ConnId>,
+        out: &mut Vec<Command>,
+    ) {
+        let view = PlanView { members, start, connected };
+        for step in self.evaluations.assign(now, &self.reports, &view, out) {
+            out.push(Command::Notice(Notice::EvaluationGivenUp(step)));
+        }
+    }
+
+    /// Takes the result of a part of an evaluation, or why a worker has none.
+    pub(super) fn on_evaluated(
+        &mut self,
+        worker: &WorkerId,
+        id: PartId,
+        result: Result<Vec<f64>, String>,
+        out: &mut Vec<Command>,
+    ) {
+        let Some(info) = &self.config.evaluation else {
+            return;
+        };
+        if let Err(why) = &result {
+            let (by, step) = (worker.name.clone(), id.step);
+            out.push(Command::Notice(Notice::PartFailed { by, step, why: why.clone() }));
+        }
+        let Some((state_digest, values)) = self.evaluations.on_result(worker, id, info, result)
+        else {
+            return;
+        };
+        let values = NamedMetrics::new(info.names, values);
+        self.persisted.evaluations.insert(id.step);
+        self.writes.add_evaluation(EvaluationRow { step: id.step, values, state_digest });
+    }
+
+    /// Gives up the evaluations of steps before this coordinator's start that no worker has
+    /// reported. Called when workers train: all of them have reported what they hold.
+    pub(super) fn give_up_missing_evaluations(&mut self, out: &mut Vec<Command>) {
+        let missing = std::mem::take(&mut self.missing_evaluations);
+        if let Some(&last) = missing.last() {
+            let count = missing.len();
+            out.push(Command::Notice(Notice::EvaluationsMissing { count, last }));
+        }
+    }
+
+    /// Gives up the evaluations that are due: the run is about to end.
+    pub(super) fn give_up_evaluations(&mut self, out: &mut Vec<Command>) {
+        for step in self.evaluations.clear() {
+            out.push(Command::Notice(Notice::EvaluationGivenUp(step)));
+        }
+    }
+
     /// Notes that a worker does not hold the snapshot of `step`, or not the right one.
     pub(super) fn on_snapshot_missing(&mut self, worker: &WorkerId, step: Step) {
         self.snapshots.on_missing(worker, step);
@@ -339,6 +451,7 @@ impl Outputs {
     /// Notes that a worker's connection closed.
     pub(super) fn on_closed(&mut self, name: &str) {
         self.snapshots.on_closed(name);
+        self.evaluations.on_closed(name);
     }
 
     /// Takes a snapshot that a worker sent: what is due of it is to be written.
@@ -357,7 +470,8 @@ impl Outputs {
             self.writes.add_grid(step, Arc::clone(bytes), out);
         }
         if snapshot.purposes.checkpoint {
-            let saved = SavedCheckpoint { step, digest, window: snapshot.window };
+            let DueSnapshot { window, ends_run, .. } = snapshot;
+            let saved = SavedCheckpoint { step, digest, window, ends_run };
             self.requested.take_if(|requested| requested.step <= step);
             self.writes.add_checkpoint(saved, Arc::clone(bytes), out);
         }
@@ -415,8 +529,13 @@ impl Outputs {
     pub(super) fn persisted_through(&self) -> Step {
         let logged = self.log.last_logged_step;
         let rows = self.writes.rows_durable_through().map_or(logged, |step| step.min(logged));
-        let due = self.snapshots.first_step().into_iter().chain(self.writes.first_step()).min();
-        match due {
+        let due = [
+            self.snapshots.first_step(),
+            self.evaluations.first_step(),
+            self.missing_evaluations.first().copied(),
+            self.writes.first_step(),
+        ];
+        match due.into_iter().flatten().min() {
             Some(first) if first > 0 => rows.min(first - 1),
             // A checkpoint of the initial state, step 0, holds back no report.
             Some(_) | None => rows,
@@ -439,6 +558,7 @@ impl Outputs {
     pub(super) fn is_finished(&self) -> bool {
         self.persisted.has_checkpoint(self.last_step())
             && !self.awaits_snapshots()
+            && self.evaluations.first_step().is_none()
             && !self.is_writing()
     }
 
@@ -471,8 +591,13 @@ mod tests {
             beta1: 0.5,
             data: DatasetInfo { images: 100, rows: 1, columns: 1, digest: Digest(0) },
         };
-        let schedule =
-            Schedule { last_step: 10, log_every: 2, grid_every: 10, checkpoint_every: 2 };
+        let schedule = Schedule {
+            last_step: 10,
+            log_every: 2,
+            grid_every: 10,
+            checkpoint_every: 2,
+            evaluate_every: None,
+        };
         let sharding = spec.check().unwrap();
         let config = OutputConfig {
             schedule,
@@ -481,6 +606,7 @@ mod tests {
             learning_rate: 0.1,
             keep_checkpoints: 5,
             metric_names: &["loss", "gap"],
+            evaluation: None,
         };
         Outputs::new(config, PersistedOutputs::default())
     }
@@ -496,6 +622,7 @@ mod tests {
             generation: Generation(1),
             world_size: 2,
             digest: Digest(step),
+            ends_run: false,
             metrics: vec![0.5, 0.25],
             step_ms: 100.0,
             allreduce_ms: 1.0,
@@ -551,7 +678,12 @@ mod tests {
         outputs.request_snapshots(now, &members, 0, &connected, &mut out);
         let bytes = Arc::new(vec![7]);
         outputs.on_snapshot(2, Digest(2), &bytes, &mut out);
-        let saved = SavedCheckpoint { step: 2, digest: Digest(2), window: LogWindow::after(2, 2) };
+        let saved = SavedCheckpoint {
+            step: 2,
+            digest: Digest(2),
+            window: LogWindow::after(2, 2),
+            ends_run: false,
+        };
         assert_eq!(
             out,
             [

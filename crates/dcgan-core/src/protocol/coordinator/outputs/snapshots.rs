@@ -26,6 +26,8 @@ pub(super) struct DueSnapshot {
     pub(super) digest: Digest,
     /// The open log window there.
     pub(super) window: LogWindow,
+    /// True if the run ends with this state, whatever the schedule says.
+    pub(super) ends_run: bool,
     pub(super) purposes: Purposes,
     request: Option<Request>,
     /// The number of requests so far. It selects the next worker to ask.
@@ -43,8 +45,21 @@ struct Request {
 
 impl DueSnapshot {
     /// A snapshot that nobody was asked for yet.
-    pub(super) fn new(digest: Digest, window: LogWindow, purposes: Purposes) -> Self {
-        Self { digest, window, purposes, request: None, attempts: 0, lacking: BTreeSet::new() }
+    pub(super) fn new(
+        digest: Digest,
+        window: LogWindow,
+        ends_run: bool,
+        purposes: Purposes,
+    ) -> Self {
+        Self {
+            digest,
+            window,
+            ends_run,
+            purposes,
+            request: None,
+            attempts: 0,
+            lacking: BTreeSet::new(),
+        }
     }
 }
 
@@ -101,9 +116,9 @@ impl Snapshots {
     /// soon. The snapshot of `step` itself belongs to them: members copy that very state.
     pub(super) fn restart_after(&mut self, step: Step, persisted: &PersistedOutputs) {
         for (missed, snapshot) in self.given_up.split_off(&step) {
-            let DueSnapshot { digest, window, purposes, .. } = snapshot;
+            let DueSnapshot { digest, window, ends_run, purposes, .. } = snapshot;
             if (purposes.checkpoint && !persisted.has_checkpoint(missed)) || purposes.grid {
-                self.due.insert(missed, DueSnapshot::new(digest, window, purposes));
+                self.due.insert(missed, DueSnapshot::new(digest, window, ends_run, purposes));
             }
         }
         for (_, snapshot) in self.due.range_mut(step..) {
@@ -200,7 +215,7 @@ impl DueSnapshot {
 
 impl PlanView<'_> {
     /// Returns whether all members are here and beyond `step`, so that none can still reach it.
-    fn have_passed(&self, step: Step, last_steps: &BTreeMap<&WorkerId, Step>) -> bool {
+    pub(super) fn have_passed(&self, step: Step, last_steps: &BTreeMap<&WorkerId, Step>) -> bool {
         if self.members.is_empty() {
             return false;
         }

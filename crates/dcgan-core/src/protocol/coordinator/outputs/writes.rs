@@ -5,12 +5,13 @@
 //! disk takes it does not pile up: rows are written as a group, and of the checkpoints and grids
 //! that wait the oldest are left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
 use super::super::{Command, Notice};
 use super::SavedCheckpoint;
+use crate::evaluation::EvaluationRow;
 use crate::ids::Step;
 use crate::metrics::MetricsRow;
 use crate::protocol::plan::Plan;
@@ -32,6 +33,8 @@ pub enum Write {
     },
     /// Rows of metrics, in order, to be appended.
     Rows(Vec<MetricsRow>),
+    /// The result of an evaluation, to be appended.
+    Evaluation(EvaluationRow),
     /// A checkpoint.
     Checkpoint {
         /// The checkpoint's step, digest and log window.
@@ -49,11 +52,12 @@ pub enum Write {
 }
 
 impl Write {
-    /// The step of a checkpoint or a grid.
+    /// The step of a checkpoint, a grid or an evaluation.
     pub(in super::super) fn step(&self) -> Option<Step> {
         match self {
             Self::Checkpoint { saved, .. } => Some(saved.step),
             Self::PendingGrid { step, .. } => Some(*step),
+            Self::Evaluation(row) => Some(row.step),
             Self::Plan { .. } | Self::Rows(_) => None,
         }
     }
@@ -68,6 +72,7 @@ impl fmt::Display for Write {
                 [row] => write!(f, "the row of step {}", row.step),
                 [first, .., last] => write!(f, "the rows of steps {} to {}", first.step, last.step),
             },
+            Self::Evaluation(row) => write!(f, "the evaluation of step {}", row.step),
             Self::Checkpoint { saved, .. } => write!(f, "the checkpoint of step {}", saved.step),
             Self::PendingGrid { step, .. } => write!(f, "the snapshot for the grid of step {step}"),
         }
@@ -88,6 +93,7 @@ pub(super) struct Writes {
     rows: Vec<MetricsRow>,
     /// The last step that a durable row averages, while rows are on their way or wait.
     rows_durable_through: Option<Step>,
+    evaluations: VecDeque<EvaluationRow>,
     checkpoints: BTreeMap<Step, WaitingCheckpoint>,
     grids: BTreeMap<Step, Arc<Vec<u8>>>,
 }
@@ -102,6 +108,7 @@ impl Writes {
             plan: None,
             rows: Vec::new(),
             rows_durable_through: None,
+            evaluations: VecDeque::new(),
             checkpoints: BTreeMap::new(),
             grids: BTreeMap::new(),
         }
@@ -116,6 +123,11 @@ impl Writes {
     pub(super) fn add_row(&mut self, row: MetricsRow, logged: Step) {
         self.rows_durable_through.get_or_insert(logged);
         self.rows.push(row);
+    }
+
+    /// Adds the result of an evaluation.
+    pub(super) fn add_evaluation(&mut self, row: EvaluationRow) {
+        self.evaluations.push_back(row);
     }
 
     /// Adds a checkpoint. Says which one is left out, if too many wait.
@@ -151,8 +163,8 @@ impl Writes {
     /// Starts the next write, unless one is on its way.
     ///
     /// The plan comes first, because workers wait for it. Rows come before checkpoints: a run that
-    /// resumes at a checkpoint does not compute the rows before it again. Grids come before later
-    /// checkpoints for the same reason.
+    /// resumes at a checkpoint does not compute the rows before it again. Evaluations, and grids of
+    /// the same step or earlier ones, come before checkpoints for the same reason.
     pub(super) fn start_next(&mut self) -> Option<Write> {
         if self.started.is_some() {
             return None;
@@ -168,6 +180,9 @@ impl Writes {
         }
         if !self.rows.is_empty() {
             return Some(Write::Rows(std::mem::take(&mut self.rows)));
+        }
+        if let Some(row) = self.evaluations.pop_front() {
+            return Some(Write::Evaluation(row));
         }
         let grid = self.grids.keys().next().copied();
         let checkpoint = self.checkpoints.keys().next().copied();
@@ -208,7 +223,7 @@ impl Writes {
     fn checkpoints(&self) -> impl Iterator<Item = Step> {
         let started = self.started.iter().filter_map(|write| match write {
             Write::Checkpoint { saved, .. } => Some(saved.step),
-            Write::Plan { .. } | Write::Rows(_) | Write::PendingGrid { .. } => None,
+            _ => None,
         });
         started.chain(self.checkpoints.keys().copied())
     }
@@ -218,10 +233,12 @@ impl Writes {
         self.checkpoints().any(|checkpoint| checkpoint >= step)
     }
 
-    /// The first step with a checkpoint or a grid that is not durable yet.
+    /// The first step with a checkpoint, a grid or an evaluation that is not durable yet.
     pub(super) fn first_step(&self) -> Option<Step> {
         let started = self.started.iter().filter_map(Write::step);
-        started.chain(self.checkpoints.keys().copied()).chain(self.grids.keys().copied()).min()
+        let evaluations = self.evaluations.iter().map(|row| row.step);
+        let waiting = self.checkpoints.keys().chain(self.grids.keys()).copied();
+        started.chain(evaluations).chain(waiting).min()
     }
 
     /// Returns whether nothing is on its way and nothing waits.
@@ -229,6 +246,7 @@ impl Writes {
         self.started.is_none()
             && self.plan.is_none()
             && self.rows.is_empty()
+            && self.evaluations.is_empty()
             && self.checkpoints.is_empty()
             && self.grids.is_empty()
     }

@@ -69,6 +69,25 @@ pub enum Notice {
     CheckpointLeftOut(Step),
     /// The grid of this step is not drawn: the disk is slow, and newer ones wait for it.
     GridLeftOut(Step),
+    /// The state after this step is not evaluated: no worker that is left can do it, or the run ends.
+    EvaluationGivenUp(Step),
+    /// States before the start of this coordinator are not evaluated, and no worker that is here
+    /// can do it any more.
+    EvaluationsMissing {
+        /// The number of evaluations.
+        count: usize,
+        /// The step of the last one.
+        last: Step,
+    },
+    /// A worker could not compute a part of an evaluation. Another one tries.
+    PartFailed {
+        /// The worker's name.
+        by: String,
+        /// The step whose state is evaluated.
+        step: Step,
+        /// The reason.
+        why: String,
+    },
     /// Something can never be written, and the run goes on without it.
     WriteGivenUp {
         /// The thing that was to be written.
@@ -107,6 +126,9 @@ impl Notice {
             Self::SnapshotGivenUp(_) => "snapshot_given_up",
             Self::CheckpointLeftOut(_) => "checkpoint_left_out",
             Self::GridLeftOut(_) => "grid_left_out",
+            Self::EvaluationGivenUp(_) => "evaluation_given_up",
+            Self::EvaluationsMissing { .. } => "evaluations_missing",
+            Self::PartFailed { .. } => "evaluation_part_failed",
             Self::WriteGivenUp { .. } => "write_given_up",
             Self::CheckpointFellBack { .. } => "checkpoint_fell_back",
             Self::StepRecomputed(_) => "step_recomputed",
@@ -122,6 +144,7 @@ impl Notice {
             | Self::Readmitted(name)
             | Self::Lost { name, .. }
             | Self::Complaint { by: name, .. }
+            | Self::PartFailed { by: name, .. }
             | Self::StateDiffered { name, .. }
             | Self::Quarantined { name, .. }
             | Self::ShardsMoved { name, .. } => Some(name),
@@ -130,6 +153,8 @@ impl Notice {
             | Self::SnapshotGivenUp(_)
             | Self::CheckpointLeftOut(_)
             | Self::GridLeftOut(_)
+            | Self::EvaluationGivenUp(_)
+            | Self::EvaluationsMissing { .. }
             | Self::WriteGivenUp { .. }
             | Self::CheckpointFellBack { .. }
             | Self::StepRecomputed(_)
@@ -189,6 +214,20 @@ impl fmt::Display for Notice {
                 f,
                 "the grid of step {step} is left out: the disk is too slow, and newer ones wait \
                  for it"
+            ),
+            Self::EvaluationGivenUp(step) => write!(
+                f,
+                "the evaluation of step {step} is left out: no worker is left that could compute \
+                 it, or the run ends"
+            ),
+            Self::EvaluationsMissing { count, last } => write!(
+                f,
+                "{count} evaluations up to step {last} are missing, and no worker is left that \
+                 could compute them"
+            ),
+            Self::PartFailed { by, step, why } => write!(
+                f,
+                "worker {by} could not compute a part of the evaluation of step {step}: {why}"
             ),
             Self::WriteGivenUp { what, error } => {
                 write!(f, "going on without {what}, which cannot be written: {error}")

@@ -1,0 +1,226 @@
+//! The evaluations that are due, until their results are on disk.
+//!
+//! Each worker that holds the snapshot computes one part at a time, and gets the next one when it
+//! is done: a slow worker computes fewer. A part whose worker leaves, fails or is too slow goes to
+//! another one. When all slices are here, one worker combines them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::Command;
+use super::snapshots::PlanView;
+use super::step_reports::StepReports;
+use crate::evaluation::{EvaluationInfo, EvaluationTask, PartId};
+use crate::ids::{Digest, Step, WorkerId};
+use crate::protocol::message::ToWorker;
+
+/// A worker that takes longer than this for a part is given up, and another one is asked.
+const PART_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// An evaluation that is due.
+#[derive(Debug)]
+struct DueEvaluation {
+    /// The digest of the state that is evaluated.
+    digest: Digest,
+    /// The slices, and after them the combination.
+    parts: Vec<Part>,
+    /// The workers that could not compute a part.
+    failed: BTreeSet<WorkerId>,
+}
+
+/// A part of an evaluation.
+#[derive(Debug)]
+enum Part {
+    Due,
+    Asked { worker: WorkerId, since: Duration },
+    Done(Vec<f64>),
+}
+
+/// The evaluations that are due, by step.
+#[derive(Debug, Default)]
+pub(super) struct Evaluations {
+    due: BTreeMap<Step, DueEvaluation>,
+    /// Evaluations that were due and whose snapshot no worker holds any more.
+    given_up: BTreeMap<Step, DueEvaluation>,
+}
+
+impl DueEvaluation {
+    fn new(digest: Digest, info: &EvaluationInfo) -> Self {
+        let parts = (0..=info.slices).map(|_| Part::Due).collect();
+        Self { digest, parts, failed: BTreeSet::new() }
+    }
+
+    /// The results of all slices, in order; `None` while one is missing.
+    fn slices(&self) -> Option<Vec<Vec<f64>>> {
+        let (_, slices) = self.parts.split_last()?;
+        let result = |part: &Part| match part {
+            Part::Done(values) => Some(values.clone()),
+            Part::Due | Part::Asked { .. } => None,
+        };
+        slices.iter().map(result).collect()
+    }
+
+    /// The parts that can be computed and that nobody computes, as tasks.
+    fn open_tasks(&self, step: Step) -> Vec<EvaluationTask> {
+        let combination = self.parts.len() - 1;
+        let slices = self.slices().map(Arc::new);
+        let mut tasks = Vec::new();
+        for (part, state) in self.parts.iter().enumerate() {
+            let inputs = match (&slices, part == combination) {
+                (Some(slices), true) => Arc::clone(slices),
+                (None, true) => continue,
+                (_, false) => Arc::default(),
+            };
+            if matches!(state, Part::Due) {
+                let id = PartId { step, digest: self.digest, part: part as u16 };
+                tasks.push(EvaluationTask { id, slices: inputs });
+            }
+        }
+        tasks
+    }
+}
+
+impl Evaluations {
+    /// Adds the evaluation of the state after `step`.
+    pub(super) fn add(&mut self, step: Step, digest: Digest, info: &EvaluationInfo) {
+        self.due.entry(step).or_insert_with(|| DueEvaluation::new(digest, info));
+    }
+
+    /// The first step whose evaluation is due.
+    pub(super) fn first_step(&self) -> Option<Step> {
+        self.due.keys().next().copied()
+    }
+
+    /// Asks workers that are free for the parts that are due. Returns the steps of evaluations that
+    /// are given up, because no member can compute a slice any more.
+    pub(super) fn assign(
+        &mut self,
+        now: Duration,
+        reports: &StepReports,
+        view: &PlanView<'_>,
+        out: &mut Vec<Command>,
+    ) -> Vec<Step> {
+        self.take_back_late_parts(now);
+        let mut free = view.connected.clone();
+        for worker in self.asked() {
+            free.remove(worker);
+        }
+        let last_steps = reports.last_steps();
+        let mut hopeless = Vec::new();
+        for (&step, evaluation) in &mut self.due {
+            let holders = reports.holders(step, evaluation.digest);
+            let may_compute = |worker: &WorkerId, failed: &BTreeSet<WorkerId>| {
+                holders.is_some_and(|holders| holders.contains(worker)) && !failed.contains(worker)
+            };
+            for task in evaluation.open_tasks(step) {
+                let chosen = free
+                    .iter()
+                    .find(|(worker, _)| may_compute(worker, &evaluation.failed))
+                    .map(|(worker, &conn)| (worker.clone(), conn));
+                let Some((worker, conn)) = chosen else {
+                    break;
+                };
+                free.remove(&worker);
+                let part = usize::from(task.id.part);
+                evaluation.parts[part] = Part::Asked { worker, since: now };
+                out.push(Command::Send(conn, ToWorker::Evaluate(task)));
+            }
+            let is_anybody_left =
+                view.connected.keys().any(|worker| may_compute(worker, &evaluation.failed));
+            if !is_anybody_left && view.have_passed(step, &last_steps) {
+                hopeless.push(step);
+            }
+        }
+        for step in &hopeless {
+            if let Some(evaluation) = self.due.remove(step) {
+                self.given_up.insert(*step, evaluation);
+            }
+        }
+        hopeless
+    }
+
+    /// The workers that compute a part now.
+    fn asked(&self) -> impl Iterator<Item = &WorkerId> {
+        let parts = self.due.values().flat_map(|evaluation| &evaluation.parts);
+        parts.filter_map(|part| match part {
+            Part::Asked { worker, .. } => Some(worker),
+            Part::Due | Part::Done(_) => None,
+        })
+    }
+
+    fn take_back_late_parts(&mut self, now: Duration) {
+        self.take_back(|_, since| now >= since + PART_TIMEOUT);
+    }
+
+    /// Makes parts due again that were asked of a worker.
+    fn take_back(&mut self, is_lost: impl Fn(&WorkerId, Duration) -> bool) {
+        for part in self.due.values_mut().flat_map(|evaluation| &mut evaluation.parts) {
+            if let Part::Asked { worker, since } = part
+                && is_lost(worker, *since)
+            {
+                *part = Part::Due;
+            }
+        }
+    }
+
+    /// Takes the result of a part, or why a worker has none. When the combination is done, returns
+    /// the state's digest and the values.
+    pub(super) fn on_result(
+        &mut self,
+        worker: &WorkerId,
+        id: PartId,
+        info: &EvaluationInfo,
+        result: Result<Vec<f64>, String>,
+    ) -> Option<(Digest, Vec<f64>)> {
+        let evaluation = self.due.get_mut(&id.step).filter(|due| due.digest == id.digest)?;
+        let combination = evaluation.parts.len() - 1;
+        let part = evaluation.parts.get_mut(usize::from(id.part))?;
+        let is_usable = |values: &[f64]| {
+            // Numbers that are not finite have no place in a file of JSON objects.
+            usize::from(id.part) != combination
+                || (values.len() == info.names.len() && values.iter().all(|it| it.is_finite()))
+        };
+        match result {
+            Ok(values) if is_usable(&values) => *part = Part::Done(values),
+            Ok(_) | Err(_) => {
+                evaluation.failed.insert(worker.clone());
+                if matches!(part, Part::Asked { worker: asked, .. } if asked == worker) {
+                    *part = Part::Due;
+                }
+            }
+        }
+        let Part::Done(values) = &evaluation.parts[combination] else {
+            return None;
+        };
+        let result = (evaluation.digest, values.clone());
+        self.due.remove(&id.step);
+        Some(result)
+    }
+
+    /// Takes back the parts of a worker whose connection closed.
+    pub(super) fn on_closed(&mut self, name: &str) {
+        self.take_back(|worker, _| worker.name == name);
+    }
+
+    /// Notes that a worker has reported `step`, and so holds its snapshot (again).
+    pub(super) fn on_report(&mut self, worker: &WorkerId, step: Step) {
+        if let Some(evaluation) = self.due.get_mut(&step) {
+            evaluation.failed.remove(worker);
+        }
+    }
+
+    /// Prepares for the steps after `step` being computed again: evaluations from `step` on that
+    /// were given up become due again, and workers that failed may hold the snapshot soon.
+    pub(super) fn restart_after(&mut self, step: Step) {
+        self.due.extend(self.given_up.split_off(&step));
+        for (_, evaluation) in self.due.range_mut(step..) {
+            evaluation.failed.clear();
+        }
+    }
+
+    /// Drops all evaluations that are due, and returns their steps.
+    pub(super) fn clear(&mut self) -> Vec<Step> {
+        std::mem::take(&mut self.due).into_keys().collect()
+    }
+}
