@@ -158,5 +158,5 @@ fn rule_10_the_state_ends_a_run_before_its_schedule() {
     );
     // The checkpoint says so, too: a coordinator that starts again has nothing to train.
     coordinator.restarts();
-    assert_eq!(coordinator.hello('a').last().unwrap(), "a: finish");
+    assert!(coordinator.hello('a').contains(&"a: finish".to_owned()));
 }

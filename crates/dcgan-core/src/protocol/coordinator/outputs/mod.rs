@@ -348,7 +348,9 @@ impl Outputs {
     /// Adds a checkpoint of the last finished step of the state `reached`, outside the schedule.
     pub(super) fn add_last_checkpoint(&mut self, reached: StateRef) {
         let step = reached.position.step;
-        if self.snapshots.add_checkpoint(step) || self.writes.has_checkpoint(step) {
+        let is_saved = self.unreadable.is_none()
+            && self.checkpoint().is_some_and(|it| (it.step, it.digest) == (step, reached.digest));
+        if is_saved || self.snapshots.add_checkpoint(step) || self.writes.has_checkpoint(step) {
             return;
         }
         // The log window there is known if the step was logged. It is also known if the step is the
