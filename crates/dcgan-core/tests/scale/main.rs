@@ -1,6 +1,5 @@
 //! Thousands of shards: how much the members do and keep. `cargo bench -p dcgan-core --bench
 //! shards` shows how long it takes.
-#![expect(clippy::unwrap_used, reason = "a test that goes wrong should stop")]
 
 mod members;
 
