@@ -2,6 +2,7 @@
 //! dcgan-core --bench shards`.
 //!
 //! The toy computes next to nothing, so this is what shards cost besides their computation.
+#![expect(clippy::disallowed_methods, reason = "a benchmark looks at the clock")]
 
 #[path = "../tests/scale/members.rs"]
 #[expect(dead_code, reason = "it is also for tests, which count")]
