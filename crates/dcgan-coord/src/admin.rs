@@ -182,14 +182,22 @@ fn write_workers(workers: &[pb::WorkerStatus], f: &mut String) -> std::fmt::Resu
         };
         let heartbeat = format!("{:.1} s", worker.heartbeat_ms as f64 / 1e3);
         let shard_ms = worker.shard_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}"));
-        let shards: Vec<String> = worker.shards.iter().map(u32::to_string).collect();
         writeln!(
             f,
             "{name:<20} {role:<9} {step:>10} {heartbeat:>10} {shard_ms:>10}  {incarnation:<17} {}",
-            shards.join(" ")
+            describe_shards(&worker.shards)
         )?;
     }
     Ok(())
+}
+
+/// The numbers of shards, with three and more in a row as in `4-260`.
+fn describe_shards(shards: &[u32]) -> String {
+    let rows = shards.chunk_by(|&shard, &next| shard + 1 == next).flat_map(|row| match row {
+        [first, _, .., last] => vec![format!("{first}-{last}")],
+        few => few.iter().map(u32::to_string).collect(),
+    });
+    rows.collect::<Vec<_>>().join(" ")
 }
 
 /// Writes what interrupted the training last, and how long the interruptions took.
@@ -221,6 +229,12 @@ fn write_interruptions(recoveries: &[pb::Recovery], f: &mut String) -> std::fmt:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shards_in_a_row_are_described_by_the_first_and_the_last() {
+        assert_eq!(describe_shards(&[0, 1, 3, 4, 5, 9]), "0 1 3-5 9");
+        assert_eq!(describe_shards(&[]), "");
+    }
 
     #[test]
     fn a_status_shows_workers_and_interruptions() {

@@ -5,8 +5,8 @@
 //!
 //! A shard stays with its thread from phase to phase, so that the thread can reuse the shard's
 //! scratch. While a thread waits for the sum of a phase, it computes parts of the next phase ahead.
-//! Scratches are large, so only the first shards have one that is kept: shards of
-//! [`SCRATCH_IMAGES_MAX`] images together. The others compute a part of their work twice.
+//! Scratches are large, so only those of the first [`scratches_max`] shards are kept. Of the others
+//! a part is computed twice.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,9 +19,12 @@ use dcgan_process::panics;
 
 use crate::partitions::PartitionCache;
 
-/// The images for whose shards a worker keeps scratches. The fakes of a DCGAN's shard take about
-/// half a megabyte an image, until the generator is updated.
-const SCRATCH_IMAGES_MAX: usize = 512;
+/// The largest number of images of all scratches that a worker keeps. Those of a DCGAN's fakes take
+/// half a megabyte each.
+const SCRATCH_IMAGES_MAX: usize = 1024;
+/// The largest number of scratches that a worker keeps. With few images in each, the generator's
+/// weights take most of a scratch, more than a megabyte.
+const SCRATCHES_MAX: usize = 128;
 
 /// A shard's vector, or why it cannot be used.
 #[derive(Debug)]
@@ -76,6 +79,11 @@ enum JobKind {
     Ahead,
 }
 
+/// The number of shards, of `shard_batch` images each, whose scratches a worker keeps.
+fn scratches_max(shard_batch: usize) -> usize {
+    SCRATCHES_MAX.min(SCRATCH_IMAGES_MAX / shard_batch.max(1))
+}
+
 impl ComputePool {
     /// Starts `threads` threads, for shards of `shard_batch` images. They give their results to
     /// `deliver`, and wait while it waits.
@@ -101,7 +109,7 @@ impl ComputePool {
                 .spawn(move || queues.run_thread(thread, &*objective, &partitions, deliver))
                 .expect("a thread can be started");
         }
-        Self { queues, scratches_max: SCRATCH_IMAGES_MAX / shard_batch }
+        Self { queues, scratches_max: scratches_max(shard_batch) }
     }
 
     /// Computes the vectors of `shards`, in place of everything that was asked for before and has

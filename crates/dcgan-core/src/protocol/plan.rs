@@ -123,8 +123,9 @@ impl Plan {
             return Err(InvalidPlan::TooLarge);
         }
         let mut shards = vec![Vec::new(); members.len()];
-        for (shard, owner) in (0..).map(ShardId).zip(&owners) {
-            shards.get_mut(usize::from(owner.0)).ok_or(InvalidPlan::Unfit)?.push(shard);
+        for (owner, shard) in owners.iter().zip(0..) {
+            let own = shards.get_mut(usize::from(owner.0)).ok_or(InvalidPlan::Unfit)?;
+            own.push(ShardId(shard));
         }
         if members.is_empty() || shards.iter().any(Vec::is_empty) {
             return Err(InvalidPlan::Unfit);
@@ -169,6 +170,9 @@ impl Plan {
     }
 
     /// The shards that a member computes, in order.
+    ///
+    /// # Panics
+    /// If there is no member of this rank.
     pub fn shards_of(&self, rank: Rank) -> &[ShardId] {
         &self.shards[usize::from(rank.0)]
     }
