@@ -45,7 +45,7 @@ const LAST_GRIDS_MAX: Duration = Duration::from_secs(60);
 pub(crate) struct Driver {
     config: RunConfig,
     recorder: Recorder,
-    /// Where rows of metrics go once they are on disk.
+    /// The consumers of rows of metrics that are on disk.
     sinks: Sinks,
     machine: CoordinatorMachine,
     /// The zero of the machine's clock.
