@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::Parser;
+use dcgan_rpc::services::Program;
 
 fn base() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base")
@@ -37,6 +38,20 @@ fn the_programs_understand_the_arguments_of_their_containers() {
         .unwrap_or_else(|error| panic!("{sampler:?}: {error}"));
     for manifest in ["coordinator.yaml", "workers.yaml", "sampler.yaml"] {
         assert!(list(manifest, "args").len() > 3, "the arguments of {manifest} are found");
+    }
+}
+
+#[test]
+fn a_container_is_ready_when_a_service_that_its_program_offers_is() {
+    let probes = [
+        ("coordinator.yaml", Program::Coordinator),
+        ("workers.yaml", Program::Worker),
+        ("sampler.yaml", Program::Sampler),
+    ];
+    for (manifest, program) in probes {
+        let text = std::fs::read_to_string(base().join(manifest)).unwrap();
+        let probed = text.lines().find_map(|line| line.trim().strip_prefix("service: ")).unwrap();
+        assert!(program.services().any(|name| name == probed), "{manifest}: {probed}");
     }
 }
 

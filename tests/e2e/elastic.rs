@@ -65,6 +65,8 @@ fn status_checkpoint_drain_and_stop_work_while_the_run_trains() {
     assert!(before["checkpoint"].is_null(), "{before}");
 
     ask("checkpoint", 0);
+    let asked = coordinator.process.wait_for_event("checkpoint_requested", &[]);
+    assert_names(asked.field("by"), &["@"]);
     let saved = coordinator.process.wait_for_event("checkpoint_saved", &[]);
     let step: u64 = saved.field("step").parse().unwrap();
     assert_eq!(saved_steps(here), [step]);
@@ -73,6 +75,7 @@ fn status_checkpoint_drain_and_stop_work_while_the_run_trains() {
     let names = ["there is no worker nobody; there are: ", "leaving", "staying"];
     assert_names(refused.error(), &names);
     ask("drain leaving", 0);
+    coordinator.process.wait_for_event("drain_requested", &[("worker", "leaving")]);
     leaving.expect(0);
     let drained = [("worker", "leaving"), ("cause", "drained")];
     coordinator.process.wait_for_event("worker_lost", &drained);
@@ -87,10 +90,12 @@ fn status_checkpoint_drain_and_stop_work_while_the_run_trains() {
     assert_names(cause, &["leaving", "drained"]);
 
     assert_names(&ask("stop", 0).text, &["the run has ended"]);
-    coordinator.process.expect(0).event("run_stopped", &[]);
+    let ended = coordinator.process.expect(0);
+    assert_names(ended.event("stop_requested", &[]).field("by"), &["@"]);
+    ended.event("run_stopped", &[]);
     staying.expect(0);
     let unreachable = run(COORD, here, "status --coordinator http://127.0.0.1:1", 1);
-    assert_names(unreachable.error(), &["cannot reach http://127.0.0.1:1"]);
+    assert_names(unreachable.error(), &["cannot reach the coordinator at http://127.0.0.1:1"]);
 }
 
 #[test]

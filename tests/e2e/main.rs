@@ -16,5 +16,6 @@ mod process;
 mod protocol;
 mod run;
 mod sampling;
+mod services;
 mod training;
 mod usage;

@@ -159,7 +159,7 @@ fn a_worker_gives_up_without_a_coordinator() {
         &format!("--coordinator http://{nobody} --coordinator-timeout 1s"),
     );
     let gave_up = worker.expect(1);
-    let reason = format!("no coordinator for 1 s: cannot reach http://{nobody}");
+    let reason = format!("no coordinator for 1 s: cannot reach the coordinator at http://{nobody}");
     assert_names(gave_up.error(), &[&reason]);
 }
 

@@ -7,14 +7,11 @@ use std::path::Path;
 use dcgan_rpc::pb;
 use dcgan_rpc::pb::sampler_client::SamplerClient;
 use tempfile::tempdir;
-use tokio_stream::StreamExt;
 use tonic::Code;
-use tonic::transport::Channel;
-use tonic_health::pb::health_client::HealthClient;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 use crate::process::{Process, SAMPLER, assert_names, run};
 use crate::run::local;
+use crate::services::{check_services, connect};
 use crate::training::all_cores;
 
 /// Decodes a PNG to its end; gives its width and height.
@@ -57,7 +54,7 @@ async fn a_sampler_draws_the_same_pictures_for_its_page_for_grpc_and_for_files()
     assert_eq!(get(page, "/step"), b"2");
     assert!(String::from_utf8(get(page, "/")).unwrap().contains("<img"));
 
-    let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
+    let channel = connect(&address).await;
     let mut samples = SamplerClient::new(channel.clone());
     let mut ask = async |seed, rows, columns| {
         samples
@@ -79,12 +76,7 @@ async fn a_sampler_draws_the_same_pictures_for_its_page_for_grpc_and_for_files()
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert_names(refused.message(), &["rows: expected 1 to 32, found 33"]);
 
-    let request = HealthCheckRequest { service: "dcgan.v1.Sampler".to_owned() };
-    let health = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
-    assert_eq!(health.status(), ServingStatus::Serving);
-    for services in [services_v1(channel.clone()).await, services_v1alpha(channel).await] {
-        assert_eq!(services, ["dcgan.v1.Sampler", "grpc.health.v1.Health"]);
-    }
+    check_services(&channel, &["dcgan.v1.Sampler"]).await;
     sampler.signal("TERM");
     sampler.expect(143);
     check_files(folder.path(), &newest);
@@ -102,30 +94,3 @@ fn check_files(folder: &Path, newest: &[u8]) {
     let drawn = dcgan_store::dataset::Dataset::load(&source).unwrap().info();
     assert_eq!((drawn.images, drawn.rows, drawn.columns), (40, 28, 28));
 }
-
-macro_rules! services {
-    ($name:ident, $version:ident) => {
-        /// Asks for the services with this version of the reflection protocol.
-        async fn $name(channel: Channel) -> Vec<String> {
-            use tonic_reflection::pb::$version::ServerReflectionRequest;
-            use tonic_reflection::pb::$version::server_reflection_client::ServerReflectionClient;
-            use tonic_reflection::pb::$version::server_reflection_request::MessageRequest;
-            use tonic_reflection::pb::$version::server_reflection_response::MessageResponse;
-            let message_request = Some(MessageRequest::ListServices(String::new()));
-            let request = ServerReflectionRequest { host: String::new(), message_request };
-            let mut client = ServerReflectionClient::new(channel);
-            let answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap();
-            let answer = answers.into_inner().next().await.unwrap().unwrap();
-            let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
-                panic!("expected a list, found {answer:?}");
-            };
-            let mut names: Vec<String> =
-                list.service.into_iter().map(|service| service.name).collect();
-            names.sort();
-            names
-        }
-    };
-}
-
-services!(services_v1, v1);
-services!(services_v1alpha, v1alpha);

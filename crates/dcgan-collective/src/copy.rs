@@ -29,7 +29,7 @@ pub enum CopyError {
     Transfer(#[from] TransferError),
 }
 
-/// What a copy can be at most: whatever exceeds it is refused.
+/// The limits of a copy. One that is beyond them is refused.
 #[derive(Clone, Copy, Debug)]
 pub struct CopyLimits {
     /// The size of the file, in bytes.

@@ -17,11 +17,11 @@ const NAME_BYTES_MAX: usize = 200;
 pub struct Caller {
     /// The run; `None` if the sender does not know it yet.
     pub run: Option<RunId>,
-    /// Who asks.
+    /// The one who asks.
     pub who: Who,
 }
 
-/// Who asks. Nothing proves it: it is what the sender says of itself, for the log.
+/// The one who asks. Nothing proves it: it is what the sender says of itself, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
     /// A worker process.

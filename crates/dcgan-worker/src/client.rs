@@ -6,7 +6,7 @@ use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
 use dcgan_rpc::{Caller, Who};
 use tonic::transport::Channel;
 
-/// What every request of this worker needs: a way to reach the other program, and who asks.
+/// The parts of every request of this worker: a way to reach the other program, and who asks.
 #[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) connector: Connector,

@@ -24,8 +24,8 @@ use crate::client::Client;
 /// The longest header of a state file, in bytes: room for ten thousand tensors.
 const HEADER_BYTES_MAX: usize = 1024 * 1024;
 
-/// Fetches the start state of a plan, of an objective with this number of `metrics`. Whether it is the right one is for the state machine to
-/// check.
+/// Fetches the start state of a plan, of an objective with this number of `metrics`. Whether it is
+/// the right one is for the state machine to check.
 ///
 /// # Errors
 /// If the source cannot be reached, does not hold the state, or sends something else.

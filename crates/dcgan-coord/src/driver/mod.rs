@@ -69,7 +69,7 @@ pub(crate) struct Driver {
     /// The jobs of the writer go here.
     jobs: std_mpsc::Sender<Job>,
     disk_watch: DiskWatch,
-    /// Where rows of metrics go once they are on disk.
+    /// The consumers of rows of metrics that are on disk.
     sinks: Sinks,
     /// For threads that read a file: what they have read comes back as an input.
     inputs: mpsc::Sender<Input>,

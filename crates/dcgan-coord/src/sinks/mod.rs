@@ -1,4 +1,4 @@
-//! Where rows of metrics go once they are on disk.
+//! The consumers of rows of metrics, such as the terminal.
 //!
 //! The log `metrics.jsonl` is not a sink but the source of all: the machine counts on its rows, and
 //! a row that cannot be written is waited for. Only a row that is durable is given to the sinks.

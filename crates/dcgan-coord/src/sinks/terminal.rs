@@ -26,7 +26,7 @@ impl Terminal {
         let mut line = format!("epoch {}/{epochs}  step {}/{last_step}", row.epoch, row.step);
         for (name, value) in row.metrics.iter() {
             // Writing to a string cannot fail.
-            let _ = write!(line, "  {name} {value:.4}");
+            let _ = write!(line, "  {name} {value:.3}");
         }
         let _ = writeln!(line, "  {:.0} images/s", row.images_per_second);
         line
@@ -61,7 +61,7 @@ mod tests {
         window.add(&done);
         let row = window.row(&["loss", "gap"], &done, 1, 256, 2e-4);
         let line = Terminal { epochs: 20, last_step: 4680 }.line(&row);
-        let expected = "epoch 1/20  step 40/4680  loss 0.7500  gap 12.0000  512 images/s\n";
+        let expected = "epoch 1/20  step 40/4680  loss 0.750  gap 12.000  512 images/s\n";
         assert_eq!(line, expected);
     }
 }

@@ -224,3 +224,37 @@ fn a_message_that_no_program_sends_is_refused() {
         check_refused(Some(WorkerKind::StepDone(done)), "a step with another number of metrics");
     }
 }
+
+/// The bytes of a hello and of a refusal, as version 2 of the protocol wrote them.
+///
+/// By these messages programs of different versions tell each other so, in words. A change of
+/// either would leave people with an error about a checksum, or with none.
+#[test]
+fn hellos_and_refusals_are_those_of_every_version() {
+    let hello = Hello {
+        run: Some(RunId(0xA1)),
+        id: WorkerId { name: "w1".to_owned(), incarnation: 7 },
+        protocol: 2,
+        fingerprint: "cpu r2 fma".to_owned(),
+        address: "127.0.0.1:7423".to_owned(),
+        plan: Generation(3),
+        promised: Generation(4),
+    };
+    let sent = pb::WorkerMessage::from(WorkerMessage::Hello(hello.clone())).encode_to_vec();
+    assert_eq!(hex(&sent), HELLO);
+    let received = pb::WorkerMessage::decode(&*sent).unwrap();
+    assert_eq!(WorkerMessage::from_wire(received, METRICS), Ok(WorkerMessage::Hello(hello)));
+    let refused = CoordinatorMessage::Refused("use programs of one build".to_owned());
+    assert_eq!(hex(&pb::CoordinatorMessage::from(refused).encode_to_vec()), REFUSED);
+}
+
+const HELLO: &str = concat!(
+    "0a3309a10000000000000012060a02773110071802220a63707520723220666d61",
+    "2a0e3132372e302e302e313a373432333003380459d63a3f51a52ebd4c",
+);
+const REFUSED: &str =
+    concat!("121b0a197573652070726f6772616d73206f66206f6e65206275696c64", "5969b368638377c32d",);
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

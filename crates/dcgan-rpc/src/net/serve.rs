@@ -121,7 +121,14 @@ fn reflection<'a>(program: Program) -> tonic_reflection::server::Builder<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use tonic::Request;
+    use tonic::client::Grpc;
+    use tonic_prost::ProstCodec;
+
     use super::*;
+    use crate::net::{Connector, Peer, in_words};
 
     #[tokio::test]
     async fn a_port_in_use_is_reported_with_its_address() {
@@ -130,5 +137,31 @@ mod tests {
         let error = listen(address).unwrap_err().to_string();
         let expected = format!("cannot listen on {address}: Address already in use");
         assert!(error.starts_with(&expected), "{error}");
+    }
+
+    /// Programs of protocol version 2 called `Coordinator/Act`, and show the server's words.
+    #[tokio::test]
+    async fn a_request_that_is_not_known_is_refused_in_words() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = listener.local_addr().unwrap().into();
+        let server = serve(listener, Routes::default(), Program::Coordinator, pending());
+        tokio::spawn(server);
+        let peer = Peer::Coordinator(None);
+        let channel = Connector::new(false).connect(&address, &peer).await.unwrap();
+        // A service and a method that the server does not have.
+        for path in ["/dcgan.v1.Coordinator/Act", "/grpc.health.v1.Health/Act"] {
+            let mut client = Grpc::new(channel.clone());
+            client.ready().await.unwrap();
+            let codec = ProstCodec::<pb::StopRequest, pb::StopResponse>::default();
+            let request = Request::new(pb::StopRequest::default());
+            let path = path.parse().unwrap();
+            let status = client.unary(request, path, codec).await.unwrap_err();
+            assert_eq!(status.code(), Code::Unimplemented);
+            let expected = format!(
+                "this program speaks protocol version {PROTOCOL} and does not know this request: \
+                 use programs of one build"
+            );
+            assert_eq!(in_words(&status), expected);
+        }
     }
 }
