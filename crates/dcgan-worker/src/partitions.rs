@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dcgan_core::ids::ShardId;
-use dcgan_core::spec::sharding::{Partition, Sharding};
+use dcgan_core::spec::sharding::Partition;
 use dcgan_core::spec::{RunSpec, shard_ids};
 use dcgan_rpc::net::{self, Address};
 use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
@@ -61,12 +61,11 @@ impl PartitionCache {
         self,
         coordinator: Address,
         spec: RunSpec,
-        sharding: Sharding,
         likely: Vec<ShardId>,
         ready: impl FnOnce(),
     ) {
-        let shards = sharding.shards();
-        let mut fetcher = PartitionFetcher { coordinator, spec, sharding, channel: None };
+        let shards = spec.shards();
+        let mut fetcher = PartitionFetcher { coordinator, spec, channel: None };
         // A shard that does not exist would be asked for again and again.
         let likely: Vec<ShardId> = likely.into_iter().filter(|shard| shard.0 < shards).collect();
         for &shard in &likely {
@@ -83,7 +82,6 @@ impl PartitionCache {
 struct PartitionFetcher {
     coordinator: Address,
     spec: RunSpec,
-    sharding: Sharding,
     /// The connection to the coordinator; `None` before the first attempt and after a failed one.
     channel: Option<Channel>,
 }
@@ -109,8 +107,8 @@ impl PartitionFetcher {
             Some(channel) => channel.clone(),
             None => self.channel.insert(net::connect(&self.coordinator).await?).clone(),
         };
-        let image_bytes = self.spec.data.image_bytes();
-        let expected = self.sharding.partition_len(shard) * image_bytes;
+        let image_bytes = self.spec.data().image_bytes();
+        let expected = self.spec.sharding().partition_len(shard) * image_bytes;
         // The request has a checksum: with a flipped bit it would ask for another shard, whose
         // partition may have the same size.
         let request =

@@ -22,16 +22,11 @@ impl Reference {
     /// Computes the run.
     pub(crate) fn new(shards: u16, last_step: u64) -> Self {
         let images = 10 * usize::from(shards) + 1;
-        let spec = RunSpec {
-            objective: ObjectiveKind::Toy,
-            batch_size: 2 * usize::from(shards),
-            shards,
-            seed: 22,
-            learning_rate: 0.1,
-            beta1: 0.5,
-            data: DatasetInfo { images, rows: 1, columns: 1, digest: Digest(0) },
-        };
-        let toy = Toy::new(spec.clone()).unwrap();
+        let data = DatasetInfo { images, rows: 1, columns: 1, digest: Digest(0) };
+        let builder = RunSpec::builder().objective(ObjectiveKind::Toy).shards(shards);
+        let builder = builder.batch_size(2 * usize::from(shards)).learning_rate(0.1);
+        let spec = builder.build(data).unwrap();
+        let toy = Toy::new(spec.clone());
         // One partition serves all shards. It has one image more than a real one ever holds, and
         // the toy does not care which image it gets.
         let partition = Partition::new(1, (0..11).collect());

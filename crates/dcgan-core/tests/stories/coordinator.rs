@@ -37,15 +37,9 @@ pub(crate) struct Coordinator {
 impl Coordinator {
     /// A new run that begins with `workers` workers and later goes on with `min_workers`.
     pub(crate) fn new(workers: usize, min_workers: usize) -> Self {
-        let spec = RunSpec {
-            objective: ObjectiveKind::Toy,
-            batch_size: 16,
-            shards: 8,
-            seed: 22,
-            learning_rate: 0.1,
-            beta1: 0.5,
-            data: DatasetInfo { images: 100, rows: 1, columns: 1, digest: Digest(0) },
-        };
+        let data = DatasetInfo { images: 100, rows: 1, columns: 1, digest: Digest(0) };
+        let builder = RunSpec::builder().objective(ObjectiveKind::Toy).batch_size(16);
+        let spec = builder.learning_rate(0.1).build(data).unwrap();
         let config = CoordinatorConfig {
             run: RunId(1),
             workers,
@@ -58,9 +52,9 @@ impl Coordinator {
                     grid_every: INTERVAL,
                     checkpoint_every: INTERVAL,
                 },
-                sharding: spec.check().unwrap(),
-                batch_size: spec.batch_size,
-                learning_rate: spec.learning_rate,
+                sharding: *spec.sharding(),
+                batch_size: spec.batch_size(),
+                learning_rate: spec.learning_rate(),
             },
             fingerprint: None,
             plan: None,

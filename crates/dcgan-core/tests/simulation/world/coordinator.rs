@@ -16,9 +16,9 @@ impl World {
         assert!(self.coordinator.is_none());
         let output = OutputConfig {
             schedule: self.schedule,
-            sharding: self.reference.spec.check().unwrap(),
-            batch_size: self.reference.spec.batch_size,
-            learning_rate: self.reference.spec.learning_rate,
+            sharding: *self.reference.spec.sharding(),
+            batch_size: self.reference.spec.batch_size(),
+            learning_rate: self.reference.spec.learning_rate(),
         };
         let config = CoordinatorConfig {
             run: RunId(1),

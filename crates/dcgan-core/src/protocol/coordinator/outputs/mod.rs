@@ -390,18 +390,11 @@ mod tests {
 
     /// Outputs with a row of metrics and a checkpoint at every second step.
     fn outputs() -> Outputs {
-        let spec = RunSpec {
-            objective: ObjectiveKind::Toy,
-            batch_size: 16,
-            shards: 8,
-            seed: 22,
-            learning_rate: 0.1,
-            beta1: 0.5,
-            data: DatasetInfo { images: 100, rows: 1, columns: 1, digest: Digest(0) },
-        };
+        let data = DatasetInfo { images: 100, rows: 1, columns: 1, digest: Digest(0) };
+        let builder = RunSpec::builder().objective(ObjectiveKind::Toy).batch_size(16);
+        let sharding = *builder.build(data).unwrap().sharding();
         let schedule =
             Schedule { last_step: 10, log_every: 2, grid_every: 10, checkpoint_every: 2 };
-        let sharding = spec.check().unwrap();
         let config = OutputConfig { schedule, sharding, batch_size: 16, learning_rate: 0.1 };
         Outputs::new(config, PersistedOutputs::default())
     }
