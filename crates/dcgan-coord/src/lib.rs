@@ -35,16 +35,13 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
-
 pub use args::Args;
 use args::Verb;
 
 /// Runs the program. Its exit status is one of [`dcgan_process::exit::status`].
 pub fn main() -> ExitCode {
     dcgan_process::exit::run(|| {
-        let matches = Args::command().get_matches();
-        let args = Args::from_arg_matches(&matches)?;
+        let (args, matches) = dcgan_process::settings::parse::<Args>();
         match &args.verb {
             None => start::run(&args, &matches),
             Some(Verb::Summary { format }) => {

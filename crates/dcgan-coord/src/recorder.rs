@@ -49,6 +49,10 @@ impl Recorder {
         // belongs to always has the settings of that run.
         dir.save_config(config_text)?;
         let run = match run {
+            // An older version must not read what this one adds to the directory.
+            Some(older) if older.format < FORMAT => {
+                save_run(&dir, RunFile { format: FORMAT, ..older })?
+            }
             Some(run) => run,
             None => new_run(&dir)?,
         };
@@ -187,7 +191,10 @@ impl Recorder {
 fn new_run(dir: &RunDir) -> anyhow::Result<RunFile> {
     // The identity only tells runs apart, so the random keys of a hasher are random enough.
     let id = RunId(RandomState::new().hash_one(dir.paths().root()));
-    let run = RunFile { format: FORMAT, run: id, fingerprint: None, plan: None };
+    save_run(dir, RunFile { format: FORMAT, run: id, fingerprint: None, plan: None })
+}
+
+fn save_run(dir: &RunDir, run: RunFile) -> anyhow::Result<RunFile> {
     dir.save_run(&run)?;
     Ok(run)
 }

@@ -110,7 +110,7 @@ impl Driver {
     fn append_row(&mut self, row: &MetricsRow) -> anyhow::Result<()> {
         self.recorder.append_row(row)?;
         let last_step = self.config.schedule.last_step;
-        CONSOLE.print_row(row, self.config.sharding.epoch(last_step), last_step);
+        CONSOLE.print_row(row, self.config.spec.sharding().epoch(last_step), last_step);
         Ok(())
     }
 

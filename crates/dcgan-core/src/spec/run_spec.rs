@@ -45,9 +45,9 @@ macro_rules! settings {
                 }
             )+
 
-            /// Tells whether a saved specification may have this key.
-            pub fn has_key(name: &str) -> bool {
-                name == DATA || [$(stringify!($name)),+].iter().any(|field| key(field) == name)
+            /// The names of all settings: the keys in files, and the flags without the dashes.
+            pub fn setting_names() -> Vec<String> {
+                vec![$(key(stringify!($name))),+]
             }
         }
 
@@ -194,6 +194,11 @@ impl RunSpec {
         Ok(Self { settings, data, sharding })
     }
 
+    /// Tells whether a saved specification may have this key.
+    pub fn has_key(name: &str) -> bool {
+        name == DATA || Self::setting_names().iter().any(|setting| setting == name)
+    }
+
     /// The training data.
     pub fn data(&self) -> &DatasetInfo {
         &self.data
@@ -321,5 +326,37 @@ mod tests {
         let other_data = DatasetInfo { images: 60_001, ..MNIST };
         let given = RunSpec::builder().build(other_data).unwrap();
         assert_eq!(spec.differences(&given)[0].name, "data");
+    }
+
+    /// The table of a later version, which has one more setting than its first.
+    #[expect(unreachable_pub, reason = "the macro is made for public types")]
+    mod later {
+        use super::super::{RunSpecError, key};
+        use serde::{Deserialize, Serialize};
+
+        struct RunSpec {
+            settings: Settings,
+        }
+
+        settings! {
+            /// The first setting.
+            batch_size: usize = 256;
+            /// A setting that is on by default, and that older runs did not have.
+            warmup: u64 = 100, older runs: 0;
+        }
+
+        #[test]
+        fn a_setting_that_was_not_saved_has_its_value_of_older_runs() {
+            let saved = RunSpecBuilder::default().batch_size(16);
+            let spec = RunSpec { settings: saved.clone().or_older().unwrap() };
+            assert_eq!((spec.batch_size(), spec.warmup()), (16, 0));
+            assert_eq!(saved.clone().or_defaults().warmup, 100);
+            assert_eq!(saved.warmup(7).or_older().unwrap().warmup, 7);
+            let rows = [("batch-size", "16"), ("warmup", "0")];
+            assert_eq!(spec.settings.rows(), rows.map(|(a, b)| (a.to_owned(), b.to_owned())));
+            assert_eq!(RunSpec::setting_names(), ["batch-size", "warmup"]);
+            let missing = RunSpecBuilder::default().or_older().unwrap_err();
+            assert_eq!(missing, RunSpecError::Missing("batch-size".to_owned()));
+        }
     }
 }

@@ -195,8 +195,7 @@ fn only_a_refusal_may_lack_a_checksum() {
 
 #[test]
 fn a_welcome_with_an_unknown_setting_is_a_refusal_in_words() {
-    let schedule =
-        pb::Schedule { last_step: 9, log_every: 1, grid_every: 1, checkpoint_every: 1 };
+    let schedule = pb::Schedule { last_step: 9, log_every: 1, grid_every: 1, checkpoint_every: 1 };
     let spec = super::spec::to_json(&spec(22)).replacen('{', r#"{"warmup":5,"#, 1);
     let welcome = pb::Welcome { schedule: Some(schedule), spec, ..Default::default() };
     let message =

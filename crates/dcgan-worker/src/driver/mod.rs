@@ -256,14 +256,9 @@ impl<'a> Driver<'a> {
         // Fetch the partitions in the background.
         let coordinator = self.args.coordinator.clone();
         let inputs = self.inputs_in.clone();
-        self.network.spawn(partitions.fetch_all(
-            coordinator,
-            spec,
-            likely_shards,
-            move || {
-                tokio::spawn(async move { inputs.send(Input::DataReady).await });
-            },
-        ));
+        self.network.spawn(partitions.fetch_all(coordinator, spec, likely_shards, move || {
+            tokio::spawn(async move { inputs.send(Input::DataReady).await });
+        }));
 
         let machine =
             WorkerMachine::new(self.start.elapsed(), self.id.clone(), Arc::clone(&objective));
