@@ -28,7 +28,7 @@ fn command_line(manifest: &str) -> Vec<String> {
 #[test]
 fn the_programs_understand_the_arguments_of_their_containers() {
     let coordinator = dcgan_coord::Args::try_parse_from(command_line("coordinator.yaml")).unwrap();
-    assert!(coordinator.insecure && !coordinator.local);
+    assert_eq!((coordinator.given.insecure, coordinator.given.local), (Some(true), None));
     let worker = dcgan_worker::Args::try_parse_from(command_line("workers.yaml")).unwrap();
     assert_eq!(worker.name.as_deref(), Some("worker-3"));
     assert_eq!(worker.advertise.unwrap().authority(), "10.0.0.7:7423");

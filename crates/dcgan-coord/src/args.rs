@@ -1,11 +1,10 @@
 //! The command line of `dcgan-coord`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use dcgan_process::fault::Fault;
-use dcgan_process::logging::LogArgs;
+use dcgan_process::logging::LogLevel;
 use dcgan_rpc::net::Address;
 use serde::{Deserialize, Serialize};
 
@@ -19,34 +18,9 @@ use crate::config::PartialConfig;
 pub struct Args {
     #[command(subcommand)]
     pub(crate) verb: Option<Verb>,
+    /// Settings of a training.
     #[command(flatten)]
-    pub(crate) given: PartialConfig,
-    /// Also starts the workers and a sampler, on this machine, and ends them with the run.
-    #[arg(long, env = "DCGAN_LOCAL")]
-    pub local: bool,
-    /// The run directory: everything that is saved goes there [default: runs/dcgan].
-    #[arg(long, value_name = "RUN_DIR", env = "DCGAN_OUT")]
-    pub out: Option<PathBuf>,
-    /// The address that workers and samplers connect to [default: 127.0.0.1:7420, or a free port
-    /// with --local].
-    #[arg(long, value_name = "ADDR:PORT", env = "DCGAN_LISTEN")]
-    pub listen: Option<SocketAddr>,
-    /// Treatment of a run that the directory holds already: auto continues it, never refuses it.
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t, env = "DCGAN_RESUME")]
-    pub resume: Resume,
-    /// File of settings, with the names of the flags as keys, such as a run directory's
-    /// config.toml; flags and DCGAN_* variables override the file.
-    #[arg(long, value_name = "FILE.toml", env = "DCGAN_CONFIG")]
-    pub config: Option<PathBuf>,
-    /// Does not move shards away from slow workers.
-    #[arg(long, env = "DCGAN_FIXED_SHARDS")]
-    pub fixed_shards: bool,
-    /// Checks all settings, prints them, and ends.
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Allows connections to other machines, although they are not encrypted.
-    #[arg(long, env = "DCGAN_INSECURE")]
-    pub insecure: bool,
+    pub given: PartialConfig,
     /// Injects a fault at a point of this program, for tests.
     #[arg(long, hide = true, value_name = "POINT=ACTION@N")]
     pub(crate) fault: Option<Fault>,
@@ -54,7 +28,7 @@ pub struct Args {
     #[arg(long, hide = true)]
     pub(crate) exit_with_stdin: bool,
     #[command(flatten)]
-    pub(crate) log: LogArgs,
+    pub(crate) log_level: LogLevel,
 }
 
 /// Verbs: things that the program does instead of running a training.
@@ -128,7 +102,7 @@ pub(crate) enum SummaryFormat {
 /// The treatment of a run that the directory holds already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Resume {
+pub(crate) enum Resume {
     /// Continue it; an empty directory starts a new run.
     #[default]
     Auto,

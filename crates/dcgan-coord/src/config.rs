@@ -2,6 +2,7 @@
 //! flags, variables and files give it; and [`RunConfig`], in which each has its value and all go
 //! together.
 
+use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
@@ -9,15 +10,22 @@ use anyhow::{Context, ensure};
 use dcgan_core::ids::Step;
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::spec::sharding::Sharding;
-use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec, steps};
+use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec, RunSpecBuilder, steps};
+use dcgan_process::logging::LogFormat;
+use dcgan_process::settings;
 use dcgan_store::dataset::{Source, default_source};
 use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use crate::args::Resume;
 
 /// Settings as a person gives them. A setting that is not given keeps its saved value, or else its
-/// default. The keys of a configuration file are the names of the flags.
+/// default. Each is a flag, a variable and a key of a configuration file; the keys are the names of
+/// the flags.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Serialize, Deserialize)]
+#[command(mut_args = settings::yes_or_no)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub(crate) struct PartialConfig {
+pub struct PartialConfig {
     /// Number of workers that must be connected before the first step.
     #[arg(long, value_name = "N", env = "DCGAN_WORKERS")]
     pub(crate) workers: Option<NonZeroU16>,
@@ -68,10 +76,58 @@ pub(crate) struct PartialConfig {
     /// Objective of the training: the DCGAN, or a toy that tests the protocol.
     #[arg(long, hide = true, value_parser = parse_objective, env = "DCGAN_OBJECTIVE")]
     pub(crate) objective: Option<ObjectiveKind>,
+    /// Also starts the workers and a sampler, on this machine, and ends them with the run.
+    #[arg(long, env = "DCGAN_LOCAL")]
+    pub local: Option<bool>,
+    /// The run directory: everything that is saved goes there [default: runs/dcgan].
+    #[arg(long, value_name = "RUN_DIR", env = "DCGAN_OUT")]
+    pub(crate) out: Option<PathBuf>,
+    /// The address that workers and samplers connect to [default: 127.0.0.1:7420, or a free port
+    /// with --local].
+    #[arg(long, value_name = "ADDR:PORT", env = "DCGAN_LISTEN")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Treatment of a run that the directory holds already: auto continues it, never refuses it
+    /// [default: auto].
+    #[arg(long, value_name = "WHEN", value_enum, env = "DCGAN_RESUME")]
+    pub(crate) resume: Option<Resume>,
+    /// File of settings, with the names of the flags as keys, such as a run directory's
+    /// config.toml; flags and DCGAN_* variables override the file.
+    #[arg(long, value_name = "FILE.toml", env = "DCGAN_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Does not move shards away from slow workers.
+    #[arg(long, env = "DCGAN_FIXED_SHARDS")]
+    pub(crate) fixed_shards: Option<bool>,
+    /// Checks all settings, prints them, and ends.
+    #[arg(long, env = "DCGAN_DRY_RUN")]
+    pub(crate) dry_run: Option<bool>,
+    /// Allows connections to other machines, although they are not encrypted.
+    #[arg(long, env = "DCGAN_INSECURE")]
+    pub insecure: Option<bool>,
+    /// Format of the log lines, which go to standard error [default: text].
+    #[arg(long, value_name = "FORMAT", value_enum, env = "DCGAN_LOG_FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
     /// Data set that a saved configuration was used with. No flag gives it.
     #[arg(skip)]
     pub(crate) data_set: Option<DatasetInfo>,
 }
+
+/// The settings that hold for one start, and are not saved with the run.
+const ONE_START: [&str; 9] = [
+    "config",
+    "dry-run",
+    "fixed-shards",
+    "insecure",
+    "listen",
+    "local",
+    "log-format",
+    "out",
+    "resume",
+];
+
+/// The default number of epochs, and of steps between two rows and two grids.
+const TWENTY: NonZeroU64 = NonZeroU64::new(20).unwrap();
+/// The default number of checkpoints that are kept.
+const FIVE: NonZeroUsize = NonZeroUsize::new(5).unwrap();
 
 /// Parses the name of an objective.
 fn parse_objective(name: &str) -> Result<ObjectiveKind, String> {
@@ -80,13 +136,6 @@ fn parse_objective(name: &str) -> Result<ObjectiveKind, String> {
         .into_iter()
         .find(|kind| kind.to_string() == name)
         .ok_or_else(|| "expected dcgan or toy".to_owned())
-}
-
-/// The length of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Length {
-    Epochs(NonZeroU64),
-    Steps(NonZeroU64),
 }
 
 /// Settings that go together, each with its value.
@@ -98,11 +147,9 @@ pub(crate) struct RunConfig {
     pub(crate) min_workers: usize,
     /// Threads of each local worker.
     pub(crate) threads: u16,
-    pub(crate) length: Length,
     pub(crate) keep_checkpoints: usize,
     /// Everything that the result depends on.
     pub(crate) spec: RunSpec,
-    pub(crate) sharding: Sharding,
     pub(crate) schedule: Schedule,
 }
 
@@ -116,111 +163,87 @@ impl PartialConfig {
         }
     }
 
-    /// The specification of a run on this data set, with the defaults of the tutorial that the
-    /// model is taken from.
-    pub(crate) fn spec(&self, data: DatasetInfo) -> RunSpec {
-        RunSpec {
-            objective: self.objective.unwrap_or_default(),
-            batch_size: self.batch_size.map_or(256, NonZeroUsize::get),
-            shards: self.shards.map_or(8, NonZeroU16::get),
-            seed: self.seed.unwrap_or(22),
-            learning_rate: self.learning_rate.unwrap_or(2e-4),
-            beta1: self.beta1.unwrap_or(0.5),
-            data,
-        }
+    /// Those of these settings that the result depends on.
+    pub(crate) fn spec(&self) -> anyhow::Result<RunSpecBuilder> {
+        // The builder takes the keys that it knows.
+        Ok(self.table()?.try_into()?)
     }
 
-    /// Gives each setting its value, for a run on this data set.
+    /// Replaces the settings that the result depends on by those of `spec`.
+    pub(crate) fn with_spec(self, spec: &RunSpec) -> anyhow::Result<Self> {
+        let mut table = self.table()?;
+        table.extend(Table::try_from(spec)?);
+        // `data` is where the images come from; the specification has what they are.
+        if let Some(data_set) = table.remove("data") {
+            table.insert("data-set".to_owned(), data_set);
+        }
+        Ok(Self { data: self.data, ..table.try_into()? })
+    }
+
+    /// The given settings by their keys.
+    pub(crate) fn table(&self) -> anyhow::Result<Table> {
+        Table::try_from(self).context("a setting cannot be saved in a TOML file")
+    }
+
+    /// Gives each setting its value, for a run on this data set. Returns also the settings that the
+    /// run directory keeps, as if a person had given each of them.
     ///
     /// # Errors
     /// If the settings contradict each other, or one that has no default is missing.
-    pub(crate) fn resolve(&self, data: DatasetInfo) -> anyhow::Result<RunConfig> {
+    pub(crate) fn resolve(mut self, data: DatasetInfo) -> anyhow::Result<(RunConfig, Self)> {
         let workers = self
             .workers
             .context("--workers is missing: say how many workers the run starts with")?;
-        let min_workers = self.min_workers.unwrap_or(NonZeroU16::MIN);
+        // A default becomes the value, and is saved with the others.
+        let min_workers = *self.min_workers.get_or_insert(NonZeroU16::MIN);
         ensure!(
             min_workers <= workers,
             "--min-workers {min_workers} is more than --workers {workers}"
         );
-        let spec = self.spec(data);
-        let sharding = spec.check()?;
-        let length = self.length()?;
-        let last_step: Step = match length {
-            Length::Steps(steps) => steps.get(),
-            Length::Epochs(epochs) => steps(&sharding, epochs.get()),
-        };
-        let schedule = Schedule {
-            last_step,
-            log_every: self.log_every.map_or(20, NonZeroU64::get),
-            grid_every: self.grid_every.map_or(20, NonZeroU64::get),
-            checkpoint_every: self
-                .checkpoint_every
-                .map_or(sharding.steps_per_epoch(), NonZeroU64::get),
-        };
-        Ok(RunConfig {
+        let spec = self.spec()?.build(data)?;
+        let epoch = NonZeroU64::new(spec.sharding().steps_per_epoch()).unwrap_or(NonZeroU64::MIN);
+        let config = RunConfig {
             workers: workers.get().into(),
             min_workers: min_workers.get().into(),
-            threads: self.threads.map_or(1, NonZeroU16::get),
-            length,
-            keep_checkpoints: self.keep_checkpoints.map_or(5, NonZeroUsize::get),
+            threads: self.threads.get_or_insert(NonZeroU16::MIN).get(),
+            keep_checkpoints: self.keep_checkpoints.get_or_insert(FIVE).get(),
+            schedule: Schedule {
+                last_step: self.last_step(spec.sharding())?,
+                log_every: self.log_every.get_or_insert(TWENTY).get(),
+                grid_every: self.grid_every.get_or_insert(TWENTY).get(),
+                checkpoint_every: self.checkpoint_every.get_or_insert(epoch).get(),
+            },
             spec,
-            sharding,
-            schedule,
-        })
+        };
+        let saved = self.without_one_start()?.with_spec(&config.spec)?;
+        Ok((config, saved))
     }
 
-    /// The length, which may be given in one of two units.
-    fn length(&self) -> anyhow::Result<Length> {
+    /// The length, which may be given in one of two units, in steps.
+    fn last_step(&mut self, sharding: &Sharding) -> anyhow::Result<Step> {
         match (self.epochs, self.steps) {
             (Some(_), Some(_)) => {
                 anyhow::bail!("--epochs and --steps both give the length: give one")
             }
-            (None, Some(steps)) => Ok(Length::Steps(steps)),
-            (epochs, None) => {
-                Ok(Length::Epochs(epochs.unwrap_or(const { NonZeroU64::new(20).unwrap() })))
-            }
+            (None, Some(steps)) => Ok(steps.get()),
+            (_, None) => Ok(steps(sharding, self.epochs.get_or_insert(TWENTY).get())),
         }
     }
-}
 
-impl RunConfig {
-    /// The same settings as if a person had given each of them, to be saved in the run directory.
-    /// `data` is the `--data` that the images came from.
-    pub(crate) fn to_partial(&self, data: Option<PathBuf>) -> PartialConfig {
-        let RunSpec { objective, batch_size, shards, seed, learning_rate, beta1, data: data_set } =
-            self.spec.clone();
-        let (epochs, steps) = match self.length {
-            Length::Epochs(epochs) => (Some(epochs), None),
-            Length::Steps(steps) => (None, Some(steps)),
-        };
-        PartialConfig {
-            workers: NonZeroU16::new(self.workers as u16),
-            min_workers: NonZeroU16::new(self.min_workers as u16),
-            threads: NonZeroU16::new(self.threads),
-            data,
-            epochs,
-            steps,
-            batch_size: NonZeroUsize::new(batch_size),
-            shards: NonZeroU16::new(shards),
-            seed: Some(seed),
-            learning_rate: Some(learning_rate),
-            beta1: Some(beta1),
-            log_every: NonZeroU64::new(self.schedule.log_every),
-            grid_every: NonZeroU64::new(self.schedule.grid_every),
-            checkpoint_every: NonZeroU64::new(self.schedule.checkpoint_every),
-            keep_checkpoints: NonZeroUsize::new(self.keep_checkpoints),
-            objective: Some(objective),
-            data_set: Some(data_set),
-        }
+    fn without_one_start(&self) -> anyhow::Result<Self> {
+        let mut table = self.table()?;
+        table.retain(|key, _| !ONE_START.contains(&key));
+        Ok(table.try_into()?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
     use dcgan_core::ids::Digest;
 
     use super::*;
+    use crate::args::Args;
 
     const MNIST: DatasetInfo =
         DatasetInfo { images: 60_000, rows: 28, columns: 28, digest: Digest(1) };
@@ -230,27 +253,81 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_those_of_the_tutorial() {
-        let config = given("workers = 4").resolve(MNIST).unwrap();
+    fn defaults_are_saved_with_what_was_given() {
+        let (config, saved) =
+            given("workers = 4\nlocal = true\nout = \"x\"").resolve(MNIST).unwrap();
         assert_eq!((config.schedule.last_step, config.schedule.checkpoint_every), (4680, 234));
-        let RunSpec { batch_size, shards, seed, learning_rate, beta1, .. } = config.spec;
-        assert_eq!((batch_size, shards, seed, learning_rate, beta1), (256, 8, 22, 2e-4, 0.5));
+        let text = "workers = 4\nmin-workers = 1\nthreads = 1\nepochs = 20\nbatch-size = 256\n\
+                    shards = 8\nseed = 22\nlearning-rate = 0.0002\nbeta1 = 0.5\nlog-every = 20\n\
+                    grid-every = 20\ncheckpoint-every = 234\nkeep-checkpoints = 5\n\
+                    objective = \"dcgan\"\n\n[data-set]\nimages = 60000\nrows = 28\n\
+                    columns = 28\ndigest = \"0000000000000001\"\n";
+        assert_eq!(toml::to_string(&saved).unwrap(), text);
     }
 
     #[test]
     fn saved_settings_resolve_to_the_same_configuration() {
-        for text in
-            ["workers = 4", "workers = 2\nsteps = 40\nlearning-rate = 0.001\nmin-workers = 2"]
-        {
-            let config = given(text).resolve(MNIST).unwrap();
-            let saved = toml::to_string(&config.to_partial(Some("mnist".into()))).unwrap();
-            assert_eq!(given(&saved).resolve(MNIST).unwrap(), config, "{saved}");
+        for text in [
+            "workers = 4\ndata = \"mnist\"",
+            "workers = 2\nsteps = 40\nlearning-rate = 0.001\nmin-workers = 2",
+        ] {
+            let (config, saved) = given(text).resolve(MNIST).unwrap();
+            let saved = toml::to_string(&saved).unwrap();
+            assert_eq!(given(&saved).resolve(MNIST).unwrap().0, config, "{saved}");
+        }
+    }
+
+    /// The names of the visible flags, and of the hidden `--objective`.
+    fn flags() -> Vec<String> {
+        let command = Args::command();
+        let flags = command.get_arguments().filter(|flag| {
+            let name = flag.get_long();
+            name.is_some() && (!flag.is_hide_set() || name == Some("objective"))
+        });
+        flags.map(|flag| flag.get_long().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_flag_is_a_key() {
+        let flags = flags();
+        assert!(flags.len() > 20, "{flags:?}");
+        for flag in flags {
+            // An empty list is a value of no setting.
+            let error = toml::from_str::<PartialConfig>(&format!("{flag} = []")).unwrap_err();
+            assert!(!error.to_string().contains("unknown field"), "--{flag}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_setting_of_a_specification_is_a_flag_that_says_its_default() {
+        let command = Args::command();
+        let spec = Table::try_from(RunSpec::builder().build(MNIST).unwrap()).unwrap();
+        for setting in RunSpec::setting_names() {
+            let flag = command.get_arguments().find(|flag| flag.get_long() == Some(&setting));
+            let flag = flag.unwrap_or_else(|| panic!("--{setting} is missing in PartialConfig"));
+            let (help, default) = (flag.get_help().unwrap().to_string(), &spec[&setting]);
+            let says_it = help.ends_with(&format!("[default: {default}]"));
+            assert!(says_it || flag.is_hide_set(), "--{setting}, by default {default}: {help}");
+        }
+    }
+
+    #[test]
+    fn every_setting_is_saved_or_holds_for_one_start() {
+        let resolve = |text: &str| given(text).resolve(MNIST).unwrap().1.table().unwrap();
+        let saved = [resolve("workers = 1\ndata = \"mnist\""), resolve("workers = 1\nsteps = 1")];
+        for flag in flags() {
+            let is_saved = saved.iter().any(|table| table.contains_key(&flag));
+            let for_one_start = ONE_START.contains(&flag.as_str());
+            assert!(
+                is_saved != for_one_start,
+                "--{flag}: give it a default, or add it to ONE_START"
+            );
         }
     }
 
     #[test]
     fn settings_that_contradict_each_other_are_refused() {
-        let error = |text: &str| given(text).resolve(MNIST).unwrap_err().to_string();
+        let error = |text: &str| given(text).resolve(MNIST).map(drop).unwrap_err().to_string();
         assert_eq!(error(""), "--workers is missing: say how many workers the run starts with");
         assert_eq!(
             error("workers = 2\nmin-workers = 3"),

@@ -37,7 +37,6 @@ mod writer;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
 use dcgan_rpc::net::Connector;
 
 pub use args::Args;
@@ -46,8 +45,7 @@ use args::Verb;
 /// Runs the program. Its exit status is one of [`dcgan_process::exit::status`].
 pub fn main() -> ExitCode {
     dcgan_process::exit::run(|| {
-        let matches = Args::command().get_matches();
-        let args = Args::from_arg_matches(&matches)?;
+        let (args, matches) = dcgan_process::settings::parse::<Args>();
         // A verb connects to whichever address its user names: it has no flag --insecure.
         let connector = Connector::new(true);
         match &args.verb {

@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use dcgan_core::evaluation::EvaluationRow;
 use dcgan_core::ids::{RunId, Step};
 use dcgan_core::metrics::MetricsRow;
 use dcgan_core::protocol::coordinator::{PersistedOutputs, SavedCheckpoint, Write};
@@ -46,10 +47,22 @@ pub(crate) fn open(
     // to always has the settings of that run.
     dir.save_config(config_text)?;
     let run = match run {
+        // An older version must not read what this one adds to the directory.
+        Some(older) if older.format < FORMAT => {
+            save_run(&dir, RunFile { format: FORMAT, ..older })?
+        }
         Some(run) => run,
         None => new_run(&dir)?,
     };
-    let (metrics, rows) = MetricsLog::open(&dir.paths().metrics())?;
+    let (metrics, rows) = MetricsLog::<MetricsRow>::open(&dir.paths().metrics())?;
+    // A run without evaluations has no file for them.
+    let (evaluations, evaluated) = match config.schedule.evaluate_every {
+        Some(_) => {
+            let (log, rows) = MetricsLog::<EvaluationRow>::open(&dir.paths().evaluations())?;
+            (Some(log), rows)
+        }
+        None => (None, Vec::new()),
+    };
     let (drawn, pending) = dir.grids()?;
     let paths = dir.paths().clone();
     let files = RunFiles { checkpoints: Checkpoints::new(&paths), paths };
@@ -57,11 +70,13 @@ pub(crate) fn open(
         rows: rows.into_iter().map(|row| (row.step, row.state_digest)).collect(),
         checkpoint: files.newest_checkpoint()?,
         grids: drawn.into_iter().chain(pending.iter().copied()).collect(),
+        evaluations: evaluated.into_iter().map(|row| row.step).collect(),
     };
     let recorder = Recorder {
         dir,
         run: run.clone(),
         metrics,
+        evaluations,
         checkpoints: files.checkpoints.clone(),
         spec: config.spec.clone(),
         keep_checkpoints: config.keep_checkpoints,
@@ -74,7 +89,10 @@ pub(crate) fn open(
 fn new_run(dir: &RunDir) -> anyhow::Result<RunFile> {
     // The identity only tells runs apart, so the random keys of a hasher are random enough.
     let id = RunId(RandomState::new().hash_one(dir.paths().root()));
-    let run = RunFile { format: FORMAT, run: id, fingerprint: None, plan: None };
+    save_run(dir, RunFile { format: FORMAT, run: id, fingerprint: None, plan: None })
+}
+
+fn save_run(dir: &RunDir, run: RunFile) -> anyhow::Result<RunFile> {
     dir.save_run(&run)?;
     Ok(run)
 }
@@ -83,7 +101,9 @@ fn new_run(dir: &RunDir) -> anyhow::Result<RunFile> {
 pub(crate) struct Recorder {
     dir: RunDir,
     run: RunFile,
-    metrics: MetricsLog,
+    metrics: MetricsLog<MetricsRow>,
+    /// None if the run has no evaluations.
+    evaluations: Option<MetricsLog<EvaluationRow>>,
     checkpoints: Checkpoints,
     spec: RunSpec,
     keep_checkpoints: usize,
@@ -96,6 +116,7 @@ impl Recorder {
             Write::Plan { plan, fingerprint } => self.store_plan(plan, fingerprint),
             Write::Rows(rows) => self.append_rows(rows),
             Write::Checkpoint { saved, bytes } => self.save_checkpoint(saved, bytes),
+            Write::Evaluation(row) => self.append_evaluation(row),
             Write::PendingGrid { step, bytes } => self.save_pending_grid(*step, bytes),
         }
         .with_context(|| format!("cannot write {write}"))
@@ -113,10 +134,16 @@ impl Recorder {
         Ok(self.metrics.append(rows)?)
     }
 
+    /// Appends the result of an evaluation to its log.
+    fn append_evaluation(&mut self, row: &EvaluationRow) -> anyhow::Result<()> {
+        let log = self.evaluations.as_mut().context("the run has no evaluations")?;
+        Ok(log.append(std::slice::from_ref(row))?)
+    }
+
     /// Saves a checkpoint, and removes the oldest ones that are too many. `bytes` is its state, as
     /// a safetensors file.
     fn save_checkpoint(&mut self, saved: &SavedCheckpoint, bytes: &[u8]) -> anyhow::Result<()> {
-        let SavedCheckpoint { step, digest: state_digest, window } = saved.clone();
+        let SavedCheckpoint { step, digest: state_digest, window, ends_run } = saved.clone();
         let manifest = Manifest {
             format: FORMAT,
             run: self.run.run,
@@ -127,6 +154,7 @@ impl Recorder {
             config: self.spec.clone(),
             fingerprint: self.run.fingerprint.clone().unwrap_or_default(),
             window,
+            ends_run,
         };
         self.checkpoints.save(&manifest, bytes)?;
         // The checkpoint is there. Old ones that stay only take room.
@@ -193,8 +221,9 @@ impl RunFiles {
             );
         }
         Ok(newest.map(|checkpoint| {
-            let Manifest { step, state_digest: digest, window, .. } = checkpoint.manifest().clone();
-            SavedCheckpoint { step, digest, window }
+            let manifest = checkpoint.manifest().clone();
+            let Manifest { step, state_digest: digest, window, ends_run, .. } = manifest;
+            SavedCheckpoint { step, digest, window, ends_run }
         }))
     }
 

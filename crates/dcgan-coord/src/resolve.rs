@@ -9,7 +9,7 @@ use clap::ArgMatches;
 use dcgan_core::spec::RunSpec;
 use dcgan_process::exit::usage;
 use dcgan_store::dataset::Dataset;
-use dcgan_store::run_dir::{RunPaths, read_run_file};
+use dcgan_store::run_dir::{FORMAT, RunPaths, read_run_file};
 
 use crate::args::{Args, Resume};
 use crate::config::{PartialConfig, RunConfig};
@@ -27,31 +27,48 @@ pub(crate) struct ResolvedRun {
     pub(crate) dataset: Dataset,
 }
 
-/// Reads and checks everything that a run depends on.
+/// The settings of the run that a directory belongs to.
+struct SavedRun {
+    settings: PartialConfig,
+    spec: RunSpec,
+}
+
+/// Reads the settings that a person gives: flags and variables, then the file.
+///
+/// # Errors
+/// For mistakes of usage, and if the file cannot be read.
+pub(crate) fn given_settings(args: &Args, matches: &ArgMatches) -> anyhow::Result<PartialConfig> {
+    let flags = args.given.clone().prefer_flags(matches);
+    let Some(path) = &flags.config else {
+        return Ok(flags);
+    };
+    let file = read_config(path).map_err(usage)?;
+    if file.config.is_some() {
+        let path = path.display();
+        bail!(usage(anyhow!("{path}: a configuration file cannot name another with config")));
+    }
+    flags.or(&file).map_err(usage)
+}
+
+/// Checks the given settings, and completes them by those of the run directory and by defaults.
 ///
 /// # Errors
 /// For mistakes of usage, and if a file cannot be read.
-pub(crate) fn resolve_run(args: &Args, matches: &ArgMatches) -> anyhow::Result<ResolvedRun> {
-    let root = args.out.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_ROOT));
-    refuse_used_directory(args.resume, &root)?;
-    // Merge the settings: flags and variables, then the file, then those of the run directory.
-    let flags = args.given.clone().prefer_flags(matches);
-    let file = match &args.config {
-        Some(path) => read_config(path).map_err(usage)?,
-        None => PartialConfig::default(),
-    };
+pub(crate) fn resolve_run(given: &PartialConfig) -> anyhow::Result<ResolvedRun> {
+    let root = given.out.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_ROOT));
+    refuse_used_directory(given.resume.unwrap_or_default(), &root)?;
     let saved = read_saved(&RunPaths::new(&root))?;
-    let merged = flags.or(file).or(saved.clone().unwrap_or_default());
-    // The data set that was used is compared below, never taken over.
-    let given = PartialConfig { data_set: None, ..merged };
+    let merged = match &saved {
+        Some(saved) => given.clone().or(&saved.settings).map_err(usage)?,
+        None => given.clone(),
+    };
     // Load the data, and check the settings against it.
-    let dataset = Dataset::load(&given.source()).context("--data").map_err(usage)?;
-    let config = given.resolve(dataset.info()).map_err(usage)?;
+    let dataset = Dataset::load(&merged.source()).context("--data").map_err(usage)?;
+    let (config, to_save) = merged.resolve(dataset.info()).map_err(usage)?;
     if let Some(saved) = saved {
-        refuse_other_run(&saved, &config.spec, &root)?;
+        refuse_other_run(&saved.spec, &config.spec, &root)?;
     }
-    let config_text = toml::to_string(&config.to_partial(given.data))?;
-    Ok(ResolvedRun { root, config, config_text, dataset })
+    Ok(ResolvedRun { root, config, config_text: toml::to_string(&to_save)?, dataset })
 }
 
 /// Refuses a run directory that holds something already, if the user asked for that.
@@ -66,20 +83,50 @@ fn refuse_used_directory(resume: Resume, root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The configuration of the run that a directory belongs to, if it belongs to one.
-fn read_saved(paths: &RunPaths) -> anyhow::Result<Option<PartialConfig>> {
-    match read_run_file(paths)? {
-        Some(_) => Ok(Some(read_config(&paths.config())?)),
-        None => Ok(None),
+/// The settings of the run that a directory belongs to, if it belongs to one.
+fn read_saved(paths: &RunPaths) -> anyhow::Result<Option<SavedRun>> {
+    let Some(run) = read_run_file(paths)? else {
+        return Ok(None);
+    };
+    let path = paths.config();
+    let settings = read_config(&path)?;
+    let data_set = settings.data_set.with_context(|| format!("{}: no data-set", path.display()))?;
+    let spec = settings.spec()?.build_saved(data_set);
+    let spec = spec.with_context(|| path.display().to_string())?;
+    let completed = settings.clone().with_spec(&spec)?;
+    if run.format < FORMAT {
+        log_older(run.format, &settings, &completed, paths.root())?;
     }
+    Ok(Some(SavedRun { settings: completed, spec }))
+}
+
+/// Says that a run was begun by an older version, and how it goes on.
+fn log_older(
+    format: u32,
+    saved: &PartialConfig,
+    completed: &PartialConfig,
+    root: &Path,
+) -> anyhow::Result<()> {
+    let saved = saved.table()?;
+    let new = completed.table()?.into_iter().filter(|(key, _)| !saved.contains_key(key));
+    let new: Vec<String> = new.map(|(key, value)| format!("{key} = {value}")).collect();
+    let settings = match &*new {
+        [] => "with the settings that it has".to_owned(),
+        new => format!("as that version did it: {}", new.join(", ")),
+    };
+    let root = root.display();
+    tracing::info!(
+        event = "older_run",
+        format,
+        "{root}: an older version of this program began this run (format {format}); it goes on \
+         {settings}"
+    );
+    Ok(())
 }
 
 /// Refuses settings that would change the result of the run that a directory belongs to.
-fn refuse_other_run(saved: &PartialConfig, spec: &RunSpec, root: &Path) -> anyhow::Result<()> {
-    let Some(saved_data) = saved.data_set else {
-        return Ok(());
-    };
-    let differences = saved.spec(saved_data).differences(spec);
+fn refuse_other_run(saved: &RunSpec, spec: &RunSpec, root: &Path) -> anyhow::Result<()> {
+    let differences = saved.differences(spec);
     if differences.is_empty() {
         return Ok(());
     }

@@ -9,8 +9,9 @@ use dcgan_core::ids::{RunId, Step};
 use dcgan_core::protocol::coordinator::{
     CoordinatorConfig, CoordinatorMachine, OutputConfig, PersistedOutputs, Reason,
 };
-use dcgan_core::spec::ObjectiveKind;
+use dcgan_core::spec::{ObjectiveKind, RunSpec};
 use dcgan_process::exit::{status, usage};
+use dcgan_process::{logging, settings};
 use dcgan_rpc::net::{self, Address};
 use dcgan_rpc::services::Program;
 use dcgan_store::dataset::Dataset;
@@ -21,13 +22,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::args::Args;
-use crate::config::RunConfig;
+use crate::config::{PartialConfig, RunConfig};
 use crate::console::CONSOLE;
 use crate::driver::{Driver, DriverParts};
 use crate::input::{INPUTS_MAX, Input};
 use crate::local_processes::{LocalProcesses, LocalSettings};
 use crate::recorder::{self, OpenedRun, RunFiles};
-use crate::resolve::{ResolvedRun, resolve_run};
+use crate::resolve::{ResolvedRun, given_settings, resolve_run};
 use crate::service::{self, Served};
 use crate::writer;
 
@@ -38,12 +39,15 @@ const LAST_MESSAGES_MAX: Duration = Duration::from_secs(2);
 
 /// Runs a training to its end. Returns the exit status of the program.
 pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
-    set_up_process(args);
-
-    // Resolve all settings. Nothing is bound or written if one of them is refused.
-    let listen = listen_address(args)?;
-    let ResolvedRun { root, config, config_text, dataset } = resolve_run(args, matches)?;
-    if args.dry_run {
+    // Resolve all settings. Nothing is bound or written if one of them is refused. The file may set
+    // the format of the log, so the log begins after it; if the file is wrong, the flags alone do.
+    let given = given_settings(args, matches);
+    set_up_process(args, given.as_ref().unwrap_or(&args.given));
+    let given = &given?;
+    let is_local = given.local.unwrap_or_default();
+    let listen = listen_address(given)?;
+    let ResolvedRun { root, config, config_text, dataset } = resolve_run(given)?;
+    if given.dry_run.unwrap_or_default() {
         let (root, description) = (root.display(), describe(&config));
         dcgan_process::print(&format!("# {root}\n{config_text}# {description}\n"));
         return Ok(status::FINISHED);
@@ -66,21 +70,21 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
 
     // Build the machine from what is on disk.
     let start = Instant::now();
-    let settings = machine_settings(args, &config, &run, persisted);
+    let settings = machine_settings(given, &config, &run, persisted);
     let machine = CoordinatorMachine::new(start.elapsed(), settings);
     let is_complete = machine.reason() == Reason::Finishing;
-    log_start(args, &config, &files, run.run, &address, resumed_at, is_complete);
+    log_start(is_local, &config, &files, run.run, &address, resumed_at, is_complete);
 
     // Start the local processes. A run that is complete already has no work for them.
-    let local = if args.local && !is_complete {
-        let settings = local_settings(args, &config, &files, address);
+    let local = if is_local && !is_complete {
+        let settings = local_settings(given, &config, &files, address);
         Some(LocalProcesses::start(&settings, inputs_sender.clone())?)
     } else {
         None
     };
 
     // Run the driver to the end.
-    CONSOLE.start_bar(resumed_at, config.schedule.last_step, config.spec.batch_size);
+    CONSOLE.start_bar(resumed_at, config.schedule.last_step, config.spec.batch_size());
     let driver = Driver::new(DriverParts {
         start,
         machine,
@@ -91,7 +95,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
         jobs,
         inputs: inputs_sender,
         local,
-        is_local: args.local,
+        is_local,
     });
     let status = network.block_on(async {
         let status = driver.run(inputs).await;
@@ -104,8 +108,9 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
 }
 
 /// Sets up what belongs to the process itself: its log, an injected fault, and its lifeline.
-fn set_up_process(args: &Args) {
-    args.log.start(|| &CONSOLE);
+fn set_up_process(args: &Args, given: &PartialConfig) {
+    logging::start(given.log_format.unwrap_or_default(), args.log_level, || &CONSOLE);
+    settings::warn_of_unknown_variables(&RunSpec::setting_names());
     if let Some(fault) = args.fault.clone() {
         fault.arm();
     }
@@ -118,11 +123,12 @@ fn set_up_process(args: &Args) {
 ///
 /// # Errors
 /// If other machines can reach it and the user did not allow that.
-fn listen_address(args: &Args) -> anyhow::Result<SocketAddr> {
+fn listen_address(given: &PartialConfig) -> anyhow::Result<SocketAddr> {
     // Several local runs may share a machine, so each takes a free port.
-    let port = if args.local { 0 } else { DEFAULT_PORT };
-    let listen = args.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    Address::from(listen).check(args.insecure).context("--listen").map_err(usage)?;
+    let port = if given.local.unwrap_or_default() { 0 } else { DEFAULT_PORT };
+    let listen = given.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let is_insecure = given.insecure.unwrap_or_default();
+    Address::from(listen).check(is_insecure).context("--listen").map_err(usage)?;
     Ok(listen)
 }
 
@@ -152,8 +158,8 @@ impl Server {
     ) -> Self {
         let served = Served {
             run,
-            metrics: config.spec.objective.metric_names().len(),
-            partitions: service::partitions(&dataset, &config.sharding),
+            metrics: config.spec.objective().metric_names().len(),
+            partitions: service::partitions(&dataset, config.spec.sharding()),
             checkpoints: files.checkpoints().clone(),
         };
         let routes = service::routes(served, inputs);
@@ -185,7 +191,7 @@ fn listen_for_signals(inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
 
 /// The configuration of the machine.
 fn machine_settings(
-    args: &Args,
+    given: &PartialConfig,
     config: &RunConfig,
     run: &RunFile,
     persisted: PersistedOutputs,
@@ -194,14 +200,11 @@ fn machine_settings(
         run: run.run,
         workers: config.workers,
         min_workers: config.min_workers,
-        rebalance: !args.fixed_shards,
+        rebalance: !given.fixed_shards.unwrap_or_default(),
         output: OutputConfig {
             schedule: config.schedule,
-            sharding: config.sharding,
-            batch_size: config.spec.batch_size,
-            learning_rate: config.spec.learning_rate,
+            spec: config.spec.clone(),
             keep_checkpoints: config.keep_checkpoints,
-            metric_names: config.spec.objective.metric_names(),
         },
         fingerprint: run.fingerprint.clone(),
         plan: run.plan.clone(),
@@ -211,7 +214,7 @@ fn machine_settings(
 
 /// The settings of the local processes.
 fn local_settings(
-    args: &Args,
+    given: &PartialConfig,
     config: &RunConfig,
     files: &RunFiles,
     coordinator: Address,
@@ -221,15 +224,15 @@ fn local_settings(
         workers: config.workers,
         threads: config.threads,
         // The toy has no pictures.
-        sampler: config.spec.objective == ObjectiveKind::Dcgan,
+        sampler: config.spec.objective() == ObjectiveKind::Dcgan,
         logs: files.logs(),
-        log_format: args.log.log_format,
+        log_format: given.log_format.unwrap_or_default(),
     }
 }
 
 /// Logs which run this is, where it begins, and how workers join it.
 fn log_start(
-    args: &Args,
+    is_local: bool,
     config: &RunConfig,
     files: &RunFiles,
     run: RunId,
@@ -261,7 +264,7 @@ fn log_start(
             "resuming after the checkpoint of step {resumed_at}"
         );
     }
-    let hint = if args.local { String::new() } else { worker_hint(address) };
+    let hint = if is_local { String::new() } else { worker_hint(address) };
     tracing::info!(event = "listening", %address, "listening on {address}{hint}");
 }
 
@@ -274,16 +277,16 @@ fn worker_hint(address: &Address) -> String {
 
 /// Describes a run in one line.
 fn describe(config: &RunConfig) -> String {
-    let RunConfig { spec, sharding, schedule, workers, .. } = config;
+    let RunConfig { spec, schedule, workers, .. } = config;
     let plural = if *workers == 1 { "" } else { "s" };
     format!(
         "{} on {} images, {} steps of {} images ({} an epoch), {} shards on {workers} \
          worker{plural}",
-        spec.objective,
-        spec.data.images,
+        spec.objective(),
+        spec.data().images,
         schedule.last_step,
-        spec.batch_size,
-        sharding.steps_per_epoch(),
-        spec.shards,
+        spec.batch_size(),
+        spec.sharding().steps_per_epoch(),
+        spec.shards(),
     )
 }

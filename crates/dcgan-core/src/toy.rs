@@ -19,7 +19,6 @@ use crate::ids::{Phase, Position, Step};
 use crate::metrics::Metrics;
 use crate::objective::{Objective, Scratch, ShardTask};
 use crate::random::{Purpose, RandomStream};
-use crate::spec::sharding::{Sharding, ShardingError};
 use crate::spec::{RunSpec, networks};
 use crate::state::{Layout, State};
 
@@ -50,7 +49,6 @@ const SLICES: usize = 6;
 #[derive(Debug)]
 pub struct Toy {
     spec: RunSpec,
-    sharding: Sharding,
     layout: Arc<Layout>,
     /// The run ends when the loss of the generator's phase is smaller than this.
     loss_min: f32,
@@ -58,17 +56,13 @@ pub struct Toy {
 
 impl Toy {
     /// Makes the toy objective of a specification.
-    ///
-    /// # Errors
-    /// If the batch cannot be divided among the shards, or the data does not fill it.
-    pub fn new(spec: RunSpec) -> Result<Self, ShardingError> {
-        let sharding = Sharding::new(spec.seed, spec.data.images, spec.shards, spec.batch_size)?;
+    pub fn new(spec: RunSpec) -> Self {
         let layout = Layout::new([
             ("generator.weight".to_owned(), vec![WIDTH]),
             ("metrics".to_owned(), vec![METRIC_NAMES.len()]),
             ("parameters".to_owned(), vec![Phase::ALL.len(), WIDTH]),
         ]);
-        Ok(Self { spec, sharding, layout: Arc::new(layout), loss_min: 0.0 })
+        Self { spec, layout: Arc::new(layout), loss_min: 0.0 }
     }
 
     /// Ends the run with the first step whose loss in the generator's phase is smaller than
@@ -86,7 +80,7 @@ impl Objective for Toy {
 
     fn initial_state(&self) -> State {
         let mut state = State::zeros(Arc::clone(&self.layout));
-        let stream = RandomStream::new(self.spec.seed, Purpose::Weights, 0, 0);
+        let stream = RandomStream::new(self.spec.seed(), Purpose::Weights, 0, 0);
         let parameters = state.tensor_mut(PARAMETERS);
         let values: Vec<f32> = stream.normals(parameters.len()).collect();
         parameters.copy_from_slice(&values);
@@ -120,10 +114,10 @@ impl Objective for Toy {
 
     fn optimizer_step(&self, state: &mut State, at: Position, sum: &[f32]) {
         let (gradients, loss) = (&sum[..WIDTH], sum[WIDTH]);
-        let shards = f32::from(self.spec.shards);
+        let shards = f32::from(self.spec.shards());
 
         // Gradient descent on the mean over the shards.
-        let rate = self.spec.learning_rate as f32 / shards;
+        let rate = self.spec.learning_rate_at(at.step + 1) as f32 / shards;
         let parameters = state.tensor_mut(PARAMETERS);
         for (p, gradient) in parameters[parameter_range(at.phase)].iter_mut().zip(gradients) {
             *p -= rate * gradient;
@@ -169,7 +163,7 @@ impl Toy {
     /// The sum of the first pixels of the shard's images in this step, each from 0 to 1.
     fn batch_brightness(&self, task: &ShardTask<'_>) -> f32 {
         let mut sum = 0.0;
-        for image in self.sharding.batch(task.shard, task.at.step + 1) {
+        for image in self.spec.sharding().batch(task.shard, task.at.step + 1) {
             sum += f32::from(task.partition.image(image)[0]);
         }
         sum / 255.0
@@ -179,7 +173,7 @@ impl Toy {
     fn noise(&self, task: &ShardTask<'_>) -> RandomStream {
         let step: Step = task.at.step + 1;
         let time = step * Phase::ALL.len() as u64 + task.at.phase.index() as u64;
-        RandomStream::new(self.spec.seed, Purpose::Toy, task.shard.0.into(), time)
+        RandomStream::new(self.spec.seed(), Purpose::Toy, task.shard.0.into(), time)
     }
 }
 
@@ -200,20 +194,13 @@ pub(crate) mod fixture {
 
     /// A specification with two images a shard and step, and data of one pixel an image.
     pub(crate) fn spec(shards: u16) -> RunSpec {
-        RunSpec {
-            objective: ObjectiveKind::Toy,
-            batch_size: 2 * usize::from(shards),
-            shards,
-            seed: 22,
-            learning_rate: 0.1,
-            beta1: 0.5,
-            data: DatasetInfo {
-                images: 10 * usize::from(shards) + 1,
-                rows: 1,
-                columns: 1,
-                digest: Digest(0),
-            },
-        }
+        let images = 10 * usize::from(shards) + 1;
+        let builder = RunSpec::builder().objective(ObjectiveKind::Toy).shards(shards);
+        builder
+            .batch_size(2 * usize::from(shards))
+            .learning_rate(0.1)
+            .build(DatasetInfo { images, rows: 1, columns: 1, digest: Digest(0) })
+            .unwrap()
     }
 
     /// Eleven images of one pixel, which stand for the partition of any shard.
@@ -224,7 +211,7 @@ pub(crate) mod fixture {
     /// Trains from the initial state for `steps` steps.
     pub(crate) fn state_after(toy: &Toy, steps: u64) -> State {
         let partition = partition();
-        let mut shards = Shard::all(toy.spec.shards, |_| &partition);
+        let mut shards = Shard::all(toy.spec.shards(), |_| &partition);
         let mut state = toy.initial_state();
         for step in 1..=steps {
             train_step(toy, &mut shards, &mut state, step, |_, _| {});
@@ -239,7 +226,7 @@ mod tests {
 
     #[test]
     fn every_step_changes_the_state() {
-        let toy = Toy::new(fixture::spec(8)).unwrap();
+        let toy = Toy::new(fixture::spec(8));
         let digests: Vec<_> =
             (0..4).map(|steps| fixture::state_after(&toy, steps).digest()).collect();
         for (i, digest) in digests.iter().enumerate() {

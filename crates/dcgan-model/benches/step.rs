@@ -8,7 +8,7 @@ use std::time::Instant;
 use dcgan_core::ids::Digest;
 use dcgan_core::objective::Objective;
 use dcgan_core::spec::sharding::Partition;
-use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
+use dcgan_core::spec::{DatasetInfo, RunSpec};
 use dcgan_core::train::{Shard, train_step};
 use dcgan_model::{Dcgan, DeviceChoice};
 
@@ -21,16 +21,9 @@ const STEPS: u32 = 5;
 fn main() {
     let repeats = if std::env::args().any(|argument| argument == "--test") { 1 } else { 8 };
     let data = DatasetInfo { images: 64, rows: 28, columns: 28, digest: Digest(0) };
-    let spec = RunSpec {
-        objective: ObjectiveKind::Dcgan,
-        batch_size: 32,
-        shards: 1,
-        seed: 22,
-        learning_rate: 2e-4,
-        beta1: 0.5,
-        data,
-    };
-    let dcgan = Dcgan::new(spec, DeviceChoice::default()).expect("the spec is a good one");
+    let builder = RunSpec::builder().batch_size(32).shards(1);
+    let spec = builder.build(data).expect("the spec is a good one");
+    let dcgan = Dcgan::new(spec, DeviceChoice::default()).expect("the processor is there");
     let partition =
         Partition::new(28 * 28, (0..64 * 28 * 28).map(|i| (i * i / 97) as u8).collect());
     let mut shards = Shard::all(1, |_| &partition);

@@ -1,6 +1,7 @@
 //! Adam (Kingma and Ba, ICLR 2015, algorithm 1), with the order of operations and the epsilon of
 //! PyTorch: outside the root, after the bias correction.
 
+use dcgan_core::ids::Step;
 use dcgan_core::spec::RunSpec;
 
 const BETA2: f32 = 0.999;
@@ -17,12 +18,12 @@ pub(crate) struct Adam {
 }
 
 impl Adam {
-    /// The constants of the update with number `time`, counted from 1.
-    pub(crate) fn new(spec: &RunSpec, time: u64) -> Self {
+    /// The constants of the update with number `time`, counted from 1, in a step.
+    pub(crate) fn new(spec: &RunSpec, step: Step, time: u64) -> Self {
         let correction = |beta: f64| 1.0 - power(beta, time);
         Self {
-            beta1: spec.beta1 as f32,
-            step_size: (spec.learning_rate / correction(spec.beta1)) as f32,
+            beta1: spec.beta1() as f32,
+            step_size: (spec.learning_rate_at(step) / correction(spec.beta1())) as f32,
             root_correction: correction(f64::from(BETA2)).sqrt() as f32,
         }
     }
@@ -57,7 +58,7 @@ fn power(base: f64, exponent: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use dcgan_core::ids::Digest;
-    use dcgan_core::spec::{DatasetInfo, ObjectiveKind};
+    use dcgan_core::spec::DatasetInfo;
 
     use super::*;
 
@@ -65,22 +66,14 @@ mod tests {
     /// 0.3, -0.1, 0.0, 1e-6.
     #[test]
     fn updates_are_those_of_pytorch() {
-        let data = DatasetInfo { images: 4, rows: 1, columns: 1, digest: Digest(0) };
-        let spec = RunSpec {
-            objective: ObjectiveKind::Dcgan,
-            batch_size: 4,
-            shards: 2,
-            seed: 0,
-            learning_rate: 2e-4,
-            beta1: 0.5,
-            data,
-        };
+        let data = DatasetInfo { images: 256, rows: 28, columns: 28, digest: Digest(0) };
+        let spec = RunSpec::builder().learning_rate(2e-4).beta1(0.5).build(data).unwrap();
         let (mut w, mut m, mut v) = ([0.5], [0.0], [0.0]);
         let expected = [0.499_8, 0.499_770_2, 0.499_754_5, 0.499_746_08];
         for (time, (gradient, expected)) in
             (1..).zip([0.3, -0.1, 0.0, 1e-6].into_iter().zip(expected))
         {
-            Adam::new(&spec, time).update([&mut w, &mut m, &mut v], &[2.0 * gradient], 2.0);
+            Adam::new(&spec, time, time).update([&mut w, &mut m, &mut v], &[2.0 * gradient], 2.0);
             assert!(
                 (w[0] - expected).abs() < 1e-7,
                 "update {time}: {} instead of {expected}",

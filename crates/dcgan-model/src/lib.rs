@@ -38,4 +38,4 @@ pub use fingerprint::fingerprint;
 #[doc(hidden)]
 pub use ops::cpu::bench_cases;
 pub use sample::{Generator, PIXELS};
-pub use step::{Dcgan, DcganError};
+pub use step::Dcgan;

@@ -17,7 +17,6 @@ use dcgan_core::objective::{Objective, Scratch, ShardTask};
 use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::spec::RunSpec;
 use dcgan_core::spec::networks::LATENT_LEN;
-use dcgan_core::spec::sharding::{Sharding, ShardingError};
 use dcgan_core::state::{Layout, State};
 
 use crate::adam::Adam;
@@ -37,23 +36,11 @@ const MOMENTUM: f32 = 0.2;
 /// The DCGAN as an objective.
 pub struct Dcgan {
     spec: RunSpec,
-    sharding: Sharding,
     layout: Arc<Layout>,
     tensors: StateTensors,
     generator_vector: PhaseVectorLayout,
     discriminator_vector: PhaseVectorLayout,
     device: ExecutionDevice,
-}
-
-/// An error in what a DCGAN is to be trained with.
-#[derive(Debug, thiserror::Error)]
-pub enum DcganError {
-    /// The batch does not fit the shards or the data.
-    #[error(transparent)]
-    Sharding(#[from] ShardingError),
-    /// The device is not available.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
 }
 
 /// The fakes of one shard and step, with the graph that made them.
@@ -84,15 +71,13 @@ impl Dcgan {
     /// The DCGAN of a run, on a device.
     ///
     /// # Errors
-    /// If the specification does not fit together or the device is not available.
-    pub fn new(spec: RunSpec, device: DeviceChoice) -> Result<Self, DcganError> {
-        let sharding = Sharding::new(spec.seed, spec.data.images, spec.shards, spec.batch_size)?;
+    /// If the device is not available.
+    pub fn new(spec: RunSpec, device: DeviceChoice) -> Result<Self, DeviceError> {
         let device = device.open()?;
         let layout = layout();
         let tensors = StateTensors::new(&layout);
         Ok(Self {
             spec,
-            sharding,
             generator_vector: PhaseVectorLayout::new(&tensors.generator, &layout),
             discriminator_vector: PhaseVectorLayout::new(&tensors.discriminator, &layout),
             tensors,
@@ -158,7 +143,7 @@ impl Dcgan {
 
     /// Draws the shard's real images, `[N, 28, 28, 1]` in [-1, 1].
     fn real_images(&self, task: &ShardTask<'_>) -> FeatureMaps {
-        let batch = self.sharding.batch(task.shard, task.at.step + 1);
+        let batch = self.spec.sharding().batch(task.shard, task.at.step + 1);
         let pixels = batch.iter().flat_map(|&index| task.partition.image(index));
         let values: Vec<f32> = pixels.map(|&pixel| f32::from(pixel) / 127.5 - 1.0).collect();
         let shape = [batch.len(), 28, 28, 1];
@@ -167,9 +152,9 @@ impl Dcgan {
 
     /// Makes the shard's fakes from latents of its own.
     fn fakes(&self, task: &ShardTask<'_>) -> FakeBatch {
-        let (seed, shard, step) = (self.spec.seed, task.shard.0.into(), task.at.step + 1);
+        let (seed, shard, step) = (self.spec.seed(), task.shard.0.into(), task.at.step + 1);
         let stream = RandomStream::new(seed, Purpose::Latents, shard, step);
-        let count = LATENT_LEN * self.sharding.shard_batch();
+        let count = LATENT_LEN * self.spec.sharding().shard_batch();
         let latents: Vec<f32> = stream.normals(count).collect();
         self.generate(task.state, &latents)
     }
@@ -220,7 +205,7 @@ impl Dcgan {
         adam: Adam,
         gradients: &[&[f32]],
     ) {
-        let shards = f32::from(self.spec.shards);
+        let shards = f32::from(self.spec.shards());
         for (tensor, gradient) in network.trained.iter().zip(gradients) {
             let [m, v] = tensor.moments;
             // A block at a time, so that its old and new values are hashed while in the cache.
@@ -241,7 +226,7 @@ impl Dcgan {
         network: &NetworkTensors,
         sums: &[&[f32]],
     ) {
-        let shards = f32::from(self.spec.shards);
+        let shards = f32::from(self.spec.shards());
         for (&index, sums) in network.running.iter().zip(sums) {
             for (running, sum) in state.tensor_mut(index).iter_mut().zip(*sums) {
                 *running += MOMENTUM * (sum / shards - *running);
@@ -257,7 +242,7 @@ impl Objective for Dcgan {
 
     fn initial_state(&self) -> State {
         let mut state = State::zeros(Arc::clone(&self.layout));
-        init::fill(&mut state, &self.tensors, self.spec.seed);
+        init::fill(&mut state, &self.tensors, self.spec.seed());
         state
     }
 
@@ -314,11 +299,11 @@ impl Objective for Dcgan {
         let PhaseVector { gradients, statistics, loss, accuracy } =
             self.vector_layout(at.phase).split(sum);
 
-        let adam = Adam::new(&self.spec, Self::update_number(at));
+        let adam = Adam::new(&self.spec, at.step + 1, Self::update_number(at));
         self.update_weights(state, network, adam, &gradients);
         self.update_running_statistics(state, network, &statistics);
 
-        let shards = f32::from(self.spec.shards);
+        let shards = f32::from(self.spec.shards());
         let metrics = state.tensor_mut(self.tensors.metrics);
         metrics[at.phase.index()] = loss / shards;
         metrics[Phase::ALL.len() + at.phase.index()] = accuracy / shards;

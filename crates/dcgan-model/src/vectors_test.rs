@@ -8,7 +8,7 @@ use dcgan_core::ids::{Digest, Phase, Position};
 use dcgan_core::metrics::Metrics;
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
 use dcgan_core::spec::sharding::Partition;
-use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
+use dcgan_core::spec::{DatasetInfo, RunSpec};
 use dcgan_core::state::{Layout, State};
 use dcgan_core::train::{Shard, train_step};
 use safetensors::SafeTensors;
@@ -157,15 +157,9 @@ impl Objective for OnGivenInputs {
 fn a_training_step_agrees_with_pytorch() {
     let file = SafeTensors::deserialize(VECTORS).unwrap();
     let seed = f32::from_le_bytes(file.tensor("seed").unwrap().data().try_into().unwrap()) as u64;
-    let spec = RunSpec {
-        objective: ObjectiveKind::Dcgan,
-        batch_size: IMAGES,
-        shards: 1,
-        seed: 0,
-        learning_rate: LEARNING_RATE,
-        beta1: 0.5,
-        data: DatasetInfo { images: IMAGES, rows: 28, columns: 28, digest: Digest(0) },
-    };
+    let data = DatasetInfo { images: IMAGES, rows: 28, columns: 28, digest: Digest(0) };
+    let builder = RunSpec::builder().batch_size(IMAGES).shards(1).seed(0);
+    let spec = builder.learning_rate(LEARNING_RATE).beta1(0.5).build(data).unwrap();
     let dcgan = Dcgan::new(spec, DeviceChoice::default()).unwrap();
 
     // The state, images and latents of the file.

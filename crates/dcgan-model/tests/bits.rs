@@ -8,7 +8,7 @@ use dcgan_core::ids::{Digest, Phase, Position};
 use dcgan_core::metrics::Metrics;
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
 use dcgan_core::spec::sharding::Partition;
-use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
+use dcgan_core::spec::{DatasetInfo, RunSpec};
 use dcgan_core::state::Layout;
 use dcgan_core::state::State;
 use dcgan_core::train::{Shard, train_step};
@@ -59,16 +59,10 @@ impl Objective for ComputesAhead<'_> {
 
 /// The state's digest after the steps.
 fn digest(device: DeviceChoice, computes_ahead: bool) -> Digest {
-    let spec = RunSpec {
-        objective: ObjectiveKind::Dcgan,
-        batch_size: 5,
-        shards: 1,
-        seed: 22,
-        learning_rate: 2e-4,
-        beta1: 0.5,
-        data: DatasetInfo { images: IMAGES, rows: 28, columns: 28, digest: Digest(0) },
-    };
-    let dcgan = Dcgan::new(spec, device).expect("the spec is a good one");
+    let data = DatasetInfo { images: IMAGES, rows: 28, columns: 28, digest: Digest(0) };
+    let builder = RunSpec::builder().batch_size(5).shards(1);
+    let spec = builder.build(data).expect("the spec is a good one");
+    let dcgan = Dcgan::new(spec, device).expect("the device is there");
     let partition =
         Partition::new(PIXELS, (0..IMAGES * PIXELS).map(|i| (i * i / 97) as u8).collect());
     let ahead = ComputesAhead(&dcgan);

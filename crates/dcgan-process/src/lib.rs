@@ -4,6 +4,7 @@
 //!
 //! * [`exit`]: exit statuses, and how an error becomes one.
 //! * [`logging`]: log lines as text or as JSON, with stable fields.
+//! * [`settings`]: flags and `DCGAN_*` variables.
 //! * [`signals`]: Ctrl-C and SIGTERM as events.
 //! * [`lifeline`]: ends a child process when its parent ends.
 //! * [`names`]: what a process calls its machine, its user and itself.
@@ -16,13 +17,11 @@ pub mod lifeline;
 pub mod logging;
 pub mod names;
 pub mod panics;
+pub mod settings;
 pub mod signals;
 
 use std::io::{self, Write};
 use std::process::Command;
-
-/// The names of the variables that give settings begin with this.
-const SETTINGS_PREFIX: &str = "DCGAN_";
 
 /// Prints to standard output.
 pub fn print(text: &str) {
@@ -35,7 +34,7 @@ pub fn print(text: &str) {
 /// child in secret.
 pub fn without_settings(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with(SETTINGS_PREFIX) {
+        if name.to_string_lossy().starts_with(settings::PREFIX) {
             command.env_remove(name);
         }
     }

@@ -10,6 +10,7 @@ use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
 
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use tracing::Subscriber;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::field::RecordFields;
@@ -19,7 +20,8 @@ use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// The format of log lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
     /// Sentences, for people.
     #[default]
@@ -37,12 +39,19 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// The flags of every program about its log.
+/// The flags about the log of a program without a configuration file.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct LogArgs {
     /// Format of the log lines, which go to standard error.
     #[arg(long, value_name = "FORMAT", default_value_t, value_enum, env = "DCGAN_LOG_FORMAT")]
     pub log_format: LogFormat,
+    #[command(flatten)]
+    level: LogLevel,
+}
+
+/// The hidden flag of every program about its log.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct LogLevel {
     /// Least important level of log lines that are shown.
     #[arg(
         long,
@@ -51,7 +60,7 @@ pub struct LogArgs {
         default_value = "info",
         env = "DCGAN_LOG_LEVEL"
     )]
-    pub log_level: LevelFilter,
+    log_level: LevelFilter,
 }
 
 /// The format of this process's log, once it has one.
@@ -71,11 +80,22 @@ impl LogArgs {
     where
         W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     {
-        let _ = FORMAT.set(self.log_format);
-        match self.log_format {
-            LogFormat::Text => text(self.log_level, io::stderr().is_terminal(), writer).init(),
-            LogFormat::Json => json(self.log_level, writer).init(),
-        }
+        start(self.log_format, self.level, writer);
+    }
+}
+
+/// Sends the log lines of this process to `writer`, in this format.
+///
+/// # Panics
+/// If it was called before.
+pub fn start<W>(format: LogFormat, level: LogLevel, writer: W)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let _ = FORMAT.set(format);
+    match format {
+        LogFormat::Text => text(level.log_level, io::stderr().is_terminal(), writer).init(),
+        LogFormat::Json => json(level.log_level, writer).init(),
     }
 }
 

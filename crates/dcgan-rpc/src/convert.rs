@@ -39,10 +39,6 @@ pub(crate) fn shards(numbers: Vec<u32>) -> Result<Vec<ShardId>, Malformed> {
     numbers.into_iter().map(shard).collect()
 }
 
-pub(crate) fn size(number: u64) -> Result<usize, Malformed> {
-    number.try_into().map_err(|_| Malformed("a size that does not fit this machine"))
-}
-
 impl From<Position> for pb::Position {
     fn from(Position { step, phase }: Position) -> Self {
         Self { step, phase: u8::from(phase).into() }

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::RangedI64ValueParser;
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgMatches, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use dcgan_core::ids::Step;
 use dcgan_process::logging::LogArgs;
+use dcgan_process::settings::{self, is_from_variable};
 use dcgan_rpc::net::Address;
 
 use crate::picture::{GRID, SIDE_MAX};
@@ -33,19 +34,31 @@ pub(crate) enum Verb {
     Export(ExportArgs),
 }
 
+impl Args {
+    /// Drops what a variable gives if a flag gives another that excludes it.
+    pub(crate) fn prefer_flags(mut self, matches: &ArgMatches) -> Self {
+        if let (Verb::Serve(serve), Some((_, matches))) = (&mut self.verb, matches.subcommand())
+            && serve.coordinator.is_some()
+            && serve.run.is_some()
+        {
+            match ["coordinator", "run"].map(|id| is_from_variable(matches, id)) {
+                [true, false] => serve.coordinator = None,
+                [false, true] => serve.run = None,
+                _ => {}
+            }
+        }
+        self
+    }
+}
+
 #[derive(Debug, ClapArgs)]
+#[command(mut_args = settings::yes_or_no)]
 pub(crate) struct ServeArgs {
     /// The coordinator of the run to follow, as http://HOST:PORT
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "DCGAN_COORDINATOR",
-        required_unless_present = "run",
-        conflicts_with = "run"
-    )]
+    #[arg(long, value_name = "URL", env = "DCGAN_COORDINATOR")]
     pub(crate) coordinator: Option<Address>,
     /// The run directory whose checkpoints to follow, instead of a coordinator
-    #[arg(long, value_name = "RUN_DIR")]
+    #[arg(long, value_name = "RUN_DIR", env = "DCGAN_RUN")]
     pub(crate) run: Option<PathBuf>,
     /// The address of the web page
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7421", env = "DCGAN_HTTP")]
@@ -54,7 +67,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7422", env = "DCGAN_GRPC")]
     pub(crate) grpc: SocketAddr,
     /// Allow unencrypted connections to and from other machines
-    #[arg(long, env = "DCGAN_INSECURE")]
+    #[arg(long, action = ArgAction::Set, default_value = "no", env = "DCGAN_INSECURE")]
     pub(crate) insecure: bool,
     /// End when standard input closes
     #[arg(long, hide = true)]
@@ -65,13 +78,13 @@ pub(crate) struct ServeArgs {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Which {
     /// The run directory
-    #[arg(long, value_name = "RUN_DIR")]
+    #[arg(long, value_name = "RUN_DIR", env = "DCGAN_RUN")]
     pub(crate) run: PathBuf,
     /// The checkpoint of this step [default: the newest]
-    #[arg(long, value_name = "STEP")]
+    #[arg(long, value_name = "STEP", env = "DCGAN_CHECKPOINT")]
     pub(crate) checkpoint: Option<Step>,
     /// The weights as trained, or their moving average
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, env = "DCGAN_WEIGHTS")]
     pub(crate) weights: Weights,
 }
 
@@ -92,10 +105,15 @@ pub(crate) struct GridArgs {
     #[command(flatten)]
     pub(crate) which: Which,
     /// Images down
-    #[arg(long, default_value_t = GRID.rows, value_parser = side_parser())]
+    #[arg(long, default_value_t = GRID.rows, value_parser = side_parser(), env = "DCGAN_ROWS")]
     pub(crate) rows: u32,
     /// Images across
-    #[arg(long, default_value_t = GRID.columns, value_parser = side_parser())]
+    #[arg(
+        long,
+        default_value_t = GRID.columns,
+        value_parser = side_parser(),
+        env = "DCGAN_COLUMNS"
+    )]
     pub(crate) columns: u32,
     /// Determines the latent vectors [default: those of the run's own grids]
     #[arg(long)]
@@ -110,7 +128,11 @@ pub(crate) struct ExportArgs {
     #[command(flatten)]
     pub(crate) which: Which,
     /// How many images
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(
+        long,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000),
+        env = "DCGAN_COUNT"
+    )]
     pub(crate) count: u32,
     /// Determines the latent vectors [default: those of the run's own grids]
     #[arg(long)]

@@ -24,17 +24,18 @@ mod service;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 pub use args::Args;
 use args::Verb;
+use dcgan_core::spec::RunSpec;
+use dcgan_process::settings::warn_of_unknown_variables;
 
 /// Runs the program, and returns its exit status.
 pub fn main() -> ExitCode {
     dcgan_process::exit::run(|| {
-        let args = Args::parse();
+        let (args, matches) = dcgan_process::settings::parse::<Args>();
         args.log.start(std::io::stderr);
-        match &args.verb {
+        warn_of_unknown_variables(&RunSpec::setting_names());
+        match &args.prefer_flags(&matches).verb {
             Verb::Serve(args) => serve::run(args),
             Verb::Grid(args) => export::grid(args),
             Verb::Export(args) => export::images(args),

@@ -87,5 +87,5 @@ pub(crate) fn generator(checkpoint: &VerifiedCheckpoint) -> anyhow::Result<RunGe
     let manifest = checkpoint.manifest();
     let generator = Generator::from_file(checkpoint.state())
         .with_context(|| format!("the checkpoint of step {}", manifest.step))?;
-    Ok(RunGenerator { step: manifest.step, seed: manifest.config.seed, generator })
+    Ok(RunGenerator { step: manifest.step, seed: manifest.config.seed(), generator })
 }

@@ -2,7 +2,7 @@
 
 use std::future::pending;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use dcgan_process::exit::usage;
 use dcgan_rpc::net::{self, Address, Connector};
 use dcgan_rpc::services::Program;
@@ -36,6 +36,15 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<u8> {
 
 /// Refuses wrong settings, before anything is bound.
 fn check(args: &ServeArgs) -> anyhow::Result<()> {
+    match (&args.coordinator, &args.run) {
+        (Some(_), Some(_)) => {
+            bail!(usage(anyhow!("--coordinator and --run both say what to follow: give one")));
+        }
+        (None, None) => {
+            bail!(usage(anyhow!("say what to follow: --coordinator URL or --run RUN_DIR")));
+        }
+        _ => {}
+    }
     if let Some(coordinator) = &args.coordinator {
         coordinator.check(args.insecure).context("--coordinator").map_err(usage)?;
     }

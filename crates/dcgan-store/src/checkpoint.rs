@@ -25,7 +25,8 @@ use dcgan_core::state::digest;
 use serde::{Deserialize, Serialize};
 
 use crate::file;
-use crate::run_dir::{FORMAT, RunPaths};
+use crate::format::{self, Newer, Unreadable};
+use crate::run_dir::RunPaths;
 use crate::state_file;
 
 const STATE: &str = "state.safetensors";
@@ -36,7 +37,7 @@ const TEMPORARY: &str = "tmp";
 /// The content of `manifest.json`: what a checkpoint belongs to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The version of the format: [`FORMAT`].
+    /// The version of the format: at most [`FORMAT`](format::FORMAT).
     pub format: u32,
     /// The run that the checkpoint belongs to.
     pub run: RunId,
@@ -54,6 +55,9 @@ pub struct Manifest {
     pub fingerprint: String,
     /// The sums of the open log window.
     pub window: LogWindow,
+    /// True if the run ends with this state, whatever its schedule says. Format 1 has no such runs.
+    #[serde(default)]
+    pub ends_run: bool,
 }
 
 /// A checkpoint that was read and whose digests are right.
@@ -75,7 +79,8 @@ impl VerifiedCheckpoint {
     }
 }
 
-/// Why a checkpoint cannot be used; names its folder and the file that is wrong.
+/// The error for a checkpoint that is not what it should be; names its folder and the file that is
+/// wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {what}")]
 pub struct Damaged {
@@ -88,6 +93,29 @@ impl Damaged {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Why a checkpoint cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The checkpoint is missing or damaged. An earlier one may do.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    /// The checkpoint is of a newer version of this program.
+    #[error(transparent)]
+    Newer(#[from] Newer),
+}
+
+/// Why the newest checkpoint cannot be found.
+#[derive(Debug, thiserror::Error)]
+pub enum NewestError {
+    /// The folder cannot be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The newest checkpoint that is not damaged is of a newer version of this program. To go back
+    /// to one before it would throw work away.
+    #[error(transparent)]
+    Newer(#[from] Newer),
 }
 
 /// The folder that holds the checkpoints of a run.
@@ -125,7 +153,8 @@ impl Checkpoints {
     /// An intact checkpoint of the same step and state is left as it is; a damaged one is replaced.
     ///
     /// # Errors
-    /// If the checkpoint cannot be written. Checkpoints of other steps are not touched.
+    /// If the checkpoint cannot be written, or there is one of a newer version of this program.
+    /// Checkpoints of other steps are not touched.
     ///
     /// # Panics
     /// Never: every manifest can be written as JSON.
@@ -134,6 +163,7 @@ impl Checkpoints {
         if target.exists() {
             match self.load(manifest.step) {
                 Ok(found) if found.manifest.state_digest == manifest.state_digest => return Ok(()),
+                Err(LoadError::Newer(newer)) => return Err(io::Error::other(newer)),
                 _ => fs::remove_dir_all(&target)?,
             }
         }
@@ -155,30 +185,38 @@ impl Checkpoints {
     /// Reads and verifies the checkpoint of a step.
     ///
     /// # Errors
-    /// If the checkpoint is missing, damaged, or of another format.
-    pub fn load(&self, step: Step) -> Result<VerifiedCheckpoint, Damaged> {
+    /// If the checkpoint is missing, damaged, or of a newer version of this program. One of an
+    /// older version is read.
+    pub fn load(&self, step: Step) -> Result<VerifiedCheckpoint, LoadError> {
         let path = self.path(step);
-        load(&path, step).map_err(|what| Damaged { path, what })
+        match load(&path, step) {
+            Ok(checkpoint) => Ok(checkpoint),
+            Err(Unreadable::Newer(newer)) => Err(newer.into()),
+            Err(Unreadable::Damaged(what)) => Err(Damaged { path, what }.into()),
+        }
     }
 
-    /// Returns the newest intact checkpoint, if there is one, and what is wrong with each newer
+    /// Returns the newest intact checkpoint, if there is one, and what is wrong with each later
     /// one.
     ///
     /// # Errors
-    /// If the folder cannot be read.
-    pub fn newest(&self) -> io::Result<(Option<VerifiedCheckpoint>, Vec<Damaged>)> {
+    /// If the folder cannot be read, or a checkpoint is of a newer version of this program and none
+    /// after it is intact.
+    pub fn newest(&self) -> Result<(Option<VerifiedCheckpoint>, Vec<Damaged>), NewestError> {
         let mut damaged = Vec::new();
         for step in self.steps()?.into_iter().rev() {
             match self.load(step) {
                 Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
-                Err(error) => damaged.push(error),
+                Err(LoadError::Damaged(error)) => damaged.push(error),
+                Err(LoadError::Newer(newer)) => return Err(newer.into()),
             }
         }
         Ok((None, damaged))
     }
 
     /// Removes all checkpoints up to `step` except the newest `keep`, of which one is always kept.
-    /// Removes what crashes have left behind as well.
+    /// Removes what crashes have left behind as well. Checkpoints of a newer version of this program
+    /// stay.
     ///
     /// If there are checkpoints after `step`, the training has gone back because they are damaged,
     /// and will replace them. They do not count as the newest.
@@ -189,8 +227,11 @@ impl Checkpoints {
         let mut candidates = self.steps()?;
         candidates.retain(|&candidate| candidate <= step);
         for &superfluous in candidates.iter().rev().skip(keep.max(1)) {
-            // Renamed first: a crash in the middle of the removal must not leave half a checkpoint.
             let path = self.path(superfluous);
+            if matches!(read_manifest(&path), Err(Unreadable::Newer(_))) {
+                continue;
+            }
+            // Renamed first: a crash in the middle of the removal must not leave half a checkpoint.
             let leaving = path.with_extension(TEMPORARY);
             fs::rename(path, &leaving)?;
             fs::remove_dir_all(leaving)?;
@@ -216,15 +257,24 @@ fn step_of(name: &OsStr) -> Option<Step> {
     name.to_str()?.strip_prefix("step-")?.parse().ok()
 }
 
-/// Reads and verifies the checkpoint in a folder; the error is what is wrong, without the path.
-fn load(path: &Path, step: Step) -> Result<VerifiedCheckpoint, String> {
-    // Check that the manifest is one that this version understands, and belongs to this folder.
-    let manifest_bytes = read(path, MANIFEST)?;
-    let manifest: Manifest =
-        serde_json::from_slice(&manifest_bytes).map_err(|error| format!("{MANIFEST}: {error}"))?;
-    if manifest.format != FORMAT {
-        return Err(format!("{MANIFEST}: expected format {FORMAT}, found {}", manifest.format));
-    }
+/// Reads and verifies the checkpoint in a folder. If it is damaged, the error is what is wrong,
+/// without the path.
+fn load(path: &Path, step: Step) -> Result<VerifiedCheckpoint, Unreadable> {
+    let manifest = read_manifest(path)?;
+    verify(path, step, manifest).map_err(Unreadable::Damaged)
+}
+
+/// Reads the manifest in the folder of a checkpoint.
+fn read_manifest(path: &Path) -> Result<Manifest, Unreadable> {
+    let content = read(path, MANIFEST).map_err(Unreadable::Damaged)?;
+    format::parse(&path.join(MANIFEST), &content).map_err(|error| match error {
+        Unreadable::Damaged(what) => Unreadable::Damaged(format!("{MANIFEST}: {what}")),
+        newer @ Unreadable::Newer(_) => newer,
+    })
+}
+
+/// Verifies the checkpoint in a folder by its manifest; the error is what is wrong.
+fn verify(path: &Path, step: Step, manifest: Manifest) -> Result<VerifiedCheckpoint, String> {
     if manifest.step != step {
         return Err(format!("{MANIFEST}: expected step {step}, found {}", manifest.step));
     }
@@ -278,24 +328,22 @@ mod tests {
         state_file::encode(&state)
     }
 
+    fn spec() -> RunSpec {
+        let data = DatasetInfo { images: 9, rows: 1, columns: 1, digest: Digest(3) };
+        let builder = RunSpec::builder().objective(ObjectiveKind::Toy).batch_size(4).shards(2);
+        builder.learning_rate(0.1).build(data).unwrap()
+    }
+
     fn manifest(step: Step) -> Manifest {
         let state = state(step);
         Manifest {
-            format: FORMAT,
+            format: format::FORMAT,
             run: RunId(7),
             step,
             state_digest: state_file::digest_of(&state).unwrap(),
             file_digest: digest::of_bytes(&state),
             file_bytes: state.len() as u64,
-            config: RunSpec {
-                objective: ObjectiveKind::Toy,
-                batch_size: 4,
-                shards: 2,
-                seed: 22,
-                learning_rate: 0.1,
-                beta1: 0.5,
-                data: DatasetInfo { images: 9, rows: 1, columns: 1, digest: Digest(3) },
-            },
+            config: spec(),
             fingerprint: "toy".to_owned(),
             window: LogWindow {
                 through: step,
@@ -350,6 +398,52 @@ mod tests {
         // Saving the step once more replaces the damaged checkpoint.
         checkpoints.save(&manifest(30), &state(30)).unwrap();
         assert_eq!(checkpoints.newest().unwrap().0.unwrap().manifest().step, 30);
+    }
+
+    /// Changes the text of the manifest of step 30.
+    fn change_manifest(checkpoints: &Checkpoints, change: impl Fn(&str) -> String) {
+        let path = checkpoints.path(30).join(MANIFEST);
+        fs::write(&path, change(&fs::read_to_string(&path).unwrap())).unwrap();
+    }
+
+    #[test]
+    fn a_checkpoint_of_an_older_format_is_read() {
+        let (_folder, checkpoints) = three_checkpoints();
+        change_manifest(&checkpoints, |text| text.replace("\"format\": 2", "\"format\": 1"));
+        let (newest, damaged) = checkpoints.newest().unwrap();
+        let newest = newest.unwrap();
+        assert_eq!((newest.manifest().format, newest.manifest().step), (1, 30));
+        assert_eq!(newest.manifest().config, spec());
+        assert!(damaged.is_empty());
+    }
+
+    #[test]
+    fn a_manifest_that_lacks_a_setting_of_the_first_version_is_damaged() {
+        let (_folder, checkpoints) = three_checkpoints();
+        change_manifest(&checkpoints, |text| text.replace("\"beta1\": 0.5,", ""));
+        let error = checkpoints.load(30).unwrap_err().to_string();
+        assert!(error.contains("manifest.json: the setting beta1 is missing"), "{error}");
+    }
+
+    #[test]
+    fn a_checkpoint_of_a_newer_version_is_refused_in_words_and_kept() {
+        for (what, change) in [
+            ("format 3", ["\"format\": 2", "\"format\": 3"]),
+            ("the setting warmup", ["\"beta1\": 0.5", "\"beta1\": 0.5, \"warmup\": 5"]),
+        ] {
+            let (_folder, checkpoints) = three_checkpoints();
+            change_manifest(&checkpoints, |text| text.replace(change[0], change[1]));
+            let error = checkpoints.newest().unwrap_err().to_string();
+            let in_words =
+                format!("{what} is of a newer version of this program; use that version");
+            assert!(error.ends_with(&in_words) && error.contains("step-00000030"), "{error}");
+
+            // It is neither replaced nor pruned.
+            assert!(checkpoints.save(&manifest(30), &state(30)).is_err());
+            checkpoints.save(&manifest(40), &state(40)).unwrap();
+            checkpoints.prune(1, 40).unwrap();
+            assert_eq!(checkpoints.steps().unwrap(), [30, 40]);
+        }
     }
 
     #[test]

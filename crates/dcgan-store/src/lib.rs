@@ -10,6 +10,7 @@
 //! * [`idx`], [`dataset`]: the IDX format; MNIST and folders of its relatives.
 //! * [`run_dir`]: the files of a run directory, its lock, `run.json` and the grids.
 //! * [`checkpoint`]: the folder of checkpoints.
+//! * [`format`]: the version of the formats of both; older and newer files.
 //! * [`state_file`]: states as safetensors files.
 //! * [`metrics_log`]: the file `metrics.jsonl`.
 //! * `file`: writing a file so that it is complete or absent.
@@ -17,6 +18,7 @@
 pub mod checkpoint;
 pub mod dataset;
 mod file;
+pub mod format;
 pub mod idx;
 pub mod metrics_log;
 pub mod run_dir;

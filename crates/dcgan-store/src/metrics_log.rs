@@ -1,21 +1,28 @@
-//! `metrics.jsonl`: one JSON object on each line, appended and never rewritten.
+//! `metrics.jsonl` and `evaluations.jsonl`: one JSON object on each line, appended and never
+//! rewritten.
 //!
-//! Each line is a [`MetricsRow`]: averages over the steps since the last multiple of the log
-//! interval. A crash can leave the beginning of a last line; opening the log cuts it off, and its
+//! A line of the first is a [`MetricsRow`]: averages over the steps since the last multiple of the
+//! log interval. A line of the second is an [`EvaluationRow`]. A crash can leave the beginning of a last line; opening the log cuts it off, and its
 //! steps are reported again. Any other line that is not a row means that the file is not this log,
 //! and it is refused.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
+#[cfg(doc)]
+use dcgan_core::evaluation::EvaluationRow;
 use dcgan_core::metrics::MetricsRow;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-/// A log that is open for appending.
+/// A log that is open for appending rows of type `R`.
 #[derive(Debug)]
-pub struct MetricsLog {
+pub struct MetricsLog<R = MetricsRow> {
     path: PathBuf,
     file: File,
+    rows: PhantomData<fn(&R)>,
 }
 
 /// Why a log cannot be used.
@@ -44,18 +51,18 @@ pub enum MetricsError {
     },
 }
 
-impl MetricsLog {
+impl<R: Serialize + DeserializeOwned> MetricsLog<R> {
     /// Opens a log, or creates an empty one, and returns the rows that it holds.
     ///
     /// # Errors
     /// If the file cannot be read or written, or a line is not a row of metrics.
-    pub fn open(path: &Path) -> Result<(Self, Vec<MetricsRow>), MetricsError> {
+    pub fn open(path: &Path) -> Result<(Self, Vec<R>), MetricsError> {
         let opened =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let mut file = opened.map_err(|error| io_error(path, error))?;
         let (rows, intact_bytes) = read_rows(path, &file)?;
         cut(&mut file, intact_bytes).map_err(|error| io_error(path, error))?;
-        Ok((Self { path: path.to_owned(), file }, rows))
+        Ok((Self { path: path.to_owned(), file, rows: PhantomData }, rows))
     }
 
     /// Appends rows, and waits until they are on disk.
@@ -65,7 +72,7 @@ impl MetricsLog {
     ///
     /// # Panics
     /// Never: every row can be written as JSON.
-    pub fn append(&mut self, rows: &[MetricsRow]) -> Result<(), MetricsError> {
+    pub fn append(&mut self, rows: &[R]) -> Result<(), MetricsError> {
         let mut text = Vec::new();
         for row in rows {
             serde_json::to_writer(&mut text, row).expect("numbers and digests are always JSON");
@@ -112,7 +119,10 @@ pub fn read(path: &Path) -> Result<Vec<MetricsRow>, MetricsError> {
 
 /// Reads the rows of a log, and counts the bytes that they take. A last line without a line end is
 /// not a row.
-fn read_rows(path: &Path, file: &File) -> Result<(Vec<MetricsRow>, u64), MetricsError> {
+fn read_rows<R: DeserializeOwned>(
+    path: &Path,
+    file: &File,
+) -> Result<(Vec<R>, u64), MetricsError> {
     let mut reader = BufReader::new(file);
     let mut rows = Vec::new();
     let mut intact_bytes = 0;
@@ -158,7 +168,7 @@ mod tests {
         let path = folder.path().join("metrics.jsonl");
         std::fs::write(&path, format!("{LINE}\n{}", &LINE[..50])).unwrap();
         assert_eq!(read(&path).unwrap().len(), 1);
-        let (mut log, rows) = MetricsLog::open(&path).unwrap();
+        let (mut log, rows) = MetricsLog::<MetricsRow>::open(&path).unwrap();
         assert_eq!(rows.len(), 1);
         log.append(&rows).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{LINE}\n{LINE}\n"));
@@ -169,7 +179,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         std::fs::write(&path, format!("{LINE}\nhello\n{LINE}\n")).unwrap();
-        let error = MetricsLog::open(&path).unwrap_err().to_string();
+        let error = MetricsLog::<MetricsRow>::open(&path).unwrap_err().to_string();
         assert!(error.contains("line 2 is not a line of metrics"), "{error}");
         assert!(std::fs::read_to_string(&path).unwrap().contains("hello"));
     }

@@ -5,6 +5,7 @@
 //! run.json               the run's identity and its newest plan
 //! config.toml            every setting of the run
 //! metrics.jsonl          one row for each log window
+//! evaluations.jsonl      one row for each evaluation, if there are any
 //! checkpoints/           one folder for each checkpoint
 //! grids/
 //!   step-00000468.png      a grid of samples
@@ -22,9 +23,9 @@ use dcgan_core::protocol::plan::Plan;
 use serde::{Deserialize, Serialize};
 
 use crate::file;
+use crate::format::{self, Newer, Unreadable};
 
-/// The version of the formats of `run.json` and of the manifests of checkpoints.
-pub const FORMAT: u32 = 1;
+pub use crate::format::FORMAT;
 
 /// The paths of the files in a run directory. They may exist or not.
 #[derive(Clone, Debug)]
@@ -51,6 +52,11 @@ impl RunPaths {
     /// Returns the path of `metrics.jsonl`: one row for each log window.
     pub fn metrics(&self) -> PathBuf {
         self.root.join("metrics.jsonl")
+    }
+
+    /// Returns the path of the log of evaluations.
+    pub fn evaluations(&self) -> PathBuf {
+        self.root.join("evaluations.jsonl")
     }
 
     /// Returns the path of the folder of checkpoints.
@@ -90,7 +96,7 @@ impl RunPaths {
 /// The content of `run.json`: the run that a directory belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunFile {
-    /// The version of the format: [`FORMAT`].
+    /// The version of the format: at most [`FORMAT`].
     pub format: u32,
     /// The run's identity.
     pub run: RunId,
@@ -122,6 +128,9 @@ pub enum RunDirError {
         /// The fault.
         what: String,
     },
+    /// A file is of a newer version of this program.
+    #[error(transparent)]
+    Newer(#[from] Newer),
     /// The directory holds files and is not a run directory.
     #[error("{0}: not empty, and not a run directory")]
     Foreign(PathBuf),
@@ -252,7 +261,7 @@ fn parse_grid_name(name: &OsStr) -> Option<(Step, &str)> {
 /// Reads `run.json`; `None` if there is none. Needs no lock.
 ///
 /// # Errors
-/// If the file cannot be read, is damaged, or has another format.
+/// If the file cannot be read, is damaged, or is of a newer version.
 pub fn read_run_file(paths: &RunPaths) -> Result<Option<RunFile>, RunDirError> {
     let path = paths.run_file();
     let text = match fs::read_to_string(&path) {
@@ -260,19 +269,11 @@ pub fn read_run_file(paths: &RunPaths) -> Result<Option<RunFile>, RunDirError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error(&path, error)),
     };
-    match parse_run_file(&text) {
+    match format::parse(&path, text.as_bytes()) {
         Ok(run) => Ok(Some(run)),
-        Err(what) => Err(RunDirError::Damaged { path, what }),
+        Err(Unreadable::Newer(newer)) => Err(newer.into()),
+        Err(Unreadable::Damaged(what)) => Err(RunDirError::Damaged { path, what }),
     }
-}
-
-/// Parses and checks the content of `run.json`; the error is what is wrong with it.
-fn parse_run_file(text: &str) -> Result<RunFile, String> {
-    let run: RunFile = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    if run.format != FORMAT {
-        return Err(format!("expected format {FORMAT}, found {}", run.format));
-    }
-    Ok(run)
 }
 
 /// Reads the generator of a step whose grid is not drawn yet.
@@ -337,11 +338,17 @@ mod tests {
     }
 
     #[test]
-    fn a_run_file_of_another_format_is_refused() {
+    fn a_run_file_of_an_older_format_is_read_and_one_of_a_newer_format_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("run.json"), r#"{"format":9,"run":"0000000000000007"}"#)
-            .unwrap();
-        let error = read_run_file(&RunPaths::new(folder.path())).unwrap_err().to_string();
-        assert!(error.ends_with("expected format 1, found 9"), "{error}");
+        let read = |text: &str| {
+            fs::write(folder.path().join("run.json"), text).unwrap();
+            read_run_file(&RunPaths::new(folder.path()))
+        };
+        let old = read(r#"{"format":1,"run":"0000000000000007"}"#).unwrap().unwrap();
+        assert_eq!((old.format, old.run), (1, RunId(7)));
+        // The rest of a newer file may have any form.
+        let error = read(r#"{"format":9,"runs":[]}"#).unwrap_err().to_string();
+        let in_words = "run.json: format 9 is of a newer version of this program; use that version";
+        assert!(error.ends_with(in_words), "{error}");
     }
 }

@@ -4,17 +4,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{ArgAction, Parser};
 use dcgan_core::ids::WorkerId;
 use dcgan_model::DeviceChoice;
 use dcgan_process::exit::usage;
 use dcgan_process::fault::Fault;
 use dcgan_process::logging::LogArgs;
+use dcgan_process::settings;
 use dcgan_rpc::net::Address;
 
 /// Trains shards of a DCGAN's batch, together with the other workers of a coordinator
 #[derive(Debug, Parser)]
-#[command(name = "dcgan-worker", version)]
+#[command(name = "dcgan-worker", version, mut_args = settings::yes_or_no)]
 pub struct Args {
     /// Address of the coordinator, as http://HOST:PORT
     #[arg(long, value_name = "URL", env = "DCGAN_COORDINATOR")]
@@ -52,7 +53,7 @@ pub struct Args {
     )]
     pub coordinator_timeout: Duration,
     /// Allow unencrypted connections to and from other machines
-    #[arg(long, env = "DCGAN_INSECURE")]
+    #[arg(long, action = ArgAction::Set, default_value = "no", env = "DCGAN_INSECURE")]
     pub insecure: bool,
     /// Make something go wrong at a point of this program, for tests
     #[arg(long, hide = true, value_name = "POINT=ACTION@N")]

@@ -27,15 +27,16 @@ mod waiting;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 pub use args::Args;
+use dcgan_core::spec::RunSpec;
+use dcgan_process::settings::warn_of_unknown_variables;
 
 /// Runs the program, and returns its exit status.
 pub fn main() -> ExitCode {
     dcgan_process::exit::run(|| {
-        let args = Args::parse();
+        let (args, _) = dcgan_process::settings::parse::<Args>();
         args.log.start(std::io::stderr);
+        warn_of_unknown_variables(&RunSpec::setting_names());
         if args.exit_with_stdin {
             dcgan_process::lifeline::exit_with_stdin();
         }

@@ -139,7 +139,7 @@ impl PartitionCache {
         ready: impl FnOnce(),
     ) {
         let sharding = self.0.sharding;
-        let mut fetcher = PartitionFetcher { client, spec, sharding, connection: None };
+        let mut fetcher = PartitionFetcher { client, spec, connection: None };
         // A shard that does not exist would be asked for again and again.
         for shard in likely.into_iter().filter(|shard| shard.0 < sharding.shards()) {
             self.insert(shard, fetcher.fetch(shard).await);
@@ -165,7 +165,6 @@ impl PartitionCache {
 struct PartitionFetcher {
     client: Client,
     spec: RunSpec,
-    sharding: Sharding,
     /// The connection to the coordinator; `None` before the first attempt and after a failed one.
     connection: Option<CoordinatorClient<Channel>>,
 }
@@ -191,8 +190,8 @@ impl PartitionFetcher {
             Some(connection) => connection,
             None => self.connection.insert(self.client.connect().await?),
         };
-        let image_bytes = self.spec.data.image_bytes();
-        let expected = self.sharding.partition_len(shard) * image_bytes;
+        let image_bytes = self.spec.data().image_bytes();
+        let expected = self.spec.sharding().partition_len(shard) * image_bytes;
         // The request has a checksum: with a flipped bit it would ask for another shard, whose
         // partition may have the same size.
         let caller = Some(self.client.caller.clone().into());

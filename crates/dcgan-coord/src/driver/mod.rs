@@ -112,7 +112,7 @@ impl Driver {
             is_local,
         } = parts;
         Self {
-            feed: SamplerFeed::new(config.spec.seed),
+            feed: SamplerFeed::new(config.spec.seed()),
             sinks: Sinks::new(&config),
             config,
             run,
@@ -197,7 +197,7 @@ impl Driver {
     fn send_status(&self, reply: oneshot::Sender<pb::Status>) {
         let now = self.start.elapsed();
         let status = self.machine.status(now);
-        let epoch = self.config.sharding.epoch(status.step);
+        let epoch = self.config.spec.sharding().epoch(status.step);
         // The client may have gone away without waiting for the answer.
         let _ = reply.send(dcgan_rpc::status(self.run, epoch, now, status));
     }

@@ -18,21 +18,11 @@ use dcgan_core::toy::Toy;
 
 /// The toy with this many shards.
 pub(crate) fn toy(shards: u16) -> Toy {
-    let spec = RunSpec {
-        objective: ObjectiveKind::Toy,
-        batch_size: 2 * usize::from(shards),
-        shards,
-        seed: 22,
-        learning_rate: 0.1,
-        beta1: 0.5,
-        data: DatasetInfo {
-            images: 10 * usize::from(shards),
-            rows: 1,
-            columns: 1,
-            digest: Digest(0),
-        },
-    };
-    Toy::new(spec).expect("the batch fits the data")
+    let images = 10 * usize::from(shards);
+    let data = DatasetInfo { images, rows: 1, columns: 1, digest: Digest(0) };
+    let builder = RunSpec::builder().objective(ObjectiveKind::Toy).shards(shards);
+    let builder = builder.batch_size(2 * usize::from(shards)).learning_rate(0.1);
+    Toy::new(builder.build(data).expect("the batch fits the data"))
 }
 
 /// Ten images of one pixel, which stand for the partition of any shard.
@@ -65,8 +55,13 @@ impl Members {
         adapt: impl Fn(&mut WorkerMachine),
     ) -> Self {
         let toy = Arc::new(toy(shards));
-        let schedule =
-            Schedule { last_step, log_every: 1, grid_every: 1_000, checkpoint_every: 1_000 };
+        let schedule = Schedule {
+            last_step,
+            log_every: 1,
+            grid_every: 1_000,
+            checkpoint_every: 1_000,
+            evaluate_every: None,
+        };
         let mut machines = Vec::new();
         for number in 0..members {
             let id = WorkerId { name: format!("w{number}"), incarnation: 1 };

@@ -35,23 +35,18 @@ impl Reference {
     /// last step.
     pub(crate) fn ending_below(shards: u16, last_step: Step, loss: f32) -> Self {
         let images = 10 * usize::from(shards) + 1;
-        let spec = RunSpec {
-            objective: ObjectiveKind::Toy,
-            batch_size: 2 * usize::from(shards),
-            shards,
-            seed: 22,
-            learning_rate: 0.1,
-            beta1: 0.5,
-            data: DatasetInfo { images, rows: 1, columns: 1, digest: Digest(0) },
-        };
-        let toy = Toy::new(spec.clone()).unwrap().ending_below(loss);
+        let data = DatasetInfo { images, rows: 1, columns: 1, digest: Digest(0) };
+        let builder = RunSpec::builder().objective(ObjectiveKind::Toy).shards(shards);
+        let builder = builder.batch_size(2 * usize::from(shards)).learning_rate(0.1);
+        let spec = builder.build(data).unwrap();
+        let toy = Toy::new(spec.clone()).ending_below(loss);
         // One partition serves all shards. It has one image more than a real one ever holds, and
         // the toy does not care which image it gets.
         let partition = Partition::new(1, (0..11).collect());
         let mut shards = Shard::all(shards, |_| &partition);
         let mut state = toy.initial_state();
         let mut digests = BTreeMap::from([(Position::after(0), state.digest())]);
-        let info = spec.objective.evaluation().unwrap();
+        let info = spec.objective().evaluation().unwrap();
         let (mut losses, mut evaluations) = (BTreeMap::new(), BTreeMap::new());
         let mut end = 0;
         for step in 1..=last_step {

@@ -42,15 +42,9 @@ pub(crate) struct Coordinator {
 impl Coordinator {
     /// A new run that begins with `workers` workers and later goes on with `min_workers`.
     pub(crate) fn new(workers: usize, min_workers: usize) -> Self {
-        let spec = RunSpec {
-            objective: ObjectiveKind::Toy,
-            batch_size: 16,
-            shards: 8,
-            seed: 22,
-            learning_rate: 0.1,
-            beta1: 0.5,
-            data: DatasetInfo { images: 100, rows: 1, columns: 1, digest: Digest(0) },
-        };
+        let data = DatasetInfo { images: 100, rows: 1, columns: 1, digest: Digest(0) };
+        let builder = RunSpec::builder().objective(ObjectiveKind::Toy).batch_size(16);
+        let spec = builder.learning_rate(0.1).build(data).unwrap();
         let config = CoordinatorConfig {
             run: RunId(1),
             workers,
@@ -64,12 +58,8 @@ impl Coordinator {
                     checkpoint_every: INTERVAL,
                     evaluate_every: None,
                 },
-                sharding: spec.check().unwrap(),
-                batch_size: spec.batch_size,
-                learning_rate: spec.learning_rate,
+                spec,
                 keep_checkpoints: 5,
-                metric_names: spec.objective.metric_names(),
-                evaluation: spec.objective.evaluation(),
             },
             fingerprint: None,
             plan: None,

@@ -43,16 +43,10 @@ pub(crate) struct Worker {
 impl Worker {
     /// A worker that has just been welcomed and has its data.
     pub(crate) fn new(name: char) -> Self {
-        let spec = RunSpec {
-            objective: ObjectiveKind::Toy,
-            batch_size: 2 * usize::from(SHARDS),
-            shards: SHARDS,
-            seed: 22,
-            learning_rate: 0.1,
-            beta1: 0.5,
-            data: DatasetInfo { images: 40, rows: 1, columns: 1, digest: Digest(0) },
-        };
-        let toy = Arc::new(Toy::new(spec).unwrap());
+        let data = DatasetInfo { images: 40, rows: 1, columns: 1, digest: Digest(0) };
+        let builder = RunSpec::builder().objective(ObjectiveKind::Toy).shards(SHARDS);
+        let builder = builder.batch_size(2 * usize::from(SHARDS)).learning_rate(0.1);
+        let toy = Arc::new(Toy::new(builder.build(data).unwrap()));
         let now = Duration::from_secs(1);
         let objective = Arc::clone(&toy) as Arc<dyn Objective>;
         let mut worker = Self {

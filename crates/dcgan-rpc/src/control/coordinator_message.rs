@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dcgan_core::ids::{Generation, RunId};
 use dcgan_core::protocol::message::{Finish, ToWorker};
 
-use super::{CoordinatorMessage, Welcome};
+use super::{CoordinatorMessage, Welcome, spec};
 use crate::checksum::Checksummed;
 use crate::convert::{self, Malformed, required};
 use crate::pb;
@@ -34,7 +34,7 @@ impl TryFrom<pb::CoordinatorMessage> for CoordinatorMessage {
         let verified = if is_foreign_refusal { message } else { message.verify_checksum()? };
         let kind = verified.kind.ok_or(Malformed("a coordinator's message of an unknown kind"))?;
         Ok(Self::Message(match kind {
-            Kind::Welcome(welcome) => return Ok(Self::Welcome(welcome.try_into()?)),
+            Kind::Welcome(welcome) => return Self::welcome(welcome),
             Kind::Refused(pb::Refused { reason }) => return Ok(Self::Refused(reason)),
             Kind::Heartbeat(pb::Heartbeat {}) => return Ok(Self::Heartbeat),
             Kind::Fence(pb::Fence { generation }) => ToWorker::Fence(Generation(generation)),
@@ -76,23 +76,29 @@ impl From<Welcome> for pb::Welcome {
     fn from(Welcome { run, spec, schedule, likely_shards }: Welcome) -> Self {
         Self {
             run: run.0,
-            spec: Some(spec.into()),
             schedule: Some(schedule.into()),
             likely_shards: likely_shards.into_iter().map(|shard| shard.0.into()).collect(),
+            spec: spec::to_json(&spec),
         }
     }
 }
 
-impl TryFrom<pb::Welcome> for Welcome {
-    type Error = Malformed;
-
-    fn try_from(welcome: pb::Welcome) -> Result<Self, Malformed> {
-        let pb::Welcome { run, spec, schedule, likely_shards } = welcome;
-        Ok(Self {
+impl CoordinatorMessage {
+    /// Reads a welcome. One with a specification that this version cannot follow is a refusal: the
+    /// coordinator, of another version, would send the same again and again.
+    fn welcome(welcome: pb::Welcome) -> Result<Self, Malformed> {
+        let pb::Welcome { run, schedule, likely_shards, spec } = welcome;
+        let spec = match spec::from_json(&spec) {
+            Ok(spec) => spec,
+            Err(why) => {
+                return Ok(Self::Refused(format!("the run cannot be followed: {why}")));
+            }
+        };
+        Ok(Self::Welcome(Welcome {
             run: RunId(run),
+            spec,
             schedule: required(schedule, "a welcome without a schedule")?,
-            spec: required(spec, "a welcome without a spec")?,
             likely_shards: convert::shards(likely_shards)?,
-        })
+        }))
     }
 }

@@ -1,57 +1,20 @@
 //! The specification and the schedule of a run, to and from the wire.
 
-use dcgan_core::ids::Digest;
+use dcgan_core::spec::RunSpec;
 use dcgan_core::spec::schedule::Schedule;
-use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
 
-use crate::convert::{self, Malformed};
+use crate::convert::Malformed;
 use crate::pb;
 
-impl From<RunSpec> for pb::RunSpec {
-    fn from(spec: RunSpec) -> Self {
-        let DatasetInfo { images, rows, columns, digest } = spec.data;
-        Self {
-            objective: spec.objective.to_string(),
-            batch_size: spec.batch_size as u64,
-            shards: spec.shards.into(),
-            seed: spec.seed,
-            learning_rate: spec.learning_rate,
-            beta1: spec.beta1,
-            images: images as u64,
-            rows: rows as u64,
-            columns: columns as u64,
-            data_digest: digest.0,
-        }
-    }
+/// Writes a specification as JSON, the form in which the checkpoints have it, too: a setting that
+/// is added needs no message of its own.
+pub(super) fn to_json(spec: &RunSpec) -> String {
+    serde_json::to_string(spec).expect("a specification has only strings for keys")
 }
 
-impl TryFrom<pb::RunSpec> for RunSpec {
-    type Error = Malformed;
-
-    fn try_from(spec: pb::RunSpec) -> Result<Self, Malformed> {
-        let kinds = [ObjectiveKind::Dcgan, ObjectiveKind::Toy];
-        let objective = kinds.into_iter().find(|kind| kind.to_string() == spec.objective);
-        let shards = u16::try_from(spec.shards)
-            .map_err(|_| Malformed("a spec with more than 65535 shards"))?;
-        let converted = Self {
-            objective: objective.ok_or(Malformed("a spec with an unknown objective"))?,
-            batch_size: convert::size(spec.batch_size)?,
-            shards,
-            seed: spec.seed,
-            learning_rate: spec.learning_rate,
-            beta1: spec.beta1,
-            data: DatasetInfo {
-                images: convert::size(spec.images)?,
-                rows: convert::size(spec.rows)?,
-                columns: convert::size(spec.columns)?,
-                digest: Digest(spec.data_digest),
-            },
-        };
-        match converted.check() {
-            Ok(_sharding) => Ok(converted),
-            Err(_) => Err(Malformed("a spec that cannot be followed")),
-        }
-    }
+/// Reads and checks a specification; the error says in words what is wrong with it.
+pub(super) fn from_json(text: &str) -> Result<RunSpec, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 impl From<Schedule> for pb::Schedule {

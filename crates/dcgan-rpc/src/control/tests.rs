@@ -7,7 +7,7 @@ use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::message::{Complaint, FailedShards, Finish, FromWorker, Hello, ToWorker};
 use dcgan_core::protocol::plan::{Member, Plan, StateRef};
 use dcgan_core::spec::schedule::Schedule;
-use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
+use dcgan_core::spec::{DatasetInfo, RunSpec};
 use proptest::prelude::*;
 use prost::Message;
 
@@ -126,25 +126,17 @@ fn worker_message() -> impl Strategy<Value = WorkerMessage> {
     ]
 }
 
+fn spec(seed: u64) -> RunSpec {
+    let data = DatasetInfo { images: 60_000, rows: 28, columns: 28, digest: Digest(seed) };
+    RunSpec::builder().seed(seed).learning_rate(0.1 + 0.2).build(data).unwrap()
+}
+
 fn welcome() -> impl Strategy<Value = Welcome> {
     (any::<[u64; 3]>(), [1u64..99, 1..99, 1..99], proptest::collection::vec(any::<u16>(), 0..9))
         .prop_map(|([run, seed, last_step], [log_every, grid_every, checkpoint_every], shards)| {
             Welcome {
                 run: RunId(run),
-                spec: RunSpec {
-                    objective: ObjectiveKind::Dcgan,
-                    batch_size: 256,
-                    shards: 8,
-                    seed,
-                    learning_rate: 2e-4,
-                    beta1: 0.5,
-                    data: DatasetInfo {
-                        images: 60_000,
-                        rows: 28,
-                        columns: 28,
-                        digest: Digest(seed),
-                    },
-                },
+                spec: spec(seed),
                 schedule: Schedule { last_step, log_every, grid_every, checkpoint_every },
                 likely_shards: shards.into_iter().map(ShardId).collect(),
             }
@@ -200,6 +192,19 @@ fn only_a_refusal_may_lack_a_checksum() {
     assert_eq!(receive_unchecked(refused), Ok(CoordinatorMessage::Refused(reason)));
     let heartbeat = CoordinatorKind::Heartbeat(pb::Heartbeat {});
     assert!(receive_unchecked(heartbeat).is_err());
+}
+
+#[test]
+fn a_welcome_with_an_unknown_setting_is_a_refusal_in_words() {
+    let schedule = pb::Schedule { last_step: 9, log_every: 1, grid_every: 1, checkpoint_every: 1 };
+    let spec = super::spec::to_json(&spec(22)).replacen('{', r#"{"warmup":5,"#, 1);
+    let welcome = pb::Welcome { schedule: Some(schedule), spec, ..Default::default() };
+    let message =
+        pb::CoordinatorMessage { kind: Some(CoordinatorKind::Welcome(welcome)), checksum: 0 };
+    let refused = CoordinatorMessage::try_from(message.with_checksum()).unwrap();
+    let reason = "the run cannot be followed: the setting warmup is of a newer version of this \
+                  program";
+    assert_eq!(refused, CoordinatorMessage::Refused(reason.to_owned()));
 }
 
 /// Checks that a message of this kind, with a right checksum, is refused for this reason.

@@ -241,17 +241,16 @@ impl<'a> Driver<'a> {
     /// partitions, and creates the state machine.
     fn join(&mut self, welcome: Welcome) -> anyhow::Result<()> {
         let Welcome { run, spec, schedule: _, likely_shards } = welcome;
-        let sharding = spec.check()?;
-        let objective: Arc<dyn Objective> = match spec.objective {
+        let objective: Arc<dyn Objective> = match spec.objective() {
             ObjectiveKind::Dcgan => Arc::new(Dcgan::new(spec.clone(), self.args.device)?),
-            ObjectiveKind::Toy => Arc::new(Toy::new(spec.clone())?),
+            ObjectiveKind::Toy => Arc::new(Toy::new(spec.clone())),
         };
         tracing::info!(
             event = "run_joined",
             %run,
             "joined run {run}: {} on {}",
-            spec.objective,
-            spec.data
+            spec.objective(),
+            spec.data()
         );
         let _ = self.run.set(run);
 

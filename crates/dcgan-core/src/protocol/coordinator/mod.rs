@@ -306,6 +306,7 @@ impl CoordinatorMachine {
             plan,
             persisted,
         } = config;
+        let shards = output.spec.shards();
         let outputs = Outputs::new(output, persisted);
         // Workers of a finished run may not have heard that it is over: they are told when they
         // come.
@@ -323,7 +324,7 @@ impl CoordinatorMachine {
             run,
             workers,
             min_workers: min_workers.max(1),
-            shards: output.sharding.shards(),
+            shards,
             fingerprint,
             plan: plan.map(Arc::new),
             stage,

@@ -21,12 +21,8 @@ impl World {
         assert!(self.coordinator.is_none());
         let output = OutputConfig {
             schedule: self.schedule,
-            sharding: self.reference.spec.check().unwrap(),
-            batch_size: self.reference.spec.batch_size,
-            learning_rate: self.reference.spec.learning_rate,
+            spec: self.reference.spec.clone(),
             keep_checkpoints: 5,
-            metric_names: self.reference.spec.objective.metric_names(),
-            evaluation: self.reference.spec.objective.evaluation(),
         };
         let config = CoordinatorConfig {
             run: RunId(1),

@@ -22,8 +22,8 @@ use crate::evaluation::{EvaluationInfo, EvaluationRow, PartId};
 use crate::ids::{Digest, Step, WorkerId};
 use crate::metrics::{LogWindow, NamedMetrics, StepDone};
 use crate::protocol::plan::{Plan, StateRef};
+use crate::spec::RunSpec;
 use crate::spec::schedule::Schedule;
-use crate::spec::sharding::Sharding;
 use evaluations::Evaluations;
 use log_position::LogPosition;
 use requested_checkpoint::RequestedCheckpoint;
@@ -33,28 +33,20 @@ pub use writes::Write;
 use writes::Writes;
 
 /// The settings of the outputs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct OutputConfig {
-    /// The intervals of rows, grids and checkpoints.
+    /// The intervals of rows, grids, checkpoints and evaluations.
     pub schedule: Schedule,
-    /// Gives the epoch that a step belongs to.
-    pub sharding: Sharding,
-    /// Images in the batch of one step.
-    pub batch_size: usize,
-    /// Adam's step size.
-    pub learning_rate: f64,
+    /// The specification of the run.
+    pub spec: RunSpec,
     /// The number of checkpoints that the run keeps.
     pub keep_checkpoints: usize,
-    /// The names of the objective's metrics.
-    pub metric_names: &'static [&'static str],
-    /// The objective's evaluation, if it has one.
-    pub evaluation: Option<EvaluationInfo>,
 }
 
 impl OutputConfig {
     /// The number of the objective's metrics.
     fn metrics(&self) -> usize {
-        self.metric_names.len()
+        self.spec.objective().metric_names().len()
     }
 }
 
@@ -207,7 +199,8 @@ impl Outputs {
         if step <= self.persisted_through() {
             return Ok(None);
         }
-        for (&metric, value) in self.config.metric_names.iter().zip(&done.metrics) {
+        let names = self.config.spec.objective().metric_names();
+        for (&metric, value) in names.iter().zip(&done.metrics) {
             if !value.is_finite() {
                 return Err(Failure::MetricNotFinite { step, metric });
             }
@@ -274,13 +267,14 @@ impl Outputs {
 
     /// Adds the row of metrics at the step that `done` reports, unless it is written already.
     fn add_row(&mut self, done: &StepDone, out: &mut Vec<Command>) -> Result<(), Failure> {
-        let OutputConfig { schedule, sharding, batch_size, learning_rate, metric_names, .. } =
-            self.config;
         let (step, computed) = (done.step, done.digest);
         match self.persisted.rows.insert(step, computed) {
             None => {
-                let epoch = sharding.epoch(step);
-                let row = self.log.window.row(metric_names, done, epoch, batch_size, learning_rate);
+                let spec = &self.config.spec;
+                let names = spec.objective().metric_names();
+                let epoch = spec.sharding().epoch(step);
+                let rate = spec.learning_rate_at(step);
+                let row = self.log.window.row(names, done, epoch, spec.batch_size(), rate);
                 self.writes.add_row(row, self.log.last_logged_step);
             }
             Some(persisted) if persisted == computed => {
@@ -291,8 +285,8 @@ impl Outputs {
             }
         }
         self.log.last_logged_step = step;
-        if schedule.window_ends(step) {
-            self.log.window = LogWindow::after(step, metric_names.len());
+        if self.config.schedule.window_ends(step) {
+            self.log.window = LogWindow::after(step, self.config.metrics());
         }
         Ok(())
     }
@@ -313,7 +307,8 @@ impl Outputs {
     /// The evaluation that is due after this step, if one is.
     fn evaluation_due_after(&self, step: Step) -> Option<EvaluationInfo> {
         let is_due = self.config.schedule.evaluation_due(step);
-        self.config.evaluation.filter(|_| is_due && !self.persisted.evaluations.contains(&step))
+        let evaluation = self.config.spec.objective().evaluation();
+        evaluation.filter(|_| is_due && !self.persisted.evaluations.contains(&step))
     }
 
     /// Returns whether a checkpoint of this step or a later one is on disk or on its way there.
@@ -412,14 +407,14 @@ impl Outputs {
         result: Result<Vec<f64>, String>,
         out: &mut Vec<Command>,
     ) {
-        let Some(info) = &self.config.evaluation else {
+        let Some(info) = self.config.spec.objective().evaluation() else {
             return;
         };
         if let Err(why) = &result {
             let (by, step) = (worker.name.clone(), id.step);
             out.push(Command::Notice(Notice::PartFailed { by, step, why: why.clone() }));
         }
-        let Some((state_digest, values)) = self.evaluations.on_result(worker, id, info, result)
+        let Some((state_digest, values)) = self.evaluations.on_result(worker, id, &info, result)
         else {
             return;
         };
@@ -584,15 +579,8 @@ mod tests {
 
     /// Outputs with a row of metrics and a checkpoint at every second step.
     fn outputs() -> Outputs {
-        let spec = RunSpec {
-            objective: ObjectiveKind::Toy,
-            batch_size: 16,
-            shards: 8,
-            seed: 22,
-            learning_rate: 0.1,
-            beta1: 0.5,
-            data: DatasetInfo { images: 100, rows: 1, columns: 1, digest: Digest(0) },
-        };
+        let data = DatasetInfo { images: 100, rows: 1, columns: 1, digest: Digest(0) };
+        let builder = RunSpec::builder().objective(ObjectiveKind::Toy).batch_size(16);
         let schedule = Schedule {
             last_step: 10,
             log_every: 2,
@@ -600,16 +588,8 @@ mod tests {
             checkpoint_every: 2,
             evaluate_every: None,
         };
-        let sharding = spec.check().unwrap();
-        let config = OutputConfig {
-            schedule,
-            sharding,
-            batch_size: 16,
-            learning_rate: 0.1,
-            keep_checkpoints: 5,
-            metric_names: &["loss", "gap"],
-            evaluation: None,
-        };
+        let spec = builder.build(data).unwrap();
+        let config = OutputConfig { schedule, spec, keep_checkpoints: 5 };
         Outputs::new(config, PersistedOutputs::default())
     }
 
@@ -625,7 +605,7 @@ mod tests {
             world_size: 2,
             digest: Digest(step),
             ends_run: false,
-            metrics: vec![0.5, 0.25],
+            metrics: vec![0.5, 0.25, 0.0, 0.0, 0.0, 0.0],
             step_ms: 100.0,
             allreduce_ms: 1.0,
         }
@@ -651,7 +631,8 @@ mod tests {
         let Some(Write::Rows(rows)) = outputs.start_next_write() else { panic!() };
         let [row] = &rows[..] else { panic!("{rows:?}") };
         assert_eq!((row.step, row.state_digest), (2, Digest(2)));
-        assert_eq!(row.metrics.iter().collect::<Vec<_>>(), [("loss", 0.5), ("gap", 0.25)]);
+        let metrics: Vec<(&str, f64)> = row.metrics.iter().collect();
+        assert_eq!(metrics[..2], [("d_loss_real", 0.5), ("d_loss_fake", 0.25)]);
         assert_eq!(outputs.persisted_through(), 0, "the row is on its way to the disk");
         outputs.finish_write();
         assert_eq!(outputs.persisted_through(), 1, "the checkpoint of step 2 is due");

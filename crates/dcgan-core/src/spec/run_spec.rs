@@ -1,0 +1,369 @@
+//! The settings of a run that its result depends on, and the data that it is trained on.
+//!
+//! All of them are in one table, below. The flags of `dcgan-coord` are merged, saved, sent to the
+//! workers, read again and compared by way of serde and this table, setting by setting, so that no
+//! place has a list of its own in which one could be forgotten.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::Step;
+use crate::spec::sharding::{Sharding, ShardingError};
+use crate::spec::{DatasetInfo, ObjectiveKind};
+
+/// Defines the settings. A line has the name of a setting, its type and its default.
+///
+/// A setting that is added later has one more value: `older runs: VALUE`. A run that was begun
+/// before the setting existed goes on with it, so it must be the value with which the program does
+/// what it did then. The default may be another.
+macro_rules! settings {
+    ($(
+        $(#[$doc:meta])+
+        $name:ident: $type:ty = $default:expr $(, older runs: $older:expr)?;
+    )+) => {
+        /// A value for each setting.
+        #[derive(Clone, Debug, PartialEq, Serialize)]
+        #[serde(rename_all = "kebab-case")]
+        struct Settings {
+            $($name: $type,)+
+        }
+
+        impl Settings {
+            /// The name and the value of each setting, as text.
+            fn rows(&self) -> Vec<(String, String)> {
+                vec![$((key(stringify!($name)), self.$name.to_string()),)+]
+            }
+        }
+
+        impl RunSpec {
+            $(
+                $(#[$doc])+
+                pub fn $name(&self) -> $type {
+                    self.settings.$name
+                }
+            )+
+
+            /// The names of all settings: the keys in files, and the flags without the dashes.
+            pub fn setting_names() -> Vec<String> {
+                vec![$(key(stringify!($name))),+]
+            }
+        }
+
+        /// Settings some of which are given.
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub struct RunSpecBuilder {
+            $($name: Option<$type>,)+
+        }
+
+        impl RunSpecBuilder {
+            $(
+                #[doc = concat!("Sets [`RunSpec::", stringify!($name), "`].")]
+                #[must_use]
+                pub fn $name(mut self, $name: $type) -> Self {
+                    self.$name = Some($name);
+                    self
+                }
+            )+
+
+            /// The given settings, and the default of each other.
+            fn or_defaults(self) -> Settings {
+                Settings { $($name: self.$name.unwrap_or($default),)+ }
+            }
+
+            /// The saved settings. Each that did not exist when they were saved has its value of
+            /// older runs.
+            fn or_older(self) -> Result<Settings, RunSpecError> {
+                let missing = |name| RunSpecError::Missing(key(name));
+                Ok(Settings {
+                    $($name: self.$name$(.or(Some($older)))?
+                        .ok_or_else(|| missing(stringify!($name)))?,)+
+                })
+            }
+        }
+    };
+}
+
+// The defaults are those of the tutorial that the model is taken from.
+settings! {
+    /// The objective that is trained.
+    objective: ObjectiveKind = ObjectiveKind::Dcgan;
+    /// The number of images in a step.
+    batch_size: usize = 256;
+    /// The number of shards that a batch is divided into. Batch statistics are those of a shard,
+    /// and sums follow the reduction tree over the shards, so another number gives other bits.
+    shards: u16 = 8;
+    /// The seed of the initial weights, of the latent vectors, and of the order of the images.
+    seed: u64 = 22;
+    /// The step size of Adam (alpha in Kingma and Ba, "Adam", 2015).
+    learning_rate: f64 = 2e-4;
+    /// The decay of Adam's first moment, from 0 to below 1.
+    beta1: f64 = 0.5;
+}
+
+/// The specification of a run, checked: it can be trained.
+///
+/// The state after step n is a function of the specification and of n alone. It is written to the
+/// run directory when a run begins, and a resumed run must have the same one.
+///
+/// ```
+/// # use dcgan_core::{ids::Digest, spec::{DatasetInfo, RunSpec}};
+/// let data = DatasetInfo { images: 60_000, rows: 28, columns: 28, digest: Digest(1) };
+/// let spec = RunSpec::builder().seed(7).build(data)?;
+/// assert_eq!((spec.seed(), spec.batch_size(), spec.sharding().steps_per_epoch()), (7, 256, 234));
+/// # Ok::<(), dcgan_core::spec::RunSpecError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "SavedSpec")]
+pub struct RunSpec {
+    #[serde(flatten)]
+    settings: Settings,
+    data: DatasetInfo,
+    /// A function of the other two.
+    #[serde(skip)]
+    sharding: Sharding,
+}
+
+/// The key of the data in a saved specification.
+const DATA: &str = "data";
+
+/// A specification as files and messages have it: an object with a key for each setting.
+#[derive(Deserialize)]
+struct SavedSpec {
+    #[serde(flatten)]
+    settings: RunSpecBuilder,
+    data: DatasetInfo,
+    #[serde(flatten)]
+    unknown: BTreeMap<String, IgnoredAny>,
+}
+
+/// The error for a specification that cannot be trained.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum RunSpecError {
+    /// The batch does not fit the shards or the data.
+    #[error(transparent)]
+    Sharding(#[from] ShardingError),
+    /// Adam's step size is not a finite number above 0.
+    #[error("learning rate {0} is not above 0 and finite")]
+    LearningRate(f64),
+    /// Adam's decay is not at least 0 and below 1.
+    #[error("beta1 {0} is not at least 0 and below 1")]
+    Beta1(f64),
+    /// The images have another size than the networks are made for.
+    #[error(
+        "images of {rows} x {columns} pixels do not fit the networks, which are made for 28 x 28"
+    )]
+    Shape {
+        /// The height of the images, in pixels.
+        rows: usize,
+        /// The width of the images, in pixels.
+        columns: usize,
+    },
+    /// A saved specification lacks a setting that every version has saved.
+    #[error("the setting {0} is missing")]
+    Missing(String),
+    /// A saved specification has a setting of a newer version of this program.
+    #[error("the setting {0} is of a newer version of this program")]
+    Unknown(String),
+}
+
+impl RunSpec {
+    /// A builder in which every setting has its default.
+    pub fn builder() -> RunSpecBuilder {
+        RunSpecBuilder::default()
+    }
+
+    /// Checks that the settings fit each other and the data.
+    fn new(settings: Settings, data: DatasetInfo) -> Result<Self, RunSpecError> {
+        // Every setting is named, so that the compiler asks for the range of a new one.
+        let Settings { objective, batch_size, shards, seed, learning_rate, beta1 } = settings;
+        // NaN is neither above 0 nor finite.
+        if !(learning_rate > 0.0 && learning_rate.is_finite()) {
+            return Err(RunSpecError::LearningRate(learning_rate));
+        }
+        if !(0.0..1.0).contains(&beta1) {
+            return Err(RunSpecError::Beta1(beta1));
+        }
+        let DatasetInfo { images, rows, columns, .. } = data;
+        if objective == ObjectiveKind::Dcgan && (rows, columns) != (28, 28) {
+            return Err(RunSpecError::Shape { rows, columns });
+        }
+        let sharding = Sharding::new(seed, images, shards, batch_size)?;
+        Ok(Self { settings, data, sharding })
+    }
+
+    /// Tells whether a saved specification may have this key.
+    pub fn has_key(name: &str) -> bool {
+        name == DATA || Self::setting_names().iter().any(|setting| setting == name)
+    }
+
+    /// The step size of Adam in a step. Row and optimizer ask here, and nowhere else: a schedule is
+    /// a pure function of the specification and the step.
+    pub fn learning_rate_at(&self, _step: Step) -> f64 {
+        self.learning_rate()
+    }
+
+    /// The training data.
+    pub fn data(&self) -> &DatasetInfo {
+        &self.data
+    }
+
+    /// The split of the data into shards.
+    pub fn sharding(&self) -> &Sharding {
+        &self.sharding
+    }
+
+    /// The settings in which `given` differs from this specification, the saved one.
+    pub fn differences(&self, given: &Self) -> Vec<Difference> {
+        let mut differences = Vec::new();
+        for ((name, saved), (_, given)) in self.rows().into_iter().zip(given.rows()) {
+            if saved != given {
+                differences.push(Difference { name, saved, given });
+            }
+        }
+        differences
+    }
+
+    /// The name and the value of each setting and of the data, as text.
+    fn rows(&self) -> Vec<(String, String)> {
+        let mut rows = self.settings.rows();
+        rows.push((DATA.to_owned(), self.data.to_string()));
+        rows
+    }
+}
+
+impl RunSpecBuilder {
+    /// The specification of a new run on this data. A setting that is not given has its default.
+    ///
+    /// # Errors
+    /// If a value is out of its range, or the batch does not fit the shards, the data or
+    /// the networks.
+    pub fn build(self, data: DatasetInfo) -> Result<RunSpec, RunSpecError> {
+        RunSpec::new(self.or_defaults(), data)
+    }
+
+    /// The specification of a run whose settings were saved, maybe by an older version of this
+    /// program. A setting that did not exist then has the value with which the run goes on as it
+    /// began.
+    ///
+    /// # Errors
+    /// If a setting is missing that every version has saved; else as [`RunSpecBuilder::build`].
+    pub fn build_saved(self, data: DatasetInfo) -> Result<RunSpec, RunSpecError> {
+        RunSpec::new(self.or_older()?, data)
+    }
+}
+
+impl TryFrom<SavedSpec> for RunSpec {
+    type Error = RunSpecError;
+
+    fn try_from(saved: SavedSpec) -> Result<Self, RunSpecError> {
+        // A setting that this version does not know may change the result.
+        if let Some(name) = saved.unknown.into_keys().next() {
+            return Err(RunSpecError::Unknown(name));
+        }
+        saved.settings.build_saved(saved.data)
+    }
+}
+
+/// The key of a setting in files and messages, which is also its flag without the dashes.
+fn key(field: &str) -> String {
+    field.replace('_', "-")
+}
+
+/// One setting in which a resumed run would differ from the saved one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The name of the setting, which is also that of its flag without the dashes.
+    pub name: String,
+    /// The value in the run directory.
+    pub saved: String,
+    /// The value that was given now.
+    pub given: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: saved {}, given {}", self.name, self.saved, self.given)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Digest;
+    use crate::spec::steps;
+
+    const MNIST: DatasetInfo =
+        DatasetInfo { images: 60_000, rows: 28, columns: 28, digest: Digest(1) };
+
+    #[test]
+    fn the_defaults_are_those_of_the_tutorial() {
+        let spec = RunSpec::builder().build(MNIST).unwrap();
+        assert_eq!((spec.objective(), spec.batch_size()), (ObjectiveKind::Dcgan, 256));
+        assert_eq!((spec.shards(), spec.seed()), (8, 22));
+        assert_eq!((spec.learning_rate(), spec.beta1()), (2e-4, 0.5));
+        assert_eq!(steps(spec.sharding(), 20), 4680);
+    }
+
+    #[test]
+    fn a_spec_that_cannot_be_trained_is_refused_with_the_reason() {
+        let error = RunSpec::builder().build(DatasetInfo { rows: 32, ..MNIST }).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "images of 32 x 28 pixels do not fit the networks, which are made for 28 x 28"
+        );
+        for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let built = RunSpec::builder().learning_rate(rate).build(MNIST);
+            assert!(matches!(built, Err(RunSpecError::LearningRate(_))));
+        }
+        let built = RunSpec::builder().beta1(1.0).build(MNIST);
+        assert!(matches!(built, Err(RunSpecError::Beta1(_))));
+    }
+
+    #[test]
+    fn differences_are_listed_by_flag() {
+        let spec = RunSpec::builder().build(MNIST).unwrap();
+        let given = RunSpec::builder().seed(23).learning_rate(1e-3).build(MNIST).unwrap();
+        let rows: Vec<String> = spec.differences(&given).iter().map(ToString::to_string).collect();
+        assert_eq!(rows, ["seed: saved 22, given 23", "learning-rate: saved 0.0002, given 0.001"]);
+        assert!(spec.differences(&spec).is_empty());
+        let other_data = DatasetInfo { images: 60_001, ..MNIST };
+        let given = RunSpec::builder().build(other_data).unwrap();
+        assert_eq!(spec.differences(&given)[0].name, "data");
+    }
+
+    /// The table of a later version, which has one more setting than its first.
+    #[expect(unreachable_pub, reason = "the macro is made for public types")]
+    mod later {
+        use super::super::{RunSpecError, key};
+        use serde::{Deserialize, Serialize};
+
+        struct RunSpec {
+            settings: Settings,
+        }
+
+        settings! {
+            /// The first setting.
+            batch_size: usize = 256;
+            /// A setting that is on by default, and that older runs did not have.
+            warmup: u64 = 100, older runs: 0;
+        }
+
+        #[test]
+        fn a_setting_that_was_not_saved_has_its_value_of_older_runs() {
+            let saved = RunSpecBuilder::default().batch_size(16);
+            let spec = RunSpec { settings: saved.clone().or_older().unwrap() };
+            assert_eq!((spec.batch_size(), spec.warmup()), (16, 0));
+            assert_eq!(saved.clone().or_defaults().warmup, 100);
+            assert_eq!(saved.warmup(7).or_older().unwrap().warmup, 7);
+            let rows = [("batch-size", "16"), ("warmup", "0")];
+            assert_eq!(spec.settings.rows(), rows.map(|(a, b)| (a.to_owned(), b.to_owned())));
+            assert_eq!(RunSpec::setting_names(), ["batch-size", "warmup"]);
+            let missing = RunSpecBuilder::default().or_older().unwrap_err();
+            assert_eq!(missing, RunSpecError::Missing("batch-size".to_owned()));
+        }
+    }
+}

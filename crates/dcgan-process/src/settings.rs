@@ -1,0 +1,124 @@
+//! Settings: flags, and the `DCGAN_*` variables that stand for them.
+//!
+//! The variable of `--log-every` is `DCGAN_LOG_EVERY`; a flag beats a variable. `tests/e2e` checks
+//! that every flag has its variable.
+
+use std::any::TypeId;
+use std::collections::BTreeSet;
+use std::env;
+
+use clap::builder::BoolishValueParser;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
+
+/// The names of all variables begin with this.
+pub const PREFIX: &str = "DCGAN_";
+
+/// The flags of all three programs, without the dashes, except for the settings that the result of
+/// a run depends on: the core lists those. No program knows the others' flags, but each must know
+/// which variables are meant for another.
+pub const FLAGS: [&str; 33] = [
+    "advertise",
+    "checkpoint",
+    "checkpoint-every",
+    "columns",
+    "config",
+    "coordinator",
+    "coordinator-timeout",
+    "count",
+    "data",
+    "device",
+    "dry-run",
+    "epochs",
+    "fixed-shards",
+    "grid-every",
+    "grpc",
+    "http",
+    "insecure",
+    "keep-checkpoints",
+    "listen",
+    "local",
+    "log-every",
+    "log-format",
+    "log-level",
+    "min-workers",
+    "name",
+    "out",
+    "resume",
+    "rows",
+    "run",
+    "steps",
+    "threads",
+    "weights",
+    "workers",
+];
+
+/// Parses the command line of this process. Ends the process with a message if it is wrong, or if
+/// help is asked for.
+pub fn parse<A: CommandFactory + FromArgMatches>() -> (A, ArgMatches) {
+    let mut command = without_empty_variables(A::command());
+    let matches = command.get_matches_mut();
+    match A::from_arg_matches(&matches) {
+        Ok(args) => (args, matches),
+        Err(error) => error.format(&mut command).exit(),
+    }
+}
+
+/// The same flags; one whose variable is set to nothing has no variable. Shells and clusters give
+/// an empty variable where a person left a value out.
+fn without_empty_variables(command: Command) -> Command {
+    let forget_if_empty = |arg: Arg| {
+        let value = arg.get_env().and_then(env::var_os);
+        if value.is_some_and(|value| value.is_empty()) {
+            arg.env(None::<&'static str>)
+        } else {
+            arg
+        }
+    };
+    command.mut_args(forget_if_empty).mut_subcommands(without_empty_variables)
+}
+
+/// Lets a setting that is yes or no take a value: `--local=no`. Without a value the flag means yes;
+/// variables take `1` and `0`, `true` and `false`, `yes` and `no`, `on` and `off`.
+///
+/// For `#[command(mut_args = yes_or_no)]`: other settings stay as they are.
+pub fn yes_or_no(arg: Arg) -> Arg {
+    let is_bool = arg.get_value_parser().type_id() == TypeId::of::<bool>();
+    if !is_bool || !matches!(arg.get_action(), ArgAction::Set) {
+        return arg;
+    }
+    arg.value_name("YES|NO")
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_missing_value("yes")
+        .value_parser(BoolishValueParser::new())
+        .hide_possible_values(true)
+}
+
+/// Tells whether a variable gives this setting, and no flag does.
+pub fn is_from_variable(matches: &ArgMatches, id: &str) -> bool {
+    matches.value_source(id) == Some(ValueSource::EnvVariable)
+}
+
+/// The variable that stands for a flag.
+pub fn variable_of(flag: &str) -> String {
+    format!("{PREFIX}{}", flag.to_uppercase().replace('-', "_"))
+}
+
+/// Warns of variables that no program knows: a setting whose name is misspelt would have no effect,
+/// and nobody would say so. `result_settings` are those that the result of a run depends on.
+pub fn warn_of_unknown_variables(result_settings: &[String]) {
+    let flags = FLAGS.into_iter().chain(result_settings.iter().map(String::as_str));
+    let known: BTreeSet<String> = flags.map(variable_of).collect();
+    let names = env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    let unknown: BTreeSet<String> =
+        names.filter(|name| name.starts_with(PREFIX) && !known.contains(name)).collect();
+    if !unknown.is_empty() {
+        let names = unknown.into_iter().collect::<Vec<_>>().join(", ");
+        tracing::warn!(
+            event = "unknown_variables",
+            names,
+            "no program knows these variables, and they have no effect: {names}"
+        );
+    }
+}
