@@ -46,7 +46,7 @@ impl PartitionCache {
         }
     }
 
-    fn insert(&self, shard: ShardId, partition: Partition) {
+    pub(crate) fn insert(&self, shard: ShardId, partition: Partition) {
         self.lock().insert(shard, Arc::new(partition));
         self.0.arrived.notify_all();
     }
