@@ -69,8 +69,8 @@ pub trait Objective: Send + Sync {
         NonZeroUsize::MIN
     }
 
-    /// Computes the vectors of several shards, with one scratch for each. All tasks have the same
-    /// state and position.
+    /// Computes the vectors of several shards, one for each task, with one scratch for each. All
+    /// tasks have the same state and position.
     ///
     /// Each vector has the bits that [`shard_vector`](Self::shard_vector) gives: they do not depend
     /// on the other shards of the call. The default computes one shard after the other.

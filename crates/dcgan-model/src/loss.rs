@@ -162,12 +162,11 @@ mod tests {
                 assert!((found - expected).abs() < 1e-7, "{found} instead of {expected}");
             }
         }
-        let huge = Tensor::<1>::from_data([1e30, f32::NAN], &Device::flex());
-        let value = |number| {
-            let logit = huge.clone().slice([number..number + 1]).reshape([1, 1, 1, 1]);
+        let value = |logit: f32| {
+            let logit = Tensor::<1>::from_data([logit], &Device::flex()).reshape([1, 1, 1, 1]);
             LossTensors::plain(logit, Target::Fake).value.into_scalar::<f32>()
         };
-        assert!(value(0).is_finite() && value(1).is_nan());
+        assert!(value(1e30).is_finite() && value(f32::NAN).is_nan());
     }
 
     #[test]

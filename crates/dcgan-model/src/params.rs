@@ -48,13 +48,18 @@ pub(crate) fn upload<'a, const N: usize>(
         });
         return (networks, inputs.into_iter().map(to_tensor).collect());
     }
+
+    // Copy everything at once.
     let trained = networks.iter().flat_map(|network| &network.trained);
     let parts: Vec<&[f32]> = trained
         .map(|tensor| state.tensor(tensor.weight))
         .chain(inputs.iter().map(Vec::as_slice))
         .collect();
     let lens = parts.iter().map(|part| part.len()).collect();
-    let mut parts = to_tensor(parts.concat()).split_with_sizes(lens, 0).into_iter();
+    let flat = to_tensor(parts.concat());
+
+    // Split it on the device.
+    let mut parts = flat.split_with_sizes(lens, 0).into_iter();
     let networks = networks.map(|NetworkTensors { trained, .. }| {
         let tensors = parts.by_ref().take(trained.len()).collect();
         NetworkParams { trained, values: ParamValues::Uploaded(tensors) }

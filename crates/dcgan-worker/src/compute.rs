@@ -185,7 +185,9 @@ impl Queues {
                 continue;
             }
             let vectors = job.run(partitions, &mut scratches, |tasks, scratches| {
-                objective.shard_vectors(tasks, scratches)
+                let vectors = objective.shard_vectors(tasks, scratches);
+                assert_eq!(vectors.len(), tasks.len(), "there is a vector for each shard");
+                vectors
             });
             let shards = job.shards.clone();
             let results: Vec<ShardResult> = match vectors {
