@@ -50,6 +50,9 @@ fn fields(notice: &Notice) -> Fields<'_> {
         | Notice::WriteGivenUp { .. }
         | Notice::Quarantined { .. }
         | Notice::Readmitted(_) => none,
+        Notice::PartFailed { step, .. } | Notice::EvaluationsMissing { last: step, .. } => {
+            Fields { step: Some(*step), ..none }
+        }
         Notice::Lost { why, .. } => Fields { cause: Some(why.code()), ..none },
         Notice::StateDiffered { tensor, position, .. } => {
             Fields { tensor: Some(tensor), step: Some(position.step), ..none }
@@ -65,6 +68,7 @@ fn fields(notice: &Notice) -> Fields<'_> {
         Notice::PlanAdopted(generation) => Fields { generation: Some(generation.0), ..none },
         Notice::SnapshotGivenUp(step)
         | Notice::CheckpointLeftOut(step)
+        | Notice::EvaluationGivenUp(step)
         | Notice::GridLeftOut(step)
         | Notice::StepRecomputed(step) => Fields { step: Some(*step), ..none },
         Notice::CheckpointFellBack { from, to } => {

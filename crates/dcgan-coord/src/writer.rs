@@ -49,6 +49,7 @@ impl Job {
         match self {
             Self::Machine(Write::Plan { .. }) => "store-plan",
             Self::Machine(Write::Rows(_)) => "append-row",
+            Self::Machine(Write::Evaluation(_)) => "append-evaluation",
             Self::Machine(Write::Checkpoint { .. }) => "save-checkpoint",
             Self::Machine(Write::PendingGrid { .. }) | Self::Grid { .. } => "save-grid",
         }

@@ -5,6 +5,7 @@
 //! machine of the same fingerprint.
 
 use std::any::Any;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::evaluation::Evaluation;
@@ -22,10 +23,10 @@ use crate::state::{Layout, State};
 ///
 /// 1. The machine asks for [`phase_vector_len`](Self::phase_vector_len), to divide the vector among
 ///    the members.
-/// 2. The compute threads call [`shard_vector`](Self::shard_vector) once for each shard that
-///    the worker owns, several shards at a time.
-/// 3. A compute thread with nothing left to do calls [`compute_ahead`](Self::compute_ahead), while
-///    the machine waits for the other members.
+/// 2. The compute threads call [`shard_vectors`](Self::shard_vectors), each with as many of the
+///    worker's shards at once as [`shards_at_once`](Self::shards_at_once) says.
+/// 3. A compute thread with nothing left to do calls [`compute_ahead`](Self::compute_ahead) with
+///    the same shards, while the machine waits for the other members.
 /// 4. Before the worker's last contribution leaves, the machine verifies the digests of
 ///    [`tensors_read`](Self::tensors_read).
 /// 5. When the sum is complete, the machine of every worker calls
@@ -60,13 +61,32 @@ pub trait Objective: Send + Sync {
     /// The result depends on `task` alone: with an empty `scratch` it has the same bits.
     fn shard_vector(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32>;
 
-    /// Computes into `scratch` a part of the shard's next phase that the optimizer step in between
-    /// does not change.
+    /// The number of shards that [`shard_vectors`](Self::shard_vectors) is to be given at once. The
+    /// last call of a phase may get fewer.
     ///
-    /// Called with the task of an earlier [`shard_vector`](Self::shard_vector) call, so
-    /// `task.state` is the state before that optimizer step. The call may be left out at any time,
+    /// The default is one, which spreads the shards best over the threads. A device that computes
+    /// all shards of a worker anyway saves copies to and from it when it gets them at once.
+    fn shards_at_once(&self) -> NonZeroUsize {
+        NonZeroUsize::MIN
+    }
+
+    /// Computes the vectors of several shards, one for each task, with one scratch for each. All
+    /// tasks have the same state and position.
+    ///
+    /// Each vector has the bits that [`shard_vector`](Self::shard_vector) gives: they do not depend
+    /// on the other shards of the call. The default computes one shard after the other.
+    fn shard_vectors(&self, tasks: &[ShardTask<'_>], scratches: &mut [Scratch]) -> Vec<Vec<f32>> {
+        let pairs = tasks.iter().zip(scratches);
+        pairs.map(|(task, scratch)| self.shard_vector(task, scratch)).collect()
+    }
+
+    /// Computes into the scratches a part of the shards' next phase that the optimizer step in
+    /// between does not change.
+    ///
+    /// Called with the tasks of an earlier [`shard_vectors`](Self::shard_vectors) call, so that
+    /// their state is the state before that optimizer step. The call may be left out at any time,
     /// and the default does nothing.
-    fn compute_ahead(&self, _task: &ShardTask<'_>, _scratch: &mut Scratch) {}
+    fn compute_ahead(&self, _tasks: &[ShardTask<'_>], _scratches: &mut [Scratch]) {}
 
     /// Updates the state with the sum of all shards' vectors.
     ///

@@ -1,33 +1,25 @@
 //! The discriminator: three convolutions at stride 2, each with batch norm and leaky ReLU, then
 //! global average pooling and a dense layer.
 
-use burn::tensor::Gradients;
-use dcgan_core::state::State;
+use burn::tensor::{Gradients, Tensor};
 
-use crate::device::ExecutionDevice;
-use crate::layout::NetworkTensors;
-use crate::ops::{ConvWeights, FeatureMaps, LayerInput, PoolWeights, Statistics, conv, to_logits};
-use crate::params::{ConvBatchNorm, GradCollector, ParamReader, WeightAndBias};
+use crate::ops::{Conv, FeatureMaps, LayerInput, Statistics, ToLogits, conv, to_logits};
+use crate::params::{ConvBatchNorm, GradCollector, NetworkParams, ParamReader, WeightAndBias};
 
 /// The factor of negative values in leaky ReLU.
 const NEGATIVE_SLOPE: f32 = 0.2;
 
 /// The discriminator, with the parameters of one state.
 pub(crate) struct Discriminator {
-    convs: [ConvBatchNorm<ConvWeights>; 3],
-    dense: WeightAndBias<2, PoolWeights>,
+    convs: [ConvBatchNorm<Conv>; 3],
+    dense: WeightAndBias<2, ToLogits>,
 }
 
 impl Discriminator {
-    /// Reads the parameters from a state: leaves of the autodiff graph if `trained`, constants
+    /// Makes the network of its parameters: leaves of the autodiff graph if `trained`, constants
     /// otherwise.
-    pub(crate) fn new(
-        state: &State,
-        tensors: &NetworkTensors,
-        device: &ExecutionDevice,
-        trained: bool,
-    ) -> Self {
-        let mut reader = ParamReader::new(state, tensors, device, trained);
+    pub(crate) fn new(params: &NetworkParams<'_>, trained: bool) -> Self {
+        let mut reader = ParamReader::new(params, trained);
         Self { convs: [(); 3].map(|()| reader.conv_batch_norm()), dense: reader.weight_and_bias() }
     }
 
@@ -44,10 +36,10 @@ impl Discriminator {
         (to_logits(x, &self.dense.kernel, &self.dense.bias), statistics)
     }
 
-    /// The gradients with respect to all trained tensors, one after the other in the order of the
-    /// network's table: `len` elements.
-    pub(crate) fn gradients(&self, gradients: &mut Gradients, len: usize) -> Vec<f32> {
-        let collector = GradCollector::new(gradients, len);
+    /// The gradients with respect to all trained tensors, `[elements]` each, in the order of the
+    /// network's table.
+    pub(crate) fn gradients(&self, gradients: &mut Gradients) -> Vec<Tensor<1>> {
+        let collector = GradCollector::new(gradients);
         self.convs
             .iter()
             .fold(collector, GradCollector::conv_batch_norm)

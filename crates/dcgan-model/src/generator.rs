@@ -3,37 +3,29 @@
 
 use burn::tensor::{Gradients, Tensor};
 use dcgan_core::spec::networks::LATENT_LEN;
-use dcgan_core::state::State;
 
-use crate::device::ExecutionDevice;
-use crate::layout::NetworkTensors;
 use crate::ops::{
-    ConvOutput, ConvToImageWeights, ConvWeights, DenseWeights, FeatureMaps, LayerInput, Statistics,
-    UpsampleWeights, conv, dense, to_images, upsample_conv,
+    Conv, ConvOutput, Dense, FeatureMaps, LayerInput, Statistics, ToImages, UpsampleConv, conv,
+    dense, to_images, upsample_conv,
 };
-use crate::params::{ConvBatchNorm, GradCollector, ParamReader, WeightAndBias};
+use crate::params::{ConvBatchNorm, GradCollector, NetworkParams, ParamReader, WeightAndBias};
 
 /// The factor of negative values in ReLU.
 const RELU_SLOPE: f32 = 0.0;
 
 /// The generator, with the parameters of one state.
 pub(crate) struct GeneratorNet {
-    dense: WeightAndBias<2, DenseWeights>,
-    first: ConvBatchNorm<ConvWeights>,
-    upsampled: [ConvBatchNorm<UpsampleWeights>; 2],
-    last: WeightAndBias<4, ConvToImageWeights>,
+    dense: WeightAndBias<2, Dense>,
+    first: ConvBatchNorm<Conv>,
+    upsampled: [ConvBatchNorm<UpsampleConv>; 2],
+    last: WeightAndBias<4, ToImages>,
 }
 
 impl GeneratorNet {
-    /// Reads the parameters from a state: leaves of the autodiff graph if `trained`, constants
+    /// Makes the network of its parameters: leaves of the autodiff graph if `trained`, constants
     /// otherwise.
-    pub(crate) fn new(
-        state: &State,
-        tensors: &NetworkTensors,
-        device: &ExecutionDevice,
-        trained: bool,
-    ) -> Self {
-        let mut reader = ParamReader::new(state, tensors, device, trained);
+    pub(crate) fn new(params: &NetworkParams<'_>, trained: bool) -> Self {
+        let mut reader = ParamReader::new(params, trained);
         Self {
             dense: reader.weight_and_bias(),
             first: reader.conv_batch_norm(),
@@ -84,12 +76,11 @@ impl GeneratorNet {
         to_images(x, &self.last.kernel, &self.last.bias)
     }
 
-    /// The gradients with respect to all trained tensors, one after the other in the order of the
-    /// network's table: `len` elements.
-    pub(crate) fn gradients(&self, gradients: &mut Gradients, len: usize) -> Vec<f32> {
-        let collector = GradCollector::new(gradients, len)
-            .weight_and_bias(&self.dense)
-            .conv_batch_norm(&self.first);
+    /// The gradients with respect to all trained tensors, `[elements]` each, in the order of the
+    /// network's table.
+    pub(crate) fn gradients(&self, gradients: &mut Gradients) -> Vec<Tensor<1>> {
+        let collector =
+            GradCollector::new(gradients).weight_and_bias(&self.dense).conv_batch_norm(&self.first);
         self.upsampled
             .iter()
             .fold(collector, GradCollector::conv_batch_norm)

@@ -1,8 +1,14 @@
 //! Binary cross-entropy of logits, with its gradient.
 //!
-//! A shard has as many logits as images, a few dozen. A loop over them is faster than ten tensor
-//! operations; and with an exponential and a logarithm of our own, it is the same on every
-//! platform.
+//! A shard has as many logits as images, a few dozen. On the processor a loop over them is faster
+//! than ten tensor operations; and with an exponential and a logarithm of our own, it is the same
+//! on every platform. Other devices compute the loss themselves: the logits would have to be copied
+//! to the host, and their gradient back, for every shard.
+
+use burn::tensor::{Tensor, TensorData, activation};
+
+use crate::device::ExecutionDevice;
+use crate::ops::FeatureMaps;
 
 /// The class that the images of a batch should be taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +26,51 @@ pub(crate) struct Loss {
     pub(crate) accuracy: f32,
     /// The derivative of the mean with respect to each logit.
     pub(crate) gradient: Vec<f32>,
+}
+
+/// A batch's loss, on the device of its logits.
+pub(crate) struct LossTensors {
+    /// The mean over the images, `[1]`.
+    pub(crate) value: Tensor<1>,
+    /// The share of images on the target's side of the threshold, `[1]`.
+    pub(crate) accuracy: Tensor<1>,
+    /// The derivative of the mean with respect to each logit, in the shape of the logits.
+    pub(crate) gradient: FeatureMaps,
+}
+
+impl LossTensors {
+    /// Computes the loss of logits `[N, 1, 1, 1]` of images that all have the same target.
+    pub(crate) fn new(device: &ExecutionDevice, logits: FeatureMaps, target: Target) -> Self {
+        if device.isa.is_none() {
+            return Self::plain(logits, target);
+        }
+        let shape = logits.dims();
+        let logits = logits.into_data();
+        let loss = cross_entropy(logits.as_slice().expect("all tensors are of f32"), target);
+        let scalar = |value: f32| Tensor::from_data([value], &device.device);
+        Self {
+            value: scalar(loss.value),
+            accuracy: scalar(loss.accuracy),
+            gradient: Tensor::from_data(TensorData::new(loss.gradient, shape), &device.device),
+        }
+    }
+
+    /// Computes the same as [`cross_entropy`], with plain burn operations.
+    fn plain(logits: FeatureMaps, target: Target) -> Self {
+        let n = logits.dims()[0] as f32;
+        let looks_real = logits.clone().greater_elem(0.0);
+        let (sign, right) = match target {
+            Target::Real => (-1.0, looks_real),
+            Target::Fake => (1.0, looks_real.bool_not()),
+        };
+        let x = logits * sign;
+        let losses = activation::relu(x.clone()) + x.clone().abs().neg().exp().log1p();
+        Self {
+            value: losses.mean(),
+            accuracy: right.float().mean(),
+            gradient: activation::sigmoid(x) * (sign / n),
+        }
+    }
 }
 
 /// Computes the loss of logits `[N]` of images that all have the same target.
@@ -65,6 +116,8 @@ fn ln_1p(u: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Device;
+
     use super::*;
 
     #[test]
@@ -93,6 +146,27 @@ mod tests {
         for (found, expected) in real.gradient.iter().zip([-0.125_846_9, -0.293_599, 0.0]) {
             assert!((found - expected).abs() < 1e-6);
         }
+    }
+
+    #[test]
+    fn plain_operations_give_the_losses_of_the_loop() {
+        let logits = [0.5, -2.0, 0.0, 40.0, -100.0];
+        let maps = || Tensor::<1>::from_data(logits, &Device::flex()).reshape([5, 1, 1, 1]);
+        for target in [Target::Real, Target::Fake] {
+            let expected = cross_entropy(&logits, target);
+            let LossTensors { value, accuracy, gradient } = LossTensors::plain(maps(), target);
+            assert!((value.into_scalar::<f32>() - expected.value).abs() < 2e-6);
+            assert_eq!(accuracy.into_scalar::<f32>(), expected.accuracy);
+            let gradient: Vec<f32> = gradient.into_data().try_into_vec().unwrap();
+            for (found, expected) in gradient.iter().zip(expected.gradient) {
+                assert!((found - expected).abs() < 1e-7, "{found} instead of {expected}");
+            }
+        }
+        let value = |logit: f32| {
+            let logit = Tensor::<1>::from_data([logit], &Device::flex()).reshape([1, 1, 1, 1]);
+            LossTensors::plain(logit, Target::Fake).value.into_scalar::<f32>()
+        };
+        assert!(value(1e30).is_finite() && value(f32::NAN).is_nan());
     }
 
     #[test]

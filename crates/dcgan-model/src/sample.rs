@@ -12,7 +12,7 @@ use crate::device::{DeviceChoice, ExecutionDevice};
 use crate::generator::GeneratorNet;
 use crate::layout::{NetworkTensors, TrainedTensor};
 use crate::ops::Statistics;
-use crate::params::append;
+use crate::params::{append, upload};
 
 /// Pixels of an image.
 pub const PIXELS: usize = 28 * 28;
@@ -59,7 +59,8 @@ impl Generator {
         let running = pairs.map(|pair| [values_of(pair[0]), values_of(pair[1])]).collect();
 
         let device = DeviceChoice::default().open().expect("every build supports the processor");
-        let net = GeneratorNet::new(&state, &tensors, &device, false);
+        let ([params], _) = upload(&device, &state, [&tensors], Vec::new());
+        let net = GeneratorNet::new(&params, false);
         Ok(Self { net, running, device })
     }
 

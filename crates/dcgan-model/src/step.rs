@@ -1,16 +1,23 @@
 //! The phases of a DCGAN training step.
 //!
-//! [`dcgan_core::train::train_step`] defines their order. Each phase computes, for one shard and
+//! [`dcgan_core::train::train_step`] defines their order. Each phase computes, for each shard and
 //! from a given state, the vector that is summed over the shards; [`Objective::optimizer_step`]
 //! then updates one network by the sum.
+//!
+//! A phase may be given several shards at once. What they read comes to the device in one copy, and
+//! their vectors go back in one. In between, each shard is computed by itself: a library may choose
+//! another kernel for a product of another size, and then a batch of several shards would give other
+//! bits than the shards one by one.
 //!
 //! The discriminator normalises by batch statistics in all three phases. With running statistics in
 //! the generator's phase, as Keras has for a frozen batch norm, the training collapses: after 390
 //! steps every sample looks alike.
 
+use std::num::NonZeroUsize;
+use std::slice;
 use std::sync::Arc;
 
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{Gradients, Tensor};
 use dcgan_core::ids::{Phase, Position, ShardId, Step};
 use dcgan_core::metrics::Metrics;
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
@@ -25,10 +32,10 @@ use crate::discriminator::Discriminator;
 use crate::generator::GeneratorNet;
 use crate::init;
 use crate::layout::{NetworkTensors, StateTensors, layout};
-use crate::loss::{Loss, Target, cross_entropy};
+use crate::loss::{LossTensors, Target};
 use crate::ops::{FeatureMaps, Statistics};
-use crate::params::append;
-use crate::phase_vector::{PhaseVector, PhaseVectorLayout};
+use crate::params::{NetworkParams, upload};
+use crate::phase_vector::{PhaseVector, PhaseVectorLayout, VectorParts};
 
 /// The weight of a new value in a running statistic: PyTorch's momentum. Keras's is 1 - this, 0.8.
 const MOMENTUM: f32 = 0.2;
@@ -52,19 +59,12 @@ pub(crate) struct FakeBatch {
     statistics: Vec<Statistics>,
 }
 
-/// A result in a shard's scratch, with the step and shard that it is for.
-struct ScratchEntry {
+/// A result that a phase or [`Objective::compute_ahead`] leaves in a shard's scratch for a later
+/// phase: the vector of the phase on real images, or the fakes of both phases that use them.
+struct ScratchEntry<T> {
     step: Step,
     shard: ShardId,
-    content: ScratchContent,
-}
-
-/// A result that a phase or [`Objective::compute_ahead`] leaves for a later phase.
-enum ScratchContent {
-    /// The vector of the discriminator's phase on real images.
-    RealVector(Vec<f32>),
-    /// The fakes of both phases that use them.
-    Fakes(Box<FakeBatch>),
+    content: T,
 }
 
 impl Dcgan {
@@ -73,103 +73,132 @@ impl Dcgan {
     /// # Errors
     /// If the device is not available.
     pub fn new(spec: RunSpec, device: DeviceChoice) -> Result<Self, DeviceError> {
-        let device = device.open()?;
+        Ok(Self::on(spec, device.open()?))
+    }
+
+    /// The DCGAN of a run, on an open device.
+    pub(crate) fn on(spec: RunSpec, device: ExecutionDevice) -> Self {
         let layout = layout();
         let tensors = StateTensors::new(&layout);
-        Ok(Self {
+        Self {
             spec,
             generator_vector: PhaseVectorLayout::new(&tensors.generator, &layout),
             discriminator_vector: PhaseVectorLayout::new(&tensors.discriminator, &layout),
             tensors,
             layout: Arc::new(layout),
             device,
-        })
+        }
     }
 
-    // The phases. Each computes the vector of one shard.
+    // The phases. Each computes the vectors of several shards.
 
-    /// Computes the discriminator's vector on real images `[N, 28, 28, 1]`, with the target that
-    /// they are real.
-    pub(crate) fn discriminator_on_real(&self, state: &State, images: FeatureMaps) -> Vec<f32> {
-        self.discriminator_vector_of(state, images, Target::Real)
-    }
-
-    /// Computes the discriminator's vector on fakes, with the target that they are fake. No
-    /// gradient flows to the generator.
-    pub(crate) fn discriminator_on_fakes(&self, state: &State, fakes: &FakeBatch) -> Vec<f32> {
-        self.discriminator_vector_of(state, fakes.images.clone().without_autodiff(), Target::Fake)
-    }
-
-    /// Computes the generator's vector, through the discriminator, on the same fakes, with the
-    /// target that they are real. The discriminator's weights get no gradients here, and its
-    /// running statistics stay as they are.
-    pub(crate) fn generator_on_fakes(&self, state: &State, fakes: FakeBatch) -> Vec<f32> {
-        let discriminator =
-            Discriminator::new(state, &self.tensors.discriminator, &self.device, false);
-        let (logits, _) = discriminator.forward(fakes.images);
-        let (loss, mut gradients) = backward(logits, Target::Real);
-        let vector = &self.generator_vector;
-        let gradients = fakes.generator.gradients(&mut gradients, vector.gradients_len());
-        vector.assemble(gradients, fakes.statistics, &loss)
-    }
-
-    /// Computes the vector of a phase that trains the discriminator, on images `[N, 28, 28, 1]`.
-    fn discriminator_vector_of(
+    /// Computes the discriminator's vectors on real images `[N, 28, 28, 1]` of each shard, with the
+    /// target that they are real.
+    pub(crate) fn discriminator_on_real(
         &self,
         state: &State,
+        images: Vec<Vec<f32>>,
+    ) -> Vec<Vec<f32>> {
+        let ([discriminator], images) =
+            upload(&self.device, state, [&self.tensors.discriminator], images);
+        let vectors = images.into_iter().map(|images| {
+            let images = images.reshape([-1, 28, 28, 1]);
+            self.discriminator_vector_of(&discriminator, images, Target::Real)
+        });
+        self.discriminator_vector.download(vectors.collect())
+    }
+
+    /// Brings to the device what the phases on fakes read: the discriminator, and the fakes of each
+    /// shard, unless they were kept. `latents` gives those of each shard, `[N, 100]`.
+    pub(crate) fn discriminator_and_fakes<'a>(
+        &'a self,
+        state: &'a State,
+        kept: Option<Vec<FakeBatch>>,
+        latents: impl FnOnce() -> Vec<Vec<f32>>,
+    ) -> (NetworkParams<'a>, Vec<FakeBatch>) {
+        let StateTensors { generator, discriminator, .. } = &self.tensors;
+        if let Some(fakes) = kept {
+            let ([discriminator], _) = upload(&self.device, state, [discriminator], Vec::new());
+            return (discriminator, fakes);
+        }
+        let ([discriminator, generator], latents) =
+            upload(&self.device, state, [discriminator, generator], latents());
+        (discriminator, generate(&generator, latents))
+    }
+
+    /// Computes the discriminator's vectors on fakes, with the target that they are fake. No
+    /// gradient flows to the generator.
+    pub(crate) fn discriminator_on_fakes(
+        &self,
+        discriminator: &NetworkParams<'_>,
+        fakes: &[FakeBatch],
+    ) -> Vec<Vec<f32>> {
+        let vectors = fakes.iter().map(|fakes| {
+            let images = fakes.images.clone().without_autodiff();
+            self.discriminator_vector_of(discriminator, images, Target::Fake)
+        });
+        self.discriminator_vector.download(vectors.collect())
+    }
+
+    /// Computes the generator's vectors, through the discriminator, on the same fakes, with the
+    /// target that they are real. The discriminator's weights get no gradients here, and its
+    /// running statistics stay as they are.
+    pub(crate) fn generator_on_fakes(
+        &self,
+        discriminator: &NetworkParams<'_>,
+        fakes: Vec<FakeBatch>,
+    ) -> Vec<Vec<f32>> {
+        let vectors = fakes.into_iter().map(|FakeBatch { generator, images, statistics }| {
+            let (logits, _) = Discriminator::new(discriminator, false).forward(images);
+            let (loss, mut gradients) = self.backward(logits, Target::Real);
+            VectorParts::new(generator.gradients(&mut gradients), statistics, loss)
+        });
+        self.generator_vector.download(vectors.collect())
+    }
+
+    /// Computes the vector of a shard in a phase that trains the discriminator, on images
+    /// `[N, 28, 28, 1]`.
+    fn discriminator_vector_of(
+        &self,
+        discriminator: &NetworkParams<'_>,
         images: FeatureMaps,
         target: Target,
-    ) -> Vec<f32> {
-        let discriminator =
-            Discriminator::new(state, &self.tensors.discriminator, &self.device, true);
+    ) -> VectorParts {
+        let discriminator = Discriminator::new(discriminator, true);
         let (logits, statistics) = discriminator.forward(images);
-        let (loss, mut gradients) = backward(logits, target);
-        let vector = &self.discriminator_vector;
-        let gradients = discriminator.gradients(&mut gradients, vector.gradients_len());
-        vector.assemble(gradients, statistics, &loss)
+        let (loss, mut gradients) = self.backward(logits, target);
+        VectorParts::new(discriminator.gradients(&mut gradients), statistics, loss)
     }
 
-    /// Computes `G(z)` in training mode, for latents `[N, 100]`, one after the other.
-    pub(crate) fn generate(&self, state: &State, latents: &[f32]) -> FakeBatch {
-        let generator = GeneratorNet::new(state, &self.tensors.generator, &self.device, true);
-        let shape = [latents.len() / LATENT_LEN, LATENT_LEN];
-        let data = TensorData::new(latents.to_vec(), shape);
-        let latents = Tensor::from_data(data, &self.device.device);
-        let (images, statistics) = generator.forward(latents);
-        FakeBatch { generator, images, statistics }
+    /// Computes the loss of logits `[N, 1, 1, 1]`, and the gradients with respect to everything
+    /// that the logits depend on.
+    fn backward(&self, logits: FeatureMaps, target: Target) -> (LossTensors, Gradients) {
+        let loss = LossTensors::new(&self.device, logits.clone().without_autodiff(), target);
+        // The derivative of this weighted sum with respect to each logit is the loss's derivative.
+        let gradients = (logits * loss.gradient.clone()).sum().backward();
+        (loss, gradients)
     }
 
-    // The inputs of a shard at a step.
+    // The inputs of shards at a step.
 
-    /// Draws the shard's real images, `[N, 28, 28, 1]` in [-1, 1].
-    fn real_images(&self, task: &ShardTask<'_>) -> FeatureMaps {
-        let batch = self.spec.sharding().batch(task.shard, task.at.step + 1);
-        let pixels = batch.iter().flat_map(|&index| task.partition.image(index));
-        let values: Vec<f32> = pixels.map(|&pixel| f32::from(pixel) / 127.5 - 1.0).collect();
-        let shape = [batch.len(), 28, 28, 1];
-        Tensor::from_data(TensorData::new(values, shape), &self.device.device)
+    /// Draws the real images of each shard, `[N, 28, 28, 1]` in [-1, 1].
+    fn real_images(&self, tasks: &[ShardTask<'_>]) -> Vec<Vec<f32>> {
+        let draw = |task: &ShardTask<'_>| {
+            let batch = self.spec.sharding().batch(task.shard, task.at.step + 1);
+            let pixels = batch.iter().flat_map(|&index| task.partition.image(index));
+            pixels.map(|&pixel| f32::from(pixel) / 127.5 - 1.0).collect()
+        };
+        tasks.iter().map(draw).collect()
     }
 
-    /// Makes the shard's fakes from latents of its own.
-    fn fakes(&self, task: &ShardTask<'_>) -> FakeBatch {
-        let (seed, shard, step) = (self.spec.seed(), task.shard.0.into(), task.at.step + 1);
-        let stream = RandomStream::new(seed, Purpose::Latents, shard, step);
-        let count = LATENT_LEN * self.spec.sharding().shard_batch();
-        let latents: Vec<f32> = stream.normals(count).collect();
-        self.generate(task.state, &latents)
-    }
-
-    /// The fakes that an earlier phase of the step left in the scratch, or new ones, which are the
-    /// same.
-    fn kept_or_new_fakes(
-        &self,
-        kept: Option<ScratchContent>,
-        task: &ShardTask<'_>,
-    ) -> Box<FakeBatch> {
-        match kept {
-            Some(ScratchContent::Fakes(fakes)) => fakes,
-            Some(ScratchContent::RealVector(_)) | None => Box::new(self.fakes(task)),
-        }
+    /// Draws the latents of each shard's fakes, `[N, 100]`.
+    fn latents(&self, tasks: &[ShardTask<'_>]) -> Vec<Vec<f32>> {
+        let draw = |task: &ShardTask<'_>| {
+            let (seed, shard, step) = (self.spec.seed(), task.shard.0.into(), task.at.step + 1);
+            let stream = RandomStream::new(seed, Purpose::Latents, shard, step);
+            stream.normals(LATENT_LEN * self.spec.sharding().shard_batch()).collect()
+        };
+        tasks.iter().map(draw).collect()
     }
 
     // The network that a phase trains.
@@ -259,39 +288,56 @@ impl Objective for Dcgan {
     }
 
     fn shard_vector(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32> {
-        let kept = ScratchContent::take(task, scratch);
-        match (task.at.phase, kept) {
-            (Phase::DiscriminatorReal, Some(ScratchContent::RealVector(vector))) => vector,
-            (Phase::DiscriminatorReal, _) => {
-                self.discriminator_on_real(task.state, self.real_images(task))
-            }
-            (Phase::DiscriminatorFake, kept) => {
-                let fakes = self.kept_or_new_fakes(kept, task);
-                let vector = self.discriminator_on_fakes(task.state, &fakes);
-                ScratchContent::Fakes(fakes).keep(task, scratch);
-                vector
-            }
-            (Phase::Generator, kept) => {
-                self.generator_on_fakes(task.state, *self.kept_or_new_fakes(kept, task))
-            }
+        self.shard_vectors(slice::from_ref(task), slice::from_mut(scratch)).remove(0)
+    }
+
+    fn shards_at_once(&self) -> NonZeroUsize {
+        match self.device.isa {
+            Some(_) => NonZeroUsize::MIN,
+            None => NonZeroUsize::MAX,
         }
+    }
+
+    fn shard_vectors(&self, tasks: &[ShardTask<'_>], scratches: &mut [Scratch]) -> Vec<Vec<f32>> {
+        let Some(&ShardTask { state, at, .. }) = tasks.first() else { return Vec::new() };
+        if at.phase == Phase::DiscriminatorReal {
+            return take_all(tasks, scratches)
+                .unwrap_or_else(|| self.discriminator_on_real(state, self.real_images(tasks)));
+        }
+        // The fakes that an earlier phase of the step left in the scratches, or new ones, which are
+        // the same.
+        let kept = take_all(tasks, scratches);
+        let (discriminator, fakes) =
+            self.discriminator_and_fakes(state, kept, || self.latents(tasks));
+        if at.phase == Phase::Generator {
+            return self.generator_on_fakes(&discriminator, fakes);
+        }
+        let vectors = self.discriminator_on_fakes(&discriminator, &fakes);
+        keep_all(fakes, tasks, scratches);
+        vectors
     }
 
     /// Computes what the update that is being reduced cannot change.
     ///
     /// Updates of D leave G as it is, and the update of G leaves D. So the fakes can be made while
     /// D is updated on real images, and D's gradients on the next real images while G is updated.
-    fn compute_ahead(&self, task: &ShardTask<'_>, scratch: &mut Scratch) {
-        let next = ShardTask { at: task.at.next(), ..*task };
-        let content = match next.at.phase {
+    fn compute_ahead(&self, tasks: &[ShardTask<'_>], scratches: &mut [Scratch]) {
+        let Some(&ShardTask { state, at, .. }) = tasks.first() else { return };
+        let next: Vec<ShardTask<'_>> =
+            tasks.iter().map(|task| ShardTask { at: at.next(), ..*task }).collect();
+        match at.next().phase {
             Phase::DiscriminatorReal => {
-                let images = self.real_images(&next);
-                ScratchContent::RealVector(self.discriminator_on_real(next.state, images))
+                let vectors = self.discriminator_on_real(state, self.real_images(&next));
+                keep_all(vectors, &next, scratches);
             }
-            Phase::DiscriminatorFake => ScratchContent::Fakes(Box::new(self.fakes(&next))),
-            Phase::Generator => return,
-        };
-        content.keep(&next, scratch);
+            Phase::DiscriminatorFake => {
+                let latents = self.latents(&next);
+                let ([generator], latents) =
+                    upload(&self.device, state, [&self.tensors.generator], latents);
+                keep_all(generate(&generator, latents), &next, scratches);
+            }
+            Phase::Generator => {}
+        }
     }
 
     fn optimizer_step(&self, state: &mut State, at: Position, sum: &[f32]) {
@@ -314,30 +360,106 @@ impl Objective for Dcgan {
     }
 }
 
-impl ScratchContent {
-    /// Takes what the scratch holds, if it is for the task's step and shard.
-    fn take(task: &ShardTask<'_>, scratch: &mut Scratch) -> Option<Self> {
-        let entry = scratch.0.take()?.downcast::<ScratchEntry>().ok()?;
+/// Computes `G(z)` in training mode, for the latents `[N, 100]` of each shard.
+fn generate(generator: &NetworkParams<'_>, latents: Vec<Tensor<1>>) -> Vec<FakeBatch> {
+    let generate = |latents: Tensor<1>| {
+        let generator = GeneratorNet::new(generator, true);
+        let (images, statistics) = generator.forward(latents.reshape([-1, LATENT_LEN as i32]));
+        FakeBatch { generator, images, statistics }
+    };
+    latents.into_iter().map(generate).collect()
+}
+
+/// Takes the results that the scratches hold for the tasks' step and shards, if each holds one.
+fn take_all<T: 'static>(tasks: &[ShardTask<'_>], scratches: &mut [Scratch]) -> Option<Vec<T>> {
+    let take = |(task, scratch): (&ShardTask<'_>, &mut Scratch)| {
+        let entry = scratch.0.take()?.downcast::<ScratchEntry<T>>().ok()?;
         let is_for_task = entry.step == task.at.step + 1 && entry.shard == task.shard;
         is_for_task.then_some(entry.content)
-    }
+    };
+    tasks.iter().zip(scratches).map(take).collect()
+}
 
-    /// Puts a result into the scratch, for the task's step and shard.
-    fn keep(self, task: &ShardTask<'_>, scratch: &mut Scratch) {
+/// Puts a result into each scratch, for its task's step and shard.
+fn keep_all<T: 'static>(results: Vec<T>, tasks: &[ShardTask<'_>], scratches: &mut [Scratch]) {
+    for ((content, task), scratch) in results.into_iter().zip(tasks).zip(scratches) {
         let (step, shard) = (task.at.step + 1, task.shard);
-        scratch.0 = Some(Box::new(ScratchEntry { step, shard, content: self }));
+        scratch.0 = Some(Box::new(ScratchEntry { step, shard, content }));
     }
 }
 
-/// Computes the loss of logits `[N, 1, 1, 1]`, and the gradients with respect to everything that
-/// the logits depend on.
-fn backward(logits: FeatureMaps, target: Target) -> (Loss, Gradients) {
-    let mut values = Vec::new();
-    append(&mut values, logits.clone().without_autodiff());
-    let loss = cross_entropy(&values, target);
-    let data = TensorData::new(loss.gradient.clone(), logits.dims());
-    let weights = Tensor::from_data(data, &logits.device().without_autodiff());
-    // The derivative of this weighted sum with respect to each logit is the loss's derivative.
-    let gradients = (logits * weights).sum().backward();
-    (loss, gradients)
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use dcgan_core::ids::Digest;
+    use dcgan_core::spec::sharding::Partition;
+    use dcgan_core::spec::DatasetInfo;
+
+    use super::*;
+    use crate::ops::Isa;
+
+    const SHARDS: u16 = 3;
+    const IMAGES: usize = 12;
+
+    fn bits(vectors: &[Vec<f32>]) -> Vec<Vec<u32>> {
+        vectors.iter().map(|vector| vector.iter().map(|value| value.to_bits()).collect()).collect()
+    }
+
+    /// Computes the vectors of all shards together and one by one, for every phase and for the
+    /// first of the next step, by the operations of an instruction set or by plain ones.
+    fn compare_together_and_one_by_one(isa: Option<Isa>) {
+        let data = DatasetInfo { images: IMAGES, rows: 28, columns: 28, digest: Digest(0) };
+        let builder = RunSpec::builder().shards(SHARDS).batch_size(2 * usize::from(SHARDS));
+        let spec = builder.build(data).unwrap();
+        let device = ExecutionDevice { device: Device::flex(), isa };
+        let dcgan = Dcgan::on(spec, device);
+        let pixels = (0..IMAGES * 28 * 28).map(|i| (i * i / 97) as u8).collect();
+        let partition = Partition::new(28 * 28, pixels);
+
+        let empty = || [(); SHARDS as usize].map(|()| Scratch::default());
+        let mut scratches = empty();
+        let mut state = dcgan.initial_state();
+        let mut at = Position { step: 0, phase: Phase::DiscriminatorReal };
+        for _ in 0..=Phase::ALL.len() {
+            let tasks: Vec<ShardTask<'_>> = (0..SHARDS)
+                .map(|shard| ShardTask {
+                    state: &state,
+                    at,
+                    shard: ShardId(shard),
+                    partition: &partition,
+                })
+                .collect();
+            let one_by_one: Vec<Vec<f32>> = tasks
+                .iter()
+                .map(|task| dcgan.shard_vector(task, &mut Scratch::default()))
+                .collect();
+            let together = dcgan.shard_vectors(&tasks, &mut empty());
+            assert_eq!(bits(&together), bits(&one_by_one), "{isa:?} at {at:?}");
+
+            // Again, with what was kept and computed ahead; one shard has come from elsewhere.
+            if at.phase == Phase::Generator {
+                scratches[1] = Scratch::default();
+            }
+            let with_scratches = dcgan.shard_vectors(&tasks, &mut scratches);
+            assert_eq!(bits(&with_scratches), bits(&one_by_one), "{isa:?} at {at:?}, scratches");
+            dcgan.compute_ahead(&tasks, &mut scratches);
+
+            let mut sum = vec![0.0; dcgan.phase_vector_len(at.phase)];
+            for vector in &one_by_one {
+                sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += value);
+            }
+            dcgan.optimizer_step(&mut state, at, &sum);
+            at = at.next();
+        }
+    }
+
+    #[test]
+    fn shards_that_are_computed_together_have_the_bits_of_each_alone() {
+        compare_together_and_one_by_one(Some(Isa::widest()));
+    }
+
+    #[test]
+    fn shards_that_share_an_upload_and_a_download_have_the_bits_of_each_alone() {
+        compare_together_and_one_by_one(None);
+    }
 }

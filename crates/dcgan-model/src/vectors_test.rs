@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use dcgan_core::ids::{Digest, Phase, Position};
 use dcgan_core::metrics::Metrics;
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
@@ -13,10 +13,11 @@ use dcgan_core::state::{Layout, State};
 use dcgan_core::train::{Shard, train_step};
 use safetensors::SafeTensors;
 
+use crate::Dcgan;
+use crate::device::ExecutionDevice;
 use crate::layout::{NetworkTensors, TrainedTensor};
-use crate::ops::FeatureMaps;
+use crate::ops::Isa;
 use crate::phase_vector::PhaseVectorLayout;
-use crate::{Dcgan, DeviceChoice};
 
 const VECTORS: &[u8] = include_bytes!("../vectors/step.safetensors");
 const IMAGES: usize = 8;
@@ -110,7 +111,7 @@ fn is_cancelled(name: &str) -> bool {
 /// The DCGAN on given images and latents. It records the vectors that it is updated by.
 struct OnGivenInputs {
     dcgan: Dcgan,
-    images: FeatureMaps,
+    images: Vec<f32>,
     latents: Vec<f32>,
     /// The vector of each phase so far.
     sums: Mutex<Vec<Vec<f32>>>,
@@ -135,12 +136,21 @@ impl Objective for OnGivenInputs {
 
     fn shard_vector(&self, task: &ShardTask<'_>, _: &mut Scratch) -> Vec<f32> {
         let Self { dcgan, images, latents, .. } = self;
-        let fakes = || dcgan.generate(task.state, latents);
-        match task.at.phase {
-            Phase::DiscriminatorReal => dcgan.discriminator_on_real(task.state, images.clone()),
-            Phase::DiscriminatorFake => dcgan.discriminator_on_fakes(task.state, &fakes()),
-            Phase::Generator => dcgan.generator_on_fakes(task.state, fakes()),
-        }
+        let fakes = || dcgan.discriminator_and_fakes(task.state, None, || vec![latents.clone()]);
+        let mut vectors = match task.at.phase {
+            Phase::DiscriminatorReal => {
+                dcgan.discriminator_on_real(task.state, vec![images.clone()])
+            }
+            Phase::DiscriminatorFake => {
+                let (discriminator, fakes) = fakes();
+                dcgan.discriminator_on_fakes(&discriminator, &fakes)
+            }
+            Phase::Generator => {
+                let (discriminator, fakes) = fakes();
+                dcgan.generator_on_fakes(&discriminator, fakes)
+            }
+        };
+        vectors.remove(0)
     }
 
     fn optimizer_step(&self, state: &mut State, at: Position, sum: &[f32]) {
@@ -155,12 +165,22 @@ impl Objective for OnGivenInputs {
 
 #[test]
 fn a_training_step_agrees_with_pytorch() {
+    check_a_step(Some(Isa::widest()));
+}
+
+#[test]
+fn a_training_step_of_plain_operations_agrees_with_pytorch() {
+    check_a_step(None);
+}
+
+/// Compares one training step by the operations of an instruction set, or by plain ones.
+fn check_a_step(isa: Option<Isa>) {
     let file = SafeTensors::deserialize(VECTORS).unwrap();
     let seed = f32::from_le_bytes(file.tensor("seed").unwrap().data().try_into().unwrap()) as u64;
     let data = DatasetInfo { images: IMAGES, rows: 28, columns: 28, digest: Digest(0) };
     let builder = RunSpec::builder().batch_size(IMAGES).shards(1).seed(0);
     let spec = builder.learning_rate(LEARNING_RATE).beta1(0.5).build(data).unwrap();
-    let dcgan = Dcgan::new(spec, DeviceChoice::default()).unwrap();
+    let dcgan = Dcgan::on(spec, ExecutionDevice { device: Device::flex(), isa });
 
     // The state, images and latents of the file.
     let tensors = crate::layout::StateTensors::new(dcgan.layout());
@@ -172,7 +192,6 @@ fn a_training_step_agrees_with_pytorch() {
     }
     let pixels = uniforms(seed, 100, IMAGES * 784).map(|u| ((u + 1.0) * 128.0) as u8);
     let images: Vec<f32> = pixels.map(|pixel| f32::from(pixel) / 127.5 - 1.0).collect();
-    let images = Tensor::from_data(TensorData::new(images, [IMAGES, 28, 28, 1]), &Device::flex());
     let latents: Vec<f32> = uniforms(seed, 101, IMAGES * 100).map(|u| (2.0 * u) as f32).collect();
 
     // One step.

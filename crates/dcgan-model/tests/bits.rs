@@ -2,6 +2,7 @@
 //!
 //! `.ci/aarch64` runs the same test on an emulated ARM processor.
 
+use std::slice;
 use std::sync::Arc;
 
 use dcgan_core::ids::{Digest, Phase, Position};
@@ -44,7 +45,7 @@ impl Objective for ComputesAhead<'_> {
 
     fn shard_vector(&self, task: &ShardTask<'_>, scratch: &mut Scratch) -> Vec<f32> {
         let vector = self.0.shard_vector(task, scratch);
-        self.0.compute_ahead(task, scratch);
+        self.0.compute_ahead(slice::from_ref(task), slice::from_mut(scratch));
         vector
     }
 

@@ -8,7 +8,7 @@ use dcgan_process::signals::Signal;
 use dcgan_rpc::Welcome;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::compute::ComputedShard;
+use crate::compute::Computed;
 
 /// Inputs that wait for the driver; when there are as many, their senders wait.
 pub(crate) const INPUTS_MAX: usize = 256;
@@ -21,7 +21,7 @@ pub(crate) enum Input {
     /// The partitions of the likely shards have arrived.
     DataReady,
     /// A shard was computed.
-    Computed(ComputedShard),
+    Computed(Computed),
     /// The start state of this generation's plan was copied; `None` if that failed.
     Copied(Generation, Option<StateCopy>),
     /// A probe has shown whether this peer can be reached.

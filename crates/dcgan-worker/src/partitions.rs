@@ -118,7 +118,7 @@ impl PartitionCache {
         self.0.wanted.notify_one();
     }
 
-    fn insert(&self, shard: ShardId, partition: Partition) {
+    pub(crate) fn insert(&self, shard: ShardId, partition: Partition) {
         let mut content = self.lock();
         content.needed.remove(&shard);
         content.partitions.insert(shard, Arc::new(partition));

@@ -48,6 +48,17 @@ impl Driver {
                     self.sinks.row(row);
                 }
             }
+            Write::Evaluation(row) => {
+                let values: Vec<String> =
+                    row.values.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+                let (step, values) = (row.step, values.join("  "));
+                tracing::info!(
+                    event = "evaluated",
+                    step,
+                    values,
+                    "evaluation of step {step}: {values}"
+                );
+            }
             Write::Checkpoint { saved: SavedCheckpoint { step, digest, .. }, .. } => {
                 tracing::info!(
                     event = "checkpoint_saved",

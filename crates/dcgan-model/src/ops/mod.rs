@@ -16,10 +16,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Tensor, activation};
 
-pub(crate) use cpu::{
-    ConvToImageWeights, ConvWeights, DenseWeights, Isa, PackWeights, PoolWeights, UpsampleWeights,
-    WithIsa,
-};
+pub(crate) use cpu::{Isa, PackWeights, WithIsa};
 
 /// Maps, `[images, rows, columns, channels]`.
 pub(crate) type FeatureMaps = Tensor<4>;
@@ -27,19 +24,61 @@ pub(crate) type FeatureMaps = Tensor<4>;
 /// Added to a variance before the root is taken.
 const EPSILON: f32 = 1e-3;
 
+/// An operation with weights, and the forms that its implementations have these in. A layer is
+/// declared by its operation, so only this file knows the forms.
+pub(crate) trait WeightedOp {
+    /// The weights packed for the processor's implementation.
+    type CpuWeights: PackWeights;
+}
+
+/// The operation [`dense`].
+pub(crate) enum Dense {}
+
+impl WeightedOp for Dense {
+    type CpuWeights = cpu::DenseWeights;
+}
+
+/// The operation [`conv`].
+pub(crate) enum Conv {}
+
+impl WeightedOp for Conv {
+    type CpuWeights = cpu::ConvWeights;
+}
+
+/// The operation [`upsample_conv`].
+pub(crate) enum UpsampleConv {}
+
+impl WeightedOp for UpsampleConv {
+    type CpuWeights = cpu::UpsampleWeights;
+}
+
+/// The operation [`to_images`].
+pub(crate) enum ToImages {}
+
+impl WeightedOp for ToImages {
+    type CpuWeights = cpu::ConvToImageWeights;
+}
+
+/// The operation [`to_logits`].
+pub(crate) enum ToLogits {}
+
+impl WeightedOp for ToLogits {
+    type CpuWeights = cpu::PoolWeights;
+}
+
 /// A layer's weights, with the implementation that uses them.
-pub(crate) struct LayerWeights<const D: usize, P> {
+pub(crate) struct LayerWeights<const D: usize, O: WeightedOp> {
     /// The weights as the state has them: the leaf of the autodiff graph.
     pub(crate) tensor: Tensor<D>,
-    pub(crate) implementation: Implementation<P>,
+    pub(crate) implementation: Implementation<O>,
 }
 
 /// An implementation of an operation.
-pub(crate) enum Implementation<P> {
+pub(crate) enum Implementation<O: WeightedOp> {
     /// Plain burn operations.
     Plain,
     /// The processor's, with the same weights packed for it.
-    Cpu(Isa, Arc<P>),
+    Cpu(Isa, Arc<O::CpuWeights>),
 }
 
 /// Mean and biased variance of each channel, `[C]`.
@@ -87,7 +126,7 @@ pub(crate) struct Normalization {
 /// `[channels x 49, inputs]` and the bias `[channels x 49]` have channel-major outputs.
 pub(crate) fn dense(
     x: Tensor<2>,
-    kernel: &LayerWeights<2, DenseWeights>,
+    kernel: &LayerWeights<2, Dense>,
     bias: &Tensor<1>,
 ) -> FeatureMaps {
     match &kernel.implementation {
@@ -106,11 +145,7 @@ pub(crate) fn dense(
 
 /// A 3 x 3 convolution with Keras's 'same' padding: maps `[N, H, W, inputs]` and a kernel
 /// `[outputs, inputs, 3, 3]` to `[N, ceil(H / stride), ceil(W / stride), outputs]`.
-pub(crate) fn conv(
-    input: LayerInput,
-    kernel: &LayerWeights<4, ConvWeights>,
-    stride: usize,
-) -> ConvOutput {
+pub(crate) fn conv(input: LayerInput, kernel: &LayerWeights<4, Conv>, stride: usize) -> ConvOutput {
     match &kernel.implementation {
         Implementation::Cpu(isa, weights) => {
             cpu::conv(*isa, weights, input, kernel.tensor.clone(), stride)
@@ -127,7 +162,7 @@ pub(crate) fn conv(
 /// `[outputs, inputs, 3, 3]` to `[N, 2H, 2W, outputs]`.
 pub(crate) fn upsample_conv(
     input: LayerInput,
-    kernel: &LayerWeights<4, UpsampleWeights>,
+    kernel: &LayerWeights<4, UpsampleConv>,
 ) -> ConvOutput {
     match &kernel.implementation {
         Implementation::Cpu(isa, weights) => {
@@ -144,7 +179,7 @@ pub(crate) fn upsample_conv(
 /// `[1, inputs, 3, 3]` to images `[N, H, W, 1]`.
 pub(crate) fn to_images(
     input: LayerInput,
-    kernel: &LayerWeights<4, ConvToImageWeights>,
+    kernel: &LayerWeights<4, ToImages>,
     bias: &Tensor<1>,
 ) -> FeatureMaps {
     match &kernel.implementation {
@@ -162,7 +197,7 @@ pub(crate) fn to_images(
 /// channels]` and a kernel `[1, channels]` to `[N, 1, 1, 1]`.
 pub(crate) fn to_logits(
     input: LayerInput,
-    kernel: &LayerWeights<2, PoolWeights>,
+    kernel: &LayerWeights<2, ToLogits>,
     bias: &Tensor<1>,
 ) -> FeatureMaps {
     match &kernel.implementation {

@@ -59,11 +59,11 @@ impl Leaves {
     }
 
     /// The outcome of an operation whose result is `y`.
-    fn outcome<const D: usize, P>(
+    fn outcome<const D: usize, O: WeightedOp>(
         &self,
         y: FeatureMaps,
         statistics: Vec<Vec<f32>>,
-        kernel: &LayerWeights<D, P>,
+        kernel: &LayerWeights<D, O>,
         direction: &Array,
     ) -> Outcome {
         let gradients = (y.clone() * direction.leaf::<4>().without_autodiff()).sum().backward();
@@ -77,10 +77,10 @@ impl Leaves {
     }
 
     /// The outcome of an operation whose output comes with its statistics.
-    fn outcome_with_statistics<const D: usize, P>(
+    fn outcome_with_statistics<const D: usize, O: WeightedOp>(
         &self,
         output: ConvOutput,
-        kernel: &LayerWeights<D, P>,
+        kernel: &LayerWeights<D, O>,
         direction: &Array,
     ) -> Outcome {
         let Statistics { mean, variance } = output.statistics;
@@ -98,13 +98,16 @@ fn gradient<const D: usize>(
 }
 
 /// Weights for an instruction set's implementation, or for the plain one.
-fn layer_weights<const D: usize, P: PackWeights>(
+fn layer_weights<const D: usize, O: WeightedOp>(
     isa: Option<Isa>,
     weight: &Array,
-) -> LayerWeights<D, P> {
+) -> LayerWeights<D, O> {
     let implementation = match isa {
         None => Implementation::Plain,
-        Some(isa) => Implementation::Cpu(isa, Arc::new(P::pack(&weight.singles(), &weight.shape))),
+        Some(isa) => {
+            let packed = O::CpuWeights::pack(&weight.singles(), &weight.shape);
+            Implementation::Cpu(isa, Arc::new(packed))
+        }
     };
     LayerWeights { tensor: weight.leaf(), implementation }
 }

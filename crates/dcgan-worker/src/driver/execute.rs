@@ -30,6 +30,7 @@ fn fault_point(command: &Command) -> &'static str {
         Command::Send(_, frame) if frame.bucket_sum.subtree.is_some() => "send-subtree",
         Command::Send(..) => "send-sum",
         Command::Compute(..) => "compute",
+        Command::Evaluate(..) => "evaluate",
         Command::Copy(..) => "copy",
         Command::Serve(..) => "serve",
         Command::Upload(..) => "upload",
@@ -58,6 +59,7 @@ impl Driver<'_> {
             Command::Connect(plan, me) => self.connect(run, &plan, me),
             Command::Send(to, frame) => self.send(to, frame),
             Command::Compute(key, state, shards) => compute.replace(key, &state, &shards),
+            Command::Evaluate(task, state) => compute.evaluate(task, state),
             Command::Copy(plan, source) => {
                 self.copy(client, plan, source, Arc::clone(objective.layout()), *metrics);
             }

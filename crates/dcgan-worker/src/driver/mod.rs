@@ -24,7 +24,7 @@ use tracing::span::EnteredSpan;
 
 use crate::args::Args;
 use crate::client::Client;
-use crate::compute::{ComputePool, ComputedShard};
+use crate::compute::{ComputePool, Computed};
 use crate::input::{HelloState, Input, SessionEvent};
 use crate::partitions::PartitionCache;
 use crate::waiting::Waiting;
@@ -167,7 +167,8 @@ impl<'a> Driver<'a> {
         match input {
             Input::Session(event) => self.on_session_event(event),
             Input::DataReady => self.pass(Event::DataReady),
-            Input::Computed(ComputedShard { key, shard, result }) => {
+            Input::Computed(Computed::Part(id, result)) => self.pass(Event::Evaluated(id, result)),
+            Input::Computed(Computed::Shard(key, shard, result)) => {
                 self.pass(Event::Computed(key, shard, result))
             }
             Input::Copied(generation, copy) => self.pass(Event::Copied(generation, copy)),

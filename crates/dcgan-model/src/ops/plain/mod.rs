@@ -1,5 +1,5 @@
 //! The operations made of plain burn operations, which run on every device and which burn can
-//! differentiate.
+//! differentiate. They copy nothing between a device and the host, constants neither.
 
 mod conv;
 mod norm;

@@ -11,12 +11,9 @@
 //! and in two dimensions the same along rows and columns: three products (S, -g0, g2) by three.
 //! Neither the upsampled maps nor a matrix of patches is ever made.
 
-use burn::tensor::{Tensor, TensorData, s};
+use burn::tensor::{Tensor, s};
 
 use super::super::FeatureMaps;
-
-/// The factors of g0, g1, g2 in the kernels of the three products: S, -g0, g2.
-const KERNEL_TRANSFORM: [[f32; 3]; 3] = [[1.0, 1.0, 1.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]];
 
 /// Upsampling and convolution of maps `[N, H, W, C]` with weights `[O, C, 3, 3]` to maps
 /// `[N, 2H, 2W, O]`.
@@ -36,11 +33,16 @@ pub(crate) fn upsample_conv3x3(x: FeatureMaps, weight: Tensor<4>) -> FeatureMaps
 /// one more entry in that dimension.
 fn difference(x: FeatureMaps, dimension: usize) -> FeatureMaps {
     let size = x.dims()[dimension];
-    let mut shape = x.dims();
-    shape[dimension] = 1;
-    let zeros = Tensor::zeros(shape, &x.device());
-    let padded = Tensor::cat(vec![zeros.clone(), x, zeros], dimension);
+    let mut zeros = [(0, 0); 4];
+    zeros[dimension] = (1, 1);
+    let padded = x.pad(zeros, 0.0);
     padded.clone().narrow(dimension, 1, size + 1) - padded.narrow(dimension, 0, size + 1)
+}
+
+/// The kernels of the three products along a dimension of three taps: S, -g0, g2.
+fn transform_kernel(weight: Tensor<4>, dimension: usize) -> Tensor<4> {
+    let tap = |number| weight.clone().narrow(dimension, number, 1);
+    Tensor::cat(vec![weight.clone().sum_dim(dimension), -tap(0), tap(2)], dimension)
 }
 
 /// The kernels of the nine products.
@@ -55,21 +57,8 @@ impl TransformedKernel {
     /// Transforms weights `[O, C, 3, 3]`.
     fn new(weight: Tensor<4>) -> Self {
         let [outputs, inputs, _, _] = weight.dims();
-        // The two-dimensional transform, `[9 taps, 9 products]`.
-        let mut factors = [0.0; 81];
-        for (index, factor) in factors.iter_mut().enumerate() {
-            let (tap, product) = (index / 9, index % 9);
-            *factor =
-                KERNEL_TRANSFORM[product / 3][tap / 3] * KERNEL_TRANSFORM[product % 3][tap % 3];
-        }
-        let data = TensorData::new(factors.to_vec(), [9, 9]);
-        let transform = Tensor::<2>::from_data(data, &weight.device().without_autodiff());
-        let transformed = weight.reshape([outputs * inputs, 9]).matmul(transform);
-        Self {
-            matrices: transformed.reshape([outputs, inputs, 9]).permute([2, 1, 0]),
-            inputs,
-            outputs,
-        }
+        let kernels = transform_kernel(transform_kernel(weight, 2), 3);
+        Self { matrices: kernels.reshape([outputs, inputs, 9]).permute([2, 1, 0]), inputs, outputs }
     }
 
     /// The one-dimensional operation along the rows of `x` `[N, H, W, C]`, with the kernels whose
