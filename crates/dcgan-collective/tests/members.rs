@@ -108,8 +108,13 @@ impl Process {
             id.clone(),
             Arc::clone(&objective) as Arc<dyn Objective>,
         );
-        let schedule =
-            Schedule { last_step: STEPS, log_every: 1, grid_every: 1, checkpoint_every: 1 };
+        let schedule = Schedule {
+            last_step: STEPS,
+            log_every: 1,
+            grid_every: 1,
+            checkpoint_every: 1,
+            evaluate_every: None,
+        };
         machine.handle(Duration::ZERO, worker::Event::Welcome(schedule));
         machine.handle(Duration::ZERO, worker::Event::Message(ToWorker::Fence(Generation(1))));
         Self { machine, id, address, objective, events, received, streams: None, server }
@@ -296,6 +301,7 @@ fn report(metrics: usize) -> StepDone {
         generation: Generation(1),
         world_size: 1,
         digest: Digest(1),
+        ends_run: false,
         metrics: vec![0.5; metrics],
         step_ms: 1.0,
         allreduce_ms: 0.0,

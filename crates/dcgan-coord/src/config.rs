@@ -70,6 +70,9 @@ pub struct PartialConfig {
     /// Steps between two checkpoints [default: an epoch].
     #[arg(long, value_name = "STEPS", env = "DCGAN_CHECKPOINT_EVERY")]
     pub(crate) checkpoint_every: Option<NonZeroU64>,
+    /// Steps between two evaluations [default: none].
+    #[arg(long, hide = true, value_name = "STEPS", env = "DCGAN_EVAL_EVERY")]
+    pub(crate) eval_every: Option<NonZeroU64>,
     /// Number of checkpoints to keep; older ones are removed [default: 5].
     #[arg(long, value_name = "N", env = "DCGAN_KEEP_CHECKPOINTS")]
     pub(crate) keep_checkpoints: Option<NonZeroUsize>,
@@ -201,6 +204,11 @@ impl PartialConfig {
             "--min-workers {min_workers} is more than --workers {workers}"
         );
         let spec = self.spec()?.build(data)?;
+        ensure!(
+            self.eval_every.is_none() || spec.objective().evaluation().is_some(),
+            "--eval-every: the objective {} has no evaluation; leave it out",
+            spec.objective()
+        );
         let epoch = NonZeroU64::new(spec.sharding().steps_per_epoch()).unwrap_or(NonZeroU64::MIN);
         let config = RunConfig {
             workers: workers.get().into(),
@@ -212,6 +220,7 @@ impl PartialConfig {
                 log_every: self.log_every.get_or_insert(TWENTY).get(),
                 grid_every: self.grid_every.get_or_insert(TWENTY).get(),
                 checkpoint_every: self.checkpoint_every.get_or_insert(epoch).get(),
+                evaluate_every: self.eval_every,
             },
             spec,
         };

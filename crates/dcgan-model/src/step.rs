@@ -392,8 +392,8 @@ fn keep_all<T: 'static>(results: Vec<T>, tasks: &[ShardTask<'_>], scratches: &mu
 mod tests {
     use burn::tensor::Device;
     use dcgan_core::ids::Digest;
-    use dcgan_core::spec::sharding::Partition;
     use dcgan_core::spec::DatasetInfo;
+    use dcgan_core::spec::sharding::Partition;
 
     use super::*;
     use crate::ops::Isa;

@@ -17,7 +17,7 @@ pub const PREFIX: &str = "DCGAN_";
 /// The flags of all three programs, without the dashes, except for the settings that the result of
 /// a run depends on: the core lists those. No program knows the others' flags, but each must know
 /// which variables are meant for another.
-pub const FLAGS: [&str; 33] = [
+pub const FLAGS: [&str; 34] = [
     "advertise",
     "checkpoint",
     "checkpoint-every",
@@ -30,6 +30,7 @@ pub const FLAGS: [&str; 33] = [
     "device",
     "dry-run",
     "epochs",
+    "eval-every",
     "fixed-shards",
     "grid-every",
     "grpc",

@@ -2,6 +2,7 @@
 //!
 //! A value from the wire is checked here, before it becomes one of the core's types.
 
+use dcgan_core::evaluation::PartId;
 use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, ShardId, WorkerId};
 use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::plan::{InvalidPlan, Member, Plan, StateRef};
@@ -149,7 +150,24 @@ impl From<StepDone> for pb::StepDone {
             metrics: done.metrics,
             step_ms: done.step_ms,
             allreduce_ms: done.allreduce_ms,
+            ends_run: done.ends_run,
         }
+    }
+}
+
+impl From<PartId> for pb::PartId {
+    fn from(id: PartId) -> Self {
+        Self { step: id.step, digest: id.digest.0, part: id.part.into() }
+    }
+}
+
+impl TryFrom<pb::PartId> for PartId {
+    type Error = Malformed;
+
+    fn try_from(id: pb::PartId) -> Result<Self, Malformed> {
+        let pb::PartId { step, digest, part } = id;
+        let part = part.try_into().map_err(|_| Malformed("a part above 65535"))?;
+        Ok(Self { step, digest: Digest(digest), part })
     }
 }
 
@@ -168,6 +186,7 @@ pub fn step_done(done: pb::StepDone, metrics: usize) -> Result<StepDone, Malform
         generation: Generation(done.generation),
         world_size,
         digest: Digest(done.digest),
+        ends_run: done.ends_run,
         metrics: done.metrics,
         step_ms: done.step_ms,
         allreduce_ms: done.allreduce_ms,

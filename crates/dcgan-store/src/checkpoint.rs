@@ -278,7 +278,7 @@ fn verify(path: &Path, step: Step, manifest: Manifest) -> Result<VerifiedCheckpo
     if manifest.step != step {
         return Err(format!("{MANIFEST}: expected step {step}, found {}", manifest.step));
     }
-    let metrics = manifest.config.objective.metric_names().len();
+    let metrics = manifest.config.objective().metric_names().len();
     if manifest.window.sums.len() != metrics {
         let found = manifest.window.sums.len();
         return Err(format!("{MANIFEST}: expected a window of {metrics} metrics, found {found}"));
@@ -352,6 +352,7 @@ mod tests {
                 step_ms: 1.0 / 3.0,
                 allreduce_ms: 0.0,
             },
+            ends_run: false,
         }
     }
 

@@ -119,10 +119,7 @@ pub fn read(path: &Path) -> Result<Vec<MetricsRow>, MetricsError> {
 
 /// Reads the rows of a log, and counts the bytes that they take. A last line without a line end is
 /// not a row.
-fn read_rows<R: DeserializeOwned>(
-    path: &Path,
-    file: &File,
-) -> Result<(Vec<R>, u64), MetricsError> {
+fn read_rows<R: DeserializeOwned>(path: &Path, file: &File) -> Result<(Vec<R>, u64), MetricsError> {
     let mut reader = BufReader::new(file);
     let mut rows = Vec::new();
     let mut intact_bytes = 0;

@@ -377,7 +377,7 @@ mod tests {
         let data = DatasetInfo { images: 7, rows: 1, columns: 1, digest: Digest(0) };
         let builder = RunSpec::builder().objective(ObjectiveKind::Toy).shards(SHARDS);
         let spec = builder.batch_size(7).build(data).unwrap();
-        let partitions = PartitionCache::new(&spec, *spec.sharding());
+        let partitions = PartitionCache::new(&spec);
         let shards: Vec<ShardId> = (0..SHARDS).map(ShardId).collect();
         for &shard in &shards {
             partitions.insert(shard, Partition::new(1, vec![0]));

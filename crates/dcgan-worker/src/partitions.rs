@@ -84,10 +84,10 @@ impl Content {
 
 impl PartitionCache {
     /// An empty cache for the partitions of a run.
-    pub(crate) fn new(spec: &RunSpec, sharding: Sharding) -> Self {
+    pub(crate) fn new(spec: &RunSpec) -> Self {
         Self(Arc::new(Shared {
-            sharding,
-            image_bytes: spec.data.image_bytes(),
+            sharding: *spec.sharding(),
+            image_bytes: spec.data().image_bytes(),
             content: Mutex::default(),
             arrived: Condvar::new(),
             wanted: Notify::new(),

@@ -18,7 +18,7 @@ pub(super) struct Terminal {
 impl Terminal {
     pub(super) fn new(config: &RunConfig) -> Self {
         let last_step = config.schedule.last_step;
-        Self { epochs: config.sharding.epoch(last_step), last_step }
+        Self { epochs: config.spec.sharding().epoch(last_step), last_step }
     }
 
     fn line(&self, row: &MetricsRow) -> String {
@@ -53,6 +53,7 @@ mod tests {
             generation: Generation(1),
             world_size: 2,
             digest: Digest(1),
+            ends_run: false,
             metrics: vec![0.75, 12.0],
             step_ms: 500.0,
             allreduce_ms: 1.0,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use dcgan_core::evaluation::EvaluationTask;
 use dcgan_core::ids::{Generation, RunId};
 use dcgan_core::protocol::message::{Finish, ToWorker};
 
@@ -45,6 +46,11 @@ impl TryFrom<pb::CoordinatorMessage> for CoordinatorMessage {
             Kind::Probe(pb::Probe { peer, address }) => {
                 ToWorker::Probe(required(peer, "a probe without a worker")?, address)
             }
+            Kind::Evaluate(pb::Evaluate { id, slices }) => {
+                let slices = slices.into_iter().map(|slice| slice.values).collect();
+                let id = required(id, "a task without its part")?;
+                ToWorker::Evaluate(EvaluationTask { id, slices: Arc::new(slices) })
+            }
             Kind::Finish(pb::Finish { failure: None }) => ToWorker::Finish(Finish::Done),
             Kind::Finish(pb::Finish { failure: Some(why) }) => {
                 ToWorker::Finish(Finish::Failed(why))
@@ -63,6 +69,11 @@ impl From<ToWorker> for Kind {
             ToWorker::RetainSnapshot(step) => Self::RetainSnapshot(pb::RetainSnapshot { step }),
             ToWorker::Probe(peer, address) => {
                 Self::Probe(pb::Probe { peer: Some(peer.into()), address })
+            }
+            ToWorker::Evaluate(EvaluationTask { id, slices }) => {
+                let values = |slice: &Vec<f64>| pb::PartValues { values: slice.clone() };
+                let slices = slices.iter().map(values).collect();
+                Self::Evaluate(pb::Evaluate { id: Some(id.into()), slices })
             }
             ToWorker::Finish(Finish::Done) => Self::Finish(pb::Finish { failure: None }),
             ToWorker::Finish(Finish::Failed(why)) => {

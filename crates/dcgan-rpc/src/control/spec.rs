@@ -1,5 +1,7 @@
 //! The specification and the schedule of a run, to and from the wire.
 
+use std::num::NonZeroU64;
+
 use dcgan_core::spec::RunSpec;
 use dcgan_core::spec::schedule::Schedule;
 
@@ -19,8 +21,10 @@ pub(super) fn from_json(text: &str) -> Result<RunSpec, String> {
 
 impl From<Schedule> for pb::Schedule {
     fn from(schedule: Schedule) -> Self {
-        let Schedule { last_step, log_every, grid_every, checkpoint_every } = schedule;
-        Self { last_step, log_every, grid_every, checkpoint_every }
+        let Schedule { last_step, log_every, grid_every, checkpoint_every, evaluate_every } =
+            schedule;
+        let evaluate_every = evaluate_every.map_or(0, NonZeroU64::get);
+        Self { last_step, log_every, grid_every, checkpoint_every, evaluate_every }
     }
 }
 
@@ -28,11 +32,13 @@ impl TryFrom<pb::Schedule> for Schedule {
     type Error = Malformed;
 
     fn try_from(schedule: pb::Schedule) -> Result<Self, Malformed> {
-        let pb::Schedule { last_step, log_every, grid_every, checkpoint_every } = schedule;
+        let pb::Schedule { last_step, log_every, grid_every, checkpoint_every, evaluate_every } =
+            schedule;
         // Whether something is due is a division by the interval.
         if [log_every, grid_every, checkpoint_every].contains(&0) {
             return Err(Malformed("a schedule with an interval of 0 steps"));
         }
-        Ok(Self { last_step, log_every, grid_every, checkpoint_every })
+        let evaluate_every = NonZeroU64::new(evaluate_every);
+        Ok(Self { last_step, log_every, grid_every, checkpoint_every, evaluate_every })
     }
 }

@@ -1,7 +1,9 @@
 //! Round trips of both messages, and what is refused.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use dcgan_core::evaluation::{EvaluationTask, PartId};
 use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, RunId, ShardId, WorkerId};
 use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::message::{Complaint, FailedShards, Finish, FromWorker, Hello, ToWorker};
@@ -50,17 +52,30 @@ fn plan() -> impl Strategy<Value = Plan> {
 }
 
 fn step_done() -> impl Strategy<Value = StepDone> {
-    (any::<[u64; 3]>(), any::<u16>(), any::<[u16; METRICS]>()).prop_map(
-        |([step, generation, digest], world_size, m)| StepDone {
+    (any::<[u64; 3]>(), any::<u16>(), any::<bool>(), any::<[u16; METRICS]>()).prop_map(
+        |([step, generation, digest], world_size, ends_run, m)| StepDone {
             step,
             generation: Generation(generation),
             world_size,
             digest: Digest(digest),
+            ends_run,
             metrics: m.map(f32::from).to_vec(),
             step_ms: 1.5,
             allreduce_ms: 0.25,
         },
     )
+}
+
+fn part_id() -> impl Strategy<Value = PartId> {
+    (any::<[u64; 2]>(), any::<u16>()).prop_map(|([step, digest], part)| PartId {
+        step,
+        digest: Digest(digest),
+        part,
+    })
+}
+
+fn values() -> impl Strategy<Value = Vec<f64>> {
+    proptest::collection::vec(any::<u32>().prop_map(f64::from), 0..4)
 }
 
 fn complaint() -> impl Strategy<Value = Complaint> {
@@ -117,6 +132,9 @@ fn worker_message() -> impl Strategy<Value = WorkerMessage> {
         }),
         (worker_id(), any::<bool>())
             .prop_map(|(peer, reached)| FromWorker::ProbeResult { peer, reached }),
+        (part_id(), proptest::option::of(values()), ".{0,9}").prop_map(|(id, values, why)| {
+            FromWorker::Evaluated { id, result: values.ok_or(why) }
+        }),
         Just(FromWorker::Leave),
     ];
     prop_oneof![
@@ -132,15 +150,24 @@ fn spec(seed: u64) -> RunSpec {
 }
 
 fn welcome() -> impl Strategy<Value = Welcome> {
-    (any::<[u64; 3]>(), [1u64..99, 1..99, 1..99], proptest::collection::vec(any::<u16>(), 0..9))
-        .prop_map(|([run, seed, last_step], [log_every, grid_every, checkpoint_every], shards)| {
+    let intervals = [1u64..99, 1..99, 1..99, 0..9];
+    (any::<[u64; 3]>(), intervals, proptest::collection::vec(any::<u16>(), 0..9)).prop_map(
+        |([run, seed, last_step], [log_every, grid_every, checkpoint_every, evaluate], shards)| {
+            let evaluate_every = NonZeroU64::new(evaluate);
             Welcome {
                 run: RunId(run),
                 spec: spec(seed),
-                schedule: Schedule { last_step, log_every, grid_every, checkpoint_every },
+                schedule: Schedule {
+                    last_step,
+                    log_every,
+                    grid_every,
+                    checkpoint_every,
+                    evaluate_every,
+                },
                 likely_shards: shards.into_iter().map(ShardId).collect(),
             }
-        })
+        },
+    )
 }
 
 fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage> {
@@ -152,6 +179,9 @@ fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage> {
         any::<u64>().prop_map(ToWorker::RetainSnapshot),
         (worker_id(), "[a-z.]{1,9}:[0-9]{4}")
             .prop_map(|(peer, address)| ToWorker::Probe(peer, address)),
+        (part_id(), proptest::collection::vec(values(), 0..3)).prop_map(|(id, slices)| {
+            ToWorker::Evaluate(EvaluationTask { id, slices: Arc::new(slices) })
+        }),
         Just(ToWorker::Finish(Finish::Done)),
         ".{0,9}".prop_map(|why| ToWorker::Finish(Finish::Failed(why))),
     ];
@@ -196,7 +226,13 @@ fn only_a_refusal_may_lack_a_checksum() {
 
 #[test]
 fn a_welcome_with_an_unknown_setting_is_a_refusal_in_words() {
-    let schedule = pb::Schedule { last_step: 9, log_every: 1, grid_every: 1, checkpoint_every: 1 };
+    let schedule = pb::Schedule {
+        last_step: 9,
+        log_every: 1,
+        grid_every: 1,
+        checkpoint_every: 1,
+        evaluate_every: 0,
+    };
     let spec = super::spec::to_json(&spec(22)).replacen('{', r#"{"warmup":5,"#, 1);
     let welcome = pb::Welcome { schedule: Some(schedule), spec, ..Default::default() };
     let message =

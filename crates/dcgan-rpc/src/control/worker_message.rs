@@ -58,6 +58,13 @@ impl WorkerMessage {
                 peer: required(peer, "a probe without a worker")?,
                 reached,
             },
+            Kind::Evaluated(pb::Evaluated { id, result }) => FromWorker::Evaluated {
+                id: required(id, "a result without its part")?,
+                result: match result.ok_or(Malformed("a part without a result"))? {
+                    pb::evaluated::Result::Values(pb::PartValues { values }) => Ok(values),
+                    pb::evaluated::Result::Failure(why) => Err(why),
+                },
+            },
             Kind::Leave(pb::Leave {}) => FromWorker::Leave,
         }))
     }
@@ -85,6 +92,13 @@ impl From<FromWorker> for Kind {
             FromWorker::ProbeResult { peer, reached } => {
                 Self::ProbeResult(pb::ProbeResult { peer: Some(peer.into()), reached })
             }
+            FromWorker::Evaluated { id, result } => Self::Evaluated(pb::Evaluated {
+                id: Some(id.into()),
+                result: Some(match result {
+                    Ok(values) => pb::evaluated::Result::Values(pb::PartValues { values }),
+                    Err(why) => pb::evaluated::Result::Failure(why),
+                }),
+            }),
             FromWorker::Leave => Self::Leave(pb::Leave {}),
         }
     }

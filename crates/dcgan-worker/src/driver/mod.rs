@@ -257,20 +257,20 @@ impl<'a> Driver<'a> {
 
         // Start the compute threads. They wait for their partitions, and for the driver if it is
         // behind; when the driver is gone, results are of no use.
-        let partitions = PartitionCache::new(&spec, sharding);
+        let partitions = PartitionCache::new(&spec);
         let results = self.inputs_in.clone();
         let deliver = move |computed| drop(results.blocking_send(Input::Computed(computed)));
         let compute = ComputePool::start(
             self.args.threads.into(),
             &objective,
             &partitions,
-            sharding.shard_batch(),
+            spec.sharding().shard_batch(),
             deliver,
         );
 
         // Fetch the partitions in the background.
         let client = self.client.in_run(run);
-        let metrics = spec.objective.metric_names().len();
+        let metrics = spec.objective().metric_names().len();
         let inputs = self.inputs_in.clone();
         let fetch = partitions.clone().fetch(client.clone(), spec, likely_shards, move || {
             tokio::spawn(async move { inputs.send(Input::DataReady).await });
