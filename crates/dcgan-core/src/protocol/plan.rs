@@ -210,7 +210,8 @@ impl Plan {
         let StateRef { position, digest, .. } = self.start;
         let (shards, members) = (self.shards(), self.members.len());
         format!(
-            "generation {}: {shards} shards on {members} members, from {position} (digest {digest})",
+            "generation {}: {shards} shards on {members} members, from {position} \
+             (digest {digest})",
             self.generation
         )
     }
