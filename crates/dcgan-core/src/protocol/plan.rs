@@ -1,9 +1,9 @@
 //! A plan: the workers that train, the shards that each computes, and the state that they start
 //! from.
 //!
-//! A plan never changes once it is announced. When a member comes or goes, the coordinator makes a new plan with the
-//! next generation. It moves as few shards as possible, because a worker that receives a shard has
-//! to fetch its partition of the data.
+//! A plan never changes once it is announced. When a member comes or goes, the coordinator makes a
+//! new plan with the next generation. It moves as few shards as possible, because a worker that
+//! receives a shard has to fetch its partition of the data.
 
 use std::fmt;
 
@@ -210,7 +210,8 @@ impl Plan {
         let StateRef { position, digest, .. } = self.start;
         let (shards, members) = (self.shards(), self.members.len());
         format!(
-            "generation {}: {shards} shards on {members} members, from {position} (digest {digest})",
+            "generation {}: {shards} shards on {members} members, from {position} \
+             (digest {digest})",
             self.generation
         )
     }

@@ -1,4 +1,4 @@
-//! What a worker has computed from its state, kept until the state changes.
+//! The vectors that a worker has computed from its state, kept until the state changes.
 //!
 //! After a failure the members go on from the state that they have, and compute the lost shards
 //! only (rule 6 of `docs/protocol.md`). So a worker keeps the vectors of its own shards, each by
