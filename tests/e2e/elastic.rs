@@ -1,4 +1,4 @@
-//! Events in the life of a run: verbs of the coordinator, chaos, a disk that fails, damaged files.
+//! Events in the life of a run: verbs of the coordinator, chaos, damaged files.
 
 use std::fs;
 use std::path::Path;
@@ -99,25 +99,6 @@ fn status_checkpoint_drain_and_stop_work_while_the_run_trains() {
 }
 
 #[test]
-fn the_coordinator_waits_for_a_disk_that_fails_and_the_workers_train_on() {
-    let folder = tempdir().unwrap();
-    let here = folder.path();
-    let coordinator = Coordinator::start(here, &format!("--workers 1 {TOY} --steps 3000"));
-    let (checkpoints, away) = (here.join("run/checkpoints"), here.join("run/away"));
-    fs::rename(&checkpoints, &away).unwrap();
-    let worker = coordinator.worker(here, "--name w");
-    let failure = coordinator.process.wait_for_event("disk_waiting", &[]);
-    assert_names(&failure.message, &["checkpoint of step 50"]);
-    fs::rename(away, checkpoints).unwrap();
-    coordinator.process.wait_for_event("disk_recovered", &[]);
-    coordinator.process.expect(0);
-    worker.expect(0);
-    assert_eq!(logged_steps(here), (1..=60).map(|n| 50 * n).collect::<Vec<_>>());
-    let alone = tempdir().unwrap();
-    assert_eq!(last_digest(here), local(alone.path(), &format!("--workers 1 {TOY} --steps 3000")));
-}
-
-#[test]
 fn a_damaged_checkpoint_is_named_and_the_run_goes_on_from_the_one_before() {
     let folder = tempdir().unwrap();
     let here = folder.path();
@@ -144,10 +125,10 @@ fn a_checkpoint_that_is_damaged_later_is_noticed_when_it_is_needed() {
     let here = folder.path();
     let coordinator = Coordinator::start(here, &format!("--workers 1 {TOY} --steps 3000"));
     let first = coordinator.worker(here, "--name first");
-    // A checkpoint may be left out on a slow disk: any two will do.
-    for _ in 0..2 {
-        coordinator.process.wait_for_event("checkpoint_saved", &[]);
-    }
+    // A checkpoint may be left out on a slow disk: any later one will do.
+    coordinator.process.wait_for_event_where("a later checkpoint_saved", |event| {
+        event.is("checkpoint_saved", &[]) && event.field("step") != "50"
+    });
     drop(first);
     coordinator.process.wait_for_event("worker_lost", &[("worker", "first")]);
     flip_a_bit_of_the_newest_checkpoint(here);

@@ -7,7 +7,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that is wrong should stop")]
 
 mod deployment;
+mod disk;
 mod elastic;
+mod evaluation;
 mod events;
 mod log_format;
 mod network;

@@ -1,5 +1,5 @@
-//! Run directories of other versions of this program: an older one goes on to the same bits, a newer
-//! one is refused and left alone.
+//! Run directories of other versions of this program: an older one goes on to the same bits, a
+//! newer one is refused and left alone.
 
 use std::fs;
 use std::path::Path;

@@ -56,8 +56,8 @@ fn every_flag_has_its_variable() {
         }
     }
 
-    // The programs know each other's variables. These two are hidden.
-    variables.extend(["log-level", "objective"].map(variable_of));
+    // The programs know each other's variables. These are hidden.
+    variables.extend(["eval-every", "log-level", "objective"].map(variable_of));
     let known = FLAGS.into_iter().map(variable_of);
     let of_results = RunSpec::setting_names().into_iter().map(|name| variable_of(&name));
     assert_eq!(variables, known.chain(of_results).collect(), "update FLAGS");
@@ -77,7 +77,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// What a dry run of the coordinator with these variables prints.
+/// Returns what a dry run of the coordinator with these variables prints.
 fn dry_run(folder: &Path, variables: &[(&str, &str)], arguments: &str) -> String {
     let output = run_with(COORD, folder, variables, &format!("--dry-run {arguments}"));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));

@@ -1,6 +1,6 @@
 //! The inputs of the driver. Every task that learns of something sends it here: the gRPC service,
-//! the writer, the threads that wait for child processes, and the signal handler. One bounded channel puts all
-//! inputs into one order.
+//! the writer, the threads that wait for child processes, and the signal handler. One bounded
+//! channel puts all inputs into one order.
 //!
 //! The types are in a file of their own, so that their producers do not depend on the driver.
 

@@ -2,9 +2,9 @@
 //! the file, and the file beats the values that a run directory has saved.
 //!
 //! Settings are merged as tables of keys, so that there is no list of them here in which one could
-//! be forgotten. The length of a run is one setting with two keys, `epochs` and `steps`. Merging the
-//! two keys apart could take one from a flag and the other from a saved file, which contradict each
-//! other.
+//! be forgotten. The length of a run is one setting with two keys, `epochs` and `steps`. Merging
+//! the two keys apart could take one from a flag and the other from a saved file, which contradict
+//! each other.
 
 use clap::ArgMatches;
 use dcgan_process::settings::is_from_variable;

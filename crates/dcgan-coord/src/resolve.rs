@@ -94,14 +94,12 @@ fn read_saved(paths: &RunPaths) -> anyhow::Result<Option<SavedRun>> {
     let spec = settings.spec()?.build_saved(data_set);
     let spec = spec.with_context(|| path.display().to_string())?;
     let completed = settings.clone().with_spec(&spec)?;
-    if run.format < FORMAT {
-        log_older(run.format, &settings, &completed, paths.root())?;
-    }
+    log_if_older(run.format, &settings, &completed, paths.root())?;
     Ok(Some(SavedRun { settings: completed, spec }))
 }
 
-/// Says that a run was begun by an older version, and how it goes on.
-fn log_older(
+/// Says that a run was begun by an older version, if it was, and how it goes on.
+fn log_if_older(
     format: u32,
     saved: &PartialConfig,
     completed: &PartialConfig,
@@ -110,6 +108,9 @@ fn log_older(
     let saved = saved.table()?;
     let new = completed.table()?.into_iter().filter(|(key, _)| !saved.contains_key(key));
     let new: Vec<String> = new.map(|(key, value)| format!("{key} = {value}")).collect();
+    if format == FORMAT && new.is_empty() {
+        return Ok(());
+    }
     let settings = match &*new {
         [] => "with the settings that it has".to_owned(),
         new => format!("as that version did it: {}", new.join(", ")),

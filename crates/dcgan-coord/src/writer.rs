@@ -107,6 +107,7 @@ fn finish(recorder: &mut Recorder, job: Job, inputs: &mpsc::Sender<Input>) -> Jo
         if is_ending {
             return JobNews::Done(job);
         }
+        #[expect(clippy::disallowed_methods, reason = "a disk gives no event when it works again")]
         thread::sleep(ATTEMPT_PAUSE);
     }
 }

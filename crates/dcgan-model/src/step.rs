@@ -6,8 +6,8 @@
 //!
 //! A phase may be given several shards at once. What they read comes to the device in one copy, and
 //! their vectors go back in one. In between, each shard is computed by itself: a library may choose
-//! another kernel for a product of another size, and then a batch of several shards would give other
-//! bits than the shards one by one.
+//! another kernel for a product of another size, and then a batch of several shards would give
+//! other bits than the shards one by one.
 //!
 //! The discriminator normalises by batch statistics in all three phases. With running statistics in
 //! the generator's phase, as Keras has for a frozen batch norm, the training collapses: after 390

@@ -32,6 +32,8 @@ enum Action {
     Stop,
     /// The point takes [`SLOW_TIME`].
     Slow,
+    /// The point takes for ever.
+    Hang,
     /// The program does twice what it does at the point.
     Repeat,
 }
@@ -50,8 +52,9 @@ impl FromStr for Fault {
             "kill" => Action::Kill,
             "stop" => Action::Stop,
             "slow" => Action::Slow,
+            "hang" => Action::Hang,
             "repeat" => Action::Repeat,
-            _ => return Err("expected kill, stop, slow or repeat".to_owned()),
+            _ => return Err("expected kill, stop, slow, hang or repeat".to_owned()),
         };
         let nth = nth.parse().map_err(|_| "expected a number after @".to_owned())?;
         Ok(Self { point: point.to_owned(), action, nth })
@@ -87,6 +90,9 @@ pub fn pass(point: &str) -> bool {
         }
         #[expect(clippy::disallowed_methods, reason = "a slow point needs time to pass")]
         Action::Slow => std::thread::sleep(SLOW_TIME),
+        Action::Hang => loop {
+            std::thread::park();
+        },
         Action::Repeat => return true,
     }
     false
@@ -113,7 +119,7 @@ mod tests {
         for (text, expected) in [
             ("send-plan", "expected POINT=ACTION@N"),
             ("send-plan=kill", "expected POINT=ACTION@N"),
-            ("send-plan=burn@1", "expected kill, stop, slow or repeat"),
+            ("send-plan=burn@1", "expected kill, stop, slow, hang or repeat"),
             ("send-plan=kill@one", "expected a number after @"),
         ] {
             assert_eq!(text.parse::<Fault>().unwrap_err(), expected, "{text}");

@@ -215,8 +215,8 @@ impl Checkpoints {
     }
 
     /// Removes all checkpoints up to `step` except the newest `keep`, of which one is always kept.
-    /// Removes what crashes have left behind as well. Checkpoints of a newer version of this program
-    /// stay.
+    /// Removes what crashes have left behind as well. Checkpoints of a newer version of this
+    /// program stay.
     ///
     /// If there are checkpoints after `step`, the training has gone back because they are damaged,
     /// and will replace them. They do not count as the newest.

@@ -2,9 +2,9 @@
 //! rewritten.
 //!
 //! A line of the first is a [`MetricsRow`]: averages over the steps since the last multiple of the
-//! log interval. A line of the second is an [`EvaluationRow`]. A crash can leave the beginning of a last line; opening the log cuts it off, and its
-//! steps are reported again. Any other line that is not a row means that the file is not this log,
-//! and it is refused.
+//! log interval. A line of the second is an [`EvaluationRow`]. A crash can leave the beginning of a
+//! last line; opening the log cuts it off, and its steps are reported again. Any other line that is
+//! not a row means that the file is not this log, and it is refused.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};

@@ -374,9 +374,9 @@ mod tests {
     #[test]
     fn a_thread_gives_the_objective_as_many_shards_at_once_as_it_wants() {
         let objective: Arc<dyn Objective> = Arc::new(ThreeAtOnce(Arc::new(Layout::new([]))));
-        let data = DatasetInfo { images: 7, rows: 1, columns: 1, digest: Digest(0) };
+        let data = DatasetInfo { images: 14, rows: 1, columns: 1, digest: Digest(0) };
         let builder = RunSpec::builder().objective(ObjectiveKind::Toy).shards(SHARDS);
-        let spec = builder.batch_size(7).build(data).unwrap();
+        let spec = builder.batch_size(14).build(data).unwrap();
         let partitions = PartitionCache::new(&spec);
         let shards: Vec<ShardId> = (0..SHARDS).map(ShardId).collect();
         for &shard in &shards {

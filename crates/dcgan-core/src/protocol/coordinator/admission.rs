@@ -55,7 +55,7 @@ impl CoordinatorMachine {
                 lacks_plan.then(|| ToWorker::Plan(plan.clone()))
             }
             Stage::Finishing { finish, .. } => Some(ToWorker::Finish(finish.clone())),
-            // A plan that is being stored goes to all members that are connected when it is on disk.
+            // A plan that is being stored goes to all members when it is on disk.
             Stage::Storing { .. }
             | Stage::Gathering { .. }
             | Stage::Stopping { .. }

@@ -409,8 +409,8 @@ impl CoordinatorMachine {
         Ok(())
     }
 
-    /// Leaves Finishing for Done when all workers have left, or after 10 s, and nothing is on its way
-    /// to the disk.
+    /// Leaves Finishing for Done when all workers have left, or after 10 s, and nothing is on its
+    /// way to the disk.
     fn advance_finishing(&mut self, since: Duration, until: Duration, outcome: Outcome) {
         let all_left = self.registry.workers.is_empty() && self.now >= until;
         let is_overdue = self.now >= since + ENDING_MAX;

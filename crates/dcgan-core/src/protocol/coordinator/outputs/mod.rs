@@ -102,7 +102,8 @@ struct UnreadableCheckpoint {
 #[derive(Debug)]
 pub(super) struct Outputs {
     config: OutputConfig,
-    /// What is on disk. Rows and grids are entered when they go there, so that none goes twice.
+    /// The contents of the disk. Rows, grids and evaluations are entered when they go there, so that
+    /// none goes twice.
     persisted: PersistedOutputs,
     writes: Writes,
     unreadable: Option<UnreadableCheckpoint>,
@@ -114,8 +115,8 @@ pub(super) struct Outputs {
     reports: StepReports,
     snapshots: Snapshots,
     evaluations: Evaluations,
-    /// Steps up to the checkpoint at which this coordinator began whose evaluations are not on disk.
-    /// A worker may still hold what they need.
+    /// The steps up to the checkpoint at which this coordinator began whose evaluations are not on
+    /// disk. A worker may still hold what they need.
     missing_evaluations: BTreeSet<Step>,
     /// A checkpoint that a person has asked for.
     requested: Option<RequestedCheckpoint>,
@@ -664,7 +665,7 @@ mod tests {
         let saved = SavedCheckpoint {
             step: 2,
             digest: Digest(2),
-            window: LogWindow::after(2, 2),
+            window: LogWindow::after(2, 6),
             ends_run: false,
         };
         assert_eq!(

@@ -69,7 +69,8 @@ pub enum Notice {
     CheckpointLeftOut(Step),
     /// The grid of this step is not drawn: the disk is slow, and newer ones wait for it.
     GridLeftOut(Step),
-    /// The state after this step is not evaluated: no worker that is left can do it, or the run ends.
+    /// The state after this step is not evaluated: no worker is left that could do it, or the run
+    /// ends.
     EvaluationGivenUp(Step),
     /// States before the start of this coordinator are not evaluated, and no worker that is here
     /// can do it any more.

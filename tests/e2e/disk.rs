@@ -1,0 +1,98 @@
+//! A disk that is slow, hangs, fails or refuses: nothing but the files waits for it.
+
+use std::fs;
+use std::path::Path;
+
+use tempfile::tempdir;
+
+use crate::process::{COORD, assert_names, run};
+use crate::run::{Coordinator, last_digest, local, logged_steps};
+
+/// Short runs of the toy.
+const TOY: &str = "--objective toy --log-every 50 --checkpoint-every 50";
+
+fn status(here: &Path, coordinator: &Coordinator) -> serde_json::Value {
+    let arguments = format!("status --json --coordinator {}", coordinator.address);
+    serde_json::from_str(&run(COORD, here, &arguments, 0).text).unwrap()
+}
+
+#[test]
+fn the_coordinator_waits_for_a_disk_that_fails_and_the_workers_train_on() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let coordinator = Coordinator::start(here, &format!("--workers 1 {TOY} --steps 3000"));
+    let (checkpoints, away) = (here.join("run/checkpoints"), here.join("run/away"));
+    fs::rename(&checkpoints, &away).unwrap();
+    let worker = coordinator.worker(here, "--name w");
+    let failure = coordinator.process.wait_for_event("disk_waiting", &[]);
+    assert_names(&failure.message, &["checkpoint of step 50"]);
+    fs::rename(away, checkpoints).unwrap();
+    coordinator.process.wait_for_event("disk_recovered", &[]);
+    coordinator.process.expect(0);
+    worker.expect(0);
+    assert_eq!(logged_steps(here), (1..=60).map(|n| 50 * n).collect::<Vec<_>>());
+    let alone = tempdir().unwrap();
+    assert_eq!(last_digest(here), local(alone.path(), &format!("--workers 1 {TOY} --steps 3000")));
+}
+
+#[test]
+fn a_disk_that_hangs_holds_up_neither_training_nor_people() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    // The first checkpoint never comes to its end.
+    let arguments = format!("--workers 1 {TOY} --steps 1000000 --fault save-checkpoint=hang@1");
+    let coordinator = Coordinator::start(here, &arguments);
+    let worker = coordinator.worker(here, "--name w");
+    let waiting = coordinator.process.wait_for_event("disk_waiting", &[]);
+    assert_names(&waiting.message, &["it has not written the checkpoint of step 50"]);
+
+    // The run goes on, and says so.
+    let before = status(here, &coordinator);
+    coordinator.process.wait_for_event_where("a second disk_waiting", |event| {
+        event.is("disk_waiting", &[]) && event.field("seconds") != waiting.field("seconds")
+    });
+    let after = status(here, &coordinator);
+    assert_eq!(after["reason_code"], "training");
+    assert!(after["step"].as_u64() > before["step"].as_u64(), "{before} {after}");
+    assert_eq!(logged_steps(here), [50], "later rows wait behind the checkpoint");
+
+    // A first signal waits for the disk, and says so. A second one does not.
+    coordinator.process.signal("INT");
+    coordinator.process.wait_for_event("waiting", &[("reason", "stopping")]);
+    coordinator.process.signal("INT");
+    coordinator.process.expect(130);
+    drop(worker);
+}
+
+#[test]
+fn a_slow_disk_leaves_out_checkpoints_that_newer_ones_replace_and_no_row() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let arguments = "--workers 1 --objective toy --log-every 1 --checkpoint-every 1 --steps 500 \
+                     --fault save-checkpoint=slow@1";
+    let coordinator = Coordinator::start(here, arguments);
+    let worker = coordinator.worker(here, "--name w");
+    coordinator.process.wait_for_event("checkpoint_left_out", &[]);
+    coordinator.process.expect(0);
+    worker.expect(0);
+    assert_eq!(logged_steps(here), (1..=500).collect::<Vec<_>>());
+    assert_names(&run(COORD, here, "verify run", 0).text, &["500 lines and 5 checkpoints"]);
+}
+
+#[test]
+fn a_file_in_the_place_of_a_folder_is_not_waited_for() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let coordinator = Coordinator::start(here, &format!("--workers 1 {TOY} --steps 500"));
+    let checkpoints = here.join("run/checkpoints");
+    fs::remove_dir(&checkpoints).unwrap();
+    fs::write(&checkpoints, "not a folder").unwrap();
+    let worker = coordinator.worker(here, "--name w");
+    // The run goes on without a checkpoint, but not to its end: nothing would be left of it.
+    coordinator.process.wait_for_event("write_given_up", &[]);
+    let failed = coordinator.process.expect(1);
+    let failure = failed.event("run_failed", &[("cause", "cannot_write")]);
+    assert_names(&failure.message, &["cannot write the checkpoint of step 500"]);
+    worker.expect(1);
+    assert_eq!(logged_steps(here), (1..=10).map(|n| 50 * n).collect::<Vec<_>>());
+}
