@@ -6,7 +6,7 @@ use std::path::Path;
 use tempfile::tempdir;
 
 use crate::process::{COORD, Process, assert_names, run};
-use crate::run::{Coordinator, last_digest, local, logged_steps, saved_steps};
+use crate::run::{Coordinator, local, logged_steps, saved_steps};
 
 const TOY: &str = "--objective toy --log-every 50 --checkpoint-every 50";
 
