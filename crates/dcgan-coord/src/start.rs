@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use crate::args::Args;
 use crate::config::{PartialConfig, RunConfig};
 use crate::console::CONSOLE;
-use crate::driver::{Driver, DriverParts};
+use crate::driver::{Disk, Driver};
 use crate::input::{INPUTS_MAX, Input};
 use crate::local_processes::{LocalProcesses, LocalSettings};
 use crate::recorder::{self, OpenedRun, RunFiles};
@@ -85,18 +85,8 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
 
     // Run the driver to the end.
     CONSOLE.start_bar(resumed_at, config.schedule.last_step, config.spec.batch_size());
-    let driver = Driver::new(DriverParts {
-        start,
-        machine,
-        config,
-        run: run.run,
-        files,
-        pending_grids,
-        jobs,
-        inputs: inputs_sender,
-        local,
-        is_local,
-    });
+    let disk = Disk::new(files, pending_grids, jobs, inputs_sender);
+    let driver = Driver::new(start, machine, config, run.run, disk, local, is_local);
     let status = network.block_on(async {
         let status = driver.run(inputs).await;
         server.shut_down().await;

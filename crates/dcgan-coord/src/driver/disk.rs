@@ -1,31 +1,65 @@
 //! The driver's side of the disk: jobs for the writer, reads on other threads, and what follows
 //! when they are done.
 
+use std::collections::BTreeSet;
+use std::sync::mpsc as std_mpsc;
+
 use bytes::Bytes;
 use dcgan_core::ids::Step;
 use dcgan_core::protocol::coordinator::{Event, SavedCheckpoint, Write};
 use dcgan_process::fault;
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::Driver;
+use super::disk_watch::DiskWatch;
 use crate::input::{Input, SamplerId};
+use crate::recorder::RunFiles;
 use crate::writer::{Job, JobNews};
+
+/// The run directory, as the driver sees it.
+pub(crate) struct Disk {
+    pub(super) files: RunFiles,
+    /// The jobs of the writer go here.
+    jobs: std_mpsc::Sender<Job>,
+    pub(super) watch: DiskWatch,
+    /// For threads that read a file: what they have read comes back as an input.
+    inputs: mpsc::Sender<Input>,
+    /// Steps whose generators are on disk until their grids are drawn.
+    pub(super) pending_grids: BTreeSet<Step>,
+    /// The step whose generator is being read, for its grid.
+    reading_grid: Option<Step>,
+}
+
+impl Disk {
+    /// Makes the driver's side of a run directory that holds these pending grids. `jobs` leads to
+    /// the writer, and `inputs` back to the driver.
+    pub(crate) fn new(
+        files: RunFiles,
+        pending_grids: BTreeSet<Step>,
+        jobs: std_mpsc::Sender<Job>,
+        inputs: mpsc::Sender<Input>,
+    ) -> Self {
+        let watch = DiskWatch::default();
+        Self { files, jobs, watch, inputs, pending_grids, reading_grid: None }
+    }
+}
 
 impl Driver {
     /// Hands a job to the writer.
     pub(super) fn submit(&mut self, job: Job) {
-        self.disk_watch.on_submit(self.start.elapsed(), &job);
+        self.disk.watch.on_submit(self.start.elapsed(), &job);
         // The writer outlives the driver.
-        let _ = self.jobs.send(job);
+        let _ = self.disk.jobs.send(job);
     }
 
     pub(super) fn on_writer_news(&mut self, news: JobNews) {
         let now = self.start.elapsed();
         if let JobNews::Failing(error) = news {
-            self.disk_watch.on_failure(now, error);
+            self.disk.watch.on_failure(now, error);
             return;
         }
-        self.disk_watch.on_end(now);
+        self.disk.watch.on_end(now);
         match news {
             JobNews::Failing(_) => {}
             JobNews::Done(Job::Machine(write)) => {
@@ -68,7 +102,7 @@ impl Driver {
                 );
             }
             Write::PendingGrid { step, .. } => {
-                self.pending_grids.insert(*step);
+                self.disk.pending_grids.insert(*step);
                 self.ask_for_grids();
             }
         }
@@ -76,21 +110,21 @@ impl Driver {
 
     /// Saves a grid. If several samplers draw the same one, the first is kept.
     pub(super) fn save_grid(&mut self, step: Step, png: Bytes) {
-        if self.pending_grids.remove(&step) {
+        if self.disk.pending_grids.remove(&step) {
             self.submit(Job::Grid { step, png });
         }
     }
 
     /// Asks samplers for the next pending grid: reads its generator first.
     pub(super) fn ask_for_grids(&mut self) {
-        if self.reading_grid.is_some() {
+        if self.disk.reading_grid.is_some() {
             return;
         }
-        let Some(step) = self.feed.wanted(&self.pending_grids) else {
+        let Some(step) = self.feed.wanted(&self.disk.pending_grids) else {
             return;
         };
-        self.reading_grid = Some(step);
-        let files = self.files.clone();
+        self.disk.reading_grid = Some(step);
+        let files = self.disk.files.clone();
         self.read(move || {
             let generator = or_warn(step, files.pending_generator(step));
             Some(Input::PendingGridRead { step, generator })
@@ -98,8 +132,8 @@ impl Driver {
     }
 
     pub(super) fn on_grid_read(&mut self, step: Step, generator: Option<Vec<u8>>) {
-        self.reading_grid = None;
-        self.feed.ask(&self.pending_grids, step, generator);
+        self.disk.reading_grid = None;
+        self.feed.ask(&self.disk.pending_grids, step, generator);
         self.ask_for_grids();
     }
 
@@ -109,7 +143,7 @@ impl Driver {
         let Some(step) = self.machine.checkpoint().map(|saved| saved.step) else {
             return;
         };
-        let files = self.files.clone();
+        let files = self.disk.files.clone();
         self.read(move || {
             let generator = or_warn(step, files.checkpoint_generator(step))?;
             Some(Input::NewestGeneratorRead { sampler, step, generator })
@@ -122,7 +156,7 @@ impl Driver {
         if self.machine.checkpoint().is_none_or(|saved| saved.step != step) {
             return;
         }
-        let files = self.files.clone();
+        let files = self.disk.files.clone();
         self.read(move || match files.newest_checkpoint() {
             Ok(newest) => Some(Input::Machine(Event::Unreadable { step, newest })),
             // The worker that needs the checkpoint asks again.
@@ -139,7 +173,7 @@ impl Driver {
 
     /// Reads something on a thread of its own. What it gives becomes an input.
     fn read(&self, read: impl FnOnce() -> Option<Input> + Send + 'static) {
-        let inputs = self.inputs.clone();
+        let inputs = self.disk.inputs.clone();
         spawn_blocking(move || {
             if let Some(input) = read() {
                 // The driver is gone if the coordinator is ending.

@@ -21,7 +21,7 @@ impl Driver {
                 status::FAILED
             }
             (Outcome::Finished, None) => {
-                let (step, directory) = (self.machine.reached(), self.files.root().display());
+                let (step, directory) = (self.machine.reached(), self.disk.files.root().display());
                 tracing::info!(
                     event = "run_finished",
                     step,
@@ -47,8 +47,8 @@ impl Driver {
         let crash = self.local.as_ref().and_then(LocalProcesses::first_crash);
         let first = crash.map(|crash| format!("{} ended with {}", crash.name, crash.status));
         let log = crash.map(|crash| crash.log.display().to_string());
-        let logs =
-            (self.is_local && crash.is_none()).then(|| self.files.logs().display().to_string());
+        let logs = (self.is_local && crash.is_none())
+            .then(|| self.disk.files.logs().display().to_string());
         let saved = self.machine.checkpoint().map_or("no checkpoint".to_owned(), |saved| {
             format!("checkpoint of step {}", saved.step)
         });
@@ -78,6 +78,6 @@ impl Driver {
 
     fn resume_command(&self) -> String {
         let local = if self.is_local { " --local" } else { "" };
-        format!("dcgan-coord --out {}{local}", self.files.root().display())
+        format!("dcgan-coord --out {}{local}", self.disk.files.root().display())
     }
 }

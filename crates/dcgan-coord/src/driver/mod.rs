@@ -13,12 +13,11 @@ mod disk;
 mod disk_watch;
 mod ending;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::process::ExitStatus;
-use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
-use dcgan_core::ids::{RunId, Step};
+use dcgan_core::ids::RunId;
 use dcgan_core::protocol::coordinator::{
     ConnId, CoordinatorMachine, Event, Outcome, Reason, Stop, TICK,
 };
@@ -34,49 +33,21 @@ use crate::feed::SamplerFeed;
 use crate::input::{Input, SamplerId, SamplerSender, WorkerSender};
 use crate::local_processes::LocalProcesses;
 use crate::reason_log::ReasonLog;
-use crate::recorder::RunFiles;
 use crate::sinks::Sinks;
-use crate::writer::Job;
-use disk_watch::DiskWatch;
+pub(crate) use disk::Disk;
 
 /// The coordinator sends a heartbeat to every worker this often.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// At the end of the run, the local sampler gets this time to draw the grids that are pending.
 const LAST_GRIDS_MAX: Duration = Duration::from_secs(60);
 
-/// The parts that a driver is made of.
-pub(crate) struct DriverParts {
-    /// The zero of the machine's clock.
-    pub(crate) start: Instant,
-    pub(crate) machine: CoordinatorMachine,
-    pub(crate) config: RunConfig,
-    pub(crate) run: RunId,
-    pub(crate) files: RunFiles,
-    pub(crate) pending_grids: BTreeSet<Step>,
-    /// The jobs of the writer go here.
-    pub(crate) jobs: std_mpsc::Sender<Job>,
-    /// The sending end of the driver's inputs.
-    pub(crate) inputs: mpsc::Sender<Input>,
-    pub(crate) local: Option<LocalProcesses>,
-    pub(crate) is_local: bool,
-}
-
 /// The driver of a run.
 pub(crate) struct Driver {
     config: RunConfig,
     run: RunId,
-    files: RunFiles,
-    /// The jobs of the writer go here.
-    jobs: std_mpsc::Sender<Job>,
-    disk_watch: DiskWatch,
+    disk: Disk,
     /// The consumers of rows of metrics that are on disk.
     sinks: Sinks,
-    /// For threads that read a file: what they have read comes back as an input.
-    inputs: mpsc::Sender<Input>,
-    /// Steps whose generators are on disk until their grids are drawn.
-    pending_grids: BTreeSet<Step>,
-    /// The step whose generator is being read, for its grid.
-    reading_grid: Option<Step>,
     machine: CoordinatorMachine,
     /// The zero of the machine's clock.
     start: Instant,
@@ -97,31 +68,22 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Makes the driver of a run. Local processes are added when they are started.
-    pub(crate) fn new(parts: DriverParts) -> Self {
-        let DriverParts {
-            start,
-            machine,
-            config,
-            run,
-            files,
-            pending_grids,
-            jobs,
-            inputs,
-            local,
-            is_local,
-        } = parts;
+    /// Makes the driver of a machine whose clock began at `start`.
+    pub(crate) fn new(
+        start: Instant,
+        machine: CoordinatorMachine,
+        config: RunConfig,
+        run: RunId,
+        disk: Disk,
+        local: Option<LocalProcesses>,
+        is_local: bool,
+    ) -> Self {
         Self {
             feed: SamplerFeed::new(config.spec.seed()),
             sinks: Sinks::new(&config),
             config,
             run,
-            files,
-            jobs,
-            disk_watch: DiskWatch::default(),
-            inputs,
-            pending_grids,
-            reading_grid: None,
+            disk,
             machine,
             start,
             workers: BTreeMap::new(),
@@ -280,7 +242,7 @@ impl Driver {
         self.send_heartbeats(now);
         self.show_progress();
         self.ask_for_grids();
-        self.disk_watch.on_tick(now);
+        self.disk.watch.on_tick(now);
         self.handle(Event::Tick);
     }
 
@@ -322,13 +284,13 @@ impl Driver {
     async fn wait_for_grids(&mut self, inputs: &mut mpsc::Receiver<Input>) {
         let since = Instant::now();
         loop {
-            let pending = if self.has_local_sampler() { self.pending_grids.len() } else { 0 };
-            if pending == 0 && !self.disk_watch.is_busy() {
+            let pending = if self.has_local_sampler() { self.disk.pending_grids.len() } else { 0 };
+            if pending == 0 && !self.disk.watch.is_busy() {
                 return;
             }
             CONSOLE.show_message("waiting for the last grid");
             self.ask_for_grids();
-            self.disk_watch.on_tick(self.start.elapsed());
+            self.disk.watch.on_tick(self.start.elapsed());
             if since.elapsed() >= LAST_GRIDS_MAX {
                 tracing::warn!(
                     event = "grids_left_out",
