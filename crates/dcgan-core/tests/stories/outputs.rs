@@ -150,6 +150,19 @@ fn rule_8_while_the_disk_is_slow_rows_gather_and_nobody_is_told_too_early() {
 }
 
 #[test]
+fn rule_8_rows_that_keep_coming_do_not_hold_up_a_checkpoint() {
+    let mut coordinator = Coordinator::training("a").with_slow_disk();
+    coordinator.report_steps("a", 0, 20);
+    coordinator.uploads(10);
+    assert_eq!(coordinator.writes()[0], "append the row of step 10");
+    // The row of step 20 waits, too. It is not before the checkpoint.
+    assert_eq!(coordinator.writes()[0], "save the checkpoint of step 10");
+    coordinator.uploads(20);
+    assert_eq!(coordinator.writes()[0], "append the row of step 20");
+    assert_eq!(coordinator.writes()[0], "save the checkpoint of step 20");
+}
+
+#[test]
 fn rule_8_of_the_checkpoints_that_wait_for_the_disk_the_oldest_are_left_out() {
     let mut coordinator = Coordinator::training("a").with_slow_disk();
     coordinator.report_steps("a", 0, 70);

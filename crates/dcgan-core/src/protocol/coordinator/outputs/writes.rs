@@ -162,9 +162,9 @@ impl Writes {
 
     /// Starts the next write, unless one is on its way.
     ///
-    /// The plan comes first, because workers wait for it. Rows come before checkpoints: a run that
-    /// resumes at a checkpoint does not compute the rows before it again. Evaluations, and grids of
-    /// the same step or earlier ones, come before checkpoints for the same reason.
+    /// The plan comes first, because workers wait for it. Then comes what belongs to the earliest
+    /// step, the checkpoint of a step last: a run that resumes at a checkpoint computes nothing
+    /// before it again. All rows that wait go together.
     pub(super) fn start_next(&mut self) -> Option<Write> {
         if self.started.is_some() {
             return None;
@@ -178,24 +178,25 @@ impl Writes {
         if let Some((plan, fingerprint)) = self.plan.take() {
             return Some(Write::Plan { plan, fingerprint });
         }
-        if !self.rows.is_empty() {
-            return Some(Write::Rows(std::mem::take(&mut self.rows)));
-        }
-        if let Some(row) = self.evaluations.pop_front() {
-            return Some(Write::Evaluation(row));
-        }
-        let grid = self.grids.keys().next().copied();
-        let checkpoint = self.checkpoints.keys().next().copied();
-        let is_grid_first = match (grid, checkpoint) {
-            (Some(grid), Some(checkpoint)) => grid <= checkpoint,
-            (grid, _) => grid.is_some(),
-        };
-        if is_grid_first {
+        let first_steps = [
+            self.rows.first().map(|row| row.step),
+            self.evaluations.front().map(|row| row.step),
+            self.grids.keys().next().copied(),
+            self.checkpoints.keys().next().copied(),
+        ];
+        let earliest = first_steps.into_iter().flatten().min()?;
+        let [rows, evaluations, grids, _] = first_steps.map(|first| first == Some(earliest));
+        Some(if rows {
+            Write::Rows(std::mem::take(&mut self.rows))
+        } else if evaluations {
+            Write::Evaluation(self.evaluations.pop_front()?)
+        } else if grids {
             let (step, bytes) = self.grids.pop_first()?;
-            return Some(Write::PendingGrid { step, bytes });
-        }
-        let (_, (saved, bytes)) = self.checkpoints.pop_first()?;
-        Some(Write::Checkpoint { saved, bytes })
+            Write::PendingGrid { step, bytes }
+        } else {
+            let (_, (saved, bytes)) = self.checkpoints.pop_first()?;
+            Write::Checkpoint { saved, bytes }
+        })
     }
 
     /// Takes the write that was on its way: it has come to its end.
