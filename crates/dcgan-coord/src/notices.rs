@@ -50,9 +50,10 @@ fn fields(notice: &Notice) -> Fields<'_> {
         | Notice::WriteGivenUp { .. }
         | Notice::Quarantined { .. }
         | Notice::Readmitted(_) => none,
-        Notice::PartFailed { step, .. } | Notice::EvaluationsMissing { last: step, .. } => {
-            Fields { step: Some(*step), ..none }
-        }
+        Notice::PartFailed { step, .. }
+        | Notice::MoreCheckpointsLeftOut { last: step, .. }
+        | Notice::MoreGridsLeftOut { last: step, .. }
+        | Notice::EvaluationsMissing { last: step, .. } => Fields { step: Some(*step), ..none },
         Notice::Lost { why, .. } => Fields { cause: Some(why.code()), ..none },
         Notice::StateDiffered { tensor, position, .. } => {
             Fields { tensor: Some(tensor), step: Some(position.step), ..none }

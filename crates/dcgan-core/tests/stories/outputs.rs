@@ -177,8 +177,10 @@ fn rule_8_of_the_checkpoints_that_wait_for_the_disk_the_oldest_are_left_out() {
     // A stop leaves out all but the last.
     coordinator.handle(Event::Stop(Stop::Finish));
     coordinator.acknowledges('a', 2, 70);
-    assert!(coordinator.notices.contains(&Notice::CheckpointLeftOut(60)));
+    assert!(coordinator.notices.contains(&Notice::CheckpointLeftOut(40)));
+    // The others are said together, when the write comes to its end.
     coordinator.writes();
+    assert!(coordinator.notices.contains(&Notice::MoreCheckpointsLeftOut { count: 2, last: 60 }));
     assert_eq!(
         coordinator.writes(),
         ["save the checkpoint of step 70", "a: persisted 70", "a: finish"]

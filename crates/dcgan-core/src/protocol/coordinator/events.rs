@@ -148,7 +148,8 @@ impl CoordinatorMachine {
 
     /// Notes that a write is durable. A plan that was waited for goes to its members.
     fn on_written(&mut self) {
-        let Some(Write::Plan { plan: stored, .. }) = self.outputs.finish_write() else {
+        let Some(Write::Plan { plan: stored, .. }) = self.outputs.finish_write(&mut self.out)
+        else {
             return;
         };
         if let Stage::Storing { plan, outcome } = self.stage.clone()
@@ -166,7 +167,7 @@ impl CoordinatorMachine {
     /// # Errors
     /// If the run cannot go on without it.
     fn on_write_failed(&mut self, error: String) -> Result<(), Failure> {
-        let Some(write) = self.outputs.give_up_write() else {
+        let Some(write) = self.outputs.give_up_write(&mut self.out) else {
             return Ok(());
         };
         let what = write.to_string();

@@ -274,7 +274,7 @@ impl CoordinatorMachine {
         // From now on one report of a step is enough. Those that have come are used first, so that
         // a step that only one worker has finished can become the checkpoint, too.
         self.stage = Stage::Stopping { generation, since: self.now };
-        self.outputs.skip_superseded_checkpoints(&mut self.out);
+        self.outputs.leave_out_superseded_checkpoints(&mut self.out);
         self.update_outputs()?;
 
         let furthest = self

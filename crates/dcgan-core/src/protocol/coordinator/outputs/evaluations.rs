@@ -128,7 +128,7 @@ impl Evaluations {
             }
             let is_anybody_left =
                 view.connected.keys().any(|worker| may_compute(worker, &evaluation.failed));
-            if !is_anybody_left && view.have_passed(step, &last_steps) {
+            if !is_anybody_left && view.have_passed(step, last_steps) {
                 hopeless.push(step);
             }
         }

@@ -102,8 +102,8 @@ struct UnreadableCheckpoint {
 #[derive(Debug)]
 pub(super) struct Outputs {
     config: OutputConfig,
-    /// The contents of the disk. Rows, grids and evaluations are entered when they go there, so that
-    /// none goes twice.
+    /// The contents of the disk. Rows, grids and evaluations are entered when they go there, so
+    /// that none goes twice.
     persisted: PersistedOutputs,
     writes: Writes,
     unreadable: Option<UnreadableCheckpoint>,
@@ -486,8 +486,8 @@ impl Outputs {
     }
 
     /// Notes that the write that was on its way is durable, and returns it.
-    pub(super) fn finish_write(&mut self) -> Option<Write> {
-        let write = self.writes.finish()?;
+    pub(super) fn finish_write(&mut self, out: &mut Vec<Command>) -> Option<Write> {
+        let write = self.writes.finish(out)?;
         // Snapshots may overtake each other on their way: an older one replaces nothing.
         if let Write::Checkpoint { saved, .. } = &write
             && !self.persisted.has_checkpoint(saved.step)
@@ -498,8 +498,8 @@ impl Outputs {
     }
 
     /// Gives up the write that was on its way, and returns it.
-    pub(super) fn give_up_write(&mut self) -> Option<Write> {
-        self.writes.finish()
+    pub(super) fn give_up_write(&mut self, out: &mut Vec<Command>) -> Option<Write> {
+        self.writes.finish(out)
     }
 
     /// Drops all writes that wait for the disk.
@@ -509,8 +509,8 @@ impl Outputs {
 
     /// Leaves out the checkpoints that wait for the disk, except the newest: the run is about to
     /// end.
-    pub(super) fn skip_superseded_checkpoints(&mut self, out: &mut Vec<Command>) {
-        self.writes.skip_checkpoints(1, out);
+    pub(super) fn leave_out_superseded_checkpoints(&mut self, out: &mut Vec<Command>) {
+        self.writes.leave_out_checkpoints(1, out);
     }
 
     /// Returns whether something is on its way to the disk or waits for it.
@@ -635,7 +635,7 @@ mod tests {
         let metrics: Vec<(&str, f64)> = row.metrics.iter().collect();
         assert_eq!(metrics[..2], [("d_loss_real", 0.5), ("d_loss_fake", 0.25)]);
         assert_eq!(outputs.persisted_through(), 0, "the row is on its way to the disk");
-        outputs.finish_write();
+        outputs.finish_write(&mut out);
         assert_eq!(outputs.persisted_through(), 1, "the checkpoint of step 2 is due");
     }
 
@@ -652,7 +652,7 @@ mod tests {
         }
         outputs.add_agreed_steps(&members, &mut out).unwrap();
         outputs.start_next_write();
-        outputs.finish_write();
+        outputs.finish_write(&mut out);
         out.clear();
 
         // a does not hold it, so b is asked, and its snapshot becomes a checkpoint.
@@ -677,7 +677,7 @@ mod tests {
         );
         assert_eq!(outputs.start_next_write(), Some(Write::Checkpoint { saved, bytes }));
         assert_eq!(outputs.persisted_through(), 1, "the checkpoint is on its way to the disk");
-        outputs.finish_write();
+        outputs.finish_write(&mut out);
         assert_eq!(outputs.persisted_through(), 2);
     }
 }

@@ -152,7 +152,7 @@ impl Snapshots {
                 snapshot.attempts += 1;
                 snapshot.request = Some(Request { worker: worker.clone(), since: now });
                 out.push(Command::Send(conn, ToWorker::RequestSnapshot(step)));
-            } else if view.have_passed(step, &last_steps) {
+            } else if view.have_passed(step, last_steps) {
                 hopeless.push(step);
             }
         }
@@ -215,7 +215,7 @@ impl DueSnapshot {
 
 impl PlanView<'_> {
     /// Returns whether all members are here and beyond `step`, so that none can still reach it.
-    pub(super) fn have_passed(&self, step: Step, last_steps: &BTreeMap<&WorkerId, Step>) -> bool {
+    pub(super) fn have_passed(&self, step: Step, last_steps: &BTreeMap<WorkerId, Step>) -> bool {
         if self.members.is_empty() {
             return false;
         }

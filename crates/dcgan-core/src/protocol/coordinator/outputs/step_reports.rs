@@ -17,9 +17,13 @@ struct StepReport {
 }
 
 /// The reports by step and by the digest of the state: workers may disagree.
+///
+/// While a disk hangs they are many. So nothing that happens for every report looks at all of them.
 #[derive(Debug, Default)]
 pub(super) struct StepReports {
     steps: BTreeMap<Step, BTreeMap<Digest, StepReport>>,
+    /// The greatest step that each worker has reported and not withdrawn.
+    last_steps: BTreeMap<WorkerId, Step>,
 }
 
 impl StepReports {
@@ -27,27 +31,21 @@ impl StepReports {
     /// because a worker that has copied another state since speaks for that one.
     pub(super) fn add(&mut self, worker: &WorkerId, done: StepDone) {
         let (step, digest) = (done.step, done.digest);
-        for (other, report) in self.steps.entry(step).or_default() {
+        let last_step = self.last_steps.entry(worker.clone()).or_default();
+        *last_step = step.max(*last_step);
+        let reports = self.steps.entry(step).or_default();
+        // A state that no worker speaks for any more is forgotten, unless it was agreed on.
+        reports.retain(|other, report| {
             if *other != digest {
                 report.workers.remove(worker);
             }
-        }
-        self.remove_abandoned();
-        self.steps
-            .entry(step)
-            .or_default()
+            *other == digest || report.window.is_some() || !report.workers.is_empty()
+        });
+        reports
             .entry(digest)
             .or_insert_with(|| StepReport { done, workers: BTreeSet::new(), window: None })
             .workers
             .insert(worker.clone());
-    }
-
-    /// Removes the states that no worker speaks for any more, except those that were agreed on.
-    fn remove_abandoned(&mut self) {
-        for reports in self.steps.values_mut() {
-            reports.retain(|_, report| report.window.is_some() || !report.workers.is_empty());
-        }
-        self.steps.retain(|_, reports| !reports.is_empty());
     }
 
     fn reports(&self, step: Step) -> impl Iterator<Item = (&Digest, &StepReport)> {
@@ -104,19 +102,15 @@ impl StepReports {
     }
 
     /// The greatest step that each worker has reported.
-    pub(super) fn last_steps(&self) -> BTreeMap<&WorkerId, Step> {
-        let mut last = BTreeMap::new();
-        // Steps ascend, so a later entry replaces an earlier one.
-        for (&step, reports) in &self.steps {
-            for report in reports.values() {
-                last.extend(report.workers.iter().map(|worker| (worker, step)));
-            }
-        }
-        last
+    pub(super) fn last_steps(&self) -> &BTreeMap<WorkerId, Step> {
+        &self.last_steps
     }
 
     /// Withdraws what `members` have reported of steps after `step`: they compute those again.
     pub(super) fn withdraw_after(&mut self, step: Step, members: &[WorkerId]) {
+        for member in members {
+            self.last_steps.entry(member.clone()).and_modify(|last| *last = step.min(*last));
+        }
         for reports in self.steps.range_mut(step + 1..).map(|(_, reports)| reports) {
             for report in reports.values_mut() {
                 report.workers.retain(|worker| !members.contains(worker));

@@ -3,7 +3,8 @@
 //! A disk may take seconds for a write, or hang. The machine goes on meanwhile and only keeps in
 //! mind what is not durable yet. One write is on its way at a time. What is due faster than the
 //! disk takes it does not pile up: rows are written as a group, and of the checkpoints and grids
-//! that wait the oldest are left out.
+//! that wait the oldest are left out. People are told of the first, and at the end of the write of
+//! the others.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -96,6 +97,15 @@ pub(super) struct Writes {
     evaluations: VecDeque<EvaluationRow>,
     checkpoints: BTreeMap<Step, WaitingCheckpoint>,
     grids: BTreeMap<Step, Arc<Vec<u8>>>,
+    /// Checkpoints and grids that were left out since the last write came to its end.
+    left_out: LeftOut,
+}
+
+/// The number of checkpoints and of grids that were left out, each with the last step.
+#[derive(Debug, Default)]
+struct LeftOut {
+    checkpoints: (usize, Step),
+    grids: (usize, Step),
 }
 
 impl Writes {
@@ -111,6 +121,7 @@ impl Writes {
             evaluations: VecDeque::new(),
             checkpoints: BTreeMap::new(),
             grids: BTreeMap::new(),
+            left_out: LeftOut::default(),
         }
     }
 
@@ -130,7 +141,7 @@ impl Writes {
         self.evaluations.push_back(row);
     }
 
-    /// Adds a checkpoint. Says which one is left out, if too many wait.
+    /// Adds a checkpoint. If too many wait, the oldest is left out.
     pub(super) fn add_checkpoint(
         &mut self,
         saved: SavedCheckpoint,
@@ -138,23 +149,26 @@ impl Writes {
         out: &mut Vec<Command>,
     ) {
         self.checkpoints.insert(saved.step, (saved, bytes));
-        self.skip_checkpoints(self.checkpoints_max, out);
+        self.leave_out_checkpoints(self.checkpoints_max, out);
     }
 
     /// Leaves out all waiting checkpoints but the newest `keep`.
-    pub(super) fn skip_checkpoints(&mut self, keep: usize, out: &mut Vec<Command>) {
+    pub(super) fn leave_out_checkpoints(&mut self, keep: usize, out: &mut Vec<Command>) {
         while self.checkpoints.len() > keep
             && let Some((step, _)) = self.checkpoints.pop_first()
         {
-            out.push(Command::Notice(Notice::CheckpointLeftOut(step)));
+            if count_one(&mut self.left_out.checkpoints, step) {
+                out.push(Command::Notice(Notice::CheckpointLeftOut(step)));
+            }
         }
     }
 
-    /// Adds the snapshot of a grid. Says which one is left out, if too many wait.
+    /// Adds the snapshot of a grid. If too many wait, the oldest is left out.
     pub(super) fn add_grid(&mut self, step: Step, bytes: Arc<Vec<u8>>, out: &mut Vec<Command>) {
         self.grids.insert(step, bytes);
         if self.grids.len() > GRIDS_MAX
             && let Some((step, _)) = self.grids.pop_first()
+            && count_one(&mut self.left_out.grids, step)
         {
             out.push(Command::Notice(Notice::GridLeftOut(step)));
         }
@@ -199,9 +213,20 @@ impl Writes {
         })
     }
 
-    /// Takes the write that was on its way: it has come to its end.
-    pub(super) fn finish(&mut self) -> Option<Write> {
+    /// Takes the write that was on its way: it has come to its end. Says how much was left out
+    /// meanwhile.
+    pub(super) fn finish(&mut self, out: &mut Vec<Command>) -> Option<Write> {
         let write = self.started.take()?;
+        let LeftOut { checkpoints, grids } = std::mem::take(&mut self.left_out);
+        // The first of each was said at once.
+        if checkpoints.0 > 1 {
+            let (count, last) = (checkpoints.0 - 1, checkpoints.1);
+            out.push(Command::Notice(Notice::MoreCheckpointsLeftOut { count, last }));
+        }
+        if grids.0 > 1 {
+            let (count, last) = (grids.0 - 1, grids.1);
+            out.push(Command::Notice(Notice::MoreGridsLeftOut { count, last }));
+        }
         if let Write::Rows(rows) = &write {
             let last = rows.last().map(|row| row.step);
             self.rows_durable_through = last.filter(|_| !self.rows.is_empty());
@@ -251,4 +276,10 @@ impl Writes {
             && self.checkpoints.is_empty()
             && self.grids.is_empty()
     }
+}
+
+/// Counts one more that is left out; returns true if it is the first.
+fn count_one(left_out: &mut (usize, Step), step: Step) -> bool {
+    *left_out = (left_out.0 + 1, step);
+    left_out.0 == 1
 }

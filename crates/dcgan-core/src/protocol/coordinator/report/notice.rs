@@ -67,8 +67,22 @@ pub enum Notice {
     SnapshotGivenUp(Step),
     /// The checkpoint of this step is not written: the disk is slow, and newer ones wait for it.
     CheckpointLeftOut(Step),
+    /// More checkpoints, up to this step, were left out for the same reason.
+    MoreCheckpointsLeftOut {
+        /// The number of checkpoints.
+        count: usize,
+        /// The step of the last one.
+        last: Step,
+    },
     /// The grid of this step is not drawn: the disk is slow, and newer ones wait for it.
     GridLeftOut(Step),
+    /// More grids, up to this step, were left out for the same reason.
+    MoreGridsLeftOut {
+        /// The number of grids.
+        count: usize,
+        /// The step of the last one.
+        last: Step,
+    },
     /// The state after this step is not evaluated: no worker is left that could do it, or the run
     /// ends.
     EvaluationGivenUp(Step),
@@ -125,8 +139,10 @@ impl Notice {
             Self::Planned { .. } => "plan",
             Self::PlanAdopted(_) => "plan_adopted",
             Self::SnapshotGivenUp(_) => "snapshot_given_up",
-            Self::CheckpointLeftOut(_) => "checkpoint_left_out",
-            Self::GridLeftOut(_) => "grid_left_out",
+            Self::CheckpointLeftOut(_) | Self::MoreCheckpointsLeftOut { .. } => {
+                "checkpoint_left_out"
+            }
+            Self::GridLeftOut(_) | Self::MoreGridsLeftOut { .. } => "grid_left_out",
             Self::EvaluationGivenUp(_) => "evaluation_given_up",
             Self::EvaluationsMissing { .. } => "evaluations_missing",
             Self::PartFailed { .. } => "evaluation_part_failed",
@@ -153,6 +169,8 @@ impl Notice {
             | Self::PlanAdopted(_)
             | Self::SnapshotGivenUp(_)
             | Self::CheckpointLeftOut(_)
+            | Self::MoreCheckpointsLeftOut { .. }
+            | Self::MoreGridsLeftOut { .. }
             | Self::GridLeftOut(_)
             | Self::EvaluationGivenUp(_)
             | Self::EvaluationsMissing { .. }
@@ -211,6 +229,12 @@ impl fmt::Display for Notice {
                 "the checkpoint of step {step} is left out: the disk is too slow, and newer ones \
                  wait for it"
             ),
+            Self::MoreCheckpointsLeftOut { count, last } => {
+                write!(f, "{count} more checkpoints, up to step {last}, were left out")
+            }
+            Self::MoreGridsLeftOut { count, last } => {
+                write!(f, "{count} more grids, up to step {last}, were left out")
+            }
             Self::GridLeftOut(step) => write!(
                 f,
                 "the grid of step {step} is left out: the disk is too slow, and newer ones wait \
