@@ -165,7 +165,7 @@ fn train([workers, threads]: [&str; 2], run: &Path, arguments: &[&str]) -> (Opti
 
 /// Summarizes the rows of metrics by their medians.
 fn summarize(metrics: &Path, first_step: Duration, peak: f64) -> Measured {
-    let lines = metrics_log::read(metrics).expect("the run has metrics");
+    let lines: Vec<MetricsRow> = metrics_log::read(metrics).expect("the run has metrics");
     let counted: Vec<&MetricsRow> = lines.iter().filter(|line| line.step > WARM_UP).collect();
     let median = |value: fn(&MetricsRow) -> f64| {
         let mut values: Vec<f64> = counted.iter().map(|line| value(line)).collect();

@@ -61,7 +61,10 @@ impl SamplerFeed {
 
     /// The first pending grid that a sampler whose stream has room was not asked for before.
     pub(crate) fn wanted(&self, pending: &BTreeSet<Step>) -> Option<Step> {
-        let with_room = self.samplers.values().filter(|sampler| sampler.sender.capacity() > 0);
+        let with_room = self
+            .samplers
+            .values()
+            .filter(|sampler| !sampler.sender.is_closed() && sampler.sender.capacity() > 0);
         with_room.filter_map(|sampler| sampler.next(pending)).min()
     }
 

@@ -41,6 +41,9 @@ pub(crate) struct LocalSettings {
     pub(crate) sampler: bool,
     /// The folder of their logs.
     pub(crate) logs: PathBuf,
+    /// True if connections to other machines are allowed: the coordinator may listen on an address
+    /// that is not this machine's own.
+    pub(crate) insecure: bool,
     /// The format of their logs: the coordinator's, so that all logs of a run have one format.
     pub(crate) log_format: LogFormat,
 }
@@ -108,6 +111,7 @@ impl LocalSettings {
             self.coordinator.to_string(),
             "--exit-with-stdin".to_owned(),
         ];
+        arguments.extend(self.insecure.then(|| "--insecure".to_owned()));
         arguments.extend(own.iter().map(|argument| (*argument).to_owned()));
         arguments
     }

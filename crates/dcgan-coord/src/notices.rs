@@ -17,13 +17,28 @@ struct Fields<'a> {
     step: Option<Step>,
     from: Option<Step>,
     to: Option<Step>,
+    count: Option<usize>,
+    what: Option<&'a str>,
+    error: Option<&'a str>,
     seconds: Option<f64>,
 }
 
 /// Logs a notice.
 pub(crate) fn log(notice: &Notice) {
-    let Fields { cause, tensor, percent, generation, members, step, from, to, seconds } =
-        fields(notice);
+    let Fields {
+        cause,
+        tensor,
+        percent,
+        generation,
+        members,
+        step,
+        from,
+        to,
+        count,
+        what,
+        error,
+        seconds,
+    } = fields(notice);
     tracing::info!(
         event = notice.code(),
         worker = notice.worker(),
@@ -35,6 +50,9 @@ pub(crate) fn log(notice: &Notice) {
         step,
         from,
         to,
+        count,
+        what,
+        error,
         seconds,
         "{notice}"
     );
@@ -47,13 +65,19 @@ fn fields(notice: &Notice) -> Fields<'_> {
         Notice::Connected(_)
         | Notice::Ready(_)
         | Notice::Complaint { .. }
-        | Notice::WriteGivenUp { .. }
         | Notice::Quarantined { .. }
         | Notice::Readmitted(_) => none,
-        Notice::PartFailed { step, .. }
-        | Notice::MoreCheckpointsLeftOut { last: step, .. }
-        | Notice::MoreGridsLeftOut { last: step, .. }
-        | Notice::EvaluationsMissing { last: step, .. } => Fields { step: Some(*step), ..none },
+        Notice::PartFailed { step, why, .. } => {
+            Fields { step: Some(*step), error: Some(why), ..none }
+        }
+        Notice::MoreCheckpointsLeftOut { count, last }
+        | Notice::MoreGridsLeftOut { count, last }
+        | Notice::EvaluationsMissing { count, last } => {
+            Fields { step: Some(*last), count: Some(*count), ..none }
+        }
+        Notice::WriteGivenUp { what, error } => {
+            Fields { what: Some(what), error: Some(error), ..none }
+        }
         Notice::Lost { why, .. } => Fields { cause: Some(why.code()), ..none },
         Notice::StateDiffered { tensor, position, .. } => {
             Fields { tensor: Some(tensor), step: Some(position.step), ..none }

@@ -182,7 +182,7 @@ impl Recorder {
     }
 }
 
-/// The half that reads. What it reads never changes once it is there.
+/// The half that reads. What it reads never changes, but may be removed.
 #[derive(Clone)]
 pub(crate) struct RunFiles {
     paths: RunPaths,

@@ -173,8 +173,9 @@ impl Server {
 /// Turns signals into inputs of the driver.
 fn listen_for_signals(inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
     dcgan_process::signals::listen(move |signal| {
-        // If the channel is full, the person will press Ctrl-C once more.
-        let _ = inputs.try_send(Input::Signal(signal));
+        // A cluster sends its signal once: it waits while the channel is full.
+        let inputs = inputs.clone();
+        tokio::spawn(async move { inputs.send(Input::Signal(signal)).await });
     })?;
     Ok(())
 }
@@ -216,6 +217,7 @@ fn local_settings(
         // The toy has no pictures.
         sampler: config.spec.objective() == ObjectiveKind::Dcgan,
         logs: files.logs(),
+        insecure: given.insecure.unwrap_or_default(),
         log_format: given.log_format.unwrap_or_default(),
     }
 }

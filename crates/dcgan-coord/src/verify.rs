@@ -4,11 +4,13 @@
 //! their processes. The first step at which they differ tells where the search for a mistake
 //! begins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
+use dcgan_core::evaluation::EvaluationRow;
 use dcgan_core::ids::{Digest, Step};
+use dcgan_core::metrics::MetricsRow;
 use dcgan_process::exit::{status, usage};
 use dcgan_store::checkpoint::{Checkpoints, VerifiedCheckpoint};
 use dcgan_store::run_dir::{RunPaths, read_run_file};
@@ -80,12 +82,13 @@ impl Run {
         let mut run =
             Self { name, rows: BTreeMap::new(), checkpoints: BTreeMap::new(), damages: Vec::new() };
         run.read_rows(&paths);
+        run.read_evaluations(&paths);
         run.read_checkpoints(&paths)?;
         Ok(run)
     }
 
     fn read_rows(&mut self, paths: &RunPaths) {
-        let rows = match metrics_log::read(&paths.metrics()) {
+        let rows: Vec<MetricsRow> = match metrics_log::read(&paths.metrics()) {
             Ok(rows) => rows,
             Err(error) => return self.damages.push(error.to_string()),
         };
@@ -98,6 +101,25 @@ impl Run {
                 ));
             }
             self.rows.insert(row.step, row.state_digest);
+        }
+    }
+
+    /// Checks that each state was evaluated once, and that it is the state of its line.
+    fn read_evaluations(&mut self, paths: &RunPaths) {
+        let path = paths.evaluations();
+        let rows: Vec<EvaluationRow> = match metrics_log::read(&path) {
+            Ok(rows) => rows,
+            Err(error) => return self.damages.push(error.to_string()),
+        };
+        let mut steps = BTreeSet::new();
+        for EvaluationRow { step, state_digest, .. } in rows {
+            let is_logged = self.rows.get(&step).is_none_or(|&logged| logged == state_digest);
+            if !steps.insert(step) || !is_logged {
+                self.damages.push(format!(
+                    "{}: the evaluation of step {step} is there twice, or of another state",
+                    path.display()
+                ));
+            }
         }
     }
 

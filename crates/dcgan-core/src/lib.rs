@@ -52,7 +52,7 @@
 //! * **evict**: to remove a worker whose results are wrong or late. Others leave, are lost or
 //!   drained.
 //! * **evaluation**, **part**: numbers about the state after a step that the training does not
-//!   need; one of its slices, or the combination of their results.
+//!   need; one of its pieces, or the combination of their results.
 //! * **fingerprint**: what the last bits of the arithmetic depend on, such as `cpu r2 fma`.
 
 pub mod evaluation;

@@ -40,10 +40,10 @@ const PARAMETERS: usize = 2;
 
 /// The evaluation of the toy: the root mean square of its parameters.
 pub const EVALUATION: EvaluationInfo =
-    EvaluationInfo { slices: SLICES as u16, names: &["parameter_rms"] };
+    EvaluationInfo { pieces: PIECES as u16, names: &["parameter_rms"] };
 
-/// The number of slices of the evaluation, which share the parameters.
-const SLICES: usize = 6;
+/// The number of pieces of the evaluation, which share the parameters.
+const PIECES: usize = 6;
 
 /// The toy objective.
 #[derive(Debug)]
@@ -146,15 +146,15 @@ impl Objective for Toy {
 
 impl Evaluation for Toy {
     /// The sum of squares of a part of the parameters.
-    fn slice(&self, state: &State, slice: u16) -> Vec<f64> {
+    fn piece(&self, state: &State, piece: u16) -> Vec<f64> {
         let parameters = state.tensor(PARAMETERS);
-        let len = parameters.len() / SLICES;
-        let start = usize::from(slice) * len;
+        let len = parameters.len() / PIECES;
+        let start = usize::from(piece) * len;
         vec![parameters[start..start + len].iter().map(|&p| f64::from(p) * f64::from(p)).sum()]
     }
 
-    fn combine(&self, slices: &[Vec<f64>]) -> Vec<f64> {
-        let sum: f64 = slices.iter().flatten().sum();
+    fn combine(&self, pieces: &[Vec<f64>]) -> Vec<f64> {
+        let sum: f64 = pieces.iter().flatten().sum();
         vec![(sum / (Phase::ALL.len() * WIDTH) as f64).sqrt()]
     }
 }

@@ -96,6 +96,10 @@ fn checked(name: String) -> Result<String, Malformed> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         return Err(Malformed("a caller's name that is empty or longer than 200 bytes"));
     }
+    // A line end would look like a line of the log.
+    if name.contains(char::is_control) {
+        return Err(Malformed("a caller's name with control characters"));
+    }
     Ok(name)
 }
 

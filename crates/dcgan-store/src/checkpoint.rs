@@ -163,7 +163,10 @@ impl Checkpoints {
         if target.exists() {
             match self.load(manifest.step) {
                 Ok(found) if found.manifest.state_digest == manifest.state_digest => return Ok(()),
-                Err(LoadError::Newer(newer)) => return Err(io::Error::other(newer)),
+                Err(LoadError::Newer(newer)) => {
+                    // No later attempt can succeed.
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, newer));
+                }
                 _ => fs::remove_dir_all(&target)?,
             }
         }

@@ -109,7 +109,7 @@ fn io_error(path: &Path, error: io::Error) -> MetricsError {
 ///
 /// # Errors
 /// If the file cannot be read, or a complete line is not a row of metrics.
-pub fn read(path: &Path) -> Result<Vec<MetricsRow>, MetricsError> {
+pub fn read<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>, MetricsError> {
     match File::open(path) {
         Ok(file) => Ok(read_rows(path, &file)?.0),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

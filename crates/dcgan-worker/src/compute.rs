@@ -56,6 +56,8 @@ struct Queues {
 }
 
 struct Work {
+    /// The vectors that were asked for last.
+    key: Option<VectorKey>,
     /// The queues of the threads, by the number of the thread.
     threads: Vec<ThreadQueue>,
     /// Parts of evaluations, for whichever thread has time.
@@ -121,7 +123,7 @@ impl ComputePool {
         deliver: impl Fn(Computed) + Clone + Send + 'static,
     ) -> Self {
         let idle = (0..threads).map(|_| ThreadQueue::default()).collect();
-        let work = Work { threads: idle, evaluations: VecDeque::new() };
+        let work = Work { key: None, threads: idle, evaluations: VecDeque::new() };
         let queues = Arc::new(Queues { work: Mutex::new(work), changed: Condvar::new() });
         for thread in 0..threads {
             let queues = Arc::clone(&queues);
@@ -141,6 +143,7 @@ impl ComputePool {
     /// not begun.
     pub(crate) fn replace(&self, key: VectorKey, state: &Arc<State>, shards: &[ShardId]) {
         let mut work = self.queues.lock();
+        work.key = Some(key);
         let threads = &mut work.threads;
         // A vector that a thread is computing already will be delivered: it is not queued again.
         let running: BTreeSet<ShardId> = threads
@@ -289,9 +292,12 @@ impl Queues {
     /// Notes that a thread has computed the vectors of a job. The lock is released before the
     /// results are delivered, because the driver may need it to make room for them.
     fn finish(&self, index: usize, job: ShardJob) {
-        let thread = &mut self.lock().threads[index];
+        let mut work = self.lock();
+        // Ahead of a phase that was left there is nothing to compute.
+        let is_present = work.key == Some(job.key);
+        let thread = &mut work.threads[index];
         thread.running = None;
-        if job.keeps_scratches {
+        if job.keeps_scratches && is_present {
             thread.to_compute_ahead.push_back(job);
         }
     }

@@ -59,7 +59,7 @@ impl Driver {
             self.disk.watch.on_failure(now, error);
             return;
         }
-        self.disk.watch.on_end(now);
+        self.disk.watch.on_end(now, matches!(news, JobNews::Done(_)));
         match news {
             JobNews::Failing(_) => {}
             JobNews::Done(Job::Machine(write)) => {
@@ -133,7 +133,12 @@ impl Driver {
 
     pub(super) fn on_grid_read(&mut self, step: Step, generator: Option<Vec<u8>>) {
         self.disk.reading_grid = None;
+        let is_unreadable = generator.is_none();
         self.feed.ask(&self.disk.pending_grids, step, generator);
+        if is_unreadable {
+            // Nobody waits for a grid that cannot be drawn.
+            self.disk.pending_grids.remove(&step);
+        }
         self.ask_for_grids();
     }
 

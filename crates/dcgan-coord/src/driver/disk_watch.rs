@@ -47,11 +47,10 @@ impl DiskWatch {
         self.on_tick(now);
     }
 
-    /// Notes that the first job has come to its end.
-    pub(super) fn on_end(&mut self, now: Duration) {
+    /// Notes that the first job has come to its end: it is done, or given up.
+    pub(super) fn on_end(&mut self, now: Duration, is_done: bool) {
         self.jobs.pop_front();
-        if self.is_mentioned {
-            self.is_mentioned = false;
+        if std::mem::take(&mut self.is_mentioned) && is_done {
             let seconds = (now - self.since).as_secs();
             tracing::info!(
                 event = "disk_recovered",
@@ -110,9 +109,9 @@ mod tests {
         watch.on_failure(second(7), "no space".to_owned());
         watch.on_failure(second(8), "no space".to_owned());
         assert_eq!(watch.next_line, second(17));
-        watch.on_end(second(9));
+        watch.on_end(second(9), true);
         assert!(!watch.is_mentioned && watch.is_busy());
-        watch.on_end(second(10));
+        watch.on_end(second(10), true);
         assert!(!watch.is_busy());
     }
 }

@@ -100,7 +100,10 @@ impl Driver {
     /// Runs the training to its end. Returns the exit status of the program.
     pub(crate) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> u8 {
         let outcome = self.run_machine(&mut inputs).await;
-        self.wait_for_grids(&mut inputs).await;
+        // Whoever waits for the result of a run that has failed need not wait for pictures.
+        if !matches!(outcome, Outcome::Failed(_)) {
+            self.wait_for_grids(&mut inputs).await;
+        }
         // The last lines stand where the bar was.
         CONSOLE.end_bar();
         let status = self.conclude(outcome);
@@ -288,16 +291,16 @@ impl Driver {
             if pending == 0 && !self.disk.watch.is_busy() {
                 return;
             }
-            CONSOLE.show_message("waiting for the last grid");
+            let waits_for = if pending > 0 { "the last grid" } else { "the disk" };
+            CONSOLE.show_message(&format!("waiting for {waits_for}"));
             self.ask_for_grids();
             self.disk.watch.on_tick(self.start.elapsed());
             if since.elapsed() >= LAST_GRIDS_MAX {
+                let seconds = LAST_GRIDS_MAX.as_secs();
                 tracing::warn!(
                     event = "grids_left_out",
                     count = pending,
-                    "{pending} grids are not drawn: the sampler, or the disk, did not answer \
-                     within {} s",
-                    LAST_GRIDS_MAX.as_secs()
+                    "{pending} grids are not drawn: waited {seconds} s for {waits_for}"
                 );
                 return;
             }

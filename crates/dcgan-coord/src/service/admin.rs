@@ -1,5 +1,6 @@
 //! The service for people. The log says who has changed the run.
 
+use dcgan_core::ids::WorkerId;
 use dcgan_core::protocol::coordinator::{Event, Stop};
 use dcgan_rpc::pb;
 use dcgan_rpc::pb::admin_server::Admin;
@@ -41,6 +42,10 @@ impl Admin for Service {
     ) -> Result<Response<pb::DrainResponse>, Status> {
         let pb::DrainRequest { caller, name } = request.into_inner();
         let who = self.receive(caller)?;
+        // Whatever is not a name has no place in the log.
+        if !WorkerId::is_name(&name) {
+            return Err(Status::invalid_argument("no worker has such a name"));
+        }
         tracing::info!(
             event = "drain_requested",
             by = %who,

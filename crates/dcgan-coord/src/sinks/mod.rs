@@ -2,8 +2,8 @@
 //!
 //! The log `metrics.jsonl` is not a sink but the source of all: the machine counts on its rows, and
 //! a row that cannot be written is waited for. Only a row that is durable is given to the sinks.
-//! So none of them ever shows a row that a crash takes back, and none can hold up the run: a sink
-//! that fails says so once and goes without the row.
+//! So none of them ever shows a row that a crash takes back. None may hold up the run: a sink that
+//! can fail is to say so once, and to go without the row.
 
 mod terminal;
 

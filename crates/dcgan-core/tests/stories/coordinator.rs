@@ -378,7 +378,7 @@ fn describe(message: &ToWorker) -> String {
         ToWorker::Probe(peer, _) => format!("probe {peer}"),
         ToWorker::Evaluate(task) => {
             let PartId { step, part, .. } = task.id;
-            let kind = if task.is_combination() { "combination" } else { "slice" };
+            let kind = if task.is_combination() { "combination" } else { "piece" };
             format!("evaluate {kind} {part} of step {step}")
         }
         ToWorker::Finish(_) => "finish".to_owned(),

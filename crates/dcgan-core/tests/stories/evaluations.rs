@@ -11,14 +11,14 @@ use crate::coordinator::Coordinator;
 use crate::digest;
 use crate::worker::{Worker, train_until};
 
-/// The toy's evaluation has six slices.
-const SLICES: u16 = 6;
+/// The toy's evaluation has six pieces.
+const PIECES: u16 = 6;
 
 fn id(part: u16) -> PartId {
     PartId { step: 10, digest: digest(10), part }
 }
 
-/// Two workers that have finished step 10, with the checkpoint on disk. Each computes a slice.
+/// Two workers that have finished step 10, with the checkpoint on disk. Each computes a piece.
 fn evaluating() -> Coordinator {
     let mut coordinator = Coordinator::new(2, 1).with_evaluations();
     for name in ['a', 'b'] {
@@ -31,7 +31,7 @@ fn evaluating() -> Coordinator {
     coordinator.reports('a', 10);
     let lines = coordinator.reports('b', 10);
     let asked: Vec<&String> = lines.iter().filter(|line| line.contains("evaluate")).collect();
-    assert_eq!(asked, ["a: evaluate slice 0 of step 10", "b: evaluate slice 1 of step 10"]);
+    assert_eq!(asked, ["a: evaluate piece 0 of step 10", "b: evaluate piece 1 of step 10"]);
     coordinator.uploads(10);
     coordinator
 }
@@ -49,19 +49,19 @@ fn rule_10_a_worker_that_is_done_with_a_part_gets_the_next_one() {
         let next = if part == 0 { 2 } else { part + 1 };
         assert_eq!(
             computes(&mut coordinator, 'a', part),
-            [format!("a: evaluate slice {next} of step 10")]
+            [format!("a: evaluate piece {next} of step 10")]
         );
     }
-    assert_eq!(computes(&mut coordinator, 'a', 5), [""; 0], "slice 1 is still with b");
-    // With the last slice, one worker combines them. The training is at step 12 meanwhile.
+    assert_eq!(computes(&mut coordinator, 'a', 5), [""; 0], "piece 1 is still with b");
+    // With the last piece, one worker combines them. The training is at step 12 meanwhile.
     coordinator.report_steps("ab", 10, 12);
     assert_eq!(
         computes(&mut coordinator, 'b', 1),
-        [format!("a: evaluate combination {SLICES} of step 10")]
+        [format!("a: evaluate combination {PIECES} of step 10")]
     );
     // Only what came before the step may be forgotten until its evaluation is on disk.
     assert_eq!(
-        computes(&mut coordinator, 'a', SLICES),
+        computes(&mut coordinator, 'a', PIECES),
         ["append the evaluation of step 10: [6.0]", "a: persisted 10", "b: persisted 10"]
     );
 }
@@ -73,10 +73,27 @@ fn rule_10_a_part_that_is_lost_with_its_worker_goes_to_another_one() {
     // Worker a has a part already. It gets that of b when it is done.
     let lines = coordinator.passes(1.1, "a");
     assert_eq!(lines, ["a: fence 2"]);
-    assert_eq!(computes(&mut coordinator, 'a', 0), ["a: evaluate slice 1 of step 10"]);
+    assert_eq!(computes(&mut coordinator, 'a', 0), ["a: evaluate piece 1 of step 10"]);
     // A fence and a new plan change nothing of that.
     coordinator.acknowledges('a', 2, 10);
-    assert_eq!(computes(&mut coordinator, 'a', 1), ["a: evaluate slice 2 of step 10"]);
+    assert_eq!(computes(&mut coordinator, 'a', 1), ["a: evaluate piece 2 of step 10"]);
+}
+
+#[test]
+fn rule_10_a_part_that_takes_too_long_goes_to_another_worker() {
+    let mut coordinator = evaluating();
+    for part in [0, 2, 3, 4, 5] {
+        computes(&mut coordinator, 'a', part);
+    }
+    // Piece 1 is with worker b, which computes gradients as if nothing were wrong.
+    assert_eq!(coordinator.passes(61.0, "ab"), ["a: evaluate piece 1 of step 10"]);
+    // As long as b has not answered, it is asked for nothing else.
+    let lines = coordinator.report_steps("ab", 10, 20);
+    assert!(lines.contains(&"a: request the snapshot of step 20".to_owned()), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("evaluate")), "{lines:?}");
+    // Its answer counts, late as it is.
+    let lines = computes(&mut coordinator, 'b', 1);
+    assert_eq!(lines, ["a: evaluate combination 6 of step 10", "b: evaluate piece 0 of step 20"]);
 }
 
 #[test]
@@ -96,13 +113,13 @@ fn rule_10_an_evaluation_that_nobody_can_compute_is_given_up_in_words() {
     assert!(coordinator.notices.contains(&Notice::EvaluationGivenUp(10)));
 }
 
-/// Worker a of a pair that has finished step 1, and the task to compute slice 2 of its evaluation.
+/// Worker a of a pair that has finished step 1, and the task to compute piece 2 of its evaluation.
 fn worker_with_task() -> (Worker, EvaluationTask) {
     let mut pair = Worker::pair();
     train_until(&mut pair, Position::after(1));
     let [a, _] = pair;
     let id = PartId { step: 1, digest: a.machine.at().digest, part: 2 };
-    (a, EvaluationTask { id, slices: Arc::default() })
+    (a, EvaluationTask { id, pieces: Arc::default() })
 }
 
 #[test]
@@ -129,7 +146,7 @@ fn rule_10_a_part_of_damaged_bytes_is_not_used() {
     a.evaluates();
     let lines = a.hears(ToWorker::Evaluate(EvaluationTask {
         id: PartId { part: 3, ..task.id },
-        slices: Arc::default(),
+        pieces: Arc::default(),
     }));
     let lost = "report: no part 3 of the evaluation of step 1: the snapshot of step 1 is not here";
     assert_eq!(lines, [lost]);

@@ -46,10 +46,10 @@ impl TryFrom<pb::CoordinatorMessage> for CoordinatorMessage {
             Kind::Probe(pb::Probe { peer, address }) => {
                 ToWorker::Probe(required(peer, "a probe without a worker")?, address)
             }
-            Kind::Evaluate(pb::Evaluate { id, slices }) => {
-                let slices = slices.into_iter().map(|slice| slice.values).collect();
+            Kind::Evaluate(pb::Evaluate { id, pieces }) => {
+                let pieces = pieces.into_iter().map(|piece| piece.values).collect();
                 let id = required(id, "a task without its part")?;
-                ToWorker::Evaluate(EvaluationTask { id, slices: Arc::new(slices) })
+                ToWorker::Evaluate(EvaluationTask { id, pieces: Arc::new(pieces) })
             }
             Kind::Finish(pb::Finish { failure: None }) => ToWorker::Finish(Finish::Done),
             Kind::Finish(pb::Finish { failure: Some(why) }) => {
@@ -70,10 +70,10 @@ impl From<ToWorker> for Kind {
             ToWorker::Probe(peer, address) => {
                 Self::Probe(pb::Probe { peer: Some(peer.into()), address })
             }
-            ToWorker::Evaluate(EvaluationTask { id, slices }) => {
-                let values = |slice: &Vec<f64>| pb::PartValues { values: slice.clone() };
-                let slices = slices.iter().map(values).collect();
-                Self::Evaluate(pb::Evaluate { id: Some(id.into()), slices })
+            ToWorker::Evaluate(EvaluationTask { id, pieces }) => {
+                let values = |piece: &Vec<f64>| pb::PartValues { values: piece.clone() };
+                let pieces = pieces.iter().map(values).collect();
+                Self::Evaluate(pb::Evaluate { id: Some(id.into()), pieces })
             }
             ToWorker::Finish(Finish::Done) => Self::Finish(pb::Finish { failure: None }),
             ToWorker::Finish(Finish::Failed(why)) => {

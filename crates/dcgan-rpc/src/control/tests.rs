@@ -179,8 +179,8 @@ fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage> {
         any::<u64>().prop_map(ToWorker::RetainSnapshot),
         (worker_id(), "[a-z.]{1,9}:[0-9]{4}")
             .prop_map(|(peer, address)| ToWorker::Probe(peer, address)),
-        (part_id(), proptest::collection::vec(values(), 0..3)).prop_map(|(id, slices)| {
-            ToWorker::Evaluate(EvaluationTask { id, slices: Arc::new(slices) })
+        (part_id(), proptest::collection::vec(values(), 0..3)).prop_map(|(id, pieces)| {
+            ToWorker::Evaluate(EvaluationTask { id, pieces: Arc::new(pieces) })
         }),
         Just(ToWorker::Finish(Finish::Done)),
         ".{0,9}".prop_map(|why| ToWorker::Finish(Finish::Failed(why))),

@@ -167,19 +167,16 @@ impl CoordinatorMachine {
     /// # Errors
     /// If the run cannot go on without it.
     fn on_write_failed(&mut self, error: String) -> Result<(), Failure> {
-        let Some(write) = self.outputs.give_up_write(&mut self.out) else {
+        let Some(write) = self.outputs.give_up_write() else {
             return Ok(());
         };
         let what = write.to_string();
         let is_last = self.stop.is_some() || write.step() == Some(self.outputs.last_step());
         match write {
-            Write::PendingGrid { .. } => {}
+            Write::PendingGrid { .. } | Write::Evaluation(_) => {}
             Write::Checkpoint { .. } if !is_last => {}
             // Nothing can be saved any more, so nothing else is waited for.
-            Write::Plan { .. }
-            | Write::Rows(_)
-            | Write::Evaluation(_)
-            | Write::Checkpoint { .. } => {
+            Write::Plan { .. } | Write::Rows(_) | Write::Checkpoint { .. } => {
                 self.outputs.drop_writes();
                 return Err(Failure::CannotWrite { what, error });
             }

@@ -63,7 +63,7 @@ pub struct CoordinatorConfig {
     pub fingerprint: Option<String>,
     /// The newest plan on disk.
     pub plan: Option<Plan>,
-    /// The rows, checkpoints and grids on disk.
+    /// The rows, checkpoints, grids and evaluations on disk.
     pub persisted: PersistedOutputs,
 }
 
@@ -161,7 +161,7 @@ const CLOSED_MAX: Duration = Duration::from_secs(1);
 const FENCE_MAX: Duration = Duration::from_secs(3);
 /// A restarted coordinator waits this long for the workers of the last plan.
 const ADOPT_MAX: Duration = Duration::from_secs(2);
-/// An ending waits this long for workers to leave, and for a last checkpoint.
+/// An ending waits this long for workers to leave, and for the snapshot of a last checkpoint.
 const ENDING_MAX: Duration = Duration::from_secs(10);
 /// A fence that a complaint asks for comes no sooner after a plan than this, unless a step was
 /// finished in between. Without the pause, members that cannot reach each other would start new
@@ -239,7 +239,7 @@ pub struct CoordinatorMachine {
 /// ```
 ///
 /// Not drawn: a failure leads from every stage to Finishing, and a last step that is saved while
-/// the machine is in Fencing or Storing does so too; a checkpoint that cannot be read leads from
+/// the machine is in Fencing does so too; a checkpoint that cannot be read leads from
 /// Training to Fencing. A coordinator that is started on a finished run begins in Finishing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stage {
@@ -307,10 +307,12 @@ impl CoordinatorMachine {
             persisted,
         } = config;
         let shards = output.spec.shards();
-        let outputs = Outputs::new(output, persisted);
+        let mut outputs = Outputs::new(output, persisted);
+        let mut out = Vec::new();
         // Workers of a finished run may not have heard that it is over: they are told when they
         // come.
         let stage = if outputs.is_finished() {
+            outputs.give_up_missing_evaluations(&mut out);
             Stage::Finishing {
                 since: now,
                 until: now + ADOPT_MAX,
@@ -339,7 +341,7 @@ impl CoordinatorMachine {
             announced_persisted: 0,
             announced_retained: None,
             now,
-            out: Vec::new(),
+            out,
         }
     }
 

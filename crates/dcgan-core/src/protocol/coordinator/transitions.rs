@@ -101,7 +101,15 @@ impl CoordinatorMachine {
         self.outputs.request_snapshots(self.now, &members, start, &connected, &mut self.out);
 
         // Ask for the parts of evaluations that are due.
-        self.outputs.assign_evaluations(self.now, &members, start, &connected, &mut self.out);
+        let is_nobody_left = self.registry.workers.is_empty();
+        self.outputs.assign_evaluations(
+            self.now,
+            &members,
+            start,
+            &connected,
+            is_nobody_left,
+            &mut self.out,
+        );
 
         // Tell workers what is on disk: they may forget it.
         let persisted = self.outputs.persisted_through();
@@ -113,10 +121,7 @@ impl CoordinatorMachine {
 
         // The last step is on disk: the run is over.
         if self.outputs.is_finished()
-            && matches!(
-                self.stage,
-                Stage::Training { .. } | Stage::Fencing { .. } | Stage::Storing { .. }
-            )
+            && matches!(self.stage, Stage::Training { .. } | Stage::Fencing { .. })
         {
             self.enter_finishing(Outcome::Finished, Finish::Done);
         }
@@ -410,11 +415,14 @@ impl CoordinatorMachine {
     }
 
     /// Leaves Finishing for Done when all workers have left, or after 10 s, and nothing is on its
-    /// way to the disk.
+    /// way to the disk. A run that has failed waits no longer than that for a disk: people are to
+    /// hear of the failure.
     fn advance_finishing(&mut self, since: Duration, until: Duration, outcome: Outcome) {
         let all_left = self.registry.workers.is_empty() && self.now >= until;
         let is_overdue = self.now >= since + ENDING_MAX;
-        if (all_left || is_overdue) && !self.outputs.is_writing() {
+        let has_failed = matches!(outcome, Outcome::Failed(_));
+        let waits_for_disk = self.outputs.is_writing() && !(has_failed && is_overdue);
+        if (all_left || is_overdue) && !waits_for_disk {
             self.enter_done(outcome);
         }
     }

@@ -2,13 +2,13 @@
 //!
 //! Each worker that holds the snapshot computes one part at a time, and gets the next one when it
 //! is done: a slow worker computes fewer. A part whose worker leaves, fails or is too slow goes to
-//! another one. When all slices are here, one worker combines them.
+//! another one. When all pieces are here, one worker combines them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::Command;
+use super::super::{Command, ConnId};
 use super::snapshots::PlanView;
 use super::step_reports::StepReports;
 use crate::evaluation::{EvaluationInfo, EvaluationTask, PartId};
@@ -23,10 +23,12 @@ const PART_TIMEOUT: Duration = Duration::from_secs(60);
 struct DueEvaluation {
     /// The digest of the state that is evaluated.
     digest: Digest,
-    /// The slices, and after them the combination.
+    /// The pieces, and after them the combination.
     parts: Vec<Part>,
     /// The workers that could not compute a part.
     failed: BTreeSet<WorkerId>,
+    /// The workers that took too long for a part, and have not answered yet.
+    late: BTreeSet<WorkerId>,
 }
 
 /// A part of an evaluation.
@@ -47,34 +49,41 @@ pub(super) struct Evaluations {
 
 impl DueEvaluation {
     fn new(digest: Digest, info: &EvaluationInfo) -> Self {
-        let parts = (0..=info.slices).map(|_| Part::Due).collect();
-        Self { digest, parts, failed: BTreeSet::new() }
+        let parts = (0..=info.pieces).map(|_| Part::Due).collect();
+        Self::with_parts(digest, parts)
     }
 
-    /// The results of all slices, in order; `None` while one is missing.
-    fn slices(&self) -> Option<Vec<Vec<f64>>> {
-        let (_, slices) = self.parts.split_last()?;
+    fn with_parts(digest: Digest, parts: Vec<Part>) -> Self {
+        Self { digest, parts, failed: BTreeSet::new(), late: BTreeSet::new() }
+    }
+
+    /// The same evaluation, of which nothing is computed.
+    fn begun_anew(&self) -> Self {
+        Self::with_parts(self.digest, self.parts.iter().map(|_| Part::Due).collect())
+    }
+
+    /// The results of all pieces, in order; `None` while one is missing.
+    fn pieces(&self) -> Option<Vec<Vec<f64>>> {
+        let (_, pieces) = self.parts.split_last()?;
         let result = |part: &Part| match part {
             Part::Done(values) => Some(values.clone()),
             Part::Due | Part::Asked { .. } => None,
         };
-        slices.iter().map(result).collect()
+        pieces.iter().map(result).collect()
     }
 
     /// The parts that can be computed and that nobody computes, as tasks.
     fn open_tasks(&self, step: Step) -> Vec<EvaluationTask> {
         let combination = self.parts.len() - 1;
-        let slices = self.slices().map(Arc::new);
         let mut tasks = Vec::new();
         for (part, state) in self.parts.iter().enumerate() {
-            let inputs = match (&slices, part == combination) {
-                (Some(slices), true) => Arc::clone(slices),
-                (None, true) => continue,
-                (_, false) => Arc::default(),
-            };
-            if matches!(state, Part::Due) {
+            if !matches!(state, Part::Due) {
+                continue;
+            }
+            let pieces = if part == combination { self.pieces() } else { Some(Vec::new()) };
+            if let Some(pieces) = pieces.map(Arc::new) {
                 let id = PartId { step, digest: self.digest, part: part as u16 };
-                tasks.push(EvaluationTask { id, slices: inputs });
+                tasks.push(EvaluationTask { id, pieces });
             }
         }
         tasks
@@ -93,73 +102,85 @@ impl Evaluations {
     }
 
     /// Asks workers that are free for the parts that are due. Returns the steps of evaluations that
-    /// are given up, because no member can compute a slice any more.
+    /// are given up, because no member can compute a piece any more.
+    ///
+    /// `is_run_over` is true if an evaluation is all that the run waits for, and no worker is left.
     pub(super) fn assign(
         &mut self,
         now: Duration,
         reports: &StepReports,
         view: &PlanView<'_>,
+        is_run_over: bool,
         out: &mut Vec<Command>,
     ) -> Vec<Step> {
+        if self.due.is_empty() {
+            return Vec::new();
+        }
         self.take_back_late_parts(now);
         let mut free = view.connected.clone();
-        for worker in self.asked() {
+        for worker in self.busy() {
             free.remove(worker);
         }
         let last_steps = reports.last_steps();
         let mut hopeless = Vec::new();
         for (&step, evaluation) in &mut self.due {
             let holders = reports.holders(step, evaluation.digest);
-            let may_compute = |worker: &WorkerId, failed: &BTreeSet<WorkerId>| {
-                holders.is_some_and(|holders| holders.contains(worker)) && !failed.contains(worker)
-            };
-            for task in evaluation.open_tasks(step) {
-                let chosen = free
-                    .iter()
-                    .find(|(worker, _)| may_compute(worker, &evaluation.failed))
-                    .map(|(worker, &conn)| (worker.clone(), conn));
-                let Some((worker, conn)) = chosen else {
-                    break;
-                };
+            let DueEvaluation { failed, late, .. } = &*evaluation;
+            let able: Vec<WorkerId> = view
+                .connected
+                .keys()
+                .filter(|worker| holders.is_some_and(|holders| holders.contains(worker)))
+                .filter(|worker| !failed.contains(worker) && !late.contains(worker))
+                .cloned()
+                .collect();
+            if able.is_empty() && (is_run_over || view.have_passed(step, last_steps)) {
+                hopeless.push(step);
+            }
+            let able_and_free: Vec<(WorkerId, ConnId)> = able
+                .into_iter()
+                .filter_map(|worker| free.get(&worker).map(|&conn| (worker, conn)))
+                .collect();
+            if able_and_free.is_empty() {
+                continue;
+            }
+            for (task, (worker, conn)) in evaluation.open_tasks(step).into_iter().zip(able_and_free)
+            {
                 free.remove(&worker);
                 let part = usize::from(task.id.part);
                 evaluation.parts[part] = Part::Asked { worker, since: now };
                 out.push(Command::Send(conn, ToWorker::Evaluate(task)));
             }
-            let is_anybody_left =
-                view.connected.keys().any(|worker| may_compute(worker, &evaluation.failed));
-            if !is_anybody_left && view.have_passed(step, last_steps) {
-                hopeless.push(step);
-            }
         }
         for step in &hopeless {
             if let Some(evaluation) = self.due.remove(step) {
-                self.given_up.insert(*step, evaluation);
+                self.given_up.insert(*step, evaluation.begun_anew());
             }
         }
         hopeless
     }
 
-    /// The workers that compute a part now.
-    fn asked(&self) -> impl Iterator<Item = &WorkerId> {
-        let parts = self.due.values().flat_map(|evaluation| &evaluation.parts);
-        parts.filter_map(|part| match part {
-            Part::Asked { worker, .. } => Some(worker),
-            Part::Due | Part::Done(_) => None,
+    /// The workers that compute a part now, as far as is known.
+    fn busy(&self) -> impl Iterator<Item = &WorkerId> {
+        self.due.values().flat_map(|evaluation| {
+            let asked = evaluation.parts.iter().filter_map(|part| match part {
+                Part::Asked { worker, .. } => Some(worker),
+                Part::Due | Part::Done(_) => None,
+            });
+            asked.chain(&evaluation.late)
         })
     }
 
+    /// Takes back the parts that take too long. Their workers are asked for no other part until
+    /// they have answered.
     fn take_back_late_parts(&mut self, now: Duration) {
-        self.take_back(|_, since| now >= since + PART_TIMEOUT);
-    }
-
-    /// Makes parts due again that were asked of a worker.
-    fn take_back(&mut self, is_lost: impl Fn(&WorkerId, Duration) -> bool) {
-        for part in self.due.values_mut().flat_map(|evaluation| &mut evaluation.parts) {
-            if let Part::Asked { worker, since } = part
-                && is_lost(worker, *since)
-            {
-                *part = Part::Due;
+        for DueEvaluation { parts, late, .. } in self.due.values_mut() {
+            for part in parts {
+                if let Part::Asked { worker, since } = part
+                    && now >= *since + PART_TIMEOUT
+                {
+                    late.insert(worker.clone());
+                    *part = Part::Due;
+                }
             }
         }
     }
@@ -174,7 +195,12 @@ impl Evaluations {
         result: Result<Vec<f64>, String>,
     ) -> Option<(Digest, Vec<f64>)> {
         let evaluation = self.due.get_mut(&id.step).filter(|due| due.digest == id.digest)?;
+        evaluation.late.remove(worker);
         let combination = evaluation.parts.len() - 1;
+        // Nobody can combine what is not there.
+        if usize::from(id.part) == combination && evaluation.pieces().is_none() {
+            return None;
+        }
         let part = evaluation.parts.get_mut(usize::from(id.part))?;
         let is_usable = |values: &[f64]| {
             // Numbers that are not finite have no place in a file of JSON objects.
@@ -200,7 +226,19 @@ impl Evaluations {
 
     /// Takes back the parts of a worker whose connection closed.
     pub(super) fn on_closed(&mut self, name: &str) {
-        self.take_back(|worker, _| worker.name == name);
+        for DueEvaluation { parts, late, .. } in self.due.values_mut() {
+            late.retain(|worker| worker.name != name);
+            for part in parts {
+                if matches!(part, Part::Asked { worker, .. } if worker.name == name) {
+                    *part = Part::Due;
+                }
+            }
+        }
+    }
+
+    /// Forgets what was given up of steps up to `step`: they are not computed again.
+    pub(super) fn forget_through(&mut self, step: Step) {
+        self.given_up.retain(|&given_up, _| given_up > step);
     }
 
     /// Notes that a worker has reported `step`, and so holds its snapshot (again).

@@ -209,7 +209,10 @@ impl Outputs {
         self.reports.add(worker, done);
         self.snapshots.on_report(worker, step);
         self.evaluations.on_report(worker, step);
-        if self.missing_evaluations.remove(&step)
+        // The members agreed on this step long ago: its row tells on what.
+        let is_agreed = self.persisted.rows.get(&step).is_none_or(|&logged| logged == digest);
+        if is_agreed
+            && self.missing_evaluations.remove(&step)
             && let Some(info) = self.evaluation_due_after(step)
         {
             self.evaluations.add(step, digest, &info);
@@ -385,17 +388,20 @@ impl Outputs {
     }
 
     /// Asks workers that are free for parts of the evaluations that are due. Takes the same
-    /// arguments as [`request_snapshots`](Self::request_snapshots).
+    /// arguments as [`request_snapshots`](Self::request_snapshots), and whether no worker is left,
+    /// not even one that may reconnect.
     pub(super) fn assign_evaluations(
         &mut self,
         now: Duration,
         members: &[WorkerId],
         start: Step,
         connected: &BTreeMap<WorkerId, ConnId>,
+        is_nobody_left: bool,
         out: &mut Vec<Command>,
     ) {
         let view = PlanView { members, start, connected };
-        for step in self.evaluations.assign(now, &self.reports, &view, out) {
+        let is_run_over = is_nobody_left && self.persisted.has_checkpoint(self.last_step());
+        for step in self.evaluations.assign(now, &self.reports, &view, is_run_over, out) {
             out.push(Command::Notice(Notice::EvaluationGivenUp(step)));
         }
     }
@@ -498,8 +504,8 @@ impl Outputs {
     }
 
     /// Gives up the write that was on its way, and returns it.
-    pub(super) fn give_up_write(&mut self, out: &mut Vec<Command>) -> Option<Write> {
-        self.writes.finish(out)
+    pub(super) fn give_up_write(&mut self) -> Option<Write> {
+        self.writes.give_up()
     }
 
     /// Drops all writes that wait for the disk.
@@ -545,6 +551,7 @@ impl Outputs {
     /// may be a step behind.
     pub(super) fn forget_persisted(&mut self) {
         self.reports.forget_through(self.persisted_through());
+        self.evaluations.forget_through(self.persisted_through());
     }
 
     /// Returns whether a snapshot that is due has not come yet.

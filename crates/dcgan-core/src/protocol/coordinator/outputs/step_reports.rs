@@ -108,8 +108,10 @@ impl StepReports {
 
     /// Withdraws what `members` have reported of steps after `step`: they compute those again.
     pub(super) fn withdraw_after(&mut self, step: Step, members: &[WorkerId]) {
-        for member in members {
-            self.last_steps.entry(member.clone()).and_modify(|last| *last = step.min(*last));
+        // Only the members of the present plan are asked for.
+        self.last_steps.retain(|worker, _| members.contains(worker));
+        for last in self.last_steps.values_mut() {
+            *last = step.min(*last);
         }
         for reports in self.steps.range_mut(step + 1..).map(|(_, reports)| reports) {
             for report in reports.values_mut() {
@@ -120,6 +122,6 @@ impl StepReports {
 
     /// Forgets the steps up to `step`, except the last two.
     pub(super) fn forget_through(&mut self, step: Step) {
-        self.steps.retain(|&reported, _| reported + 2 > step);
+        self.steps.retain(|&reported, _| reported.saturating_add(2) > step);
     }
 }

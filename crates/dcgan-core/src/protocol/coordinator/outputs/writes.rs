@@ -1,8 +1,8 @@
 //! The writes that wait for the disk, and the one that is on its way to it.
 //!
 //! A disk may take seconds for a write, or hang. The machine goes on meanwhile and only keeps in
-//! mind what is not durable yet. One write is on its way at a time. What is due faster than the
-//! disk takes it does not pile up: rows are written as a group, and of the checkpoints and grids
+//! mind what is not durable yet. One write is on its way at a time. What is large does not pile up
+//! when it is due faster than the disk takes it: rows are written as a group, and of the checkpoints and grids
 //! that wait the oldest are left out. People are told of the first, and at the end of the write of
 //! the others.
 
@@ -234,10 +234,15 @@ impl Writes {
         Some(write)
     }
 
-    /// Drops everything that waits.
+    /// Takes the write that was on its way, which is not durable and never will be.
+    pub(super) fn give_up(&mut self) -> Option<Write> {
+        self.started.take()
+    }
+
+    /// Drops everything that waits. What is dropped never counts as durable.
     pub(super) fn clear(&mut self) {
-        let started = self.started.take();
-        *self = Self { started, ..Self::new(self.checkpoints_max) };
+        let (started, rows_durable_through) = (self.started.take(), self.rows_durable_through);
+        *self = Self { started, rows_durable_through, ..Self::new(self.checkpoints_max) };
     }
 
     /// The last step that a durable row averages; `None` if all rows are durable.
