@@ -164,7 +164,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         std::fs::write(&path, format!("{LINE}\n{}", &LINE[..50])).unwrap();
-        assert_eq!(read(&path).unwrap().len(), 1);
+        assert_eq!(read::<MetricsRow>(&path).unwrap().len(), 1);
         let (mut log, rows) = MetricsLog::<MetricsRow>::open(&path).unwrap();
         assert_eq!(rows.len(), 1);
         log.append(&rows).unwrap();
