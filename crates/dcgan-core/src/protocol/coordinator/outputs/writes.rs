@@ -2,9 +2,9 @@
 //!
 //! A disk may take seconds for a write, or hang. The machine goes on meanwhile and only keeps in
 //! mind what is not durable yet. One write is on its way at a time. What is large does not pile up
-//! when it is due faster than the disk takes it: rows are written as a group, and of the checkpoints and grids
-//! that wait the oldest are left out. People are told of the first, and at the end of the write of
-//! the others.
+//! when it is due faster than the disk takes it: rows are written as a group, and of the
+//! checkpoints and grids that wait the oldest are left out. People are told of the first, and at
+//! the end of the write of the others.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
