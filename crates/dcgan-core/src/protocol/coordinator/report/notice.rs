@@ -247,8 +247,8 @@ impl fmt::Display for Notice {
             ),
             Self::EvaluationsMissing { count, last } => write!(
                 f,
-                "{count} states up to step {last} are not evaluated, and no worker that is here can \
-                 do it any more"
+                "{count} states up to step {last} are not evaluated, and no worker that is here \
+                 can do it any more"
             ),
             Self::PartFailed { by, step, why } => write!(
                 f,
