@@ -152,7 +152,10 @@ fn a_run_that_is_complete_is_not_trained_again() {
 #[test]
 fn a_worker_gives_up_without_a_coordinator() {
     let folder = folder();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that no other program gets the port, but nobody listens.
+    let port = tokio::net::TcpSocket::new_v4().unwrap();
+    port.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let nobody = port.local_addr().unwrap();
     let worker = Process::start(
         WORKER,
         folder.path(),
