@@ -38,12 +38,19 @@ pub struct CopyLimits {
     pub metrics: usize,
 }
 
-/// Copies `state` from the member `id` at the address `address`, as a safetensors file. Returns the
-/// file and the reports of the steps that led to the state and that the coordinator has not yet
-/// written.
-///
-/// The file arrives as the member sent it. Whether it holds the state that was asked for is for the
-/// caller to check.
+/// A state, as another worker has sent it. Whether the file holds the state that it says is for the
+/// receiver to check.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Copied {
+    /// The state that the file should hold.
+    pub state: StateRef,
+    /// A safetensors file.
+    pub file: Vec<u8>,
+    /// The reports of the steps that led to the state and that the coordinator has not yet written.
+    pub reports: Vec<StepDone>,
+}
+
+/// Copies `state`, or whatever state it has, from the worker `id` at the address `address`.
 ///
 /// # Errors
 /// If the member cannot be reached or does not hold the state, if no chunk arrives for
@@ -53,23 +60,32 @@ pub async fn copy_state(
     caller: Caller,
     id: &WorkerId,
     address: &str,
-    state: StateRef,
+    state: Option<StateRef>,
     limits: CopyLimits,
-) -> Result<(Vec<u8>, Vec<StepDone>), CopyError> {
+) -> Result<Copied, CopyError> {
     let address: Address = address.parse()?;
     let channel = connector.connect(&address, &Peer::Worker(id.name.clone())).await?;
-    let request = pb::CopyStateRequest { state: Some(state.into()), caller: Some(caller.into()) };
+    let request = pb::CopyStateRequest {
+        state: state.map(Into::into),
+        caller: Some(caller.into()),
+        to: Some(id.clone().into()),
+    };
     let mut stream = CollectiveClient::new(channel).copy_state(request).await?.into_inner();
 
     let mut assembler = ChunkAssembler::new(limits.bytes_max);
+    let mut sent = None;
     let mut reports: Vec<StepDone> = Vec::new();
     while let Some(message) = transfer::next(&mut stream).await? {
         let message = message.verify_checksum()?;
+        if sent.is_none() {
+            sent = message.state;
+        }
         for report in message.reports {
             reports.push(step_done(report, limits.metrics)?);
         }
         // A message without a chunk becomes an empty one, which belongs to no file and is refused.
         assembler.push(&message.chunk.unwrap_or_default())?;
     }
-    Ok((assembler.finish()?, reports))
+    let sent = sent.ok_or_else(|| Status::data_loss("a copy that does not say of which state"))?;
+    Ok(Copied { state: StateRef::try_from(sent)?, file: assembler.finish()?, reports })
 }

@@ -15,6 +15,7 @@
 
 mod copy;
 mod outgoing;
+mod probe;
 mod service;
 
 use std::sync::{Arc, OnceLock};
@@ -26,8 +27,9 @@ use dcgan_core::protocol::plan::{Plan, StateRef};
 use dcgan_core::protocol::worker::ReduceFrame;
 use tokio::sync::{mpsc, oneshot};
 
-pub use copy::{CopyError, CopyLimits, copy_state};
+pub use copy::{Copied, CopyError, CopyLimits, copy_state};
 pub use outgoing::Streams;
+pub use probe::{ProbeError, probe};
 pub use service::service;
 
 /// The events that other members cause.
@@ -39,14 +41,16 @@ pub enum Event {
     ReduceFrame(Rank, ReduceFrame),
     /// A stream to or from the member with this rank, in the plan of this generation, broke.
     StreamBroken(Generation, Rank),
-    /// Another worker asks for a copy of this state. Dropping the sender answers that this worker
-    /// does not hold it.
-    CopyAsked(StateRef, oneshot::Sender<Offer>),
+    /// Another worker asks for a copy of this state, or of whatever state this worker has. Dropping
+    /// the sender answers that this worker does not hold it.
+    CopyAsked(Option<StateRef>, oneshot::Sender<Offer>),
 }
 
 /// A state that another worker may copy.
 #[derive(Clone, Debug)]
 pub struct Offer {
+    /// The identity of the state.
+    pub at: StateRef,
     /// The state, as a safetensors file.
     pub state: Bytes,
     /// The finished steps that led to the state and that the coordinator may not have written.

@@ -53,7 +53,10 @@ impl Streams {
         let mut links = BTreeMap::new();
         for peer in plan.ranks().filter(|&rank| rank != me) {
             let (queue, queued) = mpsc::unbounded_channel();
-            let opening = Opening { run, plan: Arc::clone(plan), from: me };
+            let Some(to) = plan.member(peer).map(|member| member.id.clone()) else {
+                continue;
+            };
+            let opening = Opening { run, plan: Arc::clone(plan), from: me, to };
             let messages = tokio_stream::once(ExchangeMessage::Opening(opening))
                 .chain(UnboundedReceiverStream::new(queued));
             let link =

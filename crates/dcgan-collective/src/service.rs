@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dcgan_core::ids::{Generation, Rank, RunId};
+use dcgan_core::ids::{Generation, Rank, RunId, WorkerId};
 use dcgan_core::protocol::worker::ReduceFrame;
 use dcgan_core::state::digest;
 use dcgan_rpc::pb::collective_server::{Collective, CollectiveServer};
@@ -16,12 +16,13 @@ use crate::{Event, Events, Offer, RunCell};
 /// milliseconds; a driver that takes longer is stuck.
 const OFFER_MAX: Duration = Duration::from_secs(5);
 
-/// Creates the service. Whatever arrives goes to `events`.
-pub fn service(run: RunCell, events: Events) -> CollectiveServer<impl Collective> {
-    CollectiveServer::new(Service { run, events })
+/// Creates the service of the worker `id`. Whatever arrives goes to `events`.
+pub fn service(id: WorkerId, run: RunCell, events: Events) -> CollectiveServer<impl Collective> {
+    CollectiveServer::new(Service { id, run, events })
 }
 
 struct Service {
+    id: WorkerId,
     run: RunCell,
     events: Events,
 }
@@ -33,10 +34,11 @@ impl Collective for Service {
         request: Request<Streaming<pb::ExchangeMessage>>,
     ) -> Result<Response<pb::ExchangeResponse>, Status> {
         let mut stream = request.into_inner();
-        let Opening { run, plan, from } = receive_opening(&mut stream).await?;
+        let Opening { run, plan, from, to } = receive_opening(&mut stream).await?;
         if run != self.run()? {
             return Err(Status::failed_precondition("this worker belongs to another run"));
         }
+        self.check_meant(&to)?;
         let generation = plan.generation;
         self.send_event(Event::PeerPlan(plan)).await?;
         loop {
@@ -52,6 +54,15 @@ impl Collective for Service {
         }
     }
 
+    async fn probe(
+        &self,
+        request: Request<pb::ProbeRequest>,
+    ) -> Result<Response<pb::ProbeResponse>, Status> {
+        let run = self.run()?;
+        Caller::receive(request.into_inner().caller, run)?;
+        Ok(Response::new(pb::ProbeResponse { run: run.0, id: Some(self.id.clone().into()) }))
+    }
+
     type CopyStateStream = transfer::ChunkStream<pb::CopyStateResponse>;
 
     async fn copy_state(
@@ -59,26 +70,30 @@ impl Collective for Service {
         request: Request<pb::CopyStateRequest>,
     ) -> Result<Response<Self::CopyStateStream>, Status> {
         // Ask the driver for the state.
-        let pb::CopyStateRequest { state, caller } = request.into_inner();
+        let pb::CopyStateRequest { state, caller, to } = request.into_inner();
         let Caller { who, .. } = Caller::receive(caller, self.run()?)?;
-        let wanted = state
-            .ok_or_else(|| Status::invalid_argument("a request without a state"))?
+        let to: WorkerId = to
+            .ok_or_else(|| Status::invalid_argument("a request that does not say who is meant"))?
             .try_into()?;
+        self.check_meant(&to)?;
+        let wanted = state.map(TryInto::try_into).transpose()?;
         let (reply, offered) = oneshot::channel();
         self.send_event(Event::CopyAsked(wanted, reply)).await?;
-        let Offer { state, reports } = tokio::time::timeout(OFFER_MAX, offered)
+        let Offer { at, state, reports } = tokio::time::timeout(OFFER_MAX, offered)
             .await
             .map_err(|_| Status::deadline_exceeded("the worker is too busy to give a copy"))?
             .map_err(|_| Status::not_found("the worker does not hold this state"))?;
 
         tracing::debug!(event = "copy_sent", by = %who, "{who} copies this worker's state");
 
-        // Send it in chunks. The reports go with the first.
+        // Send it in chunks. The reports and the state's identity go with the first.
         let digest = digest::of_bytes(&state);
+        let mut at = Some(at.into());
         let mut reports: Vec<pb::StepDone> = reports.into_iter().map(Into::into).collect();
         Ok(transfer::answer(transfer::split(state, digest).map(move |chunk| {
-            let reports = std::mem::take(&mut reports);
-            pb::CopyStateResponse { reports, chunk: Some(chunk), checksum: 0 }.with_checksum()
+            let (reports, state) = (std::mem::take(&mut reports), at.take());
+            pb::CopyStateResponse { reports, chunk: Some(chunk), checksum: 0, state }
+                .with_checksum()
         })))
     }
 }
@@ -88,6 +103,14 @@ impl Service {
     fn run(&self) -> Result<RunId, Status> {
         let not_yet = || Status::unavailable("this worker has not heard from the coordinator yet");
         self.run.get().copied().ok_or_else(not_yet)
+    }
+
+    /// Checks that a peer means this worker, and has not been given the address of another one.
+    fn check_meant(&self, to: &WorkerId) -> Result<(), Status> {
+        if *to == self.id {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!("worker {to} is meant, and this is {}", self.id)))
     }
 
     /// Waits until the channel has room for the event: the member that sent it waits as well.

@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dcgan_collective::{
-    CopyError, CopyLimits, EVENTS_MAX, Event, Events, Offer, RunCell, Streams, copy_state, service,
+    Copied, CopyError, CopyLimits, EVENTS_MAX, Event, Events, Offer, RunCell, Streams, copy_state,
+    probe, service,
 };
 use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, RunId, ShardId, WorkerId};
 use dcgan_core::metrics::{Metrics, StepDone};
@@ -99,9 +100,9 @@ impl Process {
         let address = listener.local_addr().unwrap();
         let (events, received) = mpsc::channel(EVENTS_MAX);
         let run: RunCell = Arc::new(OnceLock::from(RUN));
-        let routes = Routes::new(service(run, events.clone()));
-        let server = tokio::spawn(net::serve(listener, routes, Program::Worker, pending()));
         let id = WorkerId { name: format!("worker-{rank}"), incarnation: 1 };
+        let routes = Routes::new(service(id.clone(), run, events.clone()));
+        let server = tokio::spawn(net::serve(listener, routes, Program::Worker, pending()));
         let objective = Arc::new(objective);
         let mut machine = WorkerMachine::new(
             Duration::ZERO,
@@ -278,11 +279,12 @@ async fn ask_for_copy(
     run: RunId,
     state: StateRef,
     bytes_max: usize,
-) -> Result<(Vec<u8>, Vec<StepDone>), CopyError> {
+) -> Result<Copied, CopyError> {
     let id = |name: &str| WorkerId { name: name.to_owned(), incarnation: 1 };
     let limits = CopyLimits { bytes_max, metrics: 2 };
     let caller = Caller::worker(id("asking"), run);
-    copy_state(&Connector::new(false), caller, &id("asked"), &address, state, limits).await
+    let wanted = Some(state);
+    copy_state(&Connector::new(false), caller, &id("worker-0"), &address, wanted, limits).await
 }
 
 /// Answers the next request for a copy.
@@ -290,8 +292,9 @@ async fn offer(process: &mut Process, state: &[u8], reports: &[StepDone]) {
     let Some(Event::CopyAsked(asked, reply)) = process.received.recv().await else {
         panic!("expected a request for a copy")
     };
-    assert_eq!(asked, process.machine.at());
-    reply.send(Offer { state: state.to_vec().into(), reports: reports.to_vec() }).unwrap();
+    let at = process.machine.at();
+    assert_eq!(asked, Some(at));
+    reply.send(Offer { at, state: state.to_vec().into(), reports: reports.to_vec() }).unwrap();
 }
 
 /// A report with this number of metrics.
@@ -318,7 +321,8 @@ async fn a_state_is_copied_with_its_reports() {
 
     let asking = ask(2_000_000);
     offer(&mut process, &state, &[report(2)]).await;
-    assert_eq!(asking.await.unwrap().unwrap(), (state.clone(), vec![report(2)]));
+    let copied = Copied { state: wanted, file: state.clone(), reports: vec![report(2)] };
+    assert_eq!(asking.await.unwrap().unwrap(), copied);
 
     let asking = ask(10);
     offer(&mut process, &state, &[]).await;
@@ -346,4 +350,47 @@ async fn a_state_is_copied_with_its_reports() {
         "the request of worker asking is for run 0000000000000008, and this is run \
          0000000000000007"
     );
+}
+
+#[tokio::test]
+async fn a_worker_is_reached_only_where_it_answers_itself() {
+    let process = Process::start(0, Noise::new(0.0));
+    let address = process.address.to_string();
+    let id = |name: &str, incarnation| WorkerId { name: name.to_owned(), incarnation };
+    let ask = async |meant: WorkerId, run| {
+        let caller = Caller::worker(id("asking", 1), run);
+        let answer = probe(&Connector::new(false), caller, &meant, &address).await;
+        answer.map_err(|error| error.to_string())
+    };
+    assert_eq!(ask(id("worker-0", 1), RUN).await, Ok(()));
+    let words = |text: &str| Err(text.to_owned());
+    assert_eq!(ask(id("worker-1", 1), RUN).await, words("worker worker-0 answers there"));
+    let another = words("another process of that name answers there");
+    assert_eq!(ask(id("worker-0", 2), RUN).await, another);
+    let refused = ask(id("worker-0", 1), RunId(8)).await.unwrap_err();
+    assert!(refused.starts_with("what answers there is no worker of this run: "), "{refused}");
+}
+
+#[tokio::test]
+async fn a_request_that_means_another_worker_is_refused() {
+    let mut processes = start_processes(2);
+    let plan = plan(&processes);
+    // Worker 1 says that it is at the address of worker 0.
+    let mut members = plan.members().to_vec();
+    members[1].address = members[0].address.clone();
+    let owners = plan.owners().to_vec();
+    let confused = Arc::new(Plan::new(plan.generation, members, owners, plan.start).unwrap());
+    let streams = open_streams(RUN, &confused, Rank(0), &processes[0].events);
+    let broken = processes[0].received.recv().await;
+    assert!(matches!(broken, Some(Event::StreamBroken(_, Rank(1)))), "{broken:?}");
+    assert!(processes[0].received.try_recv().is_err(), "it does not take its own frames");
+    drop(streams);
+
+    let address = processes[0].address.to_string();
+    let limits = CopyLimits { bytes_max: 10, metrics: 2 };
+    let (asking, meant) = (processes[0].id.clone(), processes[1].id.clone());
+    let caller = Caller::worker(asking, RUN);
+    let copy = copy_state(&Connector::new(false), caller, &meant, &address, None, limits).await;
+    let refused = copy.unwrap_err().to_string();
+    assert_eq!(refused, "worker worker-1 is meant, and this is worker-0");
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dcgan_core::ids::{Digest, Generation, Rank, RunId};
+use dcgan_core::ids::{Digest, Generation, Rank, RunId, WorkerId};
 use dcgan_core::protocol::plan::Plan;
 use dcgan_core::protocol::worker::ReduceFrame;
 use dcgan_core::reduction::{BUCKET_VALUES_MAX, BucketSum, Subtree};
@@ -37,16 +37,21 @@ pub struct Opening {
     pub plan: Arc<Plan>,
     /// The sender's rank in that plan.
     pub from: Rank,
+    /// The worker that is meant.
+    pub to: WorkerId,
 }
 
 impl From<&ExchangeMessage> for pb::ExchangeMessage {
     fn from(message: &ExchangeMessage) -> Self {
         let kind = match message {
-            ExchangeMessage::Opening(Opening { run, plan, from }) => Kind::Opening(pb::Opening {
-                run: run.0,
-                plan: Some((&**plan).into()),
-                from: from.0.into(),
-            }),
+            ExchangeMessage::Opening(Opening { run, plan, from, to }) => {
+                Kind::Opening(pb::Opening {
+                    run: run.0,
+                    plan: Some((&**plan).into()),
+                    from: from.0.into(),
+                    to: Some(to.clone().into()),
+                })
+            }
             ExchangeMessage::ReduceFrame(frame) => Kind::ReduceFrame(frame.into()),
             ExchangeMessage::Superseded => Kind::Superseded(pb::Superseded {}),
         };
@@ -109,13 +114,14 @@ impl ExchangeMessage {
 impl TryFrom<pb::Opening> for Opening {
     type Error = Malformed;
 
-    fn try_from(pb::Opening { run, plan, from }: pb::Opening) -> Result<Self, Malformed> {
+    fn try_from(pb::Opening { run, plan, from, to }: pb::Opening) -> Result<Self, Malformed> {
         let plan: Plan = required(plan, "an opening without a plan")?;
         let from = convert::rank(from)?;
         if plan.member(from).is_none() {
             return Err(Malformed("an opening from a rank that its plan does not have"));
         }
-        Ok(Self { run: RunId(run), plan: Arc::new(plan), from })
+        let to = required(to, "an opening that does not say who is meant")?;
+        Ok(Self { run: RunId(run), plan: Arc::new(plan), from, to })
     }
 }
 

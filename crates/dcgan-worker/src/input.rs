@@ -24,8 +24,10 @@ pub(crate) enum Input {
     Computed(Computed),
     /// The start state of this generation's plan was copied; `None` if that failed.
     Copied(Generation, Option<StateCopy>),
-    /// A probe has shown whether this peer can be reached.
-    ProbeResult(WorkerId, bool),
+    /// A probe has shown whether this peer can be reached, or why not.
+    ProbeResult(WorkerId, Result<(), String>),
+    /// A trial with this donor is over: the milliseconds of a shard, or what failed.
+    TrialResult(WorkerId, Result<f64, String>),
     /// The operating system asks the worker to end.
     Signal(Signal),
 }

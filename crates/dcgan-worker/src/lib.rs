@@ -23,6 +23,7 @@ mod partitions;
 mod session;
 mod start;
 mod transfers;
+mod trial;
 mod waiting;
 
 use std::process::ExitCode;

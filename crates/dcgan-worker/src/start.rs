@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let run = RunCell::new(OnceLock::new());
     let (listener, advertised) = network.block_on(listen(args))?;
     let listening = listener.local_addr()?;
-    serve_members(&network, listener, Arc::clone(&run), events_in.clone());
+    serve_members(&network, listener, id.clone(), Arc::clone(&run), events_in.clone());
     listen_for_signals(&network, inputs_in.clone())?;
     log_started(&id, listening, &advertised, &fingerprint);
 
@@ -110,8 +110,14 @@ fn try_listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
 }
 
 /// Answers other members, on the network's thread.
-fn serve_members(network: &Runtime, listener: TcpListener, run: RunCell, events: Events) {
-    let routes = Routes::new(dcgan_collective::service(run, events));
+fn serve_members(
+    network: &Runtime,
+    listener: TcpListener,
+    id: WorkerId,
+    run: RunCell,
+    events: Events,
+) {
+    let routes = Routes::new(dcgan_collective::service(id, run, events));
     network.spawn(net::serve(listener, routes, Program::Worker, pending()));
 }
 

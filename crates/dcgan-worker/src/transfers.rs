@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use dcgan_collective::{CopyError, CopyLimits, Offer, copy_state};
-use dcgan_core::ids::{Digest, Generation, Position, Step, WorkerId};
+use dcgan_collective::{Copied, CopyLimits, Offer, copy_state};
+use dcgan_core::ids::{Position, Step, WorkerId};
 use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::plan::{Plan, StateRef};
 use dcgan_core::protocol::worker::{CopySource, StateCopy};
@@ -37,13 +37,17 @@ pub(crate) async fn fetch_start(
     metrics: usize,
 ) -> anyhow::Result<StateCopy> {
     let bytes_max = 4 * layout.len() + HEADER_BYTES_MAX;
-    let (bytes, reports) = match source {
+    let (file, reports) = match source {
         CopySource::Member(rank) => {
             let member = plan.member(rank).context("there is no such member")?;
             let limits = CopyLimits { bytes_max, metrics };
             let Client { connector, caller, .. } = client;
             let (id, address) = (&member.id, &member.address);
-            copy_state(connector, caller.clone(), id, address, plan.start, limits).await?
+            let caller = caller.clone();
+            let wanted = Some(plan.start);
+            let Copied { file, reports, .. } =
+                copy_state(connector, caller, id, address, wanted, limits).await?;
+            (file, reports)
         }
         CopySource::Coordinator => {
             let request = pb::GetCheckpointRequest {
@@ -56,34 +60,58 @@ pub(crate) async fn fetch_start(
         }
     };
     let layout = Arc::clone(layout);
-    let state = spawn_blocking(move || state_file::decode(&bytes, &layout)).await??;
+    let state = spawn_blocking(move || state_file::decode(&file, &layout)).await??;
     Ok(StateCopy { state, reports })
 }
 
-/// Finds out whether a member of the run answers at this address.
+/// Fetches whatever state a worker has, and checks that it is the state that the worker says.
 ///
-/// The question is a request for a copy of a state that nobody holds. A member answers it with a
-/// refusal, which shows more than an open port: the member belongs to this run, and its driver
-/// works.
-pub(crate) async fn can_reach(client: &Client, peer: &WorkerId, address: &str) -> bool {
-    let nobodys_state =
-        StateRef { generation: Generation(0), position: Position::default(), digest: Digest(0) };
-    let limits = CopyLimits { bytes_max: HEADER_BYTES_MAX, metrics: 0 };
+/// # Errors
+/// If the worker cannot be reached or sends something else.
+pub(crate) async fn fetch_any(
+    client: &Client,
+    donor: &WorkerId,
+    address: &str,
+    layout: &Arc<Layout>,
+    metrics: usize,
+) -> anyhow::Result<(Position, State)> {
+    let limits = CopyLimits { bytes_max: 4 * layout.len() + HEADER_BYTES_MAX, metrics };
     let Client { connector, caller, .. } = client;
-    let request = copy_state(connector, caller.clone(), peer, address, nobodys_state, limits);
-    let answer = tokio::time::timeout(net::CONNECT_MAX, request).await;
-    matches!(answer, Ok(Ok(_) | Err(CopyError::Refused(_))))
+    let Copied { state: said, file, .. } =
+        copy_state(connector, caller.clone(), donor, address, None, limits).await?;
+    let layout = Arc::clone(layout);
+    spawn_blocking(move || {
+        let mut state = state_file::decode(&file, &layout)?;
+        let found = state.digest();
+        anyhow::ensure!(found == said.digest, "its state has digest {found}, not {}", said.digest);
+        Ok((said.position, state))
+    })
+    .await?
+}
+
+/// Finds out whether this very process answers at this address.
+///
+/// # Errors
+/// If not, in words.
+pub(crate) async fn probe(client: &Client, peer: &WorkerId, address: &str) -> Result<(), String> {
+    let Client { connector, caller, .. } = client;
+    let answer = dcgan_collective::probe(connector, caller.clone(), peer, address);
+    match tokio::time::timeout(net::CONNECT_MAX, answer).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer for {} s", net::CONNECT_MAX.as_secs())),
+    }
 }
 
 /// Answers a request for a copy of a state.
 pub(crate) async fn serve(
+    at: StateRef,
     state: Arc<State>,
     reports: Vec<StepDone>,
     request: oneshot::Sender<Offer>,
 ) {
     if let Ok(file) = spawn_blocking(move || state_file::encode(&state)).await {
         // The worker that asked may be gone by now.
-        let _ = request.send(Offer { state: file.into(), reports });
+        let _ = request.send(Offer { at, state: file.into(), reports });
     }
 }
 

@@ -17,7 +17,7 @@ use crate::protocol::plan::{Plan, StateRef};
 
 /// The version of everything on the wire. Programs of different versions refuse each other, with a
 /// message that names both versions.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// The first message of every control stream, from the worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,8 +77,16 @@ pub enum FromWorker {
     ProbeResult {
         /// The worker that was probed.
         peer: WorkerId,
-        /// True if it answered.
-        reached: bool,
+        /// Why it was not reached; `Ok` if it answered, as itself.
+        result: Result<(), String>,
+    },
+    /// The answer to [`ToWorker::Trial`].
+    TrialResult {
+        /// The worker whose state was to be copied.
+        donor: WorkerId,
+        /// The milliseconds that one shard takes in one step, or why there was no copy or no
+        /// vector.
+        result: Result<f64, String>,
     },
     /// The answer to [`ToWorker::Evaluate`].
     Evaluated {
@@ -146,6 +154,9 @@ pub enum ToWorker {
     RetainSnapshot(Step),
     /// Find out whether this worker answers at this address, as host:port.
     Probe(WorkerId, String),
+    /// Copy the state of this worker at this address, whichever state that is, and compute the
+    /// vectors of a shard from it.
+    Trial(WorkerId, String),
     /// Compute a part of an evaluation when no gradient is due.
     Evaluate(EvaluationTask),
     /// The run is over; exit.

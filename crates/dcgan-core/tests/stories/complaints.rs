@@ -76,8 +76,8 @@ fn of_two_workers_that_do_not_reach_each_other_one_waits_until_probes_succeed() 
     assert!(lines.contains(&"c: probe a".to_owned()), "{lines:?}");
     assert!(lines.contains(&"a: probe c".to_owned()), "{lines:?}");
     // When both directions work, c is let in again.
-    coordinator.says('a', FromWorker::ProbeResult { peer: id('c'), reached: true });
-    let lines = coordinator.says('c', FromWorker::ProbeResult { peer: id('a'), reached: true });
+    coordinator.says('a', FromWorker::ProbeResult { peer: id('c'), result: Ok(()) });
+    let lines = coordinator.says('c', FromWorker::ProbeResult { peer: id('a'), result: Ok(()) });
     assert_eq!(lines, ["a: fence 4", "b: fence 4", "c: fence 4"]);
 }
 

@@ -376,6 +376,7 @@ fn describe(message: &ToWorker) -> String {
         ToWorker::RequestSnapshot(step) => format!("request the snapshot of step {step}"),
         ToWorker::RetainSnapshot(step) => format!("retain the snapshot of step {step}"),
         ToWorker::Probe(peer, _) => format!("probe {peer}"),
+        ToWorker::Trial(donor, _) => format!("trial with {donor}"),
         ToWorker::Evaluate(task) => {
             let PartId { step, part, .. } = task.id;
             let kind = if task.is_combination() { "combination" } else { "piece" };

@@ -79,7 +79,7 @@ fn a_broken_stream_is_not_forgotten_when_a_copy_arrives() {
     // Seed 17804. While the copy is on its way, the stream of frames from a breaks.
     let broken = WorkerEvent::StreamBroken(Generation(2), Rank(0));
     assert_eq!(c.handle(broken), ["report: generation 2 cannot go on: the stream of rank 0 broke"]);
-    a.handle(WorkerEvent::CopyAsked(plan.start, 1));
+    a.handle(WorkerEvent::CopyAsked(Some(plan.start), 1));
     let state = (*a.served.pop().unwrap().unwrap()).clone();
     c.handle(WorkerEvent::Copied(Generation(2), Some(StateCopy { state, reports: Vec::new() })));
     // The copy mends nothing about the stream. After a hello the complaint is made again.

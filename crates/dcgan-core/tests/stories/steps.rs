@@ -81,7 +81,7 @@ fn rule_2_a_worker_copies_the_start_state_and_checks_it() {
         c.hears(ToWorker::Plan(Arc::clone(&plan))),
         ["connect to the members of plan 2 as rank 1", "copy the state of rank 0"]
     );
-    a.handle(Event::CopyAsked(plan.start, 7));
+    a.handle(Event::CopyAsked(Some(plan.start), 7));
     let served = a.served.pop().unwrap().unwrap();
 
     // What arrives is another state than the plan's. The worker keeps its own, asks for a new
@@ -196,7 +196,7 @@ fn rule_5_a_damaged_state_is_served_to_nobody() {
     let [mut a, _] = Worker::pair();
     let state = a.machine.at();
     a.machine.flip_a_bit(2);
-    let lines = a.handle(Event::CopyAsked(state, 1));
+    let lines = a.handle(Event::CopyAsked(Some(state), 1));
     assert!(lines.contains(&"serve nothing".to_owned()), "{lines:?}");
 }
 

@@ -170,11 +170,12 @@ impl Worker {
             }
             Command::Serve(_, state, _) => {
                 let what = if state.is_some() { "the state" } else { "nothing" };
-                self.served.push(state);
+                self.served.push(state.map(|(_, state)| state));
                 format!("serve {what}")
             }
             Command::Upload(step, _) => format!("upload the snapshot of step {step}"),
             Command::Probe(peer, _) => format!("probe {peer}"),
+            Command::Trial(donor, _) => format!("trial with {donor}"),
             Command::Evaluate(task, state) => {
                 let line = format!("evaluate part {} of step {}", task.id.part, task.id.step);
                 self.evaluations.push_back((task, state));
@@ -243,7 +244,8 @@ fn describe(message: &FromWorker) -> String {
         FromWorker::StateDiffered { position, tensor } => {
             format!("another state before at {position}, first in {tensor}")
         }
-        FromWorker::ProbeResult { peer, reached } => format!("probe of {peer}: {reached}"),
+        FromWorker::ProbeResult { peer, result } => format!("probe of {peer}: {result:?}"),
+        FromWorker::TrialResult { donor, result } => format!("trial with {donor}: {result:?}"),
         FromWorker::Evaluated { id, result: Ok(_) } => {
             format!("part {} of the evaluation of step {}", id.part, id.step)
         }

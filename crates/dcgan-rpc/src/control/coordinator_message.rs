@@ -46,6 +46,9 @@ impl TryFrom<pb::CoordinatorMessage> for CoordinatorMessage {
             Kind::Probe(pb::Probe { peer, address }) => {
                 ToWorker::Probe(required(peer, "a probe without a worker")?, address)
             }
+            Kind::Trial(pb::Trial { donor, address }) => {
+                ToWorker::Trial(required(donor, "a trial without a worker")?, address)
+            }
             Kind::Evaluate(pb::Evaluate { id, pieces }) => {
                 let pieces = pieces.into_iter().map(|piece| piece.values).collect();
                 let id = required(id, "a task without its part")?;
@@ -69,6 +72,9 @@ impl From<ToWorker> for Kind {
             ToWorker::RetainSnapshot(step) => Self::RetainSnapshot(pb::RetainSnapshot { step }),
             ToWorker::Probe(peer, address) => {
                 Self::Probe(pb::Probe { peer: Some(peer.into()), address })
+            }
+            ToWorker::Trial(donor, address) => {
+                Self::Trial(pb::Trial { donor: Some(donor.into()), address })
             }
             ToWorker::Evaluate(EvaluationTask { id, pieces }) => {
                 let values = |piece: &Vec<f64>| pb::PartValues { values: piece.clone() };

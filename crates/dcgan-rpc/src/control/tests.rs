@@ -78,6 +78,13 @@ fn values() -> impl Strategy<Value = Vec<f64>> {
     proptest::collection::vec(any::<u32>().prop_map(f64::from), 0..4)
 }
 
+/// A value, or why there is none.
+fn failure<T: std::fmt::Debug>(
+    value: impl Strategy<Value = T>,
+) -> impl Strategy<Value = Result<T, String>> {
+    (value, proptest::option::of(".{0,9}")).prop_map(|(value, why)| why.map_or(Ok(value), Err))
+}
+
 fn complaint() -> impl Strategy<Value = Complaint> {
     prop_oneof![
         any::<u16>().prop_map(|peer| Complaint::StreamBroken(Rank(peer))),
@@ -130,8 +137,10 @@ fn worker_message() -> impl Strategy<Value = WorkerMessage> {
             position: state.position,
             tensor
         }),
-        (worker_id(), any::<bool>())
-            .prop_map(|(peer, reached)| FromWorker::ProbeResult { peer, reached }),
+        (worker_id(), failure(Just(())))
+            .prop_map(|(peer, result)| FromWorker::ProbeResult { peer, result }),
+        (worker_id(), failure(any::<u32>().prop_map(f64::from)))
+            .prop_map(|(donor, result)| FromWorker::TrialResult { donor, result }),
         (part_id(), proptest::option::of(values()), ".{0,9}").prop_map(|(id, values, why)| {
             FromWorker::Evaluated { id, result: values.ok_or(why) }
         }),
@@ -179,6 +188,8 @@ fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage> {
         any::<u64>().prop_map(ToWorker::RetainSnapshot),
         (worker_id(), "[a-z.]{1,9}:[0-9]{4}")
             .prop_map(|(peer, address)| ToWorker::Probe(peer, address)),
+        (worker_id(), "[a-z.]{1,9}:[0-9]{4}")
+            .prop_map(|(donor, address)| ToWorker::Trial(donor, address)),
         (part_id(), proptest::collection::vec(values(), 0..3)).prop_map(|(id, pieces)| {
             ToWorker::Evaluate(EvaluationTask { id, pieces: Arc::new(pieces) })
         }),

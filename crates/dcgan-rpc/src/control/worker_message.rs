@@ -54,9 +54,16 @@ impl WorkerMessage {
                     tensor,
                 }
             }
-            Kind::ProbeResult(pb::ProbeResult { peer, reached }) => FromWorker::ProbeResult {
+            Kind::ProbeResult(pb::ProbeResult { peer, failure }) => FromWorker::ProbeResult {
                 peer: required(peer, "a probe without a worker")?,
-                reached,
+                result: failure.map_or(Ok(()), Err),
+            },
+            Kind::TrialResult(pb::TrialResult { donor, result }) => FromWorker::TrialResult {
+                donor: required(donor, "a trial without a worker")?,
+                result: match result.ok_or(Malformed("a trial without a result"))? {
+                    pb::trial_result::Result::ShardMs(shard_ms) => Ok(shard_ms),
+                    pb::trial_result::Result::Failure(why) => Err(why),
+                },
             },
             Kind::Evaluated(pb::Evaluated { id, result }) => FromWorker::Evaluated {
                 id: required(id, "a result without its part")?,
@@ -89,9 +96,17 @@ impl From<FromWorker> for Kind {
             FromWorker::StateDiffered { position, tensor } => {
                 Self::StateDiffered(pb::StateDiffered { position: Some(position.into()), tensor })
             }
-            FromWorker::ProbeResult { peer, reached } => {
-                Self::ProbeResult(pb::ProbeResult { peer: Some(peer.into()), reached })
-            }
+            FromWorker::ProbeResult { peer, result } => Self::ProbeResult(pb::ProbeResult {
+                peer: Some(peer.into()),
+                failure: result.err(),
+            }),
+            FromWorker::TrialResult { donor, result } => Self::TrialResult(pb::TrialResult {
+                donor: Some(donor.into()),
+                result: Some(match result {
+                    Ok(shard_ms) => pb::trial_result::Result::ShardMs(shard_ms),
+                    Err(why) => pb::trial_result::Result::Failure(why),
+                }),
+            }),
             FromWorker::Evaluated { id, result } => Self::Evaluated(pb::Evaluated {
                 id: Some(id.into()),
                 result: Some(match result {

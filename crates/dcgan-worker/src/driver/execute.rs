@@ -7,7 +7,7 @@ use dcgan_collective::Streams;
 use dcgan_core::ids::{Rank, RunId, Step, WorkerId};
 use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::message::{Finish, FromWorker};
-use dcgan_core::protocol::plan::Plan;
+use dcgan_core::protocol::plan::{Plan, StateRef};
 use dcgan_core::protocol::worker::{Command, CopySource, ReduceFrame};
 use dcgan_core::state::{Layout, State};
 use dcgan_process::exit::status;
@@ -17,6 +17,7 @@ use super::{Driver, Handled, JoinedRun};
 use crate::client::Client;
 use crate::input::Input;
 use crate::transfers;
+use crate::trial::Trial;
 
 /// Returns the name of the point that the driver passes when it executes a command: `--fault`
 /// refers to it.
@@ -35,6 +36,7 @@ fn fault_point(command: &Command) -> &'static str {
         Command::Serve(..) => "serve",
         Command::Upload(..) => "upload",
         Command::Probe(..) => "probe",
+        Command::Trial(..) => "trial",
         Command::Exit(_) => "exit",
     }
 }
@@ -50,9 +52,10 @@ impl Driver<'_> {
 
     fn execute_once(&mut self, command: Command) -> Handled {
         // Commands come from the machine, which exists in a run only.
-        let Some(JoinedRun { run, client, objective, metrics, compute, .. }) = &self.joined else {
+        let Some(joined) = &self.joined else {
             return Ok(None);
         };
+        let JoinedRun { run, client, objective, metrics, compute, .. } = joined;
         let run = *run;
         match command {
             Command::Report(message) => self.report(message),
@@ -66,6 +69,7 @@ impl Driver<'_> {
             Command::Serve(token, state, reports) => self.serve_copy(token, state, reports),
             Command::Upload(step, state) => self.upload(client, step, state),
             Command::Probe(peer, address) => self.probe(client, peer, address),
+            Command::Trial(donor, address) => self.try_out(joined, donor, address),
             Command::Exit(finish) => return self.exit(finish),
         }
         Ok(None)
@@ -142,9 +146,14 @@ impl Driver<'_> {
 
     /// Answers a request for a copy. Without a state, dropping the request answers that the state
     /// is not here.
-    fn serve_copy(&mut self, token: u64, state: Option<Arc<State>>, reports: Vec<StepDone>) {
-        if let (Some(request), Some(state)) = (self.copy_requests.remove(&token), state) {
-            self.network.spawn(transfers::serve(state, reports, request));
+    fn serve_copy(
+        &mut self,
+        token: u64,
+        offered: Option<(StateRef, Arc<State>)>,
+        reports: Vec<StepDone>,
+    ) {
+        if let (Some(request), Some((at, state))) = (self.copy_requests.remove(&token), offered) {
+            self.network.spawn(transfers::serve(at, state, reports, request));
         }
     }
 
@@ -168,8 +177,25 @@ impl Driver<'_> {
         let client = client.clone();
         let inputs = self.inputs_in.clone();
         self.network.spawn(async move {
-            let reached = transfers::can_reach(&client, &peer, &address).await;
-            let _ = inputs.send(Input::ProbeResult(peer, reached)).await;
+            let result = transfers::probe(&client, &peer, &address).await;
+            let _ = inputs.send(Input::ProbeResult(peer, result)).await;
+        });
+    }
+
+    /// Shows in the background that this worker can do a member's work.
+    fn try_out(&self, joined: &JoinedRun, donor: WorkerId, address: String) {
+        let trial = Trial {
+            client: joined.client.clone(),
+            objective: Arc::clone(&joined.objective),
+            metrics: joined.metrics,
+            partitions: joined.partitions.clone(),
+            shard: joined.trial_shard,
+            threads: self.args.threads,
+        };
+        let inputs = self.inputs_in.clone();
+        self.network.spawn(async move {
+            let result = trial.run(&donor, &address).await;
+            let _ = inputs.send(Input::TrialResult(donor, result)).await;
         });
     }
 

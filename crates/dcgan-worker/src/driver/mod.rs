@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dcgan_collective::{Events, Offer, RunCell, Streams};
-use dcgan_core::ids::{RunId, WorkerId};
+use dcgan_core::ids::{RunId, ShardId, WorkerId};
 use dcgan_core::objective::Objective;
 use dcgan_core::protocol::message::FromWorker;
 use dcgan_core::protocol::worker::{Event, TICK, WorkerMachine};
@@ -72,6 +72,8 @@ struct JoinedRun {
     metrics: usize,
     compute: ComputePool,
     partitions: PartitionCache,
+    /// The shard that a trial computes: its partition is here when the worker is ready.
+    trial_shard: ShardId,
 }
 
 /// The result of handling something: the exit status if the program is to end, an error if it has
@@ -172,7 +174,8 @@ impl<'a> Driver<'a> {
                 self.pass(Event::Computed(key, shard, result))
             }
             Input::Copied(generation, copy) => self.pass(Event::Copied(generation, copy)),
-            Input::ProbeResult(peer, reached) => self.pass(Event::ProbeResult(peer, reached)),
+            Input::ProbeResult(peer, result) => self.pass(Event::ProbeResult(peer, result)),
+            Input::TrialResult(donor, result) => self.pass(Event::TrialResult(donor, result)),
             Input::Signal(signal) => self.on_signal(signal),
         }
     }
@@ -272,6 +275,7 @@ impl<'a> Driver<'a> {
         let client = self.client.in_run(run);
         let metrics = spec.objective().metric_names().len();
         let inputs = self.inputs_in.clone();
+        let trial_shard = likely_shards.first().copied().unwrap_or(ShardId(0));
         let fetch = partitions.clone().fetch(client.clone(), spec, likely_shards, move || {
             tokio::spawn(async move { inputs.send(Input::DataReady).await });
         });
@@ -279,8 +283,16 @@ impl<'a> Driver<'a> {
 
         let machine =
             WorkerMachine::new(self.start.elapsed(), self.id.clone(), Arc::clone(&objective));
-        self.joined =
-            Some(JoinedRun { run, client, machine, objective, metrics, compute, partitions });
+        self.joined = Some(JoinedRun {
+            run,
+            client,
+            machine,
+            objective,
+            metrics,
+            compute,
+            partitions,
+            trial_shard,
+        });
         Ok(())
     }
 

@@ -58,7 +58,10 @@ impl CoordinatorMachine {
             FromWorker::StateDiffered { position, tensor } => {
                 self.notify(Notice::StateDiffered { name: id.name, position, tensor });
             }
-            FromWorker::ProbeResult { peer, reached } => self.on_probe_result(&id, &peer, reached),
+            FromWorker::ProbeResult { peer, result } => {
+                self.on_probe_result(&id, &peer, result.is_ok());
+            }
+            FromWorker::TrialResult { .. } => {}
             FromWorker::Evaluated { id: part, result } => {
                 self.outputs.on_evaluated(&id, part, result, &mut self.out);
             }

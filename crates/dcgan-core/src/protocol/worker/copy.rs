@@ -11,13 +11,25 @@ use crate::protocol::plan::{Plan, StateRef};
 /// The pause before the holders are asked again, after all of them have failed to provide a copy.
 const COPY_PAUSE: Duration = Duration::from_millis(250);
 
+/// A source that has not sent the whole copy in this time counts as one that has failed. A state
+/// has 5 MB, which take a second on a slow network. A copy that arrives later is used all the same.
+const COPY_MAX: Duration = Duration::from_secs(30);
+
 /// The copy of the start state that a worker waits for.
 pub(super) struct CopyInProgress {
     pub(super) source: CopySource,
     /// The number of sources that have failed so far.
     attempt: usize,
-    /// The time at which the source is to be asked; `None` once it has been asked.
-    ask_at: Option<Duration>,
+    /// Whether the source has been asked.
+    request: Request,
+}
+
+/// Whether a source has been asked for a copy, and when.
+enum Request {
+    /// It is to be asked at this time.
+    Due(Duration),
+    /// It was asked at this time.
+    Made(Duration),
 }
 
 impl WorkerMachine {
@@ -35,23 +47,32 @@ impl WorkerMachine {
         // round.
         let is_new_round = attempt > 0 && attempt.is_multiple_of(holders.len().max(1));
         if is_new_round {
-            let ask_at = Some(self.now + COPY_PAUSE);
-            self.copying = Some(CopyInProgress { source, attempt, ask_at });
+            let request = Request::Due(self.now + COPY_PAUSE);
+            self.copying = Some(CopyInProgress { source, attempt, request });
             self.complain(Complaint::CopyFailed);
         } else {
-            self.copying = Some(CopyInProgress { source, attempt, ask_at: None });
+            let request = Request::Made(self.now);
+            self.copying = Some(CopyInProgress { source, attempt, request });
             self.commands.push(Command::Copy(plan, source));
         }
     }
 
-    /// Sends the request for a copy whose pause is over.
-    pub(super) fn request_copy_after_pause(&mut self) {
-        let (Some((plan, _)), Some(copying)) = (&self.plan, &mut self.copying) else {
+    /// Sends the request for a copy whose pause is over, and gives up one that takes too long.
+    pub(super) fn watch_copy(&mut self) {
+        let (Some((plan, rank)), Some(copying)) = (&self.plan, &mut self.copying) else {
             return;
         };
-        if copying.ask_at.is_some_and(|ask_at| self.now >= ask_at) {
-            copying.ask_at = None;
-            self.commands.push(Command::Copy(Arc::clone(plan), copying.source));
+        let (plan, rank) = (Arc::clone(plan), *rank);
+        match copying.request {
+            Request::Due(at) if self.now >= at => {
+                copying.request = Request::Made(self.now);
+                self.commands.push(Command::Copy(plan, copying.source));
+            }
+            Request::Made(at) if self.now >= at + COPY_MAX => {
+                let attempt = copying.attempt + 1;
+                self.request_copy(plan, rank, attempt);
+            }
+            Request::Due(_) | Request::Made(_) => {}
         }
     }
 
@@ -95,12 +116,12 @@ impl WorkerMachine {
         self.begin_phase();
     }
 
-    /// Answers another worker's request for a copy of the state `wanted`.
-    pub(super) fn serve_copy(&mut self, wanted: StateRef, token: u64) {
-        let is_here =
-            self.at.is_same_state(&wanted) && self.verify_or_discard_state(self.state.all());
-        let command = if is_here {
-            Command::Serve(token, Some(Arc::clone(&self.state)), self.retained.reports())
+    /// Answers another worker's request for a copy of the state `wanted`, or of any.
+    pub(super) fn serve_copy(&mut self, wanted: Option<StateRef>, token: u64) {
+        let is_wanted = wanted.is_none_or(|wanted| self.at.is_same_state(&wanted));
+        let command = if is_wanted && self.verify_or_discard_state(self.state.all()) {
+            let offered = Some((self.at, Arc::clone(&self.state)));
+            Command::Serve(token, offered, self.retained.reports())
         } else {
             Command::Serve(token, None, Vec::new())
         };

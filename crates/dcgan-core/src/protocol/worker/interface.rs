@@ -29,14 +29,17 @@ pub enum Event {
     StreamBroken(Generation, Rank),
     /// A compute thread is done with a shard.
     Computed(VectorKey, ShardId, ShardResult),
-    /// Another worker asks for a copy of this state. The token belongs to the request and returns
-    /// in [`Command::Serve`].
-    CopyAsked(StateRef, u64),
+    /// Another worker asks for a copy of this state, or of whatever state this worker has. The token
+    /// belongs to the request and returns in [`Command::Serve`].
+    CopyAsked(Option<StateRef>, u64),
     /// The copy that was asked for in this generation has arrived; `None` if the donor did not
     /// provide it.
     Copied(Generation, Option<StateCopy>),
-    /// The probe of this peer is over; true if the peer answered.
-    ProbeResult(WorkerId, bool),
+    /// The probe of this peer is over: the peer answered, or why it did not.
+    ProbeResult(WorkerId, Result<(), String>),
+    /// The trial with this donor is over: the milliseconds that a shard takes in a step, or what
+    /// failed.
+    TrialResult(WorkerId, Result<f64, String>),
     /// A compute thread is done with a part of an evaluation, or could not compute it.
     Evaluated(PartId, Result<Vec<f64>, String>),
     /// The worker process was told to stop.
@@ -65,11 +68,14 @@ pub enum Command {
     /// Ask this source for a copy of the plan's start state.
     Copy(Arc<Plan>, CopySource),
     /// Answer the request for a copy that has this token; with `None` if the state is not here.
-    Serve(u64, Option<Arc<State>>, Vec<StepDone>),
+    Serve(u64, Option<(StateRef, Arc<State>)>, Vec<StepDone>),
     /// Send the snapshot of this step to the coordinator.
     Upload(Step, Arc<State>),
     /// Find out whether this peer answers at this address, as host:port.
     Probe(WorkerId, String),
+    /// Copy whatever state this worker at this address has, and compute the vectors of a shard from
+    /// it: so the coordinator learns that this worker can.
+    Trial(WorkerId, String),
     /// The run is over; end the process.
     Exit(Finish),
 }

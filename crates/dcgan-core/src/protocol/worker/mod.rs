@@ -167,13 +167,16 @@ impl WorkerMachine {
             Event::Computed(key, shard, result) => self.on_shard_result(key, shard, result),
             Event::CopyAsked(wanted, token) => self.serve_copy(wanted, token),
             Event::Copied(generation, copy) => self.on_copy(generation, copy),
-            Event::ProbeResult(peer, reached) => {
-                self.report(FromWorker::ProbeResult { peer, reached });
+            Event::ProbeResult(peer, result) => {
+                self.report(FromWorker::ProbeResult { peer, result });
+            }
+            Event::TrialResult(donor, result) => {
+                self.report(FromWorker::TrialResult { donor, result });
             }
             Event::Evaluated(id, result) => self.on_evaluated(id, result),
             Event::Leave => self.report(FromWorker::Leave),
             Event::Tick => {
-                self.request_copy_after_pause();
+                self.watch_copy();
                 self.complain_about_late_member();
             }
         }

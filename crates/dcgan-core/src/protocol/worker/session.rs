@@ -44,6 +44,7 @@ impl WorkerMachine {
             ToWorker::RetainSnapshot(step) => self.retained.retain_snapshot(step),
             ToWorker::Evaluate(task) => self.on_evaluate(task),
             ToWorker::Probe(peer, address) => self.commands.push(Command::Probe(peer, address)),
+            ToWorker::Trial(donor, address) => self.commands.push(Command::Trial(donor, address)),
             ToWorker::Finish(finish) => self.commands.push(Command::Exit(finish)),
         }
     }

@@ -109,14 +109,18 @@ impl World {
                 let Some((asker, generation)) = worker.copies.remove(&token) else {
                     return;
                 };
-                let copy = state.map(|state| StateCopy { state: (*state).clone(), reports });
+                let copy = state.map(|(_, state)| StateCopy { state: (*state).clone(), reports });
                 if self.is_alive(&asker) {
                     self.worker_event(&asker.name, Event::Copied(generation, copy));
                 }
             }
             Command::Probe(peer, _) => {
-                let reached = self.can_reach(name, &peer);
-                self.worker_event(name, Event::ProbeResult(peer, reached));
+                let result =
+                    if self.can_reach(name, &peer) { Ok(()) } else { Err("no".to_owned()) };
+                self.worker_event(name, Event::ProbeResult(peer, result));
+            }
+            Command::Trial(donor, _) => {
+                self.worker_event(name, Event::TrialResult(donor, Ok(1.0)));
             }
             Command::Exit(finish) => {
                 // Only a run with a defective worker ends in another way.
@@ -182,7 +186,7 @@ impl World {
         let asker = self.workers[name].id.clone();
         let holder_process = self.workers.get_mut(&holder.name).unwrap();
         holder_process.copies.insert(token, (asker, plan.generation));
-        self.worker_event(&holder.name, Event::CopyAsked(plan.start, token));
+        self.worker_event(&holder.name, Event::CopyAsked(Some(plan.start), token));
     }
 
     /// Tells if a worker can open a connection to another process now.
