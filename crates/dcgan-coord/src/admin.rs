@@ -150,6 +150,7 @@ fn describe(status: &pb::Status) -> String {
     // Writing to a string cannot fail.
     let _ = write_run(status, &mut text);
     let _ = write_workers(&status.workers, &mut text);
+    let _ = write_outsiders(&status.outside, &mut text);
     let _ = write_interruptions(&status.recoveries, &mut text);
     text
 }
@@ -186,6 +187,17 @@ fn write_workers(workers: &[pb::WorkerStatus], f: &mut String) -> std::fmt::Resu
             f,
             "{name:<20} {role:<9} {step:>10} {heartbeat:>10} {shard_ms:>10}  {incarnation:<17} {}",
             describe_shards(&worker.shards)
+        )?;
+    }
+    Ok(())
+}
+
+/// Writes a line for each worker that is kept outside.
+fn write_outsiders(outside: &[pb::Outsider], f: &mut String) -> std::fmt::Result {
+    for pb::Outsider { name, address, reason, seconds_left } in outside {
+        writeln!(
+            f,
+            "worker {name} at {address} is kept outside for {seconds_left:.0} s more: {reason}"
         )?;
     }
     Ok(())

@@ -25,6 +25,19 @@ struct Fields<'a> {
 
 /// Logs a notice.
 pub(crate) fn log(notice: &Notice) {
+    // A lie, or a fault that looks like one, is more than news.
+    if let Notice::FalseClaim { name, address, claim, pause } = notice {
+        let seconds = pause.as_secs_f64();
+        tracing::warn!(
+            event = notice.code(),
+            worker = name,
+            address,
+            error = %claim,
+            seconds,
+            "{notice}"
+        );
+        return;
+    }
     let Fields {
         cause,
         tensor,
@@ -64,6 +77,9 @@ fn fields(notice: &Notice) -> Fields<'_> {
     match notice {
         Notice::Connected(_)
         | Notice::Ready(_)
+        | Notice::NameTaken(_)
+        | Notice::FingerprintsDiffer { .. }
+        | Notice::FalseClaim { .. }
         | Notice::Complaint { .. }
         | Notice::Quarantined { .. }
         | Notice::Readmitted(_) => none,

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use dcgan_core::ids::RunId;
-use dcgan_core::protocol::coordinator::{Recovery, Role, Status, WorkerStatus};
+use dcgan_core::protocol::coordinator::{Outsider, Recovery, Role, Status, WorkerStatus};
 
 use crate::pb;
 
 /// Converts the status of a run at the moment `now` of the coordinator's clock. `epoch` is the
 /// epoch of the status' step.
 pub fn status(run: RunId, epoch: u64, now: Duration, status: Status) -> pb::Status {
-    let Status { reason, generation, step, last_step, checkpoint, workers, recoveries } = status;
+    let Status { reason, generation, step, last_step, checkpoint, workers, outside, recoveries } =
+        status;
     pb::Status {
         run: run.0,
         reason: reason.to_string(),
@@ -22,6 +23,7 @@ pub fn status(run: RunId, epoch: u64, now: Duration, status: Status) -> pb::Stat
         checkpoint: checkpoint.map(|(step, _)| step),
         digest: checkpoint.map(|(_, digest)| digest.to_string()),
         workers: workers.into_iter().map(worker_status).collect(),
+        outside: outside.into_iter().map(outsider).collect(),
         recoveries: recoveries.into_iter().map(|one| recovery(one, now)).collect(),
     }
 }
@@ -33,6 +35,16 @@ fn recovery(recovery: Recovery, now: Duration) -> pb::Recovery {
         cause,
         seconds_ago: now.saturating_sub(at).as_secs(),
         took_ms: took.map(|took| took.as_secs_f64() * 1e3),
+    }
+}
+
+fn outsider(outsider: Outsider) -> pb::Outsider {
+    let Outsider { id, address, claim, left } = outsider;
+    pb::Outsider {
+        name: id.name,
+        address,
+        reason: claim.to_string(),
+        seconds_left: left.as_secs_f64(),
     }
 }
 

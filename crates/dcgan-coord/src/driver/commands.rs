@@ -5,6 +5,7 @@ use dcgan_core::protocol::coordinator::{Command, ConnId};
 use dcgan_core::protocol::message::{Refusal, ToWorker};
 use dcgan_process::fault;
 use dcgan_rpc::{CoordinatorMessage, Welcome};
+use tonic::Status;
 
 use super::Driver;
 use crate::notices;
@@ -25,6 +26,7 @@ impl Driver {
         match command {
             Command::Welcome(conn, likely_shards) => self.welcome(conn, &likely_shards),
             Command::Refuse(conn, refusal) => self.refuse(conn, &refusal),
+            Command::TurnAway(conn, why) => self.turn_away(conn, why),
             Command::Send(conn, message) => self.send_message(conn, message),
             Command::Close(conn) => self.close(conn),
             Command::Write(write) => self.submit(Job::Machine(write)),
@@ -46,6 +48,16 @@ impl Driver {
     fn refuse(&mut self, conn: ConnId, refusal: &Refusal) {
         tracing::warn!(event = "worker_refused", "a worker was refused: {refusal}");
         self.send(conn, CoordinatorMessage::Refused(refusal.to_string()));
+        self.close(conn);
+    }
+
+    /// Ends a worker's stream with the reason as its status: the worker logs it, and tries again.
+    fn turn_away(&mut self, conn: ConnId, why: String) {
+        tracing::debug!(event = "worker_turned_away", conn = conn.0, "turned away: {why}");
+        if let Some(sender) = self.workers.get(&conn) {
+            // A worker that does not read its stream learns only that it has ended.
+            let _ = sender.try_send(Err(Status::failed_precondition(why)));
+        }
         self.close(conn);
     }
 

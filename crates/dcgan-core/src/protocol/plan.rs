@@ -164,9 +164,9 @@ impl Plan {
         Some(Rank(index as u16))
     }
 
-    /// The rank of the member that computes a shard.
-    pub fn owner(&self, shard: ShardId) -> Rank {
-        self.owners[usize::from(shard.0)]
+    /// The rank of the member that computes a shard; `None` if there is no such shard.
+    pub fn owner(&self, shard: ShardId) -> Option<Rank> {
+        self.owners.get(usize::from(shard.0)).copied()
     }
 
     /// The shards that a member computes, in order.

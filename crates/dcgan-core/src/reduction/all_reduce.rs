@@ -188,7 +188,7 @@ impl AllReduce {
         if !subtree.is_in_tree(self.plan.shards()) {
             return Err("its shards are no subtree");
         }
-        if subtree.shards().any(|shard| self.plan.owner(shard) != from) {
+        if subtree.shards().any(|shard| self.plan.owner(shard) != Some(from)) {
             return Err("its shards belong to another member");
         }
         Ok(())
@@ -339,7 +339,7 @@ mod tests {
             let action = pick(shards.len() + in_flight.len());
             let (sender, sent) = if action < shards.len() {
                 let shard = shards.swap_remove(action);
-                let owner = plan.owner(shard);
+                let owner = plan.owner(shard).unwrap();
                 let vector = vectors[usize::from(shard.0)].clone();
                 let leaf = Subtree::leaf(shard);
                 (owner, members[usize::from(owner.0)].contribute(leaf, vector.into()))

@@ -131,8 +131,33 @@ impl Coordinator {
 
     /// A worker says hello, with the plan and the promise that it has.
     pub(crate) fn hello(&mut self, name: char) -> Vec<String> {
+        let hello = self.hello_of(name);
+        self.handle(Event::Hello(conn(name), hello))
+    }
+
+    /// A process says hello under the name of another one.
+    pub(crate) fn hello_as(&mut self, name: char, other: char, incarnation: u64) -> Vec<String> {
+        let id = WorkerId { incarnation, ..id(other) };
+        let hello = Hello { id, ..self.hello_of(name) };
+        self.handle(Event::Hello(conn(name), hello))
+    }
+
+    /// A worker with another arithmetic says hello.
+    pub(crate) fn hello_with(&mut self, name: char, fingerprint: &str) -> Vec<String> {
+        let hello = Hello { fingerprint: fingerprint.to_owned(), ..self.hello_of(name) };
+        self.handle(Event::Hello(conn(name), hello))
+    }
+
+    /// A worker says hello that follows the plan of this generation.
+    pub(crate) fn hello_in(&mut self, name: char, generation: u64) -> Vec<String> {
+        let generation = Generation(generation);
+        let hello = Hello { plan: generation, promised: generation, ..self.hello_of(name) };
+        self.handle(Event::Hello(conn(name), hello))
+    }
+
+    fn hello_of(&self, name: char) -> Hello {
         let (plan, promised) = self.standing.get(&name).copied().unwrap_or_default();
-        let hello = Hello {
+        Hello {
             run: None,
             id: id(name),
             protocol: PROTOCOL,
@@ -140,8 +165,12 @@ impl Coordinator {
             address: format!("{name}:1"),
             plan,
             promised,
-        };
-        self.handle(Event::Hello(conn(name), hello))
+        }
+    }
+
+    /// The thing that the coordinator waits for, in words.
+    pub(crate) fn reason(&self) -> String {
+        self.machine.reason().to_string()
     }
 
     /// A worker says hello and that it has its data.
@@ -179,6 +208,13 @@ impl Coordinator {
         self.says(name, FromWorker::StepDone(self.step_done(step, digest)))
     }
 
+    /// A worker reports a step again that was finished in an earlier generation.
+    pub(crate) fn repeats(&mut self, name: char, generation: u64, step: Step) -> Vec<String> {
+        let generation = Generation(generation);
+        let done = StepDone { generation, ..self.step_done(step, digest(step)) };
+        self.says(name, FromWorker::StepDone(done))
+    }
+
     /// A worker reports a step whose state ends the run.
     pub(crate) fn reports_the_end(&mut self, name: char, step: Step) -> Vec<String> {
         let done = StepDone { ends_run: true, ..self.step_done(step, digest(step)) };
@@ -195,7 +231,7 @@ impl Coordinator {
         StepDone {
             step,
             generation: Generation(self.generation()),
-            world_size: 2,
+            world_size: self.plan.as_ref().map_or(1, |plan| plan.members().len() as u16),
             digest,
             ends_run: false,
             metrics: vec![0.5; 6],
@@ -295,6 +331,7 @@ impl Coordinator {
                 Some(format!("{}: welcome, likely shards {shards}", name(conn)))
             }
             Command::Refuse(conn, _) => Some(format!("{}: refuse", name(conn))),
+            Command::TurnAway(conn, _) => Some(format!("{}: turn away", name(conn))),
             Command::Close(conn) => Some(format!("{}: close", name(conn))),
             Command::Send(conn, message) => {
                 if let ToWorker::Plan(plan) = &message {

@@ -119,7 +119,7 @@ fn reports_that_are_repeated_are_no_progress() {
     // After every plan workers report again what led to its start. That is not a finished step of
     // generation 2, so the next complaint has to wait: without a pause, two workers that do not
     // reach each other would turn generations over as fast as the network allows.
-    coordinator.reports('a', 5);
+    coordinator.repeats('a', 1, 5);
     assert_eq!(coordinator.complains('a', Complaint::StreamBroken(Rank(1))), [""; 0]);
     assert_eq!(coordinator.passes(1.1, "ab"), ["a: fence 3", "b: fence 3"]);
 }
@@ -159,7 +159,7 @@ fn a_worker_that_copied_another_state_speaks_for_that_one() {
     coordinator.acknowledges_with('c', 2, state(1, 1, bad));
     // It copies the more frequent state, and reports that instead. Its first report is void: nobody
     // differs any more, and no other fence follows.
-    assert_eq!(coordinator.reports('c', 1), [""; 0]);
+    assert_eq!(coordinator.repeats('c', 1, 1), [""; 0]);
     coordinator.report_steps("abc", 1, 9);
     coordinator.reports('a', 10);
     coordinator.reports('b', 10);

@@ -1,15 +1,16 @@
 //! Stories of the protocol: events in, exact commands out.
 //!
-//! `docs/protocol.md` states ten rules; each has a story here that shows it at work, and each hole
-//! that the simulation once found has one that shows how it is closed. Read them in the order of
-//! the files: `plans` (rules 1 to 3), `steps` (rules 4 to 6), `outputs` (rules 7 and 8),
-//! `complaints` (rule 9), `evaluations` (rule 10), `holes`.
+//! `docs/protocol.md` states eleven rules; each has a story here that shows it at work, and each
+//! hole that the simulation once found has one that shows how it is closed. Read them in the order
+//! of the files: `plans` (rules 1 to 3), `steps` (rules 4 to 6), `outputs` (rules 7 and 8),
+//! `complaints` (rule 9), `evaluations` (rule 10), `claims` (rule 11), `holes`.
 //!
 //! The commands of a machine are written as short lines, such as `a: fence 2` (send fence 2 to
 //! worker a) or `store plan 2: a=0123 b=4567, from the end of step 10`. [`coordinator`] and
 //! [`worker`] say how they read.
 #![expect(clippy::unwrap_used, reason = "a story that goes wrong should stop")]
 
+mod claims;
 mod complaints;
 mod coordinator;
 mod evaluations;

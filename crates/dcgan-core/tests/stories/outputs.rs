@@ -1,10 +1,10 @@
 //! Rules 7 and 8: what is written to the run directory, and when.
 
-use dcgan_core::ids::{Digest, Generation, Position};
+use dcgan_core::ids::{Digest, Generation, Phase, Position};
 use dcgan_core::protocol::coordinator::{Event, Notice, Stop};
 use dcgan_core::protocol::message::ToWorker;
 
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, state_before};
 use crate::worker::{Worker, train_until};
 
 #[test]
@@ -38,10 +38,12 @@ fn rule_7_an_early_end_makes_a_checkpoint_of_the_furthest_finished_step() {
     let mut coordinator = Coordinator::training("ab");
     coordinator.report_steps("ab", 0, 4);
     assert_eq!(coordinator.handle(Event::Stop(Stop::Finish)), ["a: fence 2", "b: fence 2"]);
-    // Worker a is a step ahead of b.
+    // Worker a is a phase ahead of b.
     coordinator.reports('a', 5);
     coordinator.acknowledges('a', 2, 5);
-    assert_eq!(coordinator.acknowledges('b', 2, 4), ["a: request the snapshot of step 5"]);
+    let last_phase = state_before(1, 5, Phase::Generator);
+    let lines = coordinator.acknowledges_with('b', 2, last_phase);
+    assert_eq!(lines, ["a: request the snapshot of step 5"]);
     assert_eq!(coordinator.uploads(5), ["save the checkpoint of step 5", "a: finish", "b: finish"]);
 }
 

@@ -12,11 +12,16 @@ impl CoordinatorMachine {
             self.out.push(Command::Refuse(conn, refusal));
             return;
         }
+        if let Some(why) = self.reason_to_wait(&hello) {
+            self.out.push(Command::TurnAway(conn, why));
+            return;
+        }
+        if let Err(claim) = self.hear_hello(&hello) {
+            self.keep_outside(Some(conn), &hello.id, hello.address, claim);
+            return;
+        }
         let id = hello.id.clone();
         let lacks_plan = hello.plan < self.generation();
-
-        // The first worker of a run decides the fingerprint.
-        self.fingerprint.get_or_insert_with(|| hello.fingerprint.clone());
 
         // A newer process of the same name replaces an older one.
         if self.registry.by_name(&id.name).is_some_and(|worker| worker.id != id) {
@@ -24,6 +29,7 @@ impl CoordinatorMachine {
         }
         if self.registry.by_name(&id.name).is_none() {
             self.notify(Notice::Connected(id.name.clone()));
+            self.notify_of_fingerprint(&hello);
         }
 
         // Requests to its earlier connection are lost, and made again.
@@ -84,6 +90,53 @@ impl CoordinatorMachine {
             return Some(Refusal::Replaced(hello.id.name.clone()));
         }
         None
+    }
+
+    /// The reason for a worker to try again later, if there is one.
+    fn reason_to_wait(&mut self, hello: &Hello) -> Option<String> {
+        if let Some(why) = self.reason_outside(&hello.id) {
+            return Some(why);
+        }
+        // A process that is restarted finds its old connection closed, or waits until nothing was
+        // heard on it for 3 s. A process that is heard keeps its name, whoever else wants it.
+        let name = &hello.id.name;
+        let worker = self.registry.workers.get_mut(name)?;
+        if worker.id == hello.id || !worker.is_connected() {
+            return None;
+        }
+        if !std::mem::replace(&mut worker.name_wanted, true) {
+            self.notify(Notice::NameTaken(name.clone()));
+        }
+        Some(format!(
+            "another worker named {name} is connected: waiting until it is gone; give one of the \
+             two another --name"
+        ))
+    }
+
+    /// Says so if a worker computes with other last bits than those before it. The first plan
+    /// decides who takes part, not the first hello: that may be the wrong one.
+    fn notify_of_fingerprint(&mut self, hello: &Hello) {
+        let most = self.registry.most_frequent_fingerprint(|_| true);
+        if let Some((others, _)) = most
+            && self.fingerprint.is_none()
+            && others != hello.fingerprint
+        {
+            let (name, fingerprint) = (hello.id.name.clone(), hello.fingerprint.clone());
+            self.notify(Notice::FingerprintsDiffer { name, fingerprint, others });
+        }
+    }
+
+    /// Refuses the workers whose fingerprint is not the run's: the first plan has decided it.
+    pub(super) fn refuse_other_fingerprints(&mut self, run: &str) {
+        let mut others = Vec::new();
+        for worker in self.registry.workers.values().filter(|it| it.fingerprint != run) {
+            others.push((worker.id.name.clone(), worker.conn, worker.fingerprint.clone()));
+        }
+        for (name, conn, worker) in others {
+            let refusal = Refusal::Fingerprint { run: run.to_owned(), worker };
+            self.out.extend(conn.map(|conn| Command::Refuse(conn, refusal)));
+            self.remove_worker(&name, Departure::OtherFingerprint);
+        }
     }
 
     /// The shards that a worker will probably own, so that it fetches their partitions first.

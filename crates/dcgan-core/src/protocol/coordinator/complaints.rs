@@ -64,10 +64,6 @@ impl CoordinatorMachine {
                 (format!("a bit of {tensor} has changed in its memory"), Urgency::AtOnce)
             }
             Complaint::ShardsFailed(failed) => {
-                // No worker of this plan has such a shard.
-                if failed.shards.iter().any(|shard| shard.0 >= plan.shards()) {
-                    return Ok(());
-                }
                 let FailedShards { position, shards, what } = &failed;
                 let list: Vec<String> = shards.iter().map(ShardId::to_string).collect();
                 let list = list.join(", ");

@@ -78,7 +78,7 @@ impl Suspects {
     fn faulty_workers(&self, plan: &Plan) -> BTreeSet<&WorkerId> {
         let mut faulty = BTreeSet::new();
         for (&shard, workers) in &self.failed_at {
-            let owner = plan.member(plan.owner(shard)).map(|member| &member.id);
+            let owner = plan.owner(shard).and_then(|rank| plan.member(rank)).map(|it| &it.id);
             // A worker that failed alone and succeeded on retry is not evicted.
             faulty.extend(workers.iter().filter(|&worker| owner != Some(worker)));
         }
@@ -91,7 +91,9 @@ impl Suspects {
             return;
         }
         for (&shard, workers) in &self.failed_at {
-            let owner = plan.owner(shard);
+            let Some(owner) = plan.owner(shard) else {
+                continue;
+            };
             if !has_failed(plan, owner, workers) {
                 continue;
             }

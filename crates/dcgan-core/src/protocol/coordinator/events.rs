@@ -45,12 +45,21 @@ impl CoordinatorMachine {
         };
         worker.heard_at = self.now;
         let id = worker.id.clone();
+        let message = match self.hear(&id, message) {
+            Ok(Some(message)) => message,
+            // It is overtaken: nothing follows from it any more.
+            Ok(None) => return Ok(()),
+            Err(claim) => {
+                self.expel(&id, claim);
+                return Ok(());
+            }
+        };
         match message {
             FromWorker::Ready => self.on_ready(conn),
             FromWorker::FenceAck { generation, state } => {
                 self.on_fence_ack(conn, generation, state);
             }
-            FromWorker::StepDone(done) => self.on_step_done(&id, done)?,
+            FromWorker::StepDone(done) => self.on_step_done(&id, done),
             FromWorker::Complaint { generation, complaint } => {
                 self.on_complaint(&id, generation, complaint)?;
             }
@@ -115,10 +124,10 @@ impl CoordinatorMachine {
         }
     }
 
-    fn on_step_done(&mut self, id: &WorkerId, done: StepDone) -> Result<(), Failure> {
+    fn on_step_done(&mut self, id: &WorkerId, done: StepDone) {
         let step = done.step;
         let Some(worker) = self.registry.workers.get_mut(&id.name) else {
-            return Ok(());
+            return;
         };
         let is_new = step > worker.last_step;
         worker.last_step = worker.last_step.max(step);
@@ -141,12 +150,15 @@ impl CoordinatorMachine {
             self.stragglers.add_step(plan, id, &done);
         }
 
-        // Workers that disagree find out at the next fence which of them is wrong.
-        if let Some(other) = self.outputs.on_step_done(id, done)? {
+        // Members that disagree find out at the next fence which of them is wrong.
+        let members: Vec<WorkerId> =
+            self.members().iter().map(|member| member.id.clone()).collect();
+        if let Some(other) = self.outputs.on_step_done(id, done, &members)
+            && members.contains(id)
+        {
             let about = format!("its state after step {step} differs from that of worker {other}");
             self.request_new_generation(&id.name, about, Urgency::AfterPause);
         }
-        Ok(())
     }
 
     /// Notes that a write is durable. A plan that was waited for goes to its members.

@@ -14,6 +14,7 @@
 //! new machine, made from what is on disk, goes on.
 
 mod admission;
+mod claims;
 mod complaints;
 mod divergence;
 mod events;
@@ -29,12 +30,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use outputs::{OutputConfig, PersistedOutputs, SavedCheckpoint, Write};
-pub use report::{Departure, Failure, LastSeen, Notice, Reason};
-pub use report::{Recovery, Role, Status, WorkerStatus};
+pub use report::{Departure, Failure, FalseClaim, LastSeen, Notice, Reason};
+pub use report::{Outsider, Recovery, Role, Status, WorkerStatus};
 
 use crate::ids::{Digest, Generation, RunId, ShardId, Step};
 use crate::protocol::message::{Finish, FromWorker, Hello, Refusal, ToWorker};
 use crate::protocol::plan::{Member, Plan};
+use claims::Claims;
 use divergence::Suspects;
 use outputs::Outputs;
 use reachability::Reachability;
@@ -127,6 +129,8 @@ pub enum Command {
     Welcome(ConnId, Vec<ShardId>),
     /// Turn a worker away, and close its control stream.
     Refuse(ConnId, Refusal),
+    /// End a control stream with these words. The worker may try again.
+    TurnAway(ConnId, String),
     /// Send a message.
     Send(ConnId, ToWorker),
     /// Close a control stream.
@@ -190,6 +194,7 @@ pub struct CoordinatorMachine {
     /// The early end that was asked for.
     stop: Option<Stop>,
     registry: Registry,
+    claims: Claims,
     outputs: Outputs,
     suspects: Suspects,
     reachability: Reachability,
@@ -307,6 +312,7 @@ impl CoordinatorMachine {
             persisted,
         } = config;
         let shards = output.spec.shards();
+        let claims = Claims::after(plan.as_ref());
         let mut outputs = Outputs::new(output, persisted);
         let mut out = Vec::new();
         // Workers of a finished run may not have heard that it is over: they are told when they
@@ -332,6 +338,7 @@ impl CoordinatorMachine {
             stage,
             stop: None,
             registry: Registry::default(),
+            claims,
             outputs,
             suspects: Suspects::default(),
             reachability: Reachability::default(),

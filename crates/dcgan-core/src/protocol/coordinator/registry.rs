@@ -3,6 +3,7 @@
 //! A worker outlives its connection: a connection that breaks is usually back within a quarter of a
 //! second. A worker is therefore removed by a decision of the machine, not by the end of a stream.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -12,6 +13,10 @@ use crate::ids::{Generation, Step, WorkerId};
 use crate::protocol::message::Hello;
 use crate::protocol::plan::StateRef;
 
+/// The number of workers that were removed and are remembered by name. A further one takes the
+/// place of the one that was heard first, which is not named any more.
+const DEPARTED_MAX: usize = 100;
+
 /// A worker that the coordinator counts on.
 #[derive(Debug)]
 pub(super) struct WorkerEntry {
@@ -19,6 +24,10 @@ pub(super) struct WorkerEntry {
     pub(super) id: WorkerId,
     /// The address at which other workers reach it, as host:port.
     pub(super) address: String,
+    /// The fingerprint of its arithmetic.
+    pub(super) fingerprint: String,
+    /// True if another process wants its name.
+    pub(super) name_wanted: bool,
     /// Its control stream; `None` while it may be reconnecting.
     pub(super) conn: Option<ConnId>,
     /// The time at which its control stream closed, while it has none.
@@ -138,6 +147,8 @@ impl Registry {
         let worker = WorkerEntry {
             id: hello.id,
             address: hello.address,
+            fingerprint: hello.fingerprint,
+            name_wanted: false,
             conn: Some(conn),
             closed_at: None,
             heard_at: now,
@@ -166,6 +177,13 @@ impl Registry {
     /// Removes a worker. Returns its connection, which is to be closed.
     pub(super) fn remove(&mut self, name: &str) -> Option<ConnId> {
         let WorkerEntry { last_step, heard_at, conn, .. } = self.workers.remove(name)?;
+        // Names are what workers call themselves: there is no end of them.
+        if self.departed.len() >= DEPARTED_MAX {
+            let first = self.departed.iter().min_by_key(|(_, departed)| departed.heard_at);
+            if let Some(first) = first.map(|(name, _)| name.clone()) {
+                self.departed.remove(&first);
+            }
+        }
         self.departed.insert(name.to_owned(), Departed { last_step, heard_at });
         if let Some(conn) = conn {
             self.names.remove(&conn);
@@ -181,6 +199,22 @@ impl Registry {
     /// The workers that can be sent a message now, with their connections.
     pub(super) fn connected(&self) -> impl Iterator<Item = (&WorkerEntry, ConnId)> {
         self.workers.values().filter_map(|worker| Some((worker, worker.conn?)))
+    }
+
+    /// The most frequent fingerprint of these workers, and how many have it. On a tie it is that of
+    /// the worker that came first.
+    pub(super) fn most_frequent_fingerprint(
+        &self,
+        counts: impl Fn(&WorkerEntry) -> bool,
+    ) -> Option<(String, usize)> {
+        let mut groups: BTreeMap<&str, (usize, Reverse<u64>)> = BTreeMap::new();
+        for worker in self.workers.values().filter(|worker| counts(worker)) {
+            let arrival = Reverse(worker.arrival);
+            let group = groups.entry(&worker.fingerprint).or_insert((0, arrival));
+            *group = (group.0 + 1, group.1.max(arrival));
+        }
+        let (fingerprint, (count, _)) = groups.into_iter().max_by_key(|(_, group)| *group)?;
+        Some((fingerprint.to_owned(), count))
     }
 
     /// The workers that were removed and have not come back, the one heard last first.
@@ -234,6 +268,19 @@ mod tests {
         assert!(registry.by_name("a").is_some_and(WorkerEntry::is_connected));
         assert_eq!(registry.close(Duration::ZERO, ConnId(2)).as_deref(), Some("a"));
         assert!(!registry.by_name("a").is_some_and(WorkerEntry::is_connected));
+    }
+
+    #[test]
+    fn names_of_workers_that_left_are_not_kept_without_end() {
+        let mut registry = Registry::default();
+        for number in 0..2 * DEPARTED_MAX as u64 {
+            let name = format!("w{number}");
+            let now = Duration::from_secs(number);
+            registry.register(now, ConnId(number), hello(&name, 7));
+            registry.remove(&name);
+        }
+        let missing = registry.missing(Duration::from_secs(1000));
+        assert_eq!((missing.len(), &*missing[0].name), (DEPARTED_MAX, "w199"));
     }
 
     #[test]

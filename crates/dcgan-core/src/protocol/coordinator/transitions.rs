@@ -13,7 +13,7 @@ use super::{
     ADOPT_MAX, CLOSED_MAX, COMPLAINT_PAUSE, Command, ConnId, CoordinatorMachine, Departure,
     ENDING_MAX, FENCE_MAX, Failure, Notice, Outcome, SILENCE_MAX, Stage, Stop,
 };
-use crate::ids::{Generation, Position, WorkerId};
+use crate::ids::{Generation, Position, Step, WorkerId};
 use crate::protocol::message::{Finish, ToWorker};
 use crate::protocol::plan::{Plan, StateRef};
 
@@ -89,10 +89,20 @@ impl CoordinatorMachine {
         // A step is logged when all members have reported it. Before an early end it is enough that
         // one worker has: the others may be gone.
         let mut members: Vec<WorkerId> = Vec::new();
-        if !matches!(self.stage, Stage::Stopping { .. }) {
+        let mut through = Step::MAX;
+        if let Stage::Stopping { generation, .. } = self.stage {
+            // One report is enough only for what the answers to the fence vouch for.
+            through = self.furthest_answer(generation).map_or(0, |state| state.position.step);
+        } else {
             members.extend(self.members().iter().map(|member| member.id.clone()));
         }
-        self.outputs.add_agreed_steps(&members, &mut self.out)?;
+        // Before the first plan there are no members, and nobody has finished a step.
+        if self.plan.is_some() {
+            let liars = self.outputs.add_agreed_steps(&members, through, &mut self.out)?;
+            for (id, claim) in liars {
+                self.expel(&id, claim);
+            }
+        }
 
         // Request the snapshots that are due.
         let start = self.plan.as_ref().map_or(0, |plan| plan.start.position.step);
@@ -140,7 +150,7 @@ impl CoordinatorMachine {
     /// Leaves Gathering for Fencing when enough workers are ready, or for Training when all members
     /// of the last plan are back and still train by it.
     fn advance_gathering(&mut self, since: Duration) {
-        let ready = self.registry.ready().count();
+        let ready = self.ready_workers();
         let all_back = self.members_back() == self.members().len();
 
         // A stop waits for the members that may be about to reconnect: one of them has the furthest
@@ -172,6 +182,15 @@ impl CoordinatorMachine {
         if is_complete || is_overdue {
             self.enter_fencing("the coordinator was started again");
         }
+    }
+
+    /// The number of ready workers. Before the first plan only those count that compute alike.
+    pub(super) fn ready_workers(&self) -> usize {
+        if self.fingerprint.is_some() {
+            return self.registry.ready().count();
+        }
+        let most = self.registry.most_frequent_fingerprint(|worker| worker.ready);
+        most.map_or(0, |(_, count)| count)
     }
 
     /// Returns whether all members of the plan are ready, are the same processes, and have answered
@@ -227,7 +246,7 @@ impl CoordinatorMachine {
     /// Enters Fencing: asks every ready worker to apply no more results of older generations, and
     /// to say which state it has. `why` is for people.
     pub(super) fn enter_fencing(&mut self, why: &str) {
-        let generation = self.generation().next();
+        let generation = self.newest_generation().next();
         // Before the first plan there is nothing to interrupt.
         if self.plan.is_some() {
             self.recoveries.on_fence(self.now, generation, why);
@@ -263,6 +282,12 @@ impl CoordinatorMachine {
                 worker.ready = false;
             }
         }
+        let before = self.registry.workers.len();
+        self.expel_impossible_answers(generation);
+        // Without those that are expelled there may be too few.
+        if self.registry.workers.len() < before && self.stop.is_none() {
+            return Ok(());
+        }
         if self.stop.is_some() {
             return self.enter_stopping(generation);
         }
@@ -282,33 +307,63 @@ impl CoordinatorMachine {
         self.outputs.leave_out_superseded_checkpoints(&mut self.out);
         self.update_outputs()?;
 
-        let furthest = self
-            .registry
-            .ready()
-            .filter_map(|worker| worker.fenced_state(generation))
-            .max_by_key(|state| state.position);
-        if let Some(state) = furthest {
+        if let Some(state) = self.furthest_answer(generation) {
+            let holders: Vec<WorkerId> = self
+                .registry
+                .ready()
+                .filter(|worker| worker.fenced_state(generation) == Some(state))
+                .map(|worker| worker.id.clone())
+                .collect();
+            self.outputs.pass_first_gap(&holders);
+            self.update_outputs()?;
             self.outputs.add_last_checkpoint(state);
         }
         // The requests for snapshots go out now: no other event may come for a while.
         self.update_outputs()
     }
 
+    /// The furthest state among the answers to a fence that others vouch for.
+    fn furthest_answer(&self, generation: Generation) -> Option<StateRef> {
+        let vouched = self.vouched_position(generation);
+        let states = self.registry.ready();
+        let states = states.filter_map(|worker| self.vouched_state(worker, generation, vouched));
+        states.max_by_key(|state| state.position)
+    }
+
+    /// A worker's answer to a fence, unless it is further than what is `vouched` for in the newest
+    /// generation.
+    fn vouched_state(
+        &self,
+        worker: &WorkerEntry,
+        generation: Generation,
+        vouched: Option<Position>,
+    ) -> Option<StateRef> {
+        let state = worker.fenced_state(generation)?;
+        let is_too_far = state.generation == self.generation() && Some(state.position) > vouched;
+        (!is_too_far).then_some(state)
+    }
+
     /// Makes the plan that follows from the answers. Makes none while answers are too few, or no
     /// state is known to go on from.
     fn make_plan(&mut self, generation: Generation) -> Result<Option<Arc<Plan>>, Failure> {
+        let vouched = self.vouched_position(generation);
         let mut candidates = Vec::new();
         for worker in self.registry.ready() {
             if self.may_be_planned(worker) && worker.has_answered(generation) {
                 candidates.push(Candidate {
                     id: worker.id.clone(),
                     address: worker.address.clone(),
-                    state: worker.fenced_state(generation),
+                    state: self.vouched_state(worker, generation, vouched),
                     arrival: worker.arrival,
                 });
             }
         }
-        // The quarantine may have taken one away.
+        let fingerprint = self.choose_fingerprint(&candidates);
+        candidates.retain(|candidate| {
+            let worker = self.registry.by_id(&candidate.id);
+            worker.is_some_and(|worker| fingerprint.as_ref() == Some(&worker.fingerprint))
+        });
+        // The quarantine may have taken one away, or the fingerprint.
         if candidates.len() < self.min_workers {
             return Ok(None);
         }
@@ -319,7 +374,20 @@ impl CoordinatorMachine {
         let mut plan =
             planner::make_plan(previous, candidates, start, self.shards, &self.stragglers);
         self.suspects.reassign_failed_shards(&mut plan);
+        if let Some(fingerprint) = fingerprint {
+            self.refuse_other_fingerprints(&fingerprint);
+            self.fingerprint = Some(fingerprint);
+        }
         Ok(Some(Arc::new(plan)))
+    }
+
+    /// The fingerprint of the workers that the next plan takes. The first plan decides it: it is
+    /// the most frequent one among the candidates.
+    fn choose_fingerprint(&self, candidates: &[Candidate]) -> Option<String> {
+        let is_candidate =
+            |worker: &WorkerEntry| candidates.iter().any(|candidate| candidate.id == worker.id);
+        let most = || self.registry.most_frequent_fingerprint(is_candidate);
+        self.fingerprint.clone().or_else(|| most().map(|(fingerprint, _)| fingerprint))
     }
 
     /// The state that the next plan starts from: one that a candidate has, or else a checkpoint

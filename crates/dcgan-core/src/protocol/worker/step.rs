@@ -118,7 +118,7 @@ impl WorkerMachine {
             Err(reason) => {
                 // A compute thread may finish a shard that the newest plan has given to another
                 // member.
-                if self.plan.as_ref().is_some_and(|(plan, rank)| plan.owner(shard) == *rank) {
+                if self.plan.as_ref().is_some_and(|(plan, rank)| plan.owner(shard) == Some(*rank)) {
                     self.failed.insert(shard, reason);
                 }
             }

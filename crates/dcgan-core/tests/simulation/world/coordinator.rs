@@ -65,7 +65,9 @@ impl World {
                 self.check_that_it_is_stored(&message);
                 self.send_down(conn, Downward::Message(message));
             }
-            Command::Close(conn) => self.send_down(conn, Downward::Closed),
+            Command::TurnAway(conn, _) | Command::Close(conn) => {
+                self.send_down(conn, Downward::Closed);
+            }
             Command::Write(write) => {
                 let is_slow = self.setup.slow_disk && self.rng.one_in(4);
                 let pause = if is_slow { self.rng.below(2000) as u64 } else { 0 };
@@ -159,6 +161,9 @@ impl World {
             }
             Notice::Lost { why: Departure::Late, name } => {
                 assert!(self.ever_stopped.contains(name), "{notice}");
+            }
+            Notice::FalseClaim { name, .. } => {
+                assert!(self.liars.contains(name), "an honest worker is expelled: {notice}");
             }
             _ => {}
         }

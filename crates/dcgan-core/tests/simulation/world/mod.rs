@@ -155,6 +155,8 @@ pub(crate) struct World {
     faults_done: usize,
     /// Pairs of workers that cannot reach each other until a time.
     separated: BTreeMap<(String, String), Duration>,
+    /// Workers in whose name something was said that they did not say.
+    liars: BTreeSet<String>,
     /// Workers that were given a defect.
     defective: BTreeSet<String>,
     /// Workers that were stopped at any time.
@@ -196,6 +198,7 @@ impl World {
             actions: 0,
             faults_done: 0,
             separated: BTreeMap::new(),
+            liars: BTreeSet::new(),
             defective: BTreeSet::new(),
             ever_stopped: BTreeSet::new(),
         };

@@ -185,6 +185,17 @@ impl Evaluations {
         }
     }
 
+    /// Returns whether a worker was asked for a part and has not answered.
+    pub(super) fn was_asked(&self, worker: &WorkerId, id: &PartId) -> bool {
+        let evaluation = self.due.get(&id.step).filter(|due| due.digest == id.digest);
+        evaluation.is_some_and(|due| {
+            let part = due.parts.get(usize::from(id.part));
+            let is_asked =
+                matches!(part, Some(Part::Asked { worker: asked, .. }) if asked == worker);
+            is_asked || due.late.contains(worker)
+        })
+    }
+
     /// Takes the result of a part, or why a worker has none. When the combination is done, returns
     /// the state's digest and the values.
     pub(super) fn on_result(
@@ -203,9 +214,10 @@ impl Evaluations {
         }
         let part = evaluation.parts.get_mut(usize::from(id.part))?;
         let is_usable = |values: &[f64]| {
-            // Numbers that are not finite have no place in a file of JSON objects.
-            usize::from(id.part) != combination
-                || (values.len() == info.names.len() && values.iter().all(|it| it.is_finite()))
+            // Numbers that are not finite have no place in a file of JSON objects, and a piece with
+            // one spoils the combination.
+            let has_names = usize::from(id.part) != combination || values.len() == info.names.len();
+            has_names && values.iter().all(|it| it.is_finite())
         };
         match result {
             Ok(values) if is_usable(&values) => *part = Part::Done(values),

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Command, ConnId, Failure, Notice};
+use super::{Command, ConnId, Failure, FalseClaim, Notice};
 use crate::evaluation::{EvaluationInfo, EvaluationRow, PartId};
 use crate::ids::{Digest, Step, WorkerId};
 use crate::metrics::{LogWindow, NamedMetrics, StepDone};
@@ -28,9 +28,13 @@ use evaluations::Evaluations;
 use log_position::LogPosition;
 use requested_checkpoint::RequestedCheckpoint;
 use snapshots::{DueSnapshot, PlanView, Snapshots};
-use step_reports::StepReports;
+use step_reports::{Agreed, StepReports};
 pub use writes::Write;
 use writes::Writes;
+
+/// A report of a step that is further than this ahead of the steps that all members have reported
+/// is not kept: memory is bounded. The worker reports it again under the next plan.
+const STEPS_AHEAD_MAX: u64 = 1_000_000;
 
 /// The settings of the outputs.
 #[derive(Clone, Debug)]
@@ -186,25 +190,17 @@ impl Outputs {
         self.persisted.checkpoint.as_ref()
     }
 
-    /// Takes a worker's report of a step. Returns a worker that reports another state after it, if
-    /// there is one.
-    ///
-    /// # Errors
-    /// If a metric is not a finite number.
+    /// Takes a worker's report of a step. Returns one of `members` that reports another state after
+    /// it, if there is one.
     pub(super) fn on_step_done(
         &mut self,
         worker: &WorkerId,
         done: StepDone,
-    ) -> Result<Option<WorkerId>, Failure> {
+        members: &[WorkerId],
+    ) -> Option<WorkerId> {
         let (step, digest) = (done.step, done.digest);
-        if step <= self.persisted_through() {
-            return Ok(None);
-        }
-        let names = self.config.spec.objective().metric_names();
-        for (&metric, value) in names.iter().zip(&done.metrics) {
-            if !value.is_finite() {
-                return Err(Failure::MetricNotFinite { step, metric });
-            }
+        if step <= self.persisted_through() || self.is_too_far(step) {
+            return None;
         }
         self.reports.add(worker, done);
         self.snapshots.on_report(worker, step);
@@ -218,31 +214,41 @@ impl Outputs {
             self.evaluations.add(step, digest, &info);
         }
 
-        // A worker reports every step in order, and drops a report only when the step is persisted.
-        // A gap in the steps therefore means that an earlier coordinator has already written them:
-        // the log goes on after the gap.
-        let previous = step - 1;
-        if previous > self.log.through() && !self.reports.has_reported(worker, previous) {
-            self.log = LogPosition::after(previous, self.config.metrics());
-        }
-        Ok(self.reports.dissenter(step, digest))
+        self.pass_gap_before(step, members);
+        self.reports.dissenter(step, digest, members)
     }
 
-    /// Logs the next steps, one by one, as long as all of `members` agree on the state: makes the
-    /// rows of metrics and notes the snapshots that are due.
+    /// Returns whether a step is so far ahead of the others that its report is not kept.
+    fn is_too_far(&self, step: Step) -> bool {
+        step.saturating_sub(self.log.through()) > STEPS_AHEAD_MAX
+    }
+
+    /// Logs the next steps up to `through`, one by one, as long as all of `members` agree on the
+    /// state: makes the rows of metrics and notes the snapshots that are due. Returns the workers
+    /// whose numbers of such a state are not those of most others.
     ///
     /// # Errors
-    /// If they agree on a state that is not the one that an earlier row has.
+    /// If they agree on a state that is not the one that an earlier row has, or on a metric that is
+    /// not a finite number.
     pub(super) fn add_agreed_steps(
         &mut self,
         members: &[WorkerId],
+        through: Step,
         out: &mut Vec<Command>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<(WorkerId, FalseClaim)>, Failure> {
+        let mut liars = Vec::new();
         loop {
             let step = self.log.through() + 1;
-            let Some(done) = self.reports.agreed(step, members).cloned() else {
-                return Ok(());
+            let agreed = self.reports.agreed(step, members).filter(|_| step <= through);
+            let Some(Agreed { done, contradicted_by }) = agreed else {
+                return Ok(liars);
             };
+            for worker in contradicted_by {
+                let claim = format!("other numbers of step {step} than most members");
+                let possible = "the same state has the same numbers".to_owned();
+                liars.push((worker, FalseClaim::new(claim, possible)));
+            }
+            self.check_metrics(&done)?;
             self.log.add(&done);
             if done.ends_run {
                 self.end_at(step);
@@ -259,6 +265,44 @@ impl Outputs {
             if let Some(info) = self.evaluation_due_after(step) {
                 self.evaluations.add(step, done.digest, &info);
             }
+        }
+    }
+
+    /// Goes on with `step` if there is a gap before it in the reports of `members`.
+    ///
+    /// A worker reports every step in order, and drops a report only when the step is persisted. If
+    /// all members have reported a step and one of them does not have the step before, an earlier
+    /// coordinator has already written everything up to there. One worker alone may say anything.
+    fn pass_gap_before(&mut self, step: Step, members: &[WorkerId]) {
+        let previous = step - 1;
+        if previous <= self.log.through()
+            || members.is_empty()
+            || members.iter().all(|member| self.reports.has_reported(member, previous))
+            || self.reports.agreed(step, members).is_none()
+        {
+            return;
+        }
+        self.log = LogPosition::after(previous, self.config.metrics());
+    }
+
+    /// Goes on after the first gap that the reports of `members` have, before an early end: the
+    /// others may be gone.
+    pub(super) fn pass_first_gap(&mut self, members: &[WorkerId]) {
+        if let Some(step) = self.reports.first_agreed(self.log.through() + 1, members) {
+            self.pass_gap_before(step, members);
+        }
+    }
+
+    /// Checks that the metrics that members agree on are finite.
+    ///
+    /// # Errors
+    /// If one is not.
+    fn check_metrics(&self, done: &StepDone) -> Result<(), Failure> {
+        let names = self.config.spec.objective().metric_names();
+        let mut metrics = names.iter().zip(&done.metrics);
+        match metrics.find(|(_, value)| !value.is_finite()) {
+            Some((&metric, _)) => Err(Failure::MetricNotFinite { step: done.step, metric }),
+            None => Ok(()),
         }
     }
 
@@ -417,6 +461,10 @@ impl Outputs {
         let Some(info) = self.config.spec.objective().evaluation() else {
             return;
         };
+        // Nobody has a result that was not asked for.
+        if !self.evaluations.was_asked(worker, &id) {
+            return;
+        }
         if let Err(why) = &result {
             let (by, step) = (worker.name.clone(), id.step);
             out.push(Command::Notice(Notice::PartFailed { by, step, why: why.clone() }));
@@ -567,6 +615,16 @@ impl Outputs {
             && !self.is_writing()
     }
 
+    /// The number of the objective's metrics.
+    pub(super) fn metrics(&self) -> usize {
+        self.config.metrics()
+    }
+
+    /// The evaluation of the objective, if it has one.
+    pub(super) fn evaluation(&self) -> Option<EvaluationInfo> {
+        self.config.spec.objective().evaluation()
+    }
+
     /// The step that ends the run.
     pub(super) fn last_step(&self) -> Step {
         self.config.schedule.last_step
@@ -625,15 +683,15 @@ mod tests {
         let mut outputs = outputs();
         let mut out = Vec::new();
         for step in [1, 2] {
-            assert_eq!(outputs.on_step_done(&members[0], done(step)), Ok(None));
+            assert_eq!(outputs.on_step_done(&members[0], done(step), &members), None);
         }
-        outputs.add_agreed_steps(&members, &mut out).unwrap();
+        assert_eq!(outputs.add_agreed_steps(&members, Step::MAX, &mut out), Ok(Vec::new()));
         assert_eq!(out, [], "b has reported nothing");
 
         // b reports each step twice, as after a reconnection.
         for step in [1, 1, 2, 2] {
-            assert_eq!(outputs.on_step_done(&members[1], done(step)), Ok(None));
-            outputs.add_agreed_steps(&members, &mut out).unwrap();
+            assert_eq!(outputs.on_step_done(&members[1], done(step), &members), None);
+            assert_eq!(outputs.add_agreed_steps(&members, Step::MAX, &mut out), Ok(Vec::new()));
         }
         assert_eq!(out, []);
         let Some(Write::Rows(rows)) = outputs.start_next_write() else { panic!() };
@@ -654,10 +712,10 @@ mod tests {
         let mut out = Vec::new();
         for step in [1, 2] {
             for member in &members {
-                outputs.on_step_done(member, done(step)).unwrap();
+                outputs.on_step_done(member, done(step), &members);
             }
         }
-        outputs.add_agreed_steps(&members, &mut out).unwrap();
+        assert_eq!(outputs.add_agreed_steps(&members, Step::MAX, &mut out), Ok(Vec::new()));
         outputs.start_next_write();
         outputs.finish_write(&mut out);
         out.clear();
@@ -686,5 +744,51 @@ mod tests {
         assert_eq!(outputs.persisted_through(), 1, "the checkpoint is on its way to the disk");
         outputs.finish_write(&mut out);
         assert_eq!(outputs.persisted_through(), 2);
+    }
+
+    /// Lets members report steps one after the other, and logs what they agree on.
+    fn report(outputs: &mut Outputs, members: &[WorkerId], reports: &[(usize, StepDone)]) {
+        for (member, done) in reports {
+            outputs.on_step_done(&members[*member], done.clone(), members);
+            outputs.add_agreed_steps(members, Step::MAX, &mut Vec::new()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_gap_counts_only_if_all_members_have_it() {
+        let members = [worker("a"), worker("b")];
+        let mut outputs = outputs();
+        // One member alone may say anything: the log does not follow it.
+        report(&mut outputs, &members, &[(0, done(9))]);
+        assert_eq!(outputs.reached(), 0);
+        report(&mut outputs, &members, &[(1, done(1)), (0, done(1))]);
+        assert_eq!(outputs.reached(), 1);
+        // Neither has step 2, so an earlier coordinator has written it.
+        report(&mut outputs, &members, &[(0, done(3)), (0, done(4)), (1, done(4))]);
+        assert_eq!(outputs.reached(), 4);
+    }
+
+    #[test]
+    fn of_the_numbers_of_a_state_those_of_most_members_are_logged() {
+        let members = [worker("a"), worker("b"), worker("c")];
+        let mut outputs = outputs();
+        let lie = StepDone { metrics: vec![f32::NAN; 6], ends_run: true, ..done(1) };
+        outputs.on_step_done(&members[0], lie, &members);
+        report(&mut outputs, &members, &[(1, done(1))]);
+        outputs.on_step_done(&members[2], done(1), &members);
+        let liars = outputs.add_agreed_steps(&members, Step::MAX, &mut Vec::new()).unwrap();
+        assert_eq!(liars.into_iter().map(|(id, _)| id.name).collect::<Vec<_>>(), ["a"]);
+        assert_eq!((outputs.reached(), outputs.last_step()), (1, 10), "the run has not ended");
+    }
+
+    #[test]
+    fn metrics_that_are_not_finite_end_the_run_when_the_members_agree_on_them() {
+        let members = [worker("a"), worker("b")];
+        let mut outputs = outputs();
+        let diverged = StepDone { metrics: vec![f32::NAN; 6], ..done(1) };
+        report(&mut outputs, &members, &[(0, diverged.clone())]);
+        outputs.on_step_done(&members[1], diverged, &members);
+        let failure = outputs.add_agreed_steps(&members, Step::MAX, &mut Vec::new()).unwrap_err();
+        assert!(matches!(failure, Failure::MetricNotFinite { step: 1, .. }), "{failure}");
     }
 }

@@ -169,7 +169,8 @@ impl Snapshots {
     pub(super) fn on_missing(&mut self, worker: &WorkerId, step: Step) {
         if let Some(snapshot) = self.due.get_mut(&step) {
             snapshot.lacking.insert(worker.clone());
-            snapshot.request = None;
+            // Nobody speaks for another worker, which may be sending it.
+            snapshot.request.take_if(|request| request.worker == *worker);
         }
     }
 

@@ -12,8 +12,73 @@ struct StepReport {
     done: StepDone,
     /// The workers that have reported this state and no other since.
     workers: BTreeSet<WorkerId>,
+    /// The reports of those workers whose numbers of this state are others than in `done`.
+    contradictions: BTreeMap<WorkerId, StepDone>,
     /// The open log window with this step in it; `None` until the members agree on this state.
     window: Option<LogWindow>,
+}
+
+/// A report on which all members agree.
+#[derive(Debug)]
+pub(super) struct Agreed {
+    /// The report with the numbers that most members have reported.
+    pub(super) done: StepDone,
+    /// The members that have reported other numbers of the same state, if they are fewer.
+    pub(super) contradicted_by: Vec<WorkerId>,
+}
+
+impl StepReport {
+    fn new(done: StepDone) -> Self {
+        let (workers, contradictions) = (BTreeSet::new(), BTreeMap::new());
+        Self { done, workers, contradictions, window: None }
+    }
+
+    /// Enters the report of a worker.
+    fn add(&mut self, worker: &WorkerId, done: StepDone) {
+        self.workers.insert(worker.clone());
+        if has_same_numbers(&self.done, &done) {
+            self.contradictions.remove(worker);
+        } else {
+            self.contradictions.insert(worker.clone(), done);
+        }
+    }
+
+    /// Forgets the report of a worker.
+    fn remove(&mut self, worker: &WorkerId) {
+        self.workers.remove(worker);
+        self.contradictions.remove(worker);
+    }
+
+    /// The numbers that most of these workers have reported. On a tie, finite numbers count more,
+    /// and then the first report.
+    fn settle(&self, workers: &[WorkerId]) -> Agreed {
+        if self.contradictions.is_empty() {
+            return Agreed { done: self.done.clone(), contradicted_by: Vec::new() };
+        }
+        let version = |worker: &WorkerId| self.contradictions.get(worker).unwrap_or(&self.done);
+        let votes = |done: &StepDone| {
+            workers.iter().filter(|worker| has_same_numbers(version(worker), done)).count()
+        };
+        let weight = |done: &StepDone| {
+            let is_finite = done.metrics.iter().all(|value| value.is_finite());
+            (votes(done), is_finite, std::ptr::eq(done, &self.done))
+        };
+        let versions = self.contradictions.values().chain([&self.done]);
+        let done = versions.max_by_key(|done| weight(done)).unwrap_or(&self.done);
+        let is_minority = |worker: &&WorkerId| 2 * votes(version(worker)) < workers.len();
+        let others = workers.iter().filter(|worker| !has_same_numbers(version(worker), done));
+        let contradicted_by = others.filter(is_minority).cloned().collect();
+        Agreed { done: done.clone(), contradicted_by }
+    }
+}
+
+/// Returns whether two reports have the same numbers, which are a function of the state. Times are
+/// the worker's own.
+fn has_same_numbers(one: &StepDone, other: &StepDone) -> bool {
+    let bits = |done: &StepDone| -> Vec<u32> {
+        done.metrics.iter().map(|value| value.to_bits()).collect()
+    };
+    one.ends_run == other.ends_run && bits(one) == bits(other)
 }
 
 /// The reports by step and by the digest of the state: workers may disagree.
@@ -37,15 +102,12 @@ impl StepReports {
         // A state that no worker speaks for any more is forgotten, unless it was agreed on.
         reports.retain(|other, report| {
             if *other != digest {
-                report.workers.remove(worker);
+                report.remove(worker);
             }
             *other == digest || report.window.is_some() || !report.workers.is_empty()
         });
-        reports
-            .entry(digest)
-            .or_insert_with(|| StepReport { done, workers: BTreeSet::new(), window: None })
-            .workers
-            .insert(worker.clone());
+        let report = reports.entry(digest).or_insert_with(|| StepReport::new(done.clone()));
+        report.add(worker, done);
     }
 
     fn reports(&self, step: Step) -> impl Iterator<Item = (&Digest, &StepReport)> {
@@ -61,21 +123,38 @@ impl StepReports {
         self.reports(step).any(|(_, report)| report.workers.contains(worker))
     }
 
-    /// A worker that has reported another state than `digest` for this step.
-    pub(super) fn dissenter(&self, step: Step, digest: Digest) -> Option<WorkerId> {
+    /// One of `members` that has reported another state than `digest` for this step.
+    pub(super) fn dissenter(
+        &self,
+        step: Step,
+        digest: Digest,
+        members: &[WorkerId],
+    ) -> Option<WorkerId> {
         self.reports(step)
             .filter(|(other, _)| **other != digest)
-            .find_map(|(_, report)| report.workers.first().cloned())
+            .find_map(|(_, report)| members.iter().find(|it| report.workers.contains(*it)))
+            .cloned()
     }
 
     /// The report of the state that all of `members` have reported for this step, and the most
     /// workers altogether.
-    pub(super) fn agreed(&self, step: Step, members: &[WorkerId]) -> Option<&StepDone> {
-        self.reports(step)
+    pub(super) fn agreed(&self, step: Step, members: &[WorkerId]) -> Option<Agreed> {
+        let report = self
+            .reports(step)
             .map(|(_, report)| report)
             .filter(|report| members.iter().all(|member| report.workers.contains(member)))
-            .max_by_key(|report| report.workers.len())
-            .map(|report| &report.done)
+            .max_by_key(|report| report.workers.len())?;
+        if members.is_empty() {
+            let workers: Vec<WorkerId> = report.workers.iter().cloned().collect();
+            return Some(report.settle(&workers));
+        }
+        Some(report.settle(members))
+    }
+
+    /// The first step from `step` on that all of `members` have reported with the same state.
+    pub(super) fn first_agreed(&self, step: Step, members: &[WorkerId]) -> Option<Step> {
+        let mut steps = self.steps.range(step..).map(|(&step, _)| step);
+        steps.find(|&step| self.agreed(step, members).is_some())
     }
 
     /// Keeps the log window with this step in it: a checkpoint there needs it.
@@ -115,7 +194,9 @@ impl StepReports {
         }
         for reports in self.steps.range_mut(step + 1..).map(|(_, reports)| reports) {
             for report in reports.values_mut() {
-                report.workers.retain(|worker| !members.contains(worker));
+                for member in members {
+                    report.remove(member);
+                }
             }
         }
     }

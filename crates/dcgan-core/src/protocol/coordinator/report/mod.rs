@@ -4,14 +4,16 @@
 //! that the log and the status carry beside each text.
 
 mod failure;
+mod false_claim;
 mod notice;
 mod reason;
 mod recoveries;
 mod status;
 
 pub use failure::Failure;
+pub use false_claim::FalseClaim;
 pub use notice::{Departure, Notice};
 pub use reason::{LastSeen, Reason};
 pub(super) use recoveries::Recoveries;
 pub use recoveries::Recovery;
-pub use status::{Role, Status, WorkerStatus};
+pub use status::{Outsider, Role, Status, WorkerStatus};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::FalseClaim;
 use crate::ids::{Generation, Position, Step};
 
 /// Something that happened and is worth a line in the log.
@@ -18,6 +19,29 @@ pub enum Notice {
         name: String,
         /// The cause.
         why: Departure,
+    },
+    /// A worker said something that cannot be true. It is kept outside for a while.
+    FalseClaim {
+        /// The worker's name.
+        name: String,
+        /// The address at which it said that others reach it.
+        address: String,
+        /// The claim, and what is possible.
+        claim: FalseClaim,
+        /// The time that it stays outside.
+        pause: Duration,
+    },
+    /// A process wants the name of a worker that is connected, and waits until that one is gone.
+    NameTaken(String),
+    /// The workers that wait for the first plan do not all compute alike: the plan takes those with
+    /// the most frequent fingerprint.
+    FingerprintsDiffer {
+        /// The worker's name.
+        name: String,
+        /// The worker's fingerprint.
+        fingerprint: String,
+        /// The most frequent fingerprint so far.
+        others: String,
     },
     /// A worker complained, and a new generation follows.
     Complaint {
@@ -131,6 +155,9 @@ impl Notice {
             Self::Connected(_) => "worker_connected",
             Self::Ready(_) => "worker_ready",
             Self::Lost { .. } => "worker_lost",
+            Self::FalseClaim { .. } => "false_claim",
+            Self::NameTaken(_) => "name_taken",
+            Self::FingerprintsDiffer { .. } => "fingerprints_differ",
             Self::Complaint { .. } => "complaint",
             Self::StateDiffered { .. } => "state_differed",
             Self::Quarantined { .. } => "worker_quarantined",
@@ -160,6 +187,9 @@ impl Notice {
             | Self::Ready(name)
             | Self::Readmitted(name)
             | Self::Lost { name, .. }
+            | Self::FalseClaim { name, .. }
+            | Self::NameTaken(name)
+            | Self::FingerprintsDiffer { name, .. }
             | Self::Complaint { by: name, .. }
             | Self::PartFailed { by: name, .. }
             | Self::StateDiffered { name, .. }
@@ -188,6 +218,21 @@ impl fmt::Display for Notice {
             Self::Connected(name) => write!(f, "worker {name} connected"),
             Self::Ready(name) => write!(f, "worker {name} is ready"),
             Self::Lost { name, why } => write!(f, "lost worker {name}: {why}"),
+            Self::FalseClaim { name, address, claim, pause } => write!(
+                f,
+                "worker {name} at {address} is expelled: {claim}; it stays outside for {} s",
+                pause.as_secs()
+            ),
+            Self::NameTaken(name) => write!(
+                f,
+                "another worker named {name} wants to join, and waits until this one is gone: give \
+                 one of the two another --name"
+            ),
+            Self::FingerprintsDiffer { name, fingerprint, others } => write!(
+                f,
+                "worker {name} computes with other last bits ({fingerprint}) than others \
+                 ({others}): the first plan takes those that are most"
+            ),
             Self::Complaint { by, about } => write!(f, "worker {by} complains: {about}"),
             Self::StateDiffered { name, position, tensor } => write!(
                 f,
@@ -275,7 +320,7 @@ impl fmt::Display for Notice {
 }
 
 /// The cause of a worker's removal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Departure {
     /// Its control stream closed and did not come back, or its data streams closed as well.
     Closed,
@@ -291,6 +336,10 @@ pub enum Departure {
     Drained,
     /// Its vectors could not be summed, but those of other workers for the same shards could.
     BadResults,
+    /// The worker's arithmetic differs from that of the run, which the first plan has decided.
+    OtherFingerprint,
+    /// The worker said something that cannot be true.
+    FalseClaim(FalseClaim),
 }
 
 impl Departure {
@@ -304,6 +353,8 @@ impl Departure {
             Self::Replaced => "replaced",
             Self::Drained => "drained",
             Self::BadResults => "bad_results",
+            Self::OtherFingerprint => "other_fingerprint",
+            Self::FalseClaim(_) => "false_claim",
         }
     }
 }
@@ -311,6 +362,8 @@ impl Departure {
 impl fmt::Display for Departure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::FalseClaim(claim) => return claim.fmt(f),
+            Self::OtherFingerprint => "its arithmetic differs from that of the run",
             Self::Closed => "its connection closed",
             Self::Silent => "nothing was heard from it for 3 s",
             Self::Late => "the others waited too long for its contribution",

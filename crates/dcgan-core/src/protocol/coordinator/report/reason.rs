@@ -78,7 +78,7 @@ pub struct LastSeen {
 impl CoordinatorMachine {
     /// The present activity, or the thing that is waited for.
     pub fn reason(&self) -> Reason {
-        let ready = self.registry.ready().count();
+        let ready = self.ready_workers();
         match &self.stage {
             Stage::Gathering { .. } if self.plan.is_none() => {
                 Reason::Gathering { ready, workers: self.workers }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Reason, Recovery};
+use super::{FalseClaim, Reason, Recovery};
 use crate::ids::{Digest, Generation, ShardId, Step, WorkerId};
 use crate::protocol::coordinator::CoordinatorMachine;
 use crate::protocol::coordinator::registry::WorkerEntry;
@@ -22,6 +22,8 @@ pub struct Status {
     pub checkpoint: Option<(Step, Digest)>,
     /// The workers, members by rank first.
     pub workers: Vec<WorkerStatus>,
+    /// The workers that are kept outside.
+    pub outside: Vec<Outsider>,
     /// Interruptions since the coordinator was started, the latest last.
     pub recoveries: Vec<Recovery>,
 }
@@ -41,6 +43,19 @@ pub struct WorkerStatus {
     pub heard_ago: Duration,
     /// The milliseconds that it takes for a shard in a step, once they are known.
     pub shard_ms: Option<f64>,
+}
+
+/// A worker that is kept outside, because it said something that cannot be true.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outsider {
+    /// The process.
+    pub id: WorkerId,
+    /// The address at which it said that others reach it.
+    pub address: String,
+    /// The claim, and what is possible.
+    pub claim: FalseClaim,
+    /// The time after which it may come back.
+    pub left: Duration,
 }
 
 /// The role of a worker in a run.
@@ -74,6 +89,7 @@ impl CoordinatorMachine {
             last_step: self.outputs.last_step(),
             checkpoint: self.checkpoint().map(|saved| (saved.step, saved.digest)),
             workers,
+            outside: self.claims.outside(now).collect(),
             recoveries: self.recoveries.recoveries().cloned().collect(),
         }
     }
