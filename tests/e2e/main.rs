@@ -11,6 +11,7 @@ mod disk;
 mod elastic;
 mod evaluation;
 mod events;
+mod files;
 mod log_format;
 mod network;
 mod older_runs;

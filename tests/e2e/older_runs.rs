@@ -80,6 +80,7 @@ fn a_run_of_a_newer_version_is_refused_and_left_alone() {
             "\"seed\": 5, \"warmup\": 100",
             "manifest.json: the setting warmup",
         ),
+        ("config.toml", "seed = 5", "seed = 5\nwarmup = 100", "config.toml: the setting warmup"),
     ] {
         let folder = tempdir().unwrap();
         let here = folder.path();

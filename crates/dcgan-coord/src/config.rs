@@ -183,6 +183,14 @@ impl PartialConfig {
         Ok(Self { data: self.data, ..table.try_into()? })
     }
 
+    /// Tells whether a configuration file may have this key.
+    pub(crate) fn has_key(name: &str) -> bool {
+        // Every flag is a key.
+        let command = <Self as clap::Args>::augment_args(clap::Command::new(""));
+        let is_flag = command.get_arguments().any(|flag| flag.get_long() == Some(name));
+        is_flag || name == "data-set"
+    }
+
     /// The given settings by their keys.
     pub(crate) fn table(&self) -> anyhow::Result<Table> {
         Table::try_from(self).context("a setting cannot be saved in a TOML file")

@@ -4,8 +4,6 @@
 //!
 //! The types are in a file of their own, so that their producers do not depend on the driver.
 
-use std::process::ExitStatus;
-
 use bytes::Bytes;
 use dcgan_core::ids::Step;
 use dcgan_core::protocol::coordinator::{ConnId, Event};
@@ -14,6 +12,7 @@ use dcgan_process::signals::Signal;
 use dcgan_rpc::pb;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::local_processes::ChildEnd;
 use crate::writer::JobNews;
 
 /// The capacity of the channel. Senders wait while it is full.
@@ -42,6 +41,8 @@ pub(crate) enum Input {
     SamplerClosed(SamplerId),
     /// A sampler drew the grid of a step, as a PNG file.
     GridDrawn { step: Step, png: Bytes },
+    /// A sampler cannot draw the grid of a step, for this reason.
+    GridNotDrawn { step: Step, why: String },
     /// The writer of the run directory has news.
     Writer(JobNews),
     /// The generator of a pending grid was read; none if it could not be.
@@ -51,7 +52,7 @@ pub(crate) enum Input {
     /// A worker asked for the checkpoint of a step, and it could not be read.
     CheckpointUnreadable(Step),
     /// A child process ended. The number is its index in the list of local processes.
-    ChildEnded(usize, ExitStatus),
+    ChildEnded(usize, ChildEnd),
     /// The coordinator received a signal that asks it to stop.
     Signal(Signal),
 }

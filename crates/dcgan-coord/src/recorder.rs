@@ -13,7 +13,7 @@ use dcgan_core::protocol::coordinator::{PersistedOutputs, SavedCheckpoint, Write
 use dcgan_core::protocol::plan::Plan;
 use dcgan_core::spec::RunSpec;
 use dcgan_core::state::digest;
-use dcgan_store::checkpoint::{Checkpoints, Manifest};
+use dcgan_store::checkpoint::{Checkpoints, Manifest, Owner};
 use dcgan_store::metrics_log::MetricsLog;
 use dcgan_store::run_dir::{FORMAT, RunDir, RunFile, RunPaths, read_pending_grid};
 use dcgan_store::state_file;
@@ -46,14 +46,18 @@ pub(crate) fn open(
     // The configuration is written before `run.json`: a directory that says which run it belongs
     // to always has the settings of that run.
     dir.save_config(config_text)?;
+    let paths = dir.paths().clone();
+    let owner = Owner { spec: Some(config.spec.clone()), ..Owner::default() };
     let run = match run {
         // An older version must not read what this one adds to the directory.
         Some(older) if older.format < FORMAT => {
             save_run(&dir, RunFile { format: FORMAT, ..older })?
         }
         Some(run) => run,
-        None => new_run(&dir)?,
+        None => new_run(&dir, &Checkpoints::new(&paths).of_run(owner.clone()))?,
     };
+    let owner = Owner { run: Some(run.run), fingerprint: run.fingerprint.clone(), ..owner };
+    let checkpoints = Checkpoints::new(&paths).of_run(owner);
     let (metrics, rows) = MetricsLog::<MetricsRow>::open(&dir.paths().metrics())?;
     // A run without evaluations has no file for them.
     let (evaluations, evaluated) = match config.schedule.evaluate_every {
@@ -64,8 +68,7 @@ pub(crate) fn open(
         None => (None, Vec::new()),
     };
     let (drawn, pending) = dir.grids()?;
-    let paths = dir.paths().clone();
-    let files = RunFiles { checkpoints: Checkpoints::new(&paths), paths };
+    let files = RunFiles { checkpoints, paths };
     let persisted = PersistedOutputs {
         rows: rows.into_iter().map(|row| (row.step, row.state_digest)).collect(),
         checkpoint: files.newest_checkpoint()?,
@@ -80,16 +83,31 @@ pub(crate) fn open(
         checkpoints: files.checkpoints.clone(),
         spec: config.spec.clone(),
         keep_checkpoints: config.keep_checkpoints,
+        cleanup_error: None,
     };
     let pending_grids = pending.into_iter().collect();
     Ok(OpenedRun { recorder, files, run, persisted, pending_grids })
 }
 
-/// Gives an empty run directory an identity, and saves it.
-fn new_run(dir: &RunDir) -> anyhow::Result<RunFile> {
-    // The identity only tells runs apart, so the random keys of a hasher are random enough.
-    let id = RunId(RandomState::new().hash_one(dir.paths().root()));
-    save_run(dir, RunFile { format: FORMAT, run: id, fingerprint: None, plan: None })
+/// Gives a run directory without `run.json` an identity, and saves it: that of its checkpoints, if
+/// there are any, because they belong to no other run.
+fn new_run(dir: &RunDir, checkpoints: &Checkpoints) -> anyhow::Result<RunFile> {
+    let (newest, _) = checkpoints.newest()?;
+    let (id, fingerprint) = match newest {
+        Some(checkpoint) => {
+            let Manifest { run, step, fingerprint, .. } = checkpoint.manifest().clone();
+            tracing::warn!(
+                event = "identity_restored",
+                %run,
+                step,
+                "run.json was missing; this is run {run}, as the checkpoint of step {step} says"
+            );
+            (run, Some(fingerprint))
+        }
+        // The identity only tells runs apart, so the random keys of a hasher are random enough.
+        None => (RunId(RandomState::new().hash_one(dir.paths().root())), None),
+    };
+    save_run(dir, RunFile { format: FORMAT, run: id, fingerprint, plan: None })
 }
 
 fn save_run(dir: &RunDir, run: RunFile) -> anyhow::Result<RunFile> {
@@ -107,6 +125,8 @@ pub(crate) struct Recorder {
     checkpoints: Checkpoints,
     spec: RunSpec,
     keep_checkpoints: usize,
+    /// Why old checkpoints could not be removed, once it is said.
+    cleanup_error: Option<String>,
 }
 
 impl Recorder {
@@ -156,9 +176,25 @@ impl Recorder {
             window,
             ends_run,
         };
-        self.checkpoints.save(&manifest, bytes)?;
-        // The checkpoint is there. Old ones that stay only take room.
-        if let Err(error) = self.checkpoints.prune(self.keep_checkpoints, step) {
+        if let Some(what) = self.checkpoints.save(&manifest, bytes)? {
+            tracing::warn!(
+                event = "checkpoint_replaced",
+                step,
+                "the checkpoint of step {step} replaces another one, which is removed: {what}"
+            );
+        }
+        self.remove_old_checkpoints(step);
+        Ok(())
+    }
+
+    /// Removes the oldest checkpoints that are too many. The newest one is there, and old ones that
+    /// stay only take room. So an error is not one of the run, and it is said once.
+    fn remove_old_checkpoints(&mut self, newest: Step) {
+        let result = self.checkpoints.prune(self.keep_checkpoints, newest);
+        let error = result.err().map(|error| error.to_string());
+        if let Some(error) = &error
+            && self.cleanup_error.as_ref() != Some(error)
+        {
             let folder = self.dir.paths().checkpoints();
             tracing::warn!(
                 event = "cleanup_failed",
@@ -167,7 +203,7 @@ impl Recorder {
                 folder.display()
             );
         }
-        Ok(())
+        self.cleanup_error = error;
     }
 
     /// Saves the generator of a state until its grid is drawn. `state` is a safetensors file.
@@ -205,7 +241,7 @@ impl RunFiles {
         &self.checkpoints
     }
 
-    /// The newest intact checkpoint. Logs the newer ones that are damaged.
+    /// The newest intact checkpoint. Logs the newer ones that are damaged or another run's.
     ///
     /// # Errors
     /// If the folder of checkpoints cannot be read.
@@ -217,7 +253,7 @@ impl RunFiles {
             tracing::warn!(
                 event = "checkpoint_skipped",
                 path = %damaged.path().display(),
-                "skipping a damaged checkpoint: {damaged}"
+                "skipping a checkpoint: {damaged}"
             );
         }
         Ok(newest.map(|checkpoint| {

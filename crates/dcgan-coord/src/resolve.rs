@@ -1,15 +1,18 @@
 //! Reads and checks everything that a run depends on, before anything is started. A mistake is
 //! refused while no port is bound and no file is created.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::ArgMatches;
 use dcgan_core::spec::RunSpec;
 use dcgan_process::exit::usage;
 use dcgan_store::dataset::Dataset;
-use dcgan_store::run_dir::{FORMAT, RunPaths, read_run_file};
+use dcgan_store::format::Newer;
+use dcgan_store::run_dir::{CONFIG_BYTES_MAX, FORMAT, RunPaths, read_config_file, read_run_file};
+use toml::Table;
 
 use crate::args::{Args, Resume};
 use crate::config::{PartialConfig, RunConfig};
@@ -89,7 +92,7 @@ fn read_saved(paths: &RunPaths) -> anyhow::Result<Option<SavedRun>> {
         return Ok(None);
     };
     let path = paths.config();
-    let settings = read_config(&path)?;
+    let settings = read_saved_config(paths)?;
     let data_set = settings.data_set.with_context(|| format!("{}: no data-set", path.display()))?;
     let spec = settings.spec()?.build_saved(data_set);
     let spec = spec.with_context(|| path.display().to_string())?;
@@ -139,10 +142,36 @@ fn refuse_other_run(saved: &RunSpec, spec: &RunSpec, root: &Path) -> anyhow::Res
     )));
 }
 
-/// Reads a configuration file.
+/// Reads the configuration that a run directory has saved.
+fn read_saved_config(paths: &RunPaths) -> anyhow::Result<PartialConfig> {
+    let (path, text) = (paths.config(), read_config_file(paths)?);
+    // A setting that this version does not know may change the result.
+    let table: Option<Table> = toml::from_str(&text).ok();
+    let unknown =
+        table.as_ref().and_then(|table| table.keys().find(|key| !PartialConfig::has_key(key)));
+    if let Some(key) = unknown {
+        bail!(Newer::setting(&path, key));
+    }
+    parse_config(&path, &text)
+}
+
+/// Reads a configuration file that a person names.
 fn read_config(path: &Path) -> anyhow::Result<PartialConfig> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    toml::from_str(&text).map_err(|error| {
+    let mut text = String::new();
+    // It may be a pipe.
+    let file = File::open(path).with_context(|| path.display().to_string())?;
+    let read = file.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut text);
+    read.with_context(|| path.display().to_string())?;
+    ensure!(
+        text.len() as u64 <= CONFIG_BYTES_MAX,
+        "{}: larger than {CONFIG_BYTES_MAX} bytes",
+        path.display()
+    );
+    parse_config(path, &text)
+}
+
+fn parse_config(path: &Path, text: &str) -> anyhow::Result<PartialConfig> {
+    toml::from_str(text).map_err(|error| {
         // The library's message takes several lines. Ours is one: the file, the line, the mistake.
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         anyhow!("{}: line {line}: {}", path.display(), error.message())

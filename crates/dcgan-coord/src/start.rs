@@ -1,6 +1,6 @@
 //! Starts a coordinator from its command line, and runs it to its end.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -57,7 +57,8 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let network = network_runtime()?;
     let _entered = network.enter();
     let listener = net::listen(listen)?;
-    let address = Address::from(listener.local_addr()?);
+    let listening = listener.local_addr()?;
+    let address = Address::from(listening);
     let OpenedRun { recorder, files, run, persisted, pending_grids } =
         recorder::open(&root, &config, &config_text)?;
     let resumed_at = persisted.checkpoint.as_ref().map_or(0, |saved| saved.step);
@@ -77,7 +78,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
 
     // Start the local processes. A run that is complete already has no work for them.
     let local = if is_local && !is_complete {
-        let settings = local_settings(given, &config, &files, address);
+        let settings = local_settings(given, &config, &files, listening);
         Some(LocalProcesses::start(&settings, inputs_sender.clone())?)
     } else {
         None
@@ -208,10 +209,10 @@ fn local_settings(
     given: &PartialConfig,
     config: &RunConfig,
     files: &RunFiles,
-    coordinator: Address,
+    listening: SocketAddr,
 ) -> LocalSettings {
     LocalSettings {
-        coordinator,
+        coordinator: on_this_machine(listening).into(),
         workers: config.workers,
         threads: config.threads,
         // The toy has no pictures.
@@ -220,6 +221,17 @@ fn local_settings(
         insecure: given.insecure.unwrap_or_default(),
         log_format: given.log_format.unwrap_or_default(),
     }
+}
+
+/// The address at which processes of this machine reach a server that listens there.
+fn on_this_machine(listening: SocketAddr) -> SocketAddr {
+    // Nobody can connect to "all interfaces".
+    let ip = match listening.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listening.port())
 }
 
 /// Logs which run this is, where it begins, and how workers join it.
@@ -281,4 +293,21 @@ fn describe(config: &RunConfig) -> String {
         spec.sharding().steps_per_epoch(),
         spec.shards(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_processes_reach_a_coordinator_that_listens_on_all_interfaces() {
+        for (listening, reached) in [
+            ("0.0.0.0:7420", "127.0.0.1:7420"),
+            ("[::]:7420", "[::1]:7420"),
+            ("10.0.0.1:7420", "10.0.0.1:7420"),
+            ("127.0.0.1:7420", "127.0.0.1:7420"),
+        ] {
+            assert_eq!(on_this_machine(listening.parse().unwrap()).to_string(), reached);
+        }
+    }
 }

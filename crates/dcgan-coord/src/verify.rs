@@ -12,8 +12,8 @@ use dcgan_core::evaluation::EvaluationRow;
 use dcgan_core::ids::{Digest, Step};
 use dcgan_core::metrics::MetricsRow;
 use dcgan_process::exit::{status, usage};
-use dcgan_store::checkpoint::{Checkpoints, VerifiedCheckpoint};
-use dcgan_store::run_dir::{RunPaths, read_run_file};
+use dcgan_store::checkpoint::{Checkpoints, Owner};
+use dcgan_store::run_dir::{RunFile, RunPaths, read_run_file};
 use dcgan_store::{metrics_log, state_file};
 
 /// The contents of a run directory.
@@ -21,7 +21,10 @@ struct Run {
     name: String,
     /// The digest after each logged step.
     rows: BTreeMap<Step, Digest>,
-    checkpoints: BTreeMap<Step, VerifiedCheckpoint>,
+    /// The digest of each intact checkpoint. Their states are read again where one is needed: all
+    /// of them may be more than the memory.
+    checkpoints: BTreeMap<Step, Digest>,
+    folder: Checkpoints,
     /// The faults of its files.
     damages: Vec<String>,
 }
@@ -76,14 +79,20 @@ impl Run {
     fn read(root: &Path) -> anyhow::Result<Self> {
         let paths = RunPaths::new(root);
         let name = root.display().to_string();
-        if read_run_file(&paths)?.is_none() {
+        let Some(RunFile { run, fingerprint, .. }) = read_run_file(&paths)? else {
             bail!(usage(anyhow!("{name}: not a run directory")));
-        }
-        let mut run =
-            Self { name, rows: BTreeMap::new(), checkpoints: BTreeMap::new(), damages: Vec::new() };
+        };
+        let owner = Owner { run: Some(run), fingerprint, spec: None };
+        let mut run = Self {
+            name,
+            rows: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
+            folder: Checkpoints::new(&paths).of_run(owner),
+            damages: Vec::new(),
+        };
         run.read_rows(&paths);
         run.read_evaluations(&paths);
-        run.read_checkpoints(&paths)?;
+        run.read_checkpoints()?;
         Ok(run)
     }
 
@@ -123,10 +132,9 @@ impl Run {
         }
     }
 
-    fn read_checkpoints(&mut self, paths: &RunPaths) -> anyhow::Result<()> {
-        let folder = Checkpoints::new(paths);
-        for step in folder.steps().context(self.name.clone())? {
-            let checkpoint = match folder.load(step) {
+    fn read_checkpoints(&mut self) -> anyhow::Result<()> {
+        for step in self.folder.steps().context(self.name.clone())? {
+            let checkpoint = match self.folder.load(step) {
                 Ok(checkpoint) => checkpoint,
                 Err(error) => {
                     self.damages.push(error.to_string());
@@ -140,7 +148,7 @@ impl Run {
                     self.name
                 ));
             }
-            self.checkpoints.insert(step, checkpoint);
+            self.checkpoints.insert(step, digest);
         }
         Ok(())
     }
@@ -152,10 +160,7 @@ impl Run {
 
     /// The digest after a step, from its checkpoint or else from its row.
     fn digest(&self, step: Step) -> Option<Digest> {
-        match self.checkpoints.get(&step) {
-            Some(checkpoint) => Some(checkpoint.manifest().state_digest),
-            None => self.rows.get(&step).copied(),
-        }
+        self.checkpoints.get(&step).or_else(|| self.rows.get(&step)).copied()
     }
 
     /// All steps with a row or a checkpoint, in order.
@@ -219,12 +224,11 @@ fn first_differing_tensor(
     common: &[CommonStep],
 ) -> anyhow::Result<String> {
     for CommonStep { step, .. } in common.iter().filter(|step| !step.is_same()) {
-        let (Some(one), Some(other)) = (first.checkpoints.get(step), second.checkpoints.get(step))
-        else {
+        if [first, second].iter().any(|run| !run.checkpoints.contains_key(step)) {
             continue;
-        };
-        let one = state_file::tensor_digests(one.state())?;
-        let other = state_file::tensor_digests(other.state())?;
+        }
+        let one = state_file::tensor_digests(first.folder.load(*step)?.state())?;
+        let other = state_file::tensor_digests(second.folder.load(*step)?.state())?;
         let differing = one.iter().find(|(name, digest)| other.get(*name) != Some(digest));
         let tensor = match differing {
             Some((name, _)) => name,

@@ -1,12 +1,12 @@
 //! The verbs `grid` and `export`: pictures of a checkpoint's generator as files.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context;
 use dcgan_process::exit::status;
 use dcgan_process::print;
+use dcgan_store::file;
 use dcgan_store::idx::{self, Images};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -54,13 +54,5 @@ fn encode(images: &Images, is_packed: bool) -> io::Result<Vec<u8>> {
 
 /// Writes a file, complete or not at all: the file may exist already, and the disk may be full.
 fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let name =
-        path.file_name().with_context(|| format!("{}: not the name of a file", path.display()))?;
-    let temporary = path.with_file_name(format!(".{}.tmp", name.to_string_lossy()));
-    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        // The error that counts is the one before.
-        let _ = fs::remove_file(&temporary);
-    }
-    written.with_context(|| path.display().to_string())
+    file::write(path, bytes).with_context(|| path.display().to_string())
 }

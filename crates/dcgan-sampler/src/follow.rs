@@ -1,20 +1,20 @@
 //! Follows a run: its coordinator, which sends generators, or the checkpoints in its directory.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use dcgan_core::ids::Step;
 use dcgan_model::Generator;
 use dcgan_rpc::net::{self, Address, Connector, Peer};
 use dcgan_rpc::pb::feed_client::FeedClient;
 use dcgan_rpc::{Caller, Checksummed, Who, pb};
 use pb::follow_request::Kind;
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use crate::followed_folder::FollowedFolder;
 use crate::newest::{Newest, RunGenerator};
-use crate::run_dir;
 
 /// The pause between two attempts to reach the coordinator.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -111,8 +111,9 @@ impl Connection {
         }
     }
 
-    /// Takes over the next generator, and sends its grid back if it is due. Returns false at the
-    /// end of the stream.
+    /// Takes over the next generator, and sends its grid back if it is due. One that cannot be
+    /// drawn is not worth the connection: the next one may be better. Returns false at the end of
+    /// the stream.
     async fn next(&mut self, newest: &Newest) -> anyhow::Result<bool> {
         let Some(message) = self.generators.message().await.map_err(in_words)? else {
             return Ok(false);
@@ -123,11 +124,25 @@ impl Connection {
             .replace(move || {
                 Ok(RunGenerator { step, seed, generator: Generator::from_file(&state)? })
             })
-            .await?;
+            .await;
+        let answer = match drawn {
+            Ok(drawn) => Kind::Grid(pb::Grid { step, png: drawn.grid }),
+            Err(error) => {
+                let why = format!("{error:#}");
+                tracing::warn!(
+                    event = "draw_failed",
+                    step,
+                    "cannot draw with the generator of step {step}: {why}"
+                );
+                Kind::CannotDraw(pb::CannotDraw { step, why })
+            }
+        };
         if grid_due {
-            let grid = pb::Grid { step, png: drawn.grid };
-            self.requests.send(request(Kind::Grid(grid))).await?;
-            tracing::info!(event = "grid_drawn", step, "drew the grid of step {step}");
+            let is_drawn = matches!(answer, Kind::Grid(_));
+            self.requests.send(request(answer)).await?;
+            if is_drawn {
+                tracing::info!(event = "grid_drawn", step, "drew the grid of step {step}");
+            }
         }
         Ok(true)
     }
@@ -145,44 +160,13 @@ fn in_words(status: Status) -> anyhow::Error {
 /// Follows the checkpoints of a run directory for ever.
 pub(crate) async fn run_directory(root: PathBuf, newest: Newest) {
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
-    let mut shown: Option<Step> = None;
-    let mut reported: Option<String> = None;
+    // A disk that hangs delays the next look, and not the end of the program.
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut folder = FollowedFolder::new(root);
     loop {
         looks.tick().await;
-        match look_once(&root, shown, &newest).await {
-            Ok(step) => (shown, reported) = (step, None),
-            // A checkpoint may be removed while it is read, and then the next look succeeds. An
-            // error that stays is reported once.
-            Err(error) => {
-                let text = format!("{error:#}");
-                if reported.as_ref() != Some(&text) {
-                    tracing::warn!(
-                        event = "look_failed",
-                        "could not load a checkpoint, trying again: {text}"
-                    );
-                    reported = Some(text);
-                }
-            }
+        if let Err(error) = folder.look(&newest).await {
+            folder.report(&error);
         }
     }
-}
-
-/// Shows the newest checkpoint of a run directory, if it is not shown already. Returns the step
-/// that is shown; `None` if there is no checkpoint yet.
-async fn look_once(
-    root: &Path,
-    shown: Option<Step>,
-    newest: &Newest,
-) -> anyhow::Result<Option<Step>> {
-    let checkpoints = run_dir::checkpoints(root)?;
-    if checkpoints.steps()?.last().copied() == shown {
-        return Ok(shown);
-    }
-    let Some(checkpoint) = run_dir::newest(&checkpoints, root)? else {
-        return Ok(None);
-    };
-    let step = checkpoint.manifest().step;
-    newest.replace(move || run_dir::generator(&checkpoint)).await?;
-    tracing::info!(event = "showing", step, "showing the checkpoint of step {step}");
-    Ok(Some(step))
 }

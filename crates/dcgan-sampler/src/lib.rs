@@ -7,7 +7,7 @@
 //! # Layout
 //!
 //! * `serve`: the verb `serve`, with its gRPC `service`, its web `page`, and `follow`, which brings
-//!   new generators from a coordinator or a run directory.
+//!   new generators from a coordinator or a run directory (`followed_folder`).
 //! * `export`: the verbs `grid` and `export`, which write files.
 //! * `newest`: the newest generator, shared by all of these. `run_dir` reads one from a checkpoint.
 //! * `picture`: a grid of images as a PNG.
@@ -15,6 +15,7 @@
 mod args;
 mod export;
 mod follow;
+mod followed_folder;
 mod newest;
 mod page;
 mod picture;

@@ -1,13 +1,14 @@
 //! Generators from the checkpoints of a run directory.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::{Context, anyhow, bail};
 use dcgan_core::ids::Step;
 use dcgan_model::Generator;
 use dcgan_process::exit::usage;
-use dcgan_store::checkpoint::{Checkpoints, VerifiedCheckpoint};
-use dcgan_store::run_dir::{RunPaths, read_run_file};
+use dcgan_store::checkpoint::{Checkpoints, Damaged, Owner, VerifiedCheckpoint};
+use dcgan_store::run_dir::{RunFile, RunPaths, read_run_file};
 
 use crate::args::{Weights, Which};
 use crate::newest::RunGenerator;
@@ -18,10 +19,16 @@ use crate::newest::RunGenerator;
 /// If the folder is not a run directory.
 pub(crate) fn checkpoints(root: &Path) -> anyhow::Result<Checkpoints> {
     let paths = RunPaths::new(root);
-    if read_run_file(&paths)?.is_none() {
+    let Some(RunFile { run, fingerprint, .. }) = read_run_file(&paths)? else {
         bail!(usage(anyhow!("{}: not a run directory: there is no run.json", root.display())));
-    }
-    Ok(Checkpoints::new(&paths))
+    };
+    let owner = Owner { run: Some(run), fingerprint, spec: None };
+    Ok(Checkpoints::new(&paths).of_run(owner))
+}
+
+/// The time at which the folder of checkpoints was last changed, if it can be told.
+pub(crate) fn modified(root: &Path) -> Option<SystemTime> {
+    std::fs::metadata(RunPaths::new(root).checkpoints()).ok()?.modified().ok()
 }
 
 /// Loads the generator that the command line selects.
@@ -66,20 +73,25 @@ fn check_exists(checkpoints: &Checkpoints, step: Step) -> anyhow::Result<()> {
 }
 
 /// Returns the newest intact checkpoint of a run directory, if there is one, and logs which newer
-/// ones are damaged.
-pub(crate) fn newest(
-    checkpoints: &Checkpoints,
-    root: &Path,
-) -> anyhow::Result<Option<VerifiedCheckpoint>> {
-    let (newest, damaged) = checkpoints.newest().with_context(|| root.display().to_string())?;
+/// ones are damaged or another run's.
+fn newest(checkpoints: &Checkpoints, root: &Path) -> anyhow::Result<Option<VerifiedCheckpoint>> {
+    let (newest, damaged) = newest_and_damaged(checkpoints, root)?;
     for damaged in damaged {
         tracing::warn!(
             event = "checkpoint_skipped",
             path = %damaged.path().display(),
-            "skipping a damaged checkpoint: {damaged}"
+            "skipping a checkpoint: {damaged}"
         );
     }
     Ok(newest)
+}
+
+/// Returns the newest intact checkpoint of a run directory, if there is one, and the newer ones.
+pub(crate) fn newest_and_damaged(
+    checkpoints: &Checkpoints,
+    root: &Path,
+) -> anyhow::Result<(Option<VerifiedCheckpoint>, Vec<Damaged>)> {
+    checkpoints.newest().with_context(|| root.display().to_string())
 }
 
 /// Loads the generator of a checkpoint.

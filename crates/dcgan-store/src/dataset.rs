@@ -25,6 +25,7 @@ use dcgan_core::spec::{DatasetInfo, ObjectiveKind};
 use dcgan_core::state::digest;
 use flate2::read::MultiGzDecoder;
 
+use crate::file;
 use crate::idx::{self, IdxError, Images};
 
 /// The files of a split: its images and its labels, by their names without `.gz`.
@@ -257,7 +258,7 @@ fn open(source: &Source, name: &str) -> Result<Option<SourceFile>, DataError> {
 
 /// Opens a file; `None` if it does not exist.
 fn open_file(path: PathBuf) -> Result<Option<BufReader<File>>, DataError> {
-    match File::open(&path) {
+    match file::open(&path) {
         Ok(file) => Ok(Some(BufReader::new(file))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(DataError::File { file: path, error: error.into() }),

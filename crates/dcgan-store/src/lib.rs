@@ -13,13 +13,16 @@
 //! * [`format`]: the version of the formats of both; older and newer files.
 //! * [`state_file`]: states as safetensors files.
 //! * [`metrics_log`]: the file `metrics.jsonl`.
-//! * `file`: writing a file so that it is complete or absent.
+//! * [`png`]: whether bytes are a picture.
+//! * [`file`]: reading files that anybody may have made, and writing files that are complete or
+//!   absent.
 
 pub mod checkpoint;
 pub mod dataset;
-mod file;
+pub mod file;
 pub mod format;
 pub mod idx;
 pub mod metrics_log;
+pub mod png;
 pub mod run_dir;
 pub mod state_file;

@@ -3,11 +3,11 @@
 //!
 //! A line of the first is a [`MetricsRow`]: averages over the steps since the last multiple of the
 //! log interval. A line of the second is an [`EvaluationRow`]. A crash can leave the beginning of a
-//! last line; opening the log cuts it off, and its steps are reported again. Any other line that is
-//! not a row means that the file is not this log, and it is refused.
+//! last line; opening the log cuts it off, and its steps are reported again. Anything else that is
+//! not a row means that the file is not this log, and it is refused and left alone.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -17,11 +17,20 @@ use dcgan_core::metrics::MetricsRow;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::file;
+
+/// The longest line, in bytes. A file with a longer one is refused. A row has about 400.
+const LINE_BYTES_MAX: u64 = 64 * 1024;
+
 /// A log that is open for appending rows of type `R`.
 #[derive(Debug)]
 pub struct MetricsLog<R = MetricsRow> {
     path: PathBuf,
     file: File,
+    /// The bytes of the rows that are on disk.
+    end: u64,
+    /// True if the file may hold more than these.
+    is_torn: bool,
     rows: PhantomData<fn(&R)>,
 }
 
@@ -47,7 +56,7 @@ pub enum MetricsError {
         /// The number of the line, from 1.
         number: usize,
         /// The cause.
-        error: serde_json::Error,
+        error: String,
     },
 }
 
@@ -57,12 +66,11 @@ impl<R: Serialize + DeserializeOwned> MetricsLog<R> {
     /// # Errors
     /// If the file cannot be read or written, or a line is not a row of metrics.
     pub fn open(path: &Path) -> Result<(Self, Vec<R>), MetricsError> {
-        let opened =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let mut file = opened.map_err(|error| io_error(path, error))?;
-        let (rows, intact_bytes) = read_rows(path, &file)?;
-        cut(&mut file, intact_bytes).map_err(|error| io_error(path, error))?;
-        Ok((Self { path: path.to_owned(), file, rows: PhantomData }, rows))
+        let file = file::open_in_place(path).map_err(|error| io_error(path, error))?;
+        let (rows, end) = read_rows(path, &file)?;
+        let mut log = Self { path: path.to_owned(), file, end, is_torn: true, rows: PhantomData };
+        log.cut().map_err(|error| io_error(path, error))?;
+        Ok((log, rows))
     }
 
     /// Appends rows, and waits until they are on disk.
@@ -82,23 +90,30 @@ impl<R: Serialize + DeserializeOwned> MetricsLog<R> {
     }
 
     fn append_text(&mut self, text: &[u8]) -> io::Result<()> {
-        let end = self.file.stream_position()?;
+        // Nothing is appended to what an earlier attempt may have left.
+        self.cut()?;
+        self.is_torn = true;
         let written = self.file.write_all(text).and_then(|()| self.file.sync_data());
         if written.is_err() {
-            // The disk may be full, with half a line on it. The caller will try again, and that
-            // must not append to the half: the position goes back even if the file cannot be cut.
-            let _ = self.file.set_len(end);
-            let _ = self.file.seek(SeekFrom::Start(end));
+            // The disk may be full, with half a line on it. If the file cannot be cut now, it is
+            // before the next row.
+            let _ = self.cut();
+        } else {
+            self.end += text.len() as u64;
+            self.is_torn = false;
         }
         written
     }
-}
 
-/// Cuts a file to a length in bytes, and continues writing there.
-fn cut(file: &mut File, bytes: u64) -> io::Result<()> {
-    file.set_len(bytes)?;
-    file.seek(SeekFrom::Start(bytes))?;
-    Ok(())
+    /// Cuts off what is not a row, and goes on after the rows.
+    fn cut(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            self.file.set_len(self.end)?;
+            self.file.seek(SeekFrom::Start(self.end))?;
+            self.is_torn = false;
+        }
+        Ok(())
+    }
 }
 
 fn io_error(path: &Path, error: io::Error) -> MetricsError {
@@ -110,7 +125,7 @@ fn io_error(path: &Path, error: io::Error) -> MetricsError {
 /// # Errors
 /// If the file cannot be read, or a complete line is not a row of metrics.
 pub fn read<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>, MetricsError> {
-    match File::open(path) {
+    match file::open(path) {
         Ok(file) => Ok(read_rows(path, &file)?.0),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(io_error(path, error)),
@@ -123,21 +138,33 @@ fn read_rows<R: DeserializeOwned>(path: &Path, file: &File) -> Result<(Vec<R>, u
     let mut reader = BufReader::new(file);
     let mut rows = Vec::new();
     let mut intact_bytes = 0;
-    let mut line = String::new();
+    let mut line = Vec::new();
     loop {
         line.clear();
-        let bytes = reader.read_line(&mut line).map_err(|error| io_error(path, error))?;
-        if !line.ends_with('\n') {
-            return Ok((rows, intact_bytes));
-        }
-        match serde_json::from_str(&line) {
-            Ok(row) => rows.push(row),
+        let limited = reader.by_ref().take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line);
+        let bytes = limited.map_err(|error| io_error(path, error))? as u64;
+        match row(&line) {
+            Ok(Some(row)) => rows.push(row),
+            Ok(None) => return Ok((rows, intact_bytes)),
             Err(error) => {
                 let number = rows.len() + 1;
                 return Err(MetricsError::Row { path: path.to_owned(), number, error });
             }
         }
-        intact_bytes += bytes as u64;
+        intact_bytes += bytes;
+    }
+}
+
+/// Reads one line; `None` if it is torn, or there is none.
+fn row<R: DeserializeOwned>(line: &[u8]) -> Result<Option<R>, String> {
+    if line.len() as u64 > LINE_BYTES_MAX {
+        return Err(format!("it has more than {LINE_BYTES_MAX} bytes"));
+    }
+    match line {
+        [.., b'\n'] => serde_json::from_slice(line).map(Some).map_err(|error| error.to_string()),
+        // The beginning of a row, or zeros where a file system has lost it.
+        [] | [b'{' | 0, ..] => Ok(None),
+        _ => Err("it has no end, and does not begin as a row does".to_owned()),
     }
 }
 
@@ -179,5 +206,44 @@ mod tests {
         let error = MetricsLog::<MetricsRow>::open(&path).unwrap_err().to_string();
         assert!(error.contains("line 2 is not a line of metrics"), "{error}");
         assert!(std::fs::read_to_string(&path).unwrap().contains("hello"));
+
+        std::fs::write(&path, "a token without a line end").unwrap();
+        let error = MetricsLog::<MetricsRow>::open(&path).unwrap_err().to_string();
+        assert!(error.contains("line 1 is not a line of metrics: it has no end"), "{error}");
+        assert!(std::fs::read_to_string(&path).unwrap().contains("token"));
+    }
+
+    #[test]
+    fn a_torn_line_may_hold_anything_and_a_line_without_an_end_is_not_read_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        for torn in [&b"{\"step\":\xff\xfe"[..], &[0; 300]] {
+            std::fs::write(&path, [LINE.as_bytes(), b"\n", torn].concat()).unwrap();
+            let (_, rows) = MetricsLog::<MetricsRow>::open(&path).unwrap();
+            assert_eq!(rows.len(), 1);
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{LINE}\n"));
+        }
+        File::options().write(true).open(&path).unwrap().set_len(200 << 30).unwrap();
+        for error in [
+            MetricsLog::<MetricsRow>::open(&path).unwrap_err().to_string(),
+            read::<MetricsRow>(&path).unwrap_err().to_string(),
+        ] {
+            assert!(error.contains("line 2 is not a line of metrics: it has more than"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_failed_append_has_left_is_cut_before_the_next_row() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let row: MetricsRow = serde_json::from_str(LINE).unwrap();
+        let (mut log, _) = MetricsLog::open(&path).unwrap();
+        log.append(std::slice::from_ref(&row)).unwrap();
+        // An append wrote more than a row, failed, and its text could not be cut off.
+        let torn = [LINE.as_bytes(), b"\n", LINE.as_bytes()].concat();
+        log.file.write_all(&torn).unwrap();
+        log.is_torn = true;
+        log.append(std::slice::from_ref(&row)).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{LINE}\n{LINE}\n"));
     }
 }

@@ -24,8 +24,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::file;
 use crate::format::{self, Newer, Unreadable};
+use crate::state_file;
 
 pub use crate::format::FORMAT;
+
+/// The most bytes of `run.json`. A larger file is damaged. A plan with as many members and shards
+/// as there may be has 20 MB.
+const RUN_FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// The most bytes of `config.toml`. A larger file is refused. It has 20 lines.
+pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+/// The most bytes of a generator whose grid is not drawn yet: what a message to a sampler may have.
+/// A larger one is damaged. The DCGAN's has 1.3 MB.
+const GENERATOR_BYTES_MAX: u64 = 4 * 1024 * 1024 - 1024;
 
 /// The paths of the files in a run directory. They may exist or not.
 #[derive(Clone, Debug)]
@@ -154,13 +164,19 @@ impl RunDir {
         let paths = RunPaths::new(root);
         // The lock file is the first file of a run directory. A directory that has one is a run
         // directory, also if a crash came before `run.json` was written.
-        if !paths.lock_file().exists() && !is_empty(root).map_err(|error| io_error(root, error))? {
+        let has_lock = fs::symlink_metadata(paths.lock_file()).is_ok();
+        if !has_lock && !is_empty(root).map_err(|error| io_error(root, error))? {
             return Err(RunDirError::Foreign(root.to_owned()));
         }
-        for folder in [root.to_owned(), paths.checkpoints(), paths.grids(), paths.logs()] {
-            fs::create_dir_all(&folder).map_err(|error| io_error(&folder, error))?;
-        }
+        create_folder(root)?;
         let lock = lock(&paths)?;
+        for folder in [paths.checkpoints(), paths.grids(), paths.logs()] {
+            create_folder(&folder)?;
+        }
+        for folder in [root, &paths.grids()] {
+            // What cannot be removed only takes room.
+            let _ = file::remove_remains(folder);
+        }
         let run = read_run_file(&paths)?;
         Ok((Self { paths, _lock: lock }, run))
     }
@@ -174,12 +190,8 @@ impl RunDir {
     ///
     /// # Errors
     /// If the file cannot be written.
-    ///
-    /// # Panics
-    /// Never: every plan can be written as JSON.
     pub fn save_run(&self, run: &RunFile) -> Result<(), RunDirError> {
-        let text = serde_json::to_string_pretty(run).expect("plans are always JSON");
-        self.write(&self.paths.run_file(), text.as_bytes())
+        self.write(&self.paths.run_file(), format::text(run).as_bytes())
     }
 
     /// Replaces `config.toml`, and waits until it is on disk.
@@ -223,10 +235,14 @@ impl RunDir {
         let (mut drawn, mut pending) = (Vec::new(), Vec::new());
         for entry in entries {
             let name = entry.map_err(|error| io_error(&folder, error))?.file_name();
-            match parse_grid_name(&name) {
-                Some((step, "png")) => drawn.push(step),
-                Some((step, "pending")) => pending.push(step),
-                _ => {}
+            let Some(step) = step_of(&name) else {
+                continue;
+            };
+            // Other programs may spell a step in another way.
+            if self.paths.grid(step).file_name() == Some(&name) {
+                drawn.push(step);
+            } else if self.paths.pending_grid(step).file_name() == Some(&name) {
+                pending.push(step);
             }
         }
         // A crash between drawing a grid and removing its generator leaves both.
@@ -243,8 +259,7 @@ impl RunDir {
 /// Locks a run directory for as long as the returned file is open.
 fn lock(paths: &RunPaths) -> Result<File, RunDirError> {
     let path = paths.lock_file();
-    let opened = File::options().write(true).create(true).truncate(false).open(&path);
-    let file = opened.map_err(|error| io_error(&path, error))?;
+    let file = file::open_in_place(&path).map_err(|error| io_error(&path, error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(RunDirError::Locked(paths.root().to_owned())),
@@ -252,10 +267,13 @@ fn lock(paths: &RunPaths) -> Result<File, RunDirError> {
     }
 }
 
-/// Splits the name of a file in the folder of grids into its step and its extension.
-fn parse_grid_name(name: &OsStr) -> Option<(Step, &str)> {
-    let (step, extension) = name.to_str()?.strip_prefix("step-")?.split_once('.')?;
-    Some((step.parse().ok()?, extension))
+/// The step in the name of a file in the folder of grids.
+fn step_of(name: &OsStr) -> Option<Step> {
+    name.to_str()?.strip_prefix("step-")?.split_once('.')?.0.parse().ok()
+}
+
+fn create_folder(path: &Path) -> Result<(), RunDirError> {
+    file::create_folder(path).map_err(|error| io_error(path, error))
 }
 
 /// Reads `run.json`; `None` if there is none. Needs no lock.
@@ -264,25 +282,43 @@ fn parse_grid_name(name: &OsStr) -> Option<(Step, &str)> {
 /// If the file cannot be read, is damaged, or is of a newer version.
 pub fn read_run_file(paths: &RunPaths) -> Result<Option<RunFile>, RunDirError> {
     let path = paths.run_file();
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
+    let content = match file::read(&path, RUN_FILE_BYTES_MAX) {
+        Ok(content) => content,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error(&path, error)),
     };
-    match format::parse(&path, text.as_bytes()) {
+    match format::parse(&path, &content) {
         Ok(run) => Ok(Some(run)),
         Err(Unreadable::Newer(newer)) => Err(newer.into()),
-        Err(Unreadable::Damaged(what)) => Err(RunDirError::Damaged { path, what }),
+        Err(Unreadable::Damaged(what) | Unreadable::Foreign(what)) => {
+            Err(RunDirError::Damaged { path, what })
+        }
     }
+}
+
+/// Reads `config.toml`. Needs no lock.
+///
+/// # Errors
+/// If the file cannot be read, or is no text.
+pub fn read_config_file(paths: &RunPaths) -> Result<String, RunDirError> {
+    let path = paths.config();
+    let content = file::read(&path, CONFIG_BYTES_MAX).map_err(|error| io_error(&path, error))?;
+    String::from_utf8(content)
+        .map_err(|_| RunDirError::Damaged { path, what: "not a text".to_owned() })
 }
 
 /// Reads the generator of a step whose grid is not drawn yet.
 ///
 /// # Errors
-/// If the file is missing or cannot be read.
+/// If the file is missing, cannot be read, or is damaged.
 pub fn read_pending_grid(paths: &RunPaths, step: Step) -> Result<Vec<u8>, RunDirError> {
     let path = paths.pending_grid(step);
-    fs::read(&path).map_err(|error| io_error(&path, error))
+    let generator =
+        file::read(&path, GENERATOR_BYTES_MAX).map_err(|error| io_error(&path, error))?;
+    match state_file::verify_subset(&generator) {
+        Ok(()) => Ok(generator),
+        Err(error) => Err(RunDirError::Damaged { path, what: error.to_string() }),
+    }
 }
 
 fn is_empty(root: &Path) -> io::Result<bool> {
@@ -299,6 +335,8 @@ fn io_error(path: &Path, error: io::Error) -> RunDirError {
 
 #[cfg(test)]
 mod tests {
+    use dcgan_core::state::State;
+
     use super::*;
 
     #[test]
@@ -328,13 +366,66 @@ mod tests {
     fn a_grid_is_pending_until_it_is_drawn() {
         let folder = tempfile::tempdir().unwrap();
         let (dir, _) = RunDir::open(&folder.path().join("run")).unwrap();
+        let layout = dcgan_core::state::Layout::new([("weight".to_owned(), vec![5])]);
+        let generator = state_file::encode(&State::zeros(layout.into()));
         for step in [40, 20] {
-            dir.save_pending_grid(step, b"weights").unwrap();
+            dir.save_pending_grid(step, &generator).unwrap();
         }
         assert_eq!(dir.grids().unwrap(), (vec![], vec![20, 40]));
         dir.save_grid(20, b"png").unwrap();
         assert_eq!(dir.grids().unwrap(), (vec![20], vec![40]));
-        assert_eq!(read_pending_grid(dir.paths(), 40).unwrap(), b"weights");
+        assert_eq!(read_pending_grid(dir.paths(), 40).unwrap(), generator);
+        // Other spellings of a step are files of somebody else's.
+        fs::write(dir.paths().grids().join("step-60.pending"), generator).unwrap();
+        assert_eq!(dir.grids().unwrap(), (vec![20], vec![40]));
+    }
+
+    #[test]
+    fn a_generator_that_is_damaged_or_too_large_for_a_message_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (dir, _) = RunDir::open(&folder.path().join("run")).unwrap();
+        dir.save_pending_grid(20, b"torn").unwrap();
+        dir.save_pending_grid(40, &vec![0; GENERATOR_BYTES_MAX as usize + 1]).unwrap();
+        for (step, what) in [(20, "header"), (40, "larger than")] {
+            let error = read_pending_grid(dir.paths(), step).unwrap_err().to_string();
+            assert!(error.contains(what) && error.contains(".pending"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_crash_while_a_directory_is_made_or_written_to_leaves_one_that_opens() {
+        let folder = tempfile::tempdir().unwrap();
+        // The lock is there, and a folder is missing.
+        let root = folder.path().join("some/run");
+        fs::create_dir_all(&root).unwrap();
+        fs::write(root.join("run.lock"), "").unwrap();
+        fs::write(file::temporary(&root.join("run.json")), "torn").unwrap();
+        RunDir::open(&root).unwrap();
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 4, "the lock and three folders");
+    }
+
+    #[test]
+    fn no_file_of_a_run_directory_is_written_through_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = folder.path().join("secret");
+        fs::write(&secret, "important").unwrap();
+        let root = folder.path().join("run");
+        fs::create_dir(&root).unwrap();
+        std::os::unix::fs::symlink(&secret, root.join("run.lock")).unwrap();
+        let error = RunDir::open(&root).unwrap_err().to_string();
+        assert!(error.contains("run.lock: a link to another file"), "{error}");
+        fs::remove_file(root.join("run.lock")).unwrap();
+
+        let (dir, _) = RunDir::open(&root).unwrap();
+        for path in [dir.paths().run_file(), dir.paths().config(), dir.paths().grid(20)] {
+            std::os::unix::fs::symlink(&secret, path).unwrap();
+        }
+        let run = RunFile { format: FORMAT, run: RunId(7), fingerprint: None, plan: None };
+        dir.save_run(&run).unwrap();
+        dir.save_config("seed = 5").unwrap();
+        dir.save_grid(20, b"png").unwrap();
+        assert_eq!(fs::read_to_string(&secret).unwrap(), "important");
+        assert_eq!(read_run_file(dir.paths()).unwrap(), Some(run));
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! therefore be computed from a file, without knowing which network the tensors belong to.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use dcgan_core::ids::Digest;
@@ -20,9 +20,26 @@ use dcgan_core::state::values::little_endian;
 use dcgan_core::state::{Layout, State};
 use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 
+/// The most bytes of a header. A file with a larger one is not read: its tensors would take many
+/// times that in memory. The DCGAN's has 6 kB.
+const HEADER_BYTES_MAX: u64 = 1024 * 1024;
+/// The key in the header of a subset, for the digest of its tensors.
+const DIGEST: &str = "digest";
+
 /// Why a file does not hold the expected tensors.
 #[derive(Debug, thiserror::Error)]
 pub enum StateFileError {
+    /// The header promises more bytes than it may have; holds the promised number.
+    #[error("expected a header of at most {HEADER_BYTES_MAX} bytes, found {0}")]
+    Header(u64),
+    /// The tensors of a subset are not those that were written.
+    #[error("expected digest {expected}, found {found}")]
+    Digest {
+        /// The digest in the header.
+        expected: String,
+        /// The digest of the tensors.
+        found: Digest,
+    },
     /// The file is not a safetensors file, or lacks a tensor.
     #[error(transparent)]
     Format(#[from] SafeTensorError),
@@ -85,12 +102,23 @@ pub fn encode(state: &State) -> Vec<u8> {
     safetensors::serialize(views, None).expect("a layout's shapes are those of its values")
 }
 
+/// Reads the header of a file, and checks that the tensors fill the rest.
+fn parse(bytes: &[u8]) -> Result<SafeTensors<'_>, StateFileError> {
+    if let Some((length, _)) = bytes.split_first_chunk::<8>() {
+        let length = u64::from_le_bytes(*length);
+        if length > HEADER_BYTES_MAX {
+            return Err(StateFileError::Header(length));
+        }
+    }
+    Ok(SafeTensors::deserialize(bytes)?)
+}
+
 /// Decodes the state in a file, which must have exactly the tensors of `layout`.
 ///
 /// # Errors
 /// If the file is not a safetensors file, or has other tensors.
 pub fn decode(bytes: &[u8], layout: &Arc<Layout>) -> Result<State, StateFileError> {
-    let file = SafeTensors::deserialize(bytes)?;
+    let file = parse(bytes)?;
     let (expected, found) = (layout.tensors().len(), file.len());
     if expected != found {
         return Err(StateFileError::Count { expected, found });
@@ -110,7 +138,7 @@ pub fn decode_tensors(
     bytes: &[u8],
     tensors: &[(String, Vec<usize>)],
 ) -> Result<Vec<Vec<f32>>, StateFileError> {
-    let file = SafeTensors::deserialize(bytes)?;
+    let file = parse(bytes)?;
     let mut decoded = Vec::with_capacity(tensors.len());
     for (name, shape) in tensors {
         let mut values = vec![0.0; shape.iter().product()];
@@ -133,7 +161,7 @@ pub fn digest_of(bytes: &[u8]) -> Result<Digest, StateFileError> {
 /// # Errors
 /// If the file is not a safetensors file.
 pub fn tensor_digests(bytes: &[u8]) -> Result<BTreeMap<String, Digest>, StateFileError> {
-    let file = SafeTensors::deserialize(bytes)?;
+    let file = parse(bytes)?;
     let mut digests = BTreeMap::new();
     for (name, tensor) in file.tensors() {
         digests.insert(name, digest::of_bytes(tensor.data()));
@@ -141,14 +169,38 @@ pub fn tensor_digests(bytes: &[u8]) -> Result<BTreeMap<String, Digest>, StateFil
     Ok(digests)
 }
 
-/// Makes a file of those tensors of a file whose names begin with `prefix`.
+/// Makes a file of those tensors of a file whose names begin with `prefix`, with their digest.
 ///
 /// # Errors
 /// If the file is not a safetensors file.
 pub fn subset(bytes: &[u8], prefix: &str) -> Result<Vec<u8>, StateFileError> {
-    let file = SafeTensors::deserialize(bytes)?;
-    let tensors = file.tensors().into_iter().filter(|(name, _)| name.starts_with(prefix));
-    Ok(safetensors::serialize(tensors, None)?)
+    let file = parse(bytes)?;
+    let mut tensors = file.tensors();
+    tensors.retain(|(name, _)| name.starts_with(prefix));
+    let digests: BTreeMap<&str, Digest> = tensors
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), digest::of_bytes(tensor.data())))
+        .collect();
+    let digest = digest::of_digests(digests.into_values());
+    let header = HashMap::from([(DIGEST.to_owned(), digest.to_string())]);
+    let tensors = tensors.iter().map(|(name, tensor)| (name, tensor));
+    Ok(safetensors::serialize(tensors, Some(header))?)
+}
+
+/// Checks that a file which [`subset`] made holds the tensors that it was made of. Earlier versions
+/// made files without a digest, which pass.
+///
+/// # Errors
+/// If the file is not a safetensors file, or has other tensors.
+pub fn verify_subset(bytes: &[u8]) -> Result<(), StateFileError> {
+    let found = digest_of(bytes)?;
+    let (_, header) = SafeTensors::read_metadata(bytes)?;
+    match header.metadata().as_ref().and_then(|header| header.get(DIGEST)) {
+        Some(expected) if *expected != found.to_string() => {
+            Err(StateFileError::Digest { expected: expected.clone(), found })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads a tensor into `values`, which has as many elements as `shape` says.
@@ -211,6 +263,25 @@ mod tests {
         assert_eq!(tensors, [state().tensor(1).to_vec()]);
         let error = decode(&bytes, &layout()).unwrap_err();
         assert_eq!(error.to_string(), "expected 2 tensors, found 1");
+    }
+
+    #[test]
+    fn a_subset_with_another_value_is_noticed() {
+        let mut bytes = subset(&encode(&state()), "g.").unwrap();
+        verify_subset(&bytes).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        let error = verify_subset(&bytes).unwrap_err().to_string();
+        assert!(error.starts_with("expected digest"), "{error}");
+        // An earlier version wrote none.
+        verify_subset(&encode(&state())).unwrap();
+    }
+
+    #[test]
+    fn a_header_that_is_too_long_is_not_parsed() {
+        let header = format!("{{}}{}", " ".repeat(HEADER_BYTES_MAX as usize));
+        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+        let error = digest_of(&bytes).unwrap_err().to_string();
+        assert!(error.starts_with("expected a header of at most 1048576 bytes"), "{error}");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use dcgan_core::ids::Step;
 use dcgan_process::exit::{status, usage};
 use dcgan_process::logging::LogArgs;
 use dcgan_rpc::net::{Address, Connector};
+use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::verify::{self, Comparison};
@@ -146,16 +147,19 @@ impl ChaosArgs {
 /// The folder that holds both runs and all logs.
 struct Folders {
     root: PathBuf,
-    is_temporary: bool,
+    /// The same, if it is to be removed in the end. Its name cannot be known before.
+    temporary: Option<TempDir>,
 }
 
 impl Folders {
     fn create(out: Option<&Path>) -> anyhow::Result<Self> {
         let folders = match out {
-            Some(out) => Self { root: out.to_owned(), is_temporary: false },
+            Some(out) => Self { root: out.to_owned(), temporary: None },
             None => {
-                let name = format!("dcgan-chaos-{}", std::process::id());
-                Self { root: std::env::temp_dir().join(name), is_temporary: true }
+                let mut temporary = tempfile::Builder::new().prefix("dcgan-chaos-").tempdir()?;
+                // Whoever looks for a mistake needs everything.
+                temporary.disable_cleanup(true);
+                Self { root: temporary.path().to_owned(), temporary: Some(temporary) }
             }
         };
         let logs = folders.logs();
@@ -176,8 +180,9 @@ impl Folders {
     }
 
     fn remove_if_temporary(self) -> anyhow::Result<()> {
-        if self.is_temporary {
-            std::fs::remove_dir_all(&self.root).with_context(|| self.root.display().to_string())?;
+        if let Some(mut temporary) = self.temporary {
+            temporary.disable_cleanup(false);
+            temporary.close().with_context(|| self.root.display().to_string())?;
         }
         Ok(())
     }

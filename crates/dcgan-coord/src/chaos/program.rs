@@ -47,9 +47,12 @@ impl Program {
     }
 
     /// Sends a signal, if the program is running.
-    pub(super) fn signal(&self, signal: Signal) {
-        if let Some(child) = &self.running {
-            // The program may have ended by itself already.
+    pub(super) fn signal(&mut self, signal: Signal) {
+        // The number of a process that was waited for may be another one's already.
+        if let Some(child) = &mut self.running
+            && matches!(child.try_wait(), Ok(None))
+        {
+            // The program may end by itself meanwhile. Its number is kept until the next wait.
             let _ = kill_process(Pid::from_child(child), signal);
         }
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use dcgan_core::ids::Step;
 use dcgan_core::protocol::coordinator::{Event, SavedCheckpoint, Write};
 use dcgan_process::fault;
+use dcgan_store::png;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
@@ -108,10 +109,27 @@ impl Driver {
         }
     }
 
-    /// Saves a grid. If several samplers draw the same one, the first is kept.
+    /// Saves a grid that is due. If several samplers answer, the first answer counts.
     pub(super) fn save_grid(&mut self, step: Step, png: Bytes) {
+        if !self.disk.pending_grids.contains(&step) {
+            return;
+        }
+        // Whoever follows the run may have sent it.
+        match png::check(&png) {
+            Ok(()) => {
+                self.disk.pending_grids.remove(&step);
+                self.submit(Job::Grid { step, png });
+            }
+            Err(what) => {
+                self.leave_out_grid(step, &format!("a sampler sent what is no grid: {what}"))
+            }
+        }
+    }
+
+    /// Leaves out a grid that is due: no sampler is asked for it again before the next start.
+    pub(super) fn leave_out_grid(&mut self, step: Step, why: &str) {
         if self.disk.pending_grids.remove(&step) {
-            self.submit(Job::Grid { step, png });
+            warn_of_grid(step, why);
         }
     }
 

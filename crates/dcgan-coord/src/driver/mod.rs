@@ -14,7 +14,6 @@ mod disk_watch;
 mod ending;
 
 use std::collections::BTreeMap;
-use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use dcgan_core::ids::RunId;
@@ -31,7 +30,7 @@ use crate::config::RunConfig;
 use crate::console::CONSOLE;
 use crate::feed::SamplerFeed;
 use crate::input::{Input, SamplerId, SamplerSender, WorkerSender};
-use crate::local_processes::LocalProcesses;
+use crate::local_processes::{ChildEnd, LocalProcesses};
 use crate::reason_log::ReasonLog;
 use crate::sinks::Sinks;
 pub(crate) use disk::Disk;
@@ -143,13 +142,14 @@ impl Driver {
             }
             Input::SamplerClosed(sampler) => self.on_sampler_closed(sampler),
             Input::GridDrawn { step, png } => self.save_grid(step, png),
+            Input::GridNotDrawn { step, why } => self.leave_out_grid(step, &why),
             Input::Writer(news) => self.on_writer_news(news),
             Input::PendingGridRead { step, generator } => self.on_grid_read(step, generator),
             Input::NewestGeneratorRead { sampler, step, generator } => {
                 self.feed.send_newest(sampler, step, generator);
             }
             Input::CheckpointUnreadable(step) => self.on_checkpoint_unreadable(step),
-            Input::ChildEnded(index, status) => self.on_child_ended(index, status),
+            Input::ChildEnded(index, end) => self.on_child_ended(index, end),
             Input::Signal(signal) => self.on_signal(signal),
         }
     }
@@ -189,16 +189,18 @@ impl Driver {
         self.local.as_ref().is_some_and(LocalProcesses::has_sampler)
     }
 
-    fn on_child_ended(&mut self, index: usize, status: ExitStatus) {
+    fn on_child_ended(&mut self, index: usize, end: ChildEnd) {
         let is_over = self.machine.reason() == Reason::Finishing;
+        let now = self.start.elapsed();
         let Some(local) = &mut self.local else {
             return;
         };
         // A worker ends by itself when the run is over, and when a person drained it.
-        if (is_over || status.success()) && !local.is_sampler(index) {
+        let is_success = end.as_ref().is_ok_and(|status| status.success());
+        if (is_over || is_success) && !local.is_sampler(index) {
             local.mark_ended(index);
         } else {
-            local.restart(index, status);
+            local.restart_later(now, index, end);
         }
         let workers = local.workers();
         self.stop_without_workers(workers, is_over);
@@ -246,6 +248,9 @@ impl Driver {
         self.show_progress();
         self.ask_for_grids();
         self.disk.watch.on_tick(now);
+        if let Some(local) = &mut self.local {
+            local.on_tick(now);
+        }
         self.handle(Event::Tick);
     }
 
@@ -294,7 +299,12 @@ impl Driver {
             let waits_for = if pending > 0 { "the last grid" } else { "the disk" };
             CONSOLE.show_message(&format!("waiting for {waits_for}"));
             self.ask_for_grids();
-            self.disk.watch.on_tick(self.start.elapsed());
+            let now = self.start.elapsed();
+            self.disk.watch.on_tick(now);
+            if let Some(local) = &mut self.local {
+                // The sampler may have to be started again.
+                local.on_tick(now);
+            }
             if since.elapsed() >= LAST_GRIDS_MAX {
                 let seconds = LAST_GRIDS_MAX.as_secs();
                 tracing::warn!(

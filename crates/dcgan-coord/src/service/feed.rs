@@ -12,6 +12,8 @@ use crate::input::{Input, SamplerId};
 
 /// Generators that wait for one sampler to read them, 1.3 MB each.
 const SNAPSHOTS_MAX: usize = 4;
+/// The most characters of a sampler's reason that get into the log. The rest is cut off.
+const WHY_CHARS_MAX: usize = 256;
 
 #[tonic::async_trait]
 impl Feed for Service {
@@ -46,11 +48,16 @@ async fn forward_sampler(
 ) {
     while let Ok(Some(message)) = stream.message().await {
         let kind = message.verify_checksum().ok().and_then(|message| message.kind);
-        // Anything but an intact grid ends the stream. The sampler connects again.
-        let Some(Kind::Grid(pb::Grid { step, png })) = kind else {
-            break;
+        let input = match kind {
+            Some(Kind::Grid(pb::Grid { step, png })) => Input::GridDrawn { step, png },
+            Some(Kind::CannotDraw(pb::CannotDraw { step, why })) => {
+                let why = why.chars().take(WHY_CHARS_MAX).collect();
+                Input::GridNotDrawn { step, why }
+            }
+            // Anything but an intact answer ends the stream. The sampler connects again.
+            _ => break,
         };
-        if service.send(Input::GridDrawn { step, png }).await.is_err() {
+        if service.send(input).await.is_err() {
             return;
         }
     }

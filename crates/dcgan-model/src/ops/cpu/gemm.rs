@@ -64,6 +64,8 @@ pub(crate) fn gemm<S: Simd>(
     beta: Beta,
     c: &mut [f32],
 ) {
+    // The last vector of a row ends with the row.
+    const { assert!(LANES.is_multiple_of(S::F32_LANES)) };
     let [m, k, n] = size;
     assert!(m > 0 && k > 0 && n > 0 && n.is_multiple_of(LANES));
     assert!(a.values.len() > (m - 1) * a.row_stride + (k - 1) * a.column_stride);

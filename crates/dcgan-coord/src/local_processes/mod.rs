@@ -1,0 +1,355 @@
+//! The child processes of `--local`: workers and a sampler.
+//!
+//! A child that dies is started again, up to a limit. No child outlives the coordinator, even if
+//! that is killed: the coordinator holds the other end of each child's standard input, and a child
+//! ends when that closes. Killing children by their process ids would fail exactly when the
+//! coordinator crashes. At an orderly end, a child that is stopped or hangs is killed.
+//!
+//! Each child has a thread, which starts it again, because that opens its log on a disk that may
+//! hang, and waits for its end.
+
+mod child;
+mod restarts;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dcgan_process::logging::LogFormat;
+use dcgan_rpc::net::Address;
+use tokio::sync::mpsc;
+
+use crate::input::Input;
+use child::ChildPlace;
+pub(crate) use child::spawn_logged;
+use restarts::{RESTARTS_MAX, Restarts};
+
+/// At the end of the run, the coordinator waits this long for its children, and then kills them.
+const ENDING_MAX: Duration = Duration::from_secs(5);
+/// The coordinator waits this long for children that it has killed. One that hangs in the system
+/// stays longer.
+const KILLED_MAX: Duration = Duration::from_secs(1);
+/// The name of the sampler.
+const SAMPLER: &str = "sampler";
+/// The number of arguments that set the format of a child's log. They come first.
+const LOG_FORMAT_ARGUMENTS: usize = 2;
+
+/// How a child ended: its status, or why it could not be started.
+pub(crate) type ChildEnd = Result<ExitStatus, String>;
+
+/// The settings that the children are started with.
+pub(crate) struct LocalSettings {
+    /// The address that they connect to.
+    pub(crate) coordinator: Address,
+    pub(crate) workers: usize,
+    /// Threads of each worker.
+    pub(crate) threads: u16,
+    /// True if there is a sampler.
+    pub(crate) sampler: bool,
+    /// The folder of their logs.
+    pub(crate) logs: PathBuf,
+    /// True if connections to other machines are allowed: the coordinator may listen on an address
+    /// that is not this machine's own.
+    pub(crate) insecure: bool,
+    /// The format of their logs: the coordinator's, so that all logs of a run have one format.
+    pub(crate) log_format: LogFormat,
+}
+
+/// The child processes.
+pub(crate) struct LocalProcesses {
+    children: Vec<LocalProcess>,
+    driver: mpsc::Sender<Input>,
+    running: Arc<RunningCount>,
+    first_crash: Option<Crash>,
+}
+
+/// A child process, running or not.
+struct LocalProcess {
+    name: String,
+    program: PathBuf,
+    arguments: Vec<String>,
+    log: PathBuf,
+    restarts: Restarts,
+    state: ChildState,
+    place: ChildPlace,
+}
+
+/// The state of a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ChildState {
+    Running,
+    /// Ended, and to be started again at this time of the driver's clock.
+    Restarting(Duration),
+    Ended,
+}
+
+/// How many children are running, for a thread that waits for all of them.
+#[derive(Default)]
+struct RunningCount {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// The end of a child that nobody asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Crash {
+    pub(crate) name: String,
+    pub(crate) status: ExitStatus,
+    pub(crate) log: PathBuf,
+}
+
+impl LocalSettings {
+    /// The children that these settings ask for, not started yet.
+    fn children(&self) -> anyhow::Result<Vec<LocalProcess>> {
+        let mut children = Vec::new();
+        for worker in 0..self.workers {
+            let name = format!("worker-{worker}");
+            let threads = self.threads.to_string();
+            let arguments = self.arguments(&["--name", &name, "--threads", &threads]);
+            children.push(LocalProcess::new(&name, "dcgan-worker", arguments, &self.logs)?);
+        }
+        if self.sampler {
+            let mut arguments = self.arguments(&["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]);
+            // The format of the log belongs to the program, the other options to its verb.
+            arguments.insert(LOG_FORMAT_ARGUMENTS, "serve".to_owned());
+            children.push(LocalProcess::new(SAMPLER, "dcgan-sampler", arguments, &self.logs)?);
+        }
+        Ok(children)
+    }
+
+    /// The arguments of every child, and then its own.
+    fn arguments(&self, own: &[&str]) -> Vec<String> {
+        let mut arguments = vec![
+            "--log-format".to_owned(),
+            self.log_format.to_string(),
+            "--coordinator".to_owned(),
+            self.coordinator.to_string(),
+            "--exit-with-stdin".to_owned(),
+        ];
+        arguments.extend(self.insecure.then(|| "--insecure".to_owned()));
+        arguments.extend(own.iter().map(|argument| (*argument).to_owned()));
+        arguments
+    }
+}
+
+impl LocalProcesses {
+    /// Starts the children. The ends of children become inputs of the driver.
+    ///
+    /// # Errors
+    /// If a program is missing or a child cannot be started.
+    pub(crate) fn start(
+        settings: &LocalSettings,
+        driver: mpsc::Sender<Input>,
+    ) -> anyhow::Result<Self> {
+        let children = settings.children()?;
+        let local = Self { children, driver, running: Arc::default(), first_crash: None };
+        for index in 0..local.children.len() {
+            // A mistake that keeps the children from starting is said before anything begins.
+            let LocalProcess { program, arguments, log, .. } = &local.children[index];
+            let child = spawn_logged(program, arguments, log)?;
+            local.supervise(index, move || Ok(child))?;
+        }
+        Ok(local)
+    }
+
+    /// Starts a thread that starts a child, waits for its end and reports it.
+    fn supervise(
+        &self,
+        index: usize,
+        spawn: impl FnOnce() -> anyhow::Result<Child> + Send + 'static,
+    ) -> std::io::Result<()> {
+        let LocalProcess { name, place, .. } = &self.children[index];
+        let (place, running, driver) =
+            (place.clone(), Arc::clone(&self.running), self.driver.clone());
+        *self.running.lock() += 1;
+        let thread = std::thread::Builder::new().name(format!("wait-{name}"));
+        let started = thread.spawn(move || {
+            let end = match spawn() {
+                Ok(child) => place.wait(child).map_err(|error| error.to_string()),
+                Err(error) => Err(format!("{error:#}")),
+            };
+            running.decrement();
+            // The driver may be gone: the run is over, and nobody needs to know.
+            let _ = driver.blocking_send(Input::ChildEnded(index, end));
+        });
+        if started.is_err() {
+            self.running.decrement();
+        }
+        started.map(drop)
+    }
+
+    /// Notes that a child has ended without being asked to. It is started again after a pause,
+    /// unless it ended too often.
+    pub(crate) fn restart_later(&mut self, now: Duration, index: usize, end: ChildEnd) {
+        let LocalProcess { name, log, .. } = &self.children[index];
+        let log_path = log.display();
+        match end {
+            Ok(status) => {
+                tracing::warn!(
+                    event = "child_ended",
+                    child = %name,
+                    "{name} ended with {status}; its log is {log_path}"
+                );
+                self.first_crash.get_or_insert_with(|| Crash {
+                    name: name.clone(),
+                    status,
+                    log: log.clone(),
+                });
+            }
+            Err(error) => {
+                tracing::error!(
+                    event = "child_not_started",
+                    child = %name,
+                    "{name} could not be started: {error}"
+                );
+            }
+        }
+        self.schedule_restart(now, index);
+    }
+
+    fn schedule_restart(&mut self, now: Duration, index: usize) {
+        let process = &mut self.children[index];
+        if let Some(pause) = process.restarts.on_end(now) {
+            process.state = ChildState::Restarting(now + pause);
+            return;
+        }
+        process.state = ChildState::Ended;
+        let (name, log_path, times) = (&process.name, process.log.display(), RESTARTS_MAX + 1);
+        tracing::error!(
+            event = "child_given_up",
+            child = %name,
+            "{name} ended {times} times and will not be restarted (limit {RESTARTS_MAX}); see \
+             {log_path}"
+        );
+    }
+
+    /// Starts the children again whose pause is over.
+    pub(crate) fn on_tick(&mut self, now: Duration) {
+        for index in 0..self.children.len() {
+            if let ChildState::Restarting(at) = self.children[index].state
+                && now >= at
+            {
+                self.restart(now, index);
+            }
+        }
+    }
+
+    fn restart(&mut self, now: Duration, index: usize) {
+        let process = &mut self.children[index];
+        let (name, attempt) = (&process.name, process.restarts.attempt());
+        tracing::info!(
+            event = "child_restarted",
+            child = %name,
+            attempt,
+            "restarting {name} ({attempt} of {RESTARTS_MAX})"
+        );
+        process.restarts.on_start(now);
+        process.state = ChildState::Running;
+        let LocalProcess { program, arguments, log, .. } = &*process;
+        let (program, arguments, log) = (program.clone(), arguments.clone(), log.clone());
+        let spawn = move || spawn_logged(&program, &arguments, &log);
+        if let Err(error) = self.supervise(index, spawn) {
+            self.restart_later(now, index, Err(error.to_string()));
+        }
+    }
+
+    /// Notes that a child has ended.
+    pub(crate) fn mark_ended(&mut self, index: usize) {
+        self.children[index].state = ChildState::Ended;
+    }
+
+    /// How many workers are running. One that is about to be restarted counts.
+    pub(crate) fn workers(&self) -> usize {
+        self.children.iter().filter(|child| child.is_alive() && !child.is_sampler()).count()
+    }
+
+    /// True if this child is the sampler.
+    pub(crate) fn is_sampler(&self, index: usize) -> bool {
+        self.children[index].is_sampler()
+    }
+
+    /// True if the sampler is running, or about to be restarted.
+    pub(crate) fn has_sampler(&self) -> bool {
+        self.children.iter().any(|child| child.is_alive() && child.is_sampler())
+    }
+
+    /// The first end of a child that nobody asked for.
+    pub(crate) fn first_crash(&self) -> Option<&Crash> {
+        self.first_crash.as_ref()
+    }
+
+    /// Ends every child, and waits for them for up to 5 s. Kills those that do not end.
+    pub(crate) fn end(self) {
+        for child in &self.children {
+            child.place.end();
+        }
+        if self.running.wait_for_none(ENDING_MAX) == 0 {
+            return;
+        }
+        // A process that is stopped hears nothing.
+        let killed = self.children.iter().filter(|child| child.place.kill());
+        let names: Vec<&str> = killed.map(|child| child.name.as_str()).collect();
+        let (count, seconds) = (names.len(), ENDING_MAX.as_secs());
+        let names = names.join(", ");
+        tracing::warn!(
+            event = "children_left",
+            count,
+            names,
+            "{count} local processes did not end within {seconds} s, and are killed: {names}"
+        );
+        self.running.wait_for_none(KILLED_MAX);
+    }
+}
+
+impl RunningCount {
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn decrement(&self) {
+        *self.lock() -= 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits until no child runs any more. Returns how many still run when the time is up.
+    fn wait_for_none(&self, timeout: Duration) -> usize {
+        let waited = self.changed.wait_timeout_while(self.lock(), timeout, |count| *count > 0);
+        let (count, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        *count
+    }
+}
+
+impl LocalProcess {
+    /// Describes a child, and finds its program.
+    fn new(name: &str, program: &str, arguments: Vec<String>, logs: &Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            name: name.to_owned(),
+            program: beside_this_program(program)?,
+            arguments,
+            log: logs.join(format!("{name}.log")),
+            restarts: Restarts::default(),
+            state: ChildState::Running,
+            place: ChildPlace::default(),
+        })
+    }
+
+    fn is_alive(&self) -> bool {
+        self.state != ChildState::Ended
+    }
+
+    fn is_sampler(&self) -> bool {
+        self.name == SAMPLER
+    }
+}
+
+/// The path of a program that lies in the same folder as this one.
+pub(crate) fn beside_this_program(name: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(name);
+    anyhow::ensure!(
+        path.exists(),
+        "{}: not found; --local needs all programs in one folder",
+        path.display()
+    );
+    Ok(path)
+}
