@@ -23,8 +23,13 @@ pub(crate) struct Coordinator {
 impl Coordinator {
     /// Starts a coordinator on a free port, or on the port given by `--listen`.
     pub(crate) fn start(folder: &Path, arguments: &str) -> Self {
+        Self::start_by(COORD, folder, arguments)
+    }
+
+    /// Starts a coordinator by another program, which becomes it.
+    pub(crate) fn start_by(program: &str, folder: &Path, arguments: &str) -> Self {
         let listen = if arguments.contains("--listen") { "" } else { "--listen 127.0.0.1:0" };
-        let process = Process::start(COORD, folder, &format!("--out run {listen} {arguments}"));
+        let process = Process::start(program, folder, &format!("--out run {listen} {arguments}"));
         let address = process.wait_for_event("listening", &[]).field("address").to_owned();
         Self { process, address }
     }

@@ -24,7 +24,7 @@ fn decode(bytes: &[u8]) -> (u32, u32) {
 }
 
 /// Asks for a page over HTTP; gives the body of the answer.
-fn get(address: &str, path: &str) -> Vec<u8> {
+pub(crate) fn get(address: &str, path: &str) -> Vec<u8> {
     let authority = address.trim_start_matches("http://");
     let mut stream = TcpStream::connect(authority).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n")

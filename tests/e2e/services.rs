@@ -24,8 +24,10 @@ pub(crate) async fn connect(address: &str) -> Channel {
 pub(crate) async fn check_services(channel: &Channel, expected: &[&str]) {
     for &name in expected {
         let request = HealthCheckRequest { service: name.to_owned() };
-        let health = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
-        assert_eq!(health.status(), ServingStatus::Serving, "{name}");
+        // A worker serves as soon as it belongs to the run.
+        let mut states =
+            HealthClient::new(channel.clone()).watch(request).await.unwrap().into_inner();
+        while states.next().await.unwrap().unwrap().status() != ServingStatus::Serving {}
     }
     let mut names = [expected, &["grpc.health.v1.Health"]].concat();
     names.sort_unstable();

@@ -1,12 +1,16 @@
 //! The service that a worker offers to the other members of its plan.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use dcgan_core::ids::{Generation, Rank, RunId, WorkerId};
 use dcgan_core::protocol::worker::ReduceFrame;
 use dcgan_core::state::digest;
+use dcgan_rpc::net::OpenRequest;
 use dcgan_rpc::pb::collective_server::{Collective, CollectiveServer};
-use dcgan_rpc::{Caller, Checksummed, ExchangeMessage, Opening, pb, transfer};
+use dcgan_rpc::{
+    Caller, Checksummed, ExchangeMessage, Opening, Throttle, is_senders_fault, pb, transfer,
+};
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -33,6 +37,7 @@ impl Collective for Service {
         &self,
         request: Request<Streaming<pb::ExchangeMessage>>,
     ) -> Result<Response<pb::ExchangeResponse>, Status> {
+        let open = OpenRequest::of(&request);
         let mut stream = request.into_inner();
         let Opening { run, plan, from, to } = receive_opening(&mut stream).await?;
         if run != self.run()? {
@@ -40,13 +45,15 @@ impl Collective for Service {
         }
         self.check_meant(&to)?;
         let generation = plan.generation;
+        let name = plan.member(from).map_or_else(String::new, |member| member.id.to_string());
         self.send_event(Event::PeerPlan(plan)).await?;
+        open.keep();
         loop {
             match receive_frame(&mut stream, generation).await {
                 Ok(Some(frame)) => self.send_event(Event::ReduceFrame(from, frame)).await?,
                 Ok(None) => return Ok(Response::new(pb::ExchangeResponse {})),
                 Err(status) => {
-                    log_broken(generation, from, &status);
+                    log_broken(generation, from, &name, open.peer(), &status);
                     self.send_event(Event::StreamBroken(generation, from)).await?;
                     return Err(status);
                 }
@@ -152,13 +159,25 @@ async fn receive_frame(
     }
 }
 
-fn log_broken(generation: Generation, from: Rank, status: &Status) {
-    tracing::debug!(
-        event = "stream_broken",
-        generation = generation.0,
-        rank = from.0,
-        %status,
-        "the stream from rank {from} of generation {generation} broke: {}",
-        status.message()
-    );
+fn log_broken(generation: Generation, from: Rank, name: &str, peer: SocketAddr, status: &Status) {
+    static THROTTLE: Throttle = Throttle::new();
+    let why = status.message();
+    if !is_senders_fault(status) {
+        tracing::debug!(
+            event = "stream_broken",
+            generation = generation.0,
+            rank = from.0,
+            %status,
+            "the stream from rank {from} of generation {generation} broke: {why}"
+        );
+    } else if let Some(more) = THROTTLE.pass() {
+        tracing::warn!(
+            event = "stream_closed",
+            worker = name,
+            %peer,
+            why,
+            more,
+            "closing the stream of worker {name} at {peer}: {why} ({more} more were closed)"
+        );
+    }
 }

@@ -23,7 +23,7 @@ use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::spec::sharding::Partition;
 use dcgan_core::state::{Layout, State};
 use dcgan_rpc::Caller;
-use dcgan_rpc::net::{self, Connector};
+use dcgan_rpc::net::{self, Connector, Places, Pulse};
 use dcgan_rpc::services::Program;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -102,7 +102,10 @@ impl Process {
         let run: RunCell = Arc::new(OnceLock::from(RUN));
         let id = WorkerId { name: format!("worker-{rank}"), incarnation: 1 };
         let routes = Routes::new(service(id.clone(), run, events.clone()));
-        let server = tokio::spawn(net::serve(listener, routes, Program::Worker, pending()));
+        let server = tokio::spawn(async move {
+            let (places, pulse) = (Places::new(1024), Pulse::default());
+            net::serve(listener, routes, Program::Worker, &places, pulse, pending()).await
+        });
         let objective = Arc::new(objective);
         let mut machine = WorkerMachine::new(
             Duration::ZERO,

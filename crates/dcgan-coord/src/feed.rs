@@ -20,7 +20,7 @@ pub(crate) struct SamplerFeed {
 }
 
 struct Sampler {
-    sender: SamplerSender,
+    link: SamplerSender,
     /// The newest step whose grid this sampler was asked for; 0 before the first.
     last_asked: Step,
 }
@@ -37,8 +37,8 @@ impl SamplerFeed {
     }
 
     /// Adds a sampler.
-    pub(crate) fn insert(&mut self, sampler: SamplerId, sender: SamplerSender) {
-        self.samplers.insert(sampler, Sampler { sender, last_asked: 0 });
+    pub(crate) fn insert(&mut self, sampler: SamplerId, link: SamplerSender) {
+        self.samplers.insert(sampler, Sampler { link, last_asked: 0 });
     }
 
     /// Sends the generator of the newest checkpoint to a sampler that has just come, unless it got
@@ -50,7 +50,7 @@ impl SamplerFeed {
         {
             // A stream without room has later generators in it. If the sampler is gone already,
             // its end is on its way.
-            let _ = sampler.sender.try_send(Ok(snapshot(seed, step, generator, false)));
+            let _ = sampler.link.sender.try_send(Ok(snapshot(seed, step, generator, false)));
         }
     }
 
@@ -61,10 +61,9 @@ impl SamplerFeed {
 
     /// The first pending grid that a sampler whose stream has room was not asked for before.
     pub(crate) fn wanted(&self, pending: &BTreeSet<Step>) -> Option<Step> {
-        let with_room = self
-            .samplers
-            .values()
-            .filter(|sampler| !sampler.sender.is_closed() && sampler.sender.capacity() > 0);
+        let with_room = self.samplers.values().filter(|sampler| {
+            !sampler.link.sender.is_closed() && sampler.link.sender.capacity() > 0
+        });
         with_room.filter_map(|sampler| sampler.next(pending)).min()
     }
 
@@ -76,7 +75,7 @@ impl SamplerFeed {
             if sampler.next(pending) != Some(step) {
                 continue;
             }
-            let Ok(room) = sampler.sender.try_reserve() else {
+            let Ok(room) = sampler.link.sender.try_reserve() else {
                 continue;
             };
             if let Some(generator) = &generator {
@@ -105,12 +104,13 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::input::Link;
 
     #[test]
     fn a_sampler_is_asked_for_each_pending_grid_once_and_only_while_its_stream_has_room() {
         let (sender, mut stream) = mpsc::channel(2);
         let mut feed = SamplerFeed::new(22);
-        feed.insert(SamplerId(1), sender);
+        feed.insert(SamplerId(1), Link::new(sender).0);
         feed.send_newest(SamplerId(1), 10, vec![1]);
         let pending = BTreeSet::from([20, 40]);
 
@@ -136,7 +136,7 @@ mod tests {
     fn a_sampler_never_goes_back_to_an_older_generator() {
         let (sender, mut stream) = mpsc::channel(2);
         let mut feed = SamplerFeed::new(22);
-        feed.insert(SamplerId(1), sender);
+        feed.insert(SamplerId(1), Link::new(sender).0);
         // The newest checkpoint was read slowly.
         feed.ask(&BTreeSet::from([20]), 20, Some(vec![2]));
         feed.send_newest(SamplerId(1), 10, vec![1]);

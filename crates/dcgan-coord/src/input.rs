@@ -4,6 +4,8 @@
 //!
 //! The types are in a file of their own, so that their producers do not depend on the driver.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
 use dcgan_core::ids::Step;
 use dcgan_core::protocol::coordinator::{ConnId, Event};
@@ -19,9 +21,28 @@ use crate::writer::JobNews;
 pub(crate) const INPUTS_MAX: usize = 1024;
 
 /// The sending end of one worker's control stream.
-pub(crate) type WorkerSender = mpsc::Sender<Result<pb::CoordinatorMessage, tonic::Status>>;
+pub(crate) type WorkerSender = Link<pb::CoordinatorMessage>;
 /// The sending end of one sampler's stream of generators.
-pub(crate) type SamplerSender = mpsc::Sender<Result<pb::GeneratorSnapshot, tonic::Status>>;
+pub(crate) type SamplerSender = Link<pb::GeneratorSnapshot>;
+
+/// The driver's end of a stream. Dropping it ends the stream: messages that wait are still sent,
+/// but nothing more is read.
+pub(crate) struct Link<T> {
+    pub(crate) sender: mpsc::Sender<Result<T, tonic::Status>>,
+    /// Tells the task that reads the stream that this end was dropped.
+    _open: oneshot::Sender<Infallible>,
+}
+
+/// Completes when the driver has dropped its end of a stream.
+pub(crate) type Dropped = oneshot::Receiver<Infallible>;
+
+impl<T> Link<T> {
+    /// Makes the driver's end of a stream whose messages go to `sender`.
+    pub(crate) fn new(sender: mpsc::Sender<Result<T, tonic::Status>>) -> (Self, Dropped) {
+        let (open, dropped) = oneshot::channel();
+        (Self { sender, _open: open }, dropped)
+    }
+}
 
 /// The number of one sampler's stream. It is never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,8 +11,8 @@ use dcgan_core::protocol::coordinator::{
 };
 use dcgan_core::spec::{ObjectiveKind, RunSpec};
 use dcgan_process::exit::{status, usage};
-use dcgan_process::{logging, settings};
-use dcgan_rpc::net::{self, Address};
+use dcgan_process::{logging, open_files, settings};
+use dcgan_rpc::net::{self, Address, Places, Pulse};
 use dcgan_rpc::services::Program;
 use dcgan_store::dataset::Dataset;
 use dcgan_store::run_dir::RunFile;
@@ -65,7 +65,9 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
 
     // Start the producers of inputs: the service, the signals and the writer.
     let (inputs_sender, inputs) = mpsc::channel(INPUTS_MAX);
-    let server = Server::start(listener, dataset, &config, &files, run.run, inputs_sender.clone());
+    let pulse = Pulse::default();
+    let server =
+        Server::start(listener, dataset, &config, &files, run.run, inputs_sender.clone(), &pulse);
     listen_for_signals(inputs_sender.clone())?;
     let jobs = writer::start(recorder, inputs_sender.clone())?;
 
@@ -87,7 +89,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     // Run the driver to the end.
     CONSOLE.start_bar(resumed_at, config.schedule.last_step, config.spec.batch_size());
     let disk = Disk::new(files, pending_grids, jobs, inputs_sender);
-    let driver = Driver::new(start, machine, config, run.run, disk, local, is_local);
+    let driver = Driver::new(start, machine, config, run.run, disk, local, is_local, pulse);
     let status = network.block_on(async {
         let status = driver.run(inputs).await;
         server.shut_down().await;
@@ -146,6 +148,7 @@ impl Server {
         files: &RunFiles,
         run: RunId,
         inputs: mpsc::Sender<Input>,
+        pulse: &Pulse,
     ) -> Self {
         let served = Served {
             run,
@@ -155,10 +158,13 @@ impl Server {
         };
         let routes = service::routes(served, inputs);
         let (shut_down, asked) = oneshot::channel();
+        let places = Places::new(open_files::raise_limit());
+        let pulse = pulse.clone();
         let task = tokio::spawn(async move {
             // A sender that is dropped asks for the end, too.
             let ending = async { drop(asked.await) };
-            Ok(net::serve(listener, routes, Program::Coordinator, ending).await?)
+            let program = Program::Coordinator;
+            Ok(net::serve(listener, routes, program, &places, pulse, ending).await?)
         });
         Self { task, shut_down }
     }

@@ -8,6 +8,7 @@
 //! * [`signals`]: Ctrl-C and SIGTERM as events.
 //! * [`lifeline`]: ends a child process when its parent ends.
 //! * [`names`]: what a process calls its machine, its user and itself.
+//! * [`open_files`]: the limit of open files.
 //! * [`panics`]: a panic ends the process, or becomes an error.
 //! * [`fault`]: injects faults at points of a program, for tests.
 
@@ -16,6 +17,7 @@ pub mod fault;
 pub mod lifeline;
 pub mod logging;
 pub mod names;
+pub mod open_files;
 pub mod panics;
 pub mod settings;
 pub mod signals;

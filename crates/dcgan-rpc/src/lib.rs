@@ -8,12 +8,15 @@
 //!
 //! * [`pb`]: the generated types.
 //! * [`services`]: which program offers which service, and for whom.
+//! * `blame`: tells a client that does something wrong from a connection that breaks.
 //! * `caller`: who sends a request, and for which run.
 //! * `control`, `collective`, `status`, `convert`: conversions from and to the core's types.
 //! * `checksum`: checksums over whole messages.
 //! * [`transfer`]: files in chunks.
 //! * [`net`]: addresses, channels and servers.
+//! * `throttle`: a limit on log lines that somebody else can cause.
 
+mod blame;
 mod caller;
 mod checksum;
 mod collective;
@@ -22,14 +25,17 @@ mod convert;
 pub mod net;
 pub mod services;
 mod status;
+mod throttle;
 pub mod transfer;
 
+pub use blame::is_senders_fault;
 pub use caller::{Caller, Who};
 pub use checksum::Checksummed;
 pub use collective::{ExchangeMessage, Opening};
 pub use control::{CoordinatorMessage, Welcome, WorkerMessage};
 pub use convert::{Malformed, step_done};
 pub use status::status;
+pub use throttle::Throttle;
 
 /// The generated types.
 #[expect(missing_docs, clippy::allow_attributes_without_reason, reason = "it is generated")]

@@ -1,10 +1,13 @@
 //! The verb `serve`: follows a run, answers requests and shows a page, until a signal comes.
 
+use std::convert::Infallible;
 use std::future::pending;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use dcgan_process::exit::usage;
-use dcgan_rpc::net::{self, Address, Connector};
+use dcgan_process::open_files;
+use dcgan_rpc::net::{self, Address, Connector, Places, Pulse};
 use dcgan_rpc::services::Program;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
@@ -13,6 +16,9 @@ use tonic::service::Routes;
 use crate::args::ServeArgs;
 use crate::newest::Newest;
 use crate::{follow, page, run_dir, service};
+
+/// The time between two beats for health checks.
+const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Serves until a signal comes, and returns the exit status.
 ///
@@ -77,19 +83,31 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
     // Serve both, and follow the run. Each of the three goes on for ever, unless it fails.
     let newest = Newest::new();
     let routes = Routes::new(service::service(newest.clone()));
-    let grpc_server = net::serve(grpc, routes, Program::Sampler, pending());
-    let http_server = axum::serve(http, page::router(newest.clone()));
+    let places = Places::new(open_files::raise_limit());
+    let pulse = Pulse::default();
+    let grpc_server = net::serve(grpc, routes, Program::Sampler, &places, pulse.clone(), pending());
+    let http_server = net::serve_pages(http, page::router(newest.clone()), &places);
     tokio::select! {
         ended = grpc_server => {
             ended?;
             Err(anyhow!("the gRPC server ended"))
         }
-        ended = async { http_server.await } => {
+        ended = http_server => {
             ended?;
             Err(anyhow!("the HTTP server ended"))
         }
+        never = beat(&pulse) => match never {},
         () = follow(args, page, newest) => Err(anyhow!("there is nothing to follow")),
         Some(signal) = signals.recv() => Ok(signal.status()),
+    }
+}
+
+/// Beats as long as the task that serves and follows is not blocked.
+async fn beat(pulse: &Pulse) -> Infallible {
+    let mut beats = tokio::time::interval(BEAT_INTERVAL);
+    loop {
+        beats.tick().await;
+        pulse.beat();
     }
 }
 

@@ -6,11 +6,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use dcgan_collective::{EVENTS_MAX, Events, RunCell};
+use dcgan_collective::{EVENTS_MAX, RunCell};
 use dcgan_core::ids::{Generation, WorkerId};
 use dcgan_core::protocol::message::{Hello, PROTOCOL};
 use dcgan_process::exit::usage;
-use dcgan_rpc::net::{self, Address, Connector};
+use dcgan_process::open_files;
+use dcgan_rpc::net::{self, Address, Connector, Places, Pulse};
 use dcgan_rpc::services::Program;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -48,7 +49,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let run = RunCell::new(OnceLock::new());
     let (listener, advertised) = network.block_on(listen(args))?;
     let listening = listener.local_addr()?;
-    serve_members(&network, listener, id.clone(), Arc::clone(&run), events_in.clone());
+    let pulse = Pulse::default();
+    let (service_run, service_events) = (Arc::clone(&run), events_in.clone());
+    let service = dcgan_collective::service(id.clone(), service_run, service_events);
+    serve_members(&network, listener, Routes::new(service), pulse.clone());
     listen_for_signals(&network, inputs_in.clone())?;
     log_started(&id, listening, &advertised, &fingerprint);
 
@@ -68,7 +72,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         give_up_after: args.coordinator_timeout,
         driver: inputs_in.clone(),
     })?;
-    let driver = Driver::new(args, id, client, run, network.handle().clone(), inputs_in, events_in);
+    let runtime = network.handle().clone();
+    let driver = Driver::new(args, id, client, run, runtime, inputs_in, events_in, pulse);
     let outcome = driver.run(inputs, events);
     network.shutdown_background();
     outcome
@@ -110,15 +115,11 @@ fn try_listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
 }
 
 /// Answers other members, on the network's thread.
-fn serve_members(
-    network: &Runtime,
-    listener: TcpListener,
-    id: WorkerId,
-    run: RunCell,
-    events: Events,
-) {
-    let routes = Routes::new(dcgan_collective::service(id, run, events));
-    network.spawn(net::serve(listener, routes, Program::Worker, pending()));
+fn serve_members(network: &Runtime, listener: TcpListener, routes: Routes, pulse: Pulse) {
+    let places = Places::new(open_files::raise_limit());
+    network.spawn(async move {
+        net::serve(listener, routes, Program::Worker, &places, pulse, pending()).await
+    });
 }
 
 fn listen_for_signals(network: &Runtime, inputs: mpsc::Sender<Input>) -> std::io::Result<()> {

@@ -70,12 +70,12 @@ impl Driver {
 
     /// Sends a message without waiting.
     pub(super) fn send(&mut self, conn: ConnId, message: CoordinatorMessage) {
-        let Some(sender) = self.workers.get(&conn) else {
+        let Some(link) = self.workers.get(&conn) else {
             return;
         };
         // A worker that does not read its messages cannot follow the run. It learns that it is
         // dropped because its stream ends.
-        if sender.try_send(Ok(message.into())).is_err() {
+        if link.sender.try_send(Ok(message.into())).is_err() {
             self.close(conn);
         }
     }

@@ -22,6 +22,7 @@ use dcgan_core::protocol::coordinator::{
 };
 use dcgan_core::protocol::message::Hello;
 use dcgan_process::signals::Signal;
+use dcgan_rpc::net::Pulse;
 use dcgan_rpc::{CoordinatorMessage, pb};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
@@ -64,6 +65,8 @@ pub(crate) struct Driver {
     next_heartbeat: Duration,
     /// How the run ended, once the machine has said so.
     outcome: Option<Outcome>,
+    /// Tells health checks that the driver works.
+    pulse: Pulse,
 }
 
 impl Driver {
@@ -76,6 +79,7 @@ impl Driver {
         disk: Disk,
         local: Option<LocalProcesses>,
         is_local: bool,
+        pulse: Pulse,
     ) -> Self {
         Self {
             feed: SamplerFeed::new(config.spec.seed()),
@@ -93,6 +97,7 @@ impl Driver {
             out_of_workers: None,
             next_heartbeat: Duration::ZERO,
             outcome: None,
+            pulse,
         }
     }
 
@@ -243,6 +248,7 @@ impl Driver {
     }
 
     fn on_tick(&mut self) {
+        self.pulse.beat();
         let now = self.start.elapsed();
         self.send_heartbeats(now);
         self.show_progress();

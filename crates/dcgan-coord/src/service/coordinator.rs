@@ -1,12 +1,14 @@
 //! The service for workers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dcgan_core::ids::Step;
 use dcgan_core::protocol::coordinator::{ConnId, Event};
+use dcgan_rpc::net::OpenRequest;
 use dcgan_rpc::pb::coordinator_server::Coordinator;
-use dcgan_rpc::{Checksummed, WorkerMessage, pb, transfer};
+use dcgan_rpc::{Checksummed, Throttle, WorkerMessage, is_senders_fault, pb, transfer};
 use dcgan_store::checkpoint::VerifiedCheckpoint;
 use dcgan_store::state_file;
 use tokio::sync::mpsc;
@@ -15,10 +17,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Service, first_message};
-use crate::input::Input;
+use crate::input::{Dropped, Input, Link};
 
 /// Messages that wait for one worker to read them. The driver drops a worker whose stream is full.
 const OUTGOING_MAX: usize = 64;
+/// A control stream that has ended is cut if the worker has not read its last messages by then.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
 /// A snapshot that is larger than this is refused. The DCGAN's has 5 MB.
 const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -31,16 +35,27 @@ impl Coordinator for Service {
         request: Request<Streaming<pb::WorkerMessage>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
         let metrics = self.0.served.metrics;
+        let open = OpenRequest::of(&request);
         let mut stream = request.into_inner();
         let first = first_message(&mut stream).await?;
         let WorkerMessage::Hello(hello) = WorkerMessage::from_wire(first, metrics)? else {
             return Err(Status::invalid_argument("the first message of a worker is its hello"));
         };
         let conn = ConnId(self.stream_number());
-        let (sender, outgoing) = mpsc::channel(OUTGOING_MAX);
+        let (outgoing, queued) = mpsc::channel(OUTGOING_MAX);
+        let reader = WorkerReader {
+            service: self.clone(),
+            conn,
+            name: hello.id.to_string(),
+            open,
+            outgoing: outgoing.downgrade(),
+        };
+        let (sender, dropped) = Link::new(outgoing);
         self.send(Input::WorkerConnected { conn, sender, hello }).await?;
-        tokio::spawn(forward_worker(self.clone(), conn, stream));
-        Ok(Response::new(ReceiverStream::new(outgoing)))
+        // The machine decides whether the worker stays.
+        reader.open.keep();
+        tokio::spawn(reader.run(stream, dropped));
+        Ok(Response::new(ReceiverStream::new(queued)))
     }
 
     type GetPartitionStream = transfer::ChunkStream<pb::Chunk>;
@@ -143,32 +158,73 @@ fn internal(error: tokio::task::JoinError) -> Status {
     Status::internal(error.to_string())
 }
 
-/// Forwards the messages of a worker to the driver, and then the end of its stream.
-async fn forward_worker(service: Service, conn: ConnId, stream: Streaming<pb::WorkerMessage>) {
-    let error = forward_messages(&service, conn, stream).await.err();
-    tracing::debug!(
-        event = "stream_ended",
-        conn = conn.0,
-        ?error,
-        "a control stream ended: {error:?}"
-    );
-    // The driver is gone if the coordinator is ending.
-    let _ = service.send(Input::Machine(Event::Closed(conn))).await;
+/// Reads the control stream of one worker.
+struct WorkerReader {
+    service: Service,
+    conn: ConnId,
+    /// The worker, for people.
+    name: String,
+    open: OpenRequest,
+    /// Leads to the worker, as long as the driver wants the stream.
+    outgoing: mpsc::WeakSender<Result<pb::CoordinatorMessage, Status>>,
 }
 
-/// Forwards the messages of a worker until its stream ends.
-async fn forward_messages(
-    service: &Service,
-    conn: ConnId,
-    mut stream: Streaming<pb::WorkerMessage>,
-) -> Result<(), Status> {
-    while let Some(message) = stream.message().await? {
-        let event = match WorkerMessage::from_wire(message, service.0.served.metrics)? {
-            WorkerMessage::Hello(_) => return Err(Status::invalid_argument("a second hello")),
-            WorkerMessage::Heartbeat => Event::Heartbeat(conn),
-            WorkerMessage::Message(message) => Event::Message(conn, message),
+impl WorkerReader {
+    /// Forwards the messages of the worker to the driver, until the stream ends or the driver drops
+    /// it, and then the end.
+    async fn run(self, mut stream: Streaming<pb::WorkerMessage>, dropped: Dropped) {
+        let ended = tokio::select! {
+            ended = self.forward(&mut stream) => ended,
+            // A worker that was refused or removed is not read any more, whatever it sends.
+            _ = dropped => Ok(()),
         };
-        service.send(Input::Machine(event)).await?;
+        if let Err(status) = ended {
+            self.log(&status);
+            // The worker hears why, if the driver still wants it.
+            if let Some(outgoing) = self.outgoing.upgrade() {
+                let _ = outgoing.try_send(Err(status));
+            }
+        }
+        // The driver is gone if the coordinator is ending.
+        let _ = self.service.send(Input::Machine(Event::Closed(self.conn))).await;
+        // A client that does not read would keep the messages that wait for it.
+        self.open.end_within(FAREWELL_MAX);
     }
-    Ok(())
+
+    /// Forwards the messages of the worker until its stream ends.
+    async fn forward(&self, stream: &mut Streaming<pb::WorkerMessage>) -> Result<(), Status> {
+        let conn = self.conn;
+        while let Some(message) = stream.message().await? {
+            let event = match WorkerMessage::from_wire(message, self.service.0.served.metrics)? {
+                WorkerMessage::Hello(_) => return Err(Status::invalid_argument("a second hello")),
+                WorkerMessage::Heartbeat => Event::Heartbeat(conn),
+                WorkerMessage::Message(message) => Event::Message(conn, message),
+            };
+            self.service.send(Input::Machine(event)).await?;
+        }
+        Ok(())
+    }
+
+    fn log(&self, status: &Status) {
+        static THROTTLE: Throttle = Throttle::new();
+        let (name, peer, why) = (&self.name, self.open.peer(), status.message());
+        if !is_senders_fault(status) {
+            tracing::debug!(
+                event = "stream_ended",
+                conn = self.conn.0,
+                why,
+                "the control stream of worker {name} ended: {why}"
+            );
+        } else if let Some(more) = THROTTLE.pass() {
+            tracing::warn!(
+                event = "stream_closed",
+                worker = name,
+                %peer,
+                why,
+                more,
+                "closing the control stream of worker {name} at {peer}: {why} ({more} more were \
+                 closed)"
+            );
+        }
+    }
 }

@@ -1,19 +1,30 @@
 //! The service for samplers.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcgan_rpc::net::OpenRequest;
 use dcgan_rpc::pb::feed_server::Feed;
-use dcgan_rpc::{Checksummed, pb};
+use dcgan_rpc::{Checksummed, Throttle, pb};
 use pb::follow_request::Kind;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Service, first_message};
-use crate::input::{Input, SamplerId};
+use crate::input::{Input, Link, SamplerId};
 
-/// Generators that wait for one sampler to read them, 1.3 MB each.
+/// Samplers that may follow the run. Another one is refused.
+pub(super) const FOLLOWERS_MAX: usize = 8;
+/// Generators that wait for one sampler to read them, 1.3 MB each. All that wait share their bytes.
 const SNAPSHOTS_MAX: usize = 4;
 /// The most characters of a sampler's reason that get into the log. The rest is cut off.
 const WHY_CHARS_MAX: usize = 256;
+/// A grid that is larger than this is refused, in bytes. The run's own have 60 KB.
+const GRID_BYTES_MAX: usize = 1024 * 1024;
+/// A sampler that was dropped is cut if it has not read its last generators by then.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
 #[tonic::async_trait]
 impl Feed for Service {
@@ -23,6 +34,7 @@ impl Feed for Service {
         &self,
         request: Request<Streaming<pb::FollowRequest>>,
     ) -> Result<Response<Self::FollowStream>, Status> {
+        let open = OpenRequest::of(&request);
         let mut stream = request.into_inner();
         let request = first_message(&mut stream).await?.verify_checksum()?;
         let Some(Kind::Following(pb::Following { page, caller })) = request.kind else {
@@ -31,36 +43,71 @@ impl Feed for Service {
             ));
         };
         let who = self.receive(caller)?;
+        let place = Arc::clone(&self.0.followers).try_acquire_owned().map_err(|_| {
+            let text = format!("{FOLLOWERS_MAX} samplers follow this run already");
+            Status::resource_exhausted(text)
+        })?;
         tracing::debug!(event = "sampler_connected", by = %who, "{who} follows the run");
         let sampler = SamplerId(self.stream_number());
-        let (sender, outgoing) = mpsc::channel(SNAPSHOTS_MAX);
+        let (outgoing, queued) = mpsc::channel(SNAPSHOTS_MAX);
+        let (sender, dropped) = Link::new(outgoing);
         self.send(Input::SamplerConnected { sampler, page, sender }).await?;
-        tokio::spawn(forward_sampler(self.clone(), sampler, stream));
-        Ok(Response::new(ReceiverStream::new(outgoing)))
+        open.keep();
+        let service = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = forward_grids(&service, who.to_string(), open.peer(), stream) => {}
+                // A sampler that does not read has lost its place.
+                _ = dropped => {}
+            }
+            // The driver is gone if the coordinator is ending.
+            let _ = service.send(Input::SamplerClosed(sampler)).await;
+            open.end_within(FAREWELL_MAX);
+            drop(place);
+        });
+        Ok(Response::new(ReceiverStream::new(queued)))
     }
 }
 
-/// Forwards the grids of a sampler to the driver, and then the end of its stream.
-async fn forward_sampler(
-    service: Service,
-    sampler: SamplerId,
+/// Forwards the grids of a sampler to the driver, until its stream ends.
+async fn forward_grids(
+    service: &Service,
+    who: String,
+    peer: SocketAddr,
     mut stream: Streaming<pb::FollowRequest>,
 ) {
     while let Ok(Some(message)) = stream.message().await {
         let kind = message.verify_checksum().ok().and_then(|message| message.kind);
         let input = match kind {
-            Some(Kind::Grid(pb::Grid { step, png })) => Input::GridDrawn { step, png },
+            Some(Kind::Grid(pb::Grid { step, png })) if png.len() <= GRID_BYTES_MAX => {
+                Input::GridDrawn { step, png }
+            }
             Some(Kind::CannotDraw(pb::CannotDraw { step, why })) => {
                 let why = why.chars().take(WHY_CHARS_MAX).collect();
                 Input::GridNotDrawn { step, why }
             }
             // Anything but an intact answer ends the stream. The sampler connects again.
-            _ => break,
+            _ => {
+                warn_of_sampler(&who, peer);
+                return;
+            }
         };
         if service.send(input).await.is_err() {
             return;
         }
     }
-    // The driver is gone if the coordinator is ending.
-    let _ = service.send(Input::SamplerClosed(sampler)).await;
+}
+
+fn warn_of_sampler(who: &str, peer: SocketAddr) {
+    static THROTTLE: Throttle = Throttle::new();
+    if let Some(more) = THROTTLE.pass() {
+        tracing::warn!(
+            event = "sampler_dropped",
+            by = who,
+            %peer,
+            more,
+            "closing the stream of {who} at {peer}: it sent something else than a grid ({more} more \
+             were closed)"
+        );
+    }
 }

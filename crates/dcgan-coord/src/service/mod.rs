@@ -21,10 +21,10 @@ use dcgan_core::spec::sharding::Sharding;
 use dcgan_rpc::pb::admin_server::AdminServer;
 use dcgan_rpc::pb::coordinator_server::CoordinatorServer;
 use dcgan_rpc::pb::feed_server::FeedServer;
-use dcgan_rpc::{Caller, Who, pb};
+use dcgan_rpc::{Caller, Throttle, Who, pb};
 use dcgan_store::checkpoint::Checkpoints;
 use dcgan_store::dataset::Dataset;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tonic::service::Routes;
 use tonic::{Status, Streaming};
 
@@ -45,7 +45,9 @@ pub(crate) struct Served {
 
 /// Makes the services. Everything that they receive goes to `driver`.
 pub(crate) fn routes(served: Served, driver: mpsc::Sender<Input>) -> Routes {
-    let service = Service(Arc::new(Shared { served, driver, next_stream: AtomicU64::new(1) }));
+    let followers = Arc::new(Semaphore::new(feed::FOLLOWERS_MAX));
+    let service =
+        Service(Arc::new(Shared { served, driver, next_stream: AtomicU64::new(1), followers }));
     Routes::new(CoordinatorServer::new(service.clone()))
         .add_service(FeedServer::new(service.clone()))
         .add_service(AdminServer::new(service))
@@ -69,6 +71,8 @@ struct Shared {
     driver: mpsc::Sender<Input>,
     /// The number of the next stream. Numbers are never used twice.
     next_stream: AtomicU64,
+    /// The places of samplers.
+    followers: Arc<Semaphore>,
 }
 
 impl Service {
@@ -81,8 +85,16 @@ impl Service {
         match Caller::receive(caller, self.0.served.run) {
             Ok(caller) => Ok(caller.who),
             Err(status) => {
+                static THROTTLE: Throttle = Throttle::new();
                 let why = status.message();
-                tracing::warn!(event = "request_refused", why, "a request was refused: {why}");
+                if let Some(more) = THROTTLE.pass() {
+                    tracing::warn!(
+                        event = "request_refused",
+                        why,
+                        more,
+                        "a request was refused: {why} ({more} more were refused)"
+                    );
+                }
                 Err(status)
             }
         }

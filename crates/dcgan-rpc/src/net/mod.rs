@@ -4,16 +4,28 @@
 //! windows, 16 KiB frames) a sender would stop after every quarter of a bucket and wait a round
 //! trip for permission to go on. Both ends also ping a connection on which nothing arrives, because
 //! TCP alone takes minutes to notice that the other machine is gone.
+//!
+//! Each connection to a server has one of its [`Places`], and loses it in the end if it only waits.
 
+mod accept;
 mod address;
 mod connect;
+mod connection;
+mod health;
+mod places;
+mod requests;
 mod serve;
 
 use std::time::Duration;
 
 pub use address::{Address, InvalidAddress, NotLoopback};
 pub use connect::{ConnectError, Connector, Peer, in_words};
-pub use serve::{ListenError, listen, serve};
+pub use health::Pulse;
+pub use places::{
+    CONNECTIONS_MAX, DESCRIPTORS_RESERVED, FIRST_REQUEST_MAX, IDLE_MAX, OpenRequest, Places,
+    REQUEST_MAX,
+};
+pub use serve::{ListenError, listen, serve, serve_pages};
 
 /// How long a [`Connector`] tries before it gives up.
 pub const CONNECT_MAX: Duration = Duration::from_secs(3);
@@ -24,6 +36,13 @@ const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// The largest HTTP/2 frame, in bytes: one holds a whole bucket.
 const FRAME_BYTES_MAX: u32 = 1024 * 1024;
+/// Requests that may be open on one connection. A client waits with the next one.
+const STREAMS_MAX: u32 = 32;
+/// The headers of a request, in bytes. A request with more is refused.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Requests on one connection that were reset and still have to be cleared away. A client that
+/// resets more at once loses its connection.
+const RESETS_MAX: usize = 32;
 /// A connection on which nothing has arrived for this long is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// A connection whose ping is not answered within this time is closed.

@@ -3,18 +3,21 @@
 use std::io;
 use std::net::SocketAddr;
 
-use axum::middleware::map_response;
+use axum::Router;
+use axum::middleware::{from_fn, map_response};
 use axum::response::Response;
 use dcgan_core::protocol::message::PROTOCOL;
 use tokio::net::{TcpListener, TcpSocket};
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status};
-use tonic_health::ServingStatus;
 
+use super::accept::Incoming;
+use super::health::{self, Pulse, STUCK_MAX};
+use super::places::Places;
 use super::{
-    BACKLOG, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, PING_INTERVAL, PING_MAX, STREAM_WINDOW_BYTES,
+    BACKLOG, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HEADER_BYTES_MAX, PING_INTERVAL, PING_MAX,
+    RESETS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX, requests,
 };
 use crate::pb;
 use crate::services::Program;
@@ -49,7 +52,8 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves `routes` until `shutdown` completes, and then until every open stream has ended.
 ///
 /// `routes` are the services of `program`. The server also answers the gRPC health service for each
-/// of them, and reflection (v1 and v1alpha) that lists them.
+/// of them, as long as `pulse` beats, and reflection (v1 and v1alpha) that lists them. Each
+/// connection needs one of the `places`.
 ///
 /// # Errors
 /// If the listener fails.
@@ -60,37 +64,66 @@ pub async fn serve(
     listener: TcpListener,
     routes: Routes,
     program: Program,
+    places: &Places,
+    pulse: Pulse,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     // Answer health checks.
-    let (reporter, health) = tonic_health::server::health_reporter();
-    for name in program.services() {
-        reporter.set_service_status(name, ServingStatus::Serving).await;
-    }
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let reported = health::report(reporter, program, pulse, STUCK_MAX);
 
     // List the services by reflection. Each of the two versions consumes a builder.
     let reflection_v1 = reflection(program).build_v1();
     let reflection_v1alpha = reflection(program).build_v1alpha();
     let all_routes = routes
-        .add_service(health)
+        .add_service(health_service)
         .add_service(reflection_v1.expect("the descriptors are our own"))
         .add_service(reflection_v1alpha.expect("the descriptors are our own"));
-    let all_routes =
-        Routes::from(all_routes.into_axum_router().layer(map_response(explain_unknown_method)));
+    let router = all_routes.into_axum_router().layer(map_response(explain_unknown_method));
 
-    // The windows are those of `Connector`: a window counts only as far as both ends grant it.
+    let served = limited_server()
+        .add_routes(counted(router))
+        .serve_with_incoming_shutdown(Incoming::new(listener, places.clone()), shutdown);
+    tokio::select! {
+        ended = served => ended,
+        never = reported => match never {},
+    }
+}
+
+/// Serves web pages over HTTP/1.1, for ever. Each connection needs one of the `places`.
+///
+/// # Errors
+/// If the listener fails.
+pub async fn serve_pages(
+    listener: TcpListener,
+    pages: Router,
+    places: &Places,
+) -> Result<(), tonic::transport::Error> {
+    limited_server()
+        .accept_http1(true)
+        .add_routes(counted(pages))
+        .serve_with_incoming(Incoming::new(listener, places.clone()))
+        .await
+}
+
+/// Makes a server with all limits of a connection. The windows are those of `Connector`: a window
+/// counts only as far as both ends grant it.
+fn limited_server() -> Server {
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(RESETS_MAX))
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_MAX))
-        .add_routes(all_routes)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            shutdown,
-        )
-        .await
+}
+
+/// Makes routes whose requests are counted for the place of their connection.
+fn counted(router: Router) -> Routes {
+    Routes::from(router.layer(from_fn(requests::count)))
 }
 
 /// Says in words that a method is not known. A program of another version has called it, and would
@@ -144,8 +177,11 @@ mod tests {
     async fn a_request_that_is_not_known_is_refused_in_words() {
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap().into();
-        let server = serve(listener, Routes::default(), Program::Coordinator, pending());
-        tokio::spawn(server);
+        tokio::spawn(async move {
+            let (places, pulse) = (Places::new(64), Pulse::default());
+            serve(listener, Routes::default(), Program::Coordinator, &places, pulse, pending())
+                .await
+        });
         let peer = Peer::Coordinator(None);
         let channel = Connector::new(false).connect(&address, &peer).await.unwrap();
         // A service and a method that the server does not have.

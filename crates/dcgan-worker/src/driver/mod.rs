@@ -17,6 +17,7 @@ use dcgan_core::toy::Toy;
 use dcgan_model::Dcgan;
 use dcgan_process::signals::Signal;
 use dcgan_rpc::Welcome;
+use dcgan_rpc::net::Pulse;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -59,6 +60,8 @@ pub(crate) struct Driver<'a> {
     /// The span of the present plan: its log lines carry run, generation, rank, and the step of the
     /// plan's start state.
     span: Option<EnteredSpan>,
+    /// Tells health checks that the driver works, once the worker belongs to a run.
+    pulse: Pulse,
 }
 
 /// The parts of a worker that exist once it belongs to a run.
@@ -96,6 +99,7 @@ impl<'a> Driver<'a> {
         network: Handle,
         inputs_in: mpsc::Sender<Input>,
         events_in: Events,
+        pulse: Pulse,
     ) -> Self {
         Self {
             args,
@@ -114,6 +118,7 @@ impl<'a> Driver<'a> {
             leaving: None,
             waiting: None,
             span: None,
+            pulse,
         }
     }
 
@@ -139,7 +144,12 @@ impl<'a> Driver<'a> {
             let status = match wakeup {
                 Wakeup::Input(input) => self.on_input(input)?,
                 Wakeup::Member(event) => self.on_member_event(event)?,
-                Wakeup::Tick => self.pass(Event::Tick)?,
+                Wakeup::Tick => {
+                    if self.joined.is_some() {
+                        self.pulse.beat();
+                    }
+                    self.pass(Event::Tick)?
+                }
             };
             if let Some(status) = status.or_else(|| self.status_if_leaving_took_too_long()) {
                 return Ok(status);
