@@ -58,7 +58,11 @@ impl Connection {
         static THROTTLE: Throttle = Throttle::new();
         let peer = self.seat.peer;
         if !is_warning {
-            tracing::debug!(event = "connection_idle", %peer, "closing an idle connection of {peer}");
+            tracing::debug!(
+                event = "connection_idle",
+                %peer,
+                "closing an idle connection of {peer}"
+            );
         } else if let Some(more) = THROTTLE.pass() {
             tracing::warn!(
                 event = "connection_closed",

@@ -175,7 +175,7 @@ impl Seat {
         occupant.overdue(now).map(|why| (why, is_warning))
     }
 
-    /// What requests of the connection need to know.
+    /// The connection, as its requests need to know it.
     pub(super) fn info(&self) -> ConnectionInfo {
         ConnectionInfo { places: self.places.clone(), number: self.number, peer: self.peer }
     }
