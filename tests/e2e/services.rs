@@ -96,6 +96,7 @@ async fn a_request_for_another_run_is_refused() {
     let person = || caller(1, pb::caller::Who::Person("ada@engine".to_owned()));
     let status = admin.get_status(pb::GetStatusRequest { caller: person() }).await.unwrap_err();
     assert_refused(&status, "ada@engine", run);
+    coordinator.process.wait_for_event("request_refused", &[("why", status.message())]);
     let status = admin.stop(pb::StopRequest { caller: person() }).await.unwrap_err();
     assert_refused(&status, "ada@engine", run);
     let id = pb::WorkerId { name: "lost".to_owned(), incarnation: 1 };
@@ -103,7 +104,6 @@ async fn a_request_for_another_run_is_refused() {
     let request = pb::GetCheckpointRequest { step: 0, caller: worker };
     let status = CoordinatorClient::new(channel).get_checkpoint(request).await.unwrap_err();
     assert_refused(&status, "worker lost", run);
-    coordinator.process.wait_for_event("request_refused", &[("why", status.message())]);
 
     // Whoever changes the run says who it is.
     let nobody = admin.stop(pb::StopRequest { caller: None }).await.unwrap_err();
