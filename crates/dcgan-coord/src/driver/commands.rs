@@ -4,7 +4,7 @@ use dcgan_core::ids::ShardId;
 use dcgan_core::protocol::coordinator::{Command, ConnId};
 use dcgan_core::protocol::message::{Refusal, ToWorker};
 use dcgan_process::fault;
-use dcgan_rpc::{CoordinatorMessage, Welcome};
+use dcgan_rpc::{CoordinatorMessage, Throttle, Welcome};
 use tonic::Status;
 
 use super::Driver;
@@ -46,7 +46,14 @@ impl Driver {
     }
 
     fn refuse(&mut self, conn: ConnId, refusal: &Refusal) {
-        tracing::warn!(event = "worker_refused", "a worker was refused: {refusal}");
+        static THROTTLE: Throttle = Throttle::new();
+        if let Some(more) = THROTTLE.pass() {
+            tracing::warn!(
+                event = "worker_refused",
+                more,
+                "a worker was refused: {refusal} ({more} more were refused)"
+            );
+        }
         self.send(conn, CoordinatorMessage::Refused(refusal.to_string()));
         self.close(conn);
     }
@@ -56,7 +63,7 @@ impl Driver {
         tracing::debug!(event = "worker_turned_away", conn = conn.0, "turned away: {why}");
         if let Some(sender) = self.workers.get(&conn) {
             // A worker that does not read its stream learns only that it has ended.
-            let _ = sender.try_send(Err(Status::failed_precondition(why)));
+            let _ = sender.sender.try_send(Err(Status::failed_precondition(why)));
         }
         self.close(conn);
     }
