@@ -1,6 +1,6 @@
 //! The inputs of the driver. Every task that learns of something sends it here: the gRPC service,
-//! the writer, the threads that wait for child processes, and the signal handler. One bounded
-//! channel puts all inputs into one order.
+//! the writer, and the threads that wait for child processes. One bounded channel puts all inputs
+//! into one order. Only a signal does not wait in it: it must be heard however full it is.
 //!
 //! The types are in a file of their own, so that their producers do not depend on the driver.
 
@@ -10,7 +10,6 @@ use bytes::Bytes;
 use dcgan_core::ids::Step;
 use dcgan_core::protocol::coordinator::{ConnId, Event};
 use dcgan_core::protocol::message::Hello;
-use dcgan_process::signals::Signal;
 use dcgan_rpc::pb;
 use tokio::sync::{mpsc, oneshot};
 
@@ -74,6 +73,4 @@ pub(crate) enum Input {
     CheckpointUnreadable(Step),
     /// A child process ended. The number is its index in the list of local processes.
     ChildEnded(usize, ChildEnd),
-    /// The coordinator received a signal that asks it to stop.
-    Signal(Signal),
 }

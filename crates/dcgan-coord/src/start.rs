@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let pulse = Pulse::default();
     let server =
         Server::start(listener, dataset, &config, &files, run.run, inputs_sender.clone(), &pulse);
-    listen_for_signals(inputs_sender.clone())?;
+    let signal = dcgan_process::signals::listen()?;
     let jobs = writer::start(recorder, inputs_sender.clone())?;
 
     // Build the machine from what is on disk.
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let disk = Disk::new(files, pending_grids, jobs, inputs_sender);
     let driver = Driver::new(start, machine, config, run.run, disk, local, is_local, pulse);
     let status = network.block_on(async {
-        let status = driver.run(inputs).await;
+        let status = driver.run(inputs, signal).await;
         server.shut_down().await;
         status
     });
@@ -175,16 +175,6 @@ impl Server {
         let _ = self.shut_down.send(());
         let _ = tokio::time::timeout(LAST_MESSAGES_MAX, self.task).await;
     }
-}
-
-/// Turns signals into inputs of the driver.
-fn listen_for_signals(inputs: mpsc::Sender<Input>) -> anyhow::Result<()> {
-    dcgan_process::signals::listen(move |signal| {
-        // A cluster sends its signal once: it waits while the channel is full.
-        let inputs = inputs.clone();
-        tokio::spawn(async move { inputs.send(Input::Signal(signal)).await });
-    })?;
-    Ok(())
 }
 
 /// The configuration of the machine.

@@ -5,18 +5,21 @@ use std::process::ExitCode;
 
 use crate::{logging, panics};
 
-/// Exit statuses, the same for all programs.
+/// Exit statuses, the same for all programs. The README has them as a table.
 pub mod status {
-    /// The program did what it was asked to. A worker has this status when the coordinator says
-    /// that the run is over.
+    /// The program did what it was asked to: the run has finished, or a person has ended it with
+    /// `dcgan-coord stop` and every finished step is saved. A worker has this status when the
+    /// coordinator says that the run is over.
     pub const FINISHED: u8 = 0;
-    /// The program failed in a way that has no status of its own.
+    /// The program failed in a way that has no status of its own, or finished steps are lost.
     pub const FAILED: u8 = 1;
     /// The usage or the configuration is wrong.
     pub const USAGE: u8 = 2;
-    /// Ctrl-C stopped the program, which ended in order.
+    /// SIGHUP stopped the program, which ended in order: what it had is saved.
+    pub const HUNG_UP: u8 = 129;
+    /// Ctrl-C stopped the program, which ended in order: what it had is saved.
     pub const INTERRUPTED: u8 = 130;
-    /// SIGTERM stopped the program, which ended in order.
+    /// SIGTERM stopped the program, which ended in order: what it had is saved.
     pub const TERMINATED: u8 = 143;
 }
 

@@ -5,7 +5,7 @@
 //! * [`exit`]: exit statuses, and how an error becomes one.
 //! * [`logging`]: log lines as text or as JSON, with stable fields.
 //! * [`settings`]: flags and `DCGAN_*` variables.
-//! * [`signals`]: Ctrl-C and SIGTERM as events.
+//! * [`signals`]: Ctrl-C, SIGTERM and SIGHUP; the second one ends the process.
 //! * [`lifeline`]: ends a child process when its parent ends.
 //! * [`names`]: what a process calls its machine, its user and itself.
 //! * [`open_files`]: the limit of open files.

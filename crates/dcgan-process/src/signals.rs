@@ -1,9 +1,17 @@
 //! Signals that ask a program to end.
+//!
+//! The first one asks for an orderly end: the program's driver takes it when it can. The second one
+//! ends the process at once, from a thread that does nothing else. So neither a driver that is busy
+//! or hangs, nor a queue that is full, nor a disk that is away can keep a person from ending it.
 
 use std::fmt;
+use std::future::pending;
 use std::io;
+use std::thread;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::exit::status;
 
@@ -14,6 +22,8 @@ pub enum Signal {
     Interrupt,
     /// SIGTERM, which a cluster sends to a pod that it moves.
     Terminate,
+    /// SIGHUP: the terminal was closed, or the connection to it was lost.
+    HangUp,
 }
 
 impl Signal {
@@ -22,6 +32,7 @@ impl Signal {
         match self {
             Self::Interrupt => status::INTERRUPTED,
             Self::Terminate => status::TERMINATED,
+            Self::HangUp => status::HUNG_UP,
         }
     }
 }
@@ -31,25 +42,118 @@ impl fmt::Display for Signal {
         f.write_str(match self {
             Self::Interrupt => "SIGINT",
             Self::Terminate => "SIGTERM",
+            Self::HangUp => "SIGHUP",
         })
     }
 }
 
-/// Calls `on_signal` for every signal, from a task of the current runtime.
+/// The first signal, once it has come. It waits here until it is taken, and cannot be lost.
+#[derive(Clone, Debug)]
+pub struct FirstSignal(watch::Receiver<Option<Signal>>);
+
+impl FirstSignal {
+    /// Waits for the first signal and takes it. Never returns a second time. It may be dropped and
+    /// called again while it waits.
+    pub async fn take(&mut self) -> Signal {
+        loop {
+            // Nobody sends any more if the thread has ended: no signal comes.
+            if self.0.changed().await.is_err() {
+                pending::<()>().await;
+            }
+            if let Some(signal) = *self.0.borrow_and_update() {
+                return signal;
+            }
+        }
+    }
+}
+
+/// Listens for signals from now on, on a thread of its own. A second signal ends the process.
 ///
 /// # Errors
 /// If the operating system refuses to deliver the signals.
-pub fn listen(on_signal: impl Fn(Signal) + Send + 'static) -> io::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::spawn(async move {
-        loop {
-            let signal = tokio::select! {
-                _ = interrupt.recv() => Signal::Interrupt,
-                _ = terminate.recv() => Signal::Terminate,
-            };
-            on_signal(signal);
+pub fn listen() -> io::Result<FirstSignal> {
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    let mut streams = {
+        let _entered = runtime.enter();
+        Streams::open()?
+    };
+    let (first_in, first) = watch::channel(None);
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            // A program that waits for no signal (any more) still ends with the second one.
+            let _ = first_in.send(Some(streams.next().await));
+            let second = streams.next().await;
+            std::process::exit(second.status().into());
+        });
+    })?;
+    Ok(FirstSignal(first))
+}
+
+/// The signals that are listened for.
+struct Streams {
+    interrupt: Stream,
+    terminate: Stream,
+    hang_up: Option<Stream>,
+}
+
+impl Streams {
+    fn open() -> io::Result<Self> {
+        let hang_up =
+            if ends_with_its_terminal() { Some(signal(SignalKind::hangup())?) } else { None };
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(stream) => stream.recv().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::Interrupt,
+            _ = self.terminate.recv() => Signal::Terminate,
+            _ = hang_up => Signal::HangUp,
         }
-    });
-    Ok(())
+    }
+}
+
+/// Returns whether SIGHUP ends this process. `nohup` starts programs that ignore it, and listening
+/// for it would undo that. Where the system does not tell, nothing is changed.
+fn ends_with_its_terminal() -> bool {
+    let own = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored_signals(&own).is_some_and(|mask| mask & 1 == 0)
+}
+
+/// The mask of ignored signals in a process' status file. The lowest bit is SIGHUP's.
+fn ignored_signals(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_of_ignored_signals_is_read() {
+        let nohup = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
+        assert_eq!(ignored_signals(nohup), Some(0x1001));
+        assert_eq!(ignored_signals("Name:\tx\n"), None);
+    }
+
+    #[tokio::test]
+    async fn the_first_signal_waits_until_it_is_taken_and_is_taken_once() {
+        let (sender, receiver) = watch::channel(None);
+        let mut first = FirstSignal(receiver);
+        sender.send(Some(Signal::Terminate)).unwrap();
+        assert_eq!(first.take().await, Signal::Terminate);
+        drop(sender);
+        let again = tokio::time::timeout(std::time::Duration::from_millis(1), first.take());
+        assert!(again.await.is_err(), "there is no second one");
+    }
 }

@@ -10,7 +10,6 @@ use dcgan_process::open_files;
 use dcgan_rpc::net::{self, Address, Connector, Places, Pulse};
 use dcgan_rpc::services::Program;
 use tokio::runtime::Builder;
-use tokio::sync::mpsc;
 use tonic::service::Routes;
 
 use crate::args::ServeArgs;
@@ -64,11 +63,7 @@ fn check(args: &ServeArgs) -> anyhow::Result<()> {
 
 async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
     // Listen for signals and on both ports.
-    let (signals_in, mut signals) = mpsc::channel(1);
-    dcgan_process::signals::listen(move |signal| {
-        // The first signal ends the program: a second one may be dropped.
-        let _ = signals_in.try_send(signal);
-    })?;
+    let mut signal = dcgan_process::signals::listen()?;
     let http = net::listen(args.http).context("--http")?;
     let grpc = net::listen(args.grpc).context("--grpc")?;
     let page = Address::from(http.local_addr()?).to_string();
@@ -98,7 +93,7 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
         }
         never = beat(&pulse) => match never {},
         () = follow(args, page, newest) => Err(anyhow!("there is nothing to follow")),
-        Some(signal) = signals.recv() => Ok(signal.status()),
+        signal = signal.take() => Ok(signal.status()),
     }
 }
 

@@ -4,7 +4,6 @@
 use dcgan_core::ids::{Generation, RunId, WorkerId};
 use dcgan_core::protocol::message::{FromWorker, ToWorker};
 use dcgan_core::protocol::worker::StateCopy;
-use dcgan_process::signals::Signal;
 use dcgan_rpc::Welcome;
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,8 +27,6 @@ pub(crate) enum Input {
     ProbeResult(WorkerId, Result<(), String>),
     /// A trial with this donor is over: the milliseconds of a shard, or what failed.
     TrialResult(WorkerId, Result<f64, String>),
-    /// The operating system asks the worker to end.
-    Signal(Signal),
 }
 
 /// Something that happened on the connection to the coordinator.

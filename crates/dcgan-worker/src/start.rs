@@ -21,7 +21,7 @@ use tonic::service::Routes;
 use crate::args::Args;
 use crate::client::Client;
 use crate::driver::Driver;
-use crate::input::{INPUTS_MAX, Input};
+use crate::input::INPUTS_MAX;
 use crate::session::CoordinatorSession;
 use crate::waiting::Waiting;
 
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let (service_run, service_events) = (Arc::clone(&run), events_in.clone());
     let service = dcgan_collective::service(id.clone(), service_run, service_events);
     serve_members(&network, listener, Routes::new(service), pulse.clone());
-    listen_for_signals(&network, inputs_in.clone())?;
+    let signal = dcgan_process::signals::listen()?;
     log_started(&id, listening, &advertised, &fingerprint);
 
     // Connect to the coordinator, and drive the state machine on this thread.
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     })?;
     let runtime = network.handle().clone();
     let driver = Driver::new(args, id, client, run, runtime, inputs_in, events_in, pulse);
-    let outcome = driver.run(inputs, events);
+    let outcome = driver.run(inputs, events, signal);
     network.shutdown_background();
     outcome
 }
@@ -120,15 +120,6 @@ fn serve_members(network: &Runtime, listener: TcpListener, routes: Routes, pulse
     network.spawn(async move {
         net::serve(listener, routes, Program::Worker, &places, pulse, pending()).await
     });
-}
-
-fn listen_for_signals(network: &Runtime, inputs: mpsc::Sender<Input>) -> std::io::Result<()> {
-    // Signals are registered with the runtime that is entered.
-    let _entered = network.enter();
-    dcgan_process::signals::listen(move |signal| {
-        // A full queue drops the signal; the person or the cluster will send another.
-        let _ = inputs.try_send(Input::Signal(signal));
-    })
 }
 
 /// Runs the session on a thread and a runtime of its own.

@@ -21,7 +21,7 @@ use dcgan_core::protocol::coordinator::{
     ConnId, CoordinatorMachine, Event, Outcome, Reason, Stop, TICK,
 };
 use dcgan_core::protocol::message::Hello;
-use dcgan_process::signals::Signal;
+use dcgan_process::signals::{FirstSignal, Signal};
 use dcgan_rpc::net::Pulse;
 use dcgan_rpc::{CoordinatorMessage, pb};
 use tokio::sync::{mpsc, oneshot};
@@ -102,8 +102,12 @@ impl Driver {
     }
 
     /// Runs the training to its end. Returns the exit status of the program.
-    pub(crate) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> u8 {
-        let outcome = self.run_machine(&mut inputs).await;
+    pub(crate) async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        mut signal: FirstSignal,
+    ) -> u8 {
+        let outcome = self.run_machine(&mut inputs, &mut signal).await;
         // Whoever waits for the result of a run that has failed need not wait for pictures.
         if !matches!(outcome, Outcome::Failed(_)) {
             self.wait_for_grids(&mut inputs).await;
@@ -118,7 +122,11 @@ impl Driver {
     }
 
     /// Passes inputs and ticks to the machine until it ends the run.
-    async fn run_machine(&mut self, inputs: &mut mpsc::Receiver<Input>) -> Outcome {
+    async fn run_machine(
+        &mut self,
+        inputs: &mut mpsc::Receiver<Input>,
+        signal: &mut FirstSignal,
+    ) -> Outcome {
         let mut ticks = interval(TICK);
         // After a pause of this process one tick is enough: a burst of them would tell the machine
         // nothing new.
@@ -130,6 +138,7 @@ impl Driver {
             }
             tokio::select! {
                 Some(input) = inputs.recv() => self.on_input(input),
+                signal = signal.take() => self.on_signal(signal),
                 _ = ticks.tick() => self.on_tick(),
             }
         }
@@ -155,7 +164,6 @@ impl Driver {
             }
             Input::CheckpointUnreadable(step) => self.on_checkpoint_unreadable(step),
             Input::ChildEnded(index, end) => self.on_child_ended(index, end),
-            Input::Signal(signal) => self.on_signal(signal),
         }
     }
 
@@ -228,20 +236,18 @@ impl Driver {
     }
 
     fn on_signal(&mut self, signal: Signal) {
-        if self.signal.replace(signal).is_some() {
-            // The second signal ends the program at once. Local processes end because their
-            // standard input closes.
-            std::process::exit(signal.status().into());
-        }
+        // A second one ends the program at once, without the driver. Local processes end then
+        // because their standard input closes.
+        self.signal = Some(signal);
         tracing::info!(
             event = "stop_requested",
             %signal,
-            "finishing this step and saving a checkpoint; Ctrl-C again quits now, without saving"
+            "finishing this step and saving a checkpoint; a second signal quits now, without saving"
         );
         // A cluster sends SIGTERM to move the coordinator: its workers wait for the next one. Local
         // workers cannot wait, because they end with this process.
         let stop = match signal {
-            Signal::Terminate if !self.is_local => Stop::HandOver,
+            Signal::Terminate | Signal::HangUp if !self.is_local => Stop::HandOver,
             _ => Stop::Finish,
         };
         self.handle(Event::Stop(stop));

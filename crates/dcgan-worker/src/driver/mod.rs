@@ -15,7 +15,8 @@ use dcgan_core::protocol::worker::{Event, TICK, WorkerMachine};
 use dcgan_core::spec::ObjectiveKind;
 use dcgan_core::toy::Toy;
 use dcgan_model::Dcgan;
-use dcgan_process::signals::Signal;
+use dcgan_process::exit::status;
+use dcgan_process::signals::{FirstSignal, Signal};
 use dcgan_rpc::Welcome;
 use dcgan_rpc::net::Pulse;
 use tokio::runtime::Handle;
@@ -30,8 +31,10 @@ use crate::input::{HelloState, Input, SessionEvent};
 use crate::partitions::PartitionCache;
 use crate::waiting::Waiting;
 
-/// How long a worker that is asked to end waits for the coordinator to let it go.
-const LEAVING_MAX: Duration = Duration::from_secs(2);
+/// A worker that is asked to end stays this long at most, until the coordinator releases it: what it
+/// holds may be the only copy. Then it ends with status 1, and says so. Clusters kill a process that
+/// has not ended 30 s after SIGTERM (Kubernetes and Slurm, by default).
+const LEAVING_MAX: Duration = Duration::from_secs(20);
 
 /// The driver of a worker's state machine.
 pub(crate) struct Driver<'a> {
@@ -87,6 +90,7 @@ type Handled = anyhow::Result<Option<u8>>;
 enum Wakeup {
     Input(Input),
     Member(dcgan_collective::Event),
+    Signal(Signal),
     Tick,
 }
 
@@ -130,6 +134,7 @@ impl<'a> Driver<'a> {
         mut self,
         mut inputs: mpsc::Receiver<Input>,
         mut events: mpsc::Receiver<dcgan_collective::Event>,
+        mut signal: FirstSignal,
     ) -> anyhow::Result<u8> {
         let network = self.network.clone();
         let mut ticks = start_ticks(&network);
@@ -138,12 +143,14 @@ impl<'a> Driver<'a> {
                 tokio::select! {
                     Some(input) = inputs.recv() => Wakeup::Input(input),
                     Some(event) = events.recv() => Wakeup::Member(event),
+                    signal = signal.take() => Wakeup::Signal(signal),
                     _ = ticks.tick() => Wakeup::Tick,
                 }
             });
             let status = match wakeup {
                 Wakeup::Input(input) => self.on_input(input)?,
                 Wakeup::Member(event) => self.on_member_event(event)?,
+                Wakeup::Signal(signal) => self.on_signal(signal)?,
                 Wakeup::Tick => {
                     if self.joined.is_some() {
                         self.pulse.beat();
@@ -158,12 +165,20 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Returns the exit status if the coordinator has not let the worker go in time.
+    /// Returns the exit status if the coordinator has not released the worker in time.
     fn status_if_leaving_took_too_long(&self) -> Option<u8> {
-        match self.leaving {
-            Some((signal, since)) if since.elapsed() >= LEAVING_MAX => Some(signal.status()),
-            _ => None,
+        let (_, since) = self.leaving?;
+        if since.elapsed() < LEAVING_MAX {
+            return None;
         }
+        let seconds = LEAVING_MAX.as_secs();
+        tracing::warn!(
+            event = "not_released",
+            seconds,
+            "the coordinator has not released this worker within {seconds} s: it ends now, and \
+             steps that only it holds are lost"
+        );
+        Some(status::FAILED)
     }
 
     /// Logs what the machine waits for, if it has waited for the same thing for long.
@@ -186,7 +201,6 @@ impl<'a> Driver<'a> {
             Input::Copied(generation, copy) => self.pass(Event::Copied(generation, copy)),
             Input::ProbeResult(peer, result) => self.pass(Event::ProbeResult(peer, result)),
             Input::TrialResult(donor, result) => self.pass(Event::TrialResult(donor, result)),
-            Input::Signal(signal) => self.on_signal(signal),
         }
     }
 
@@ -225,11 +239,17 @@ impl<'a> Driver<'a> {
     }
 
     fn on_signal(&mut self, signal: Signal) -> Handled {
-        // A worker outside of a run has nothing to leave. A second signal means: at once.
-        if self.joined.is_none() || self.leaving.is_some() {
+        // A worker outside of a run has nothing to leave.
+        if self.joined.is_none() {
             return Ok(Some(signal.status()));
         }
-        tracing::info!(event = "leaving", "told to stop: leaving the run");
+        let seconds = LEAVING_MAX.as_secs();
+        tracing::info!(
+            event = "leaving",
+            %signal,
+            "told to stop by {signal}: waiting for the coordinator to release this worker, for up \
+             to {seconds} s; a second signal ends it at once"
+        );
         self.leaving = Some((signal, Instant::now()));
         self.pass(Event::Leave)
     }
