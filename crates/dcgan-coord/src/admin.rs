@@ -1,11 +1,11 @@
 //! The verbs that talk to a running coordinator: `status`, `checkpoint`, `drain` and `stop`.
 //!
-//! The coordinator answers a request at once, and has no way to report later that it is done. Each
-//! verb polls the status until it sees the result, so that a script can rely on it when the verb
-//! returns.
+//! A verb returns when what it was asked for is done, so that a script can rely on it. `stop` is
+//! told by the coordinator how the run has ended; `checkpoint` and `drain` poll the status until
+//! they see the result.
 
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use dcgan_core::ids::RunId;
@@ -14,6 +14,7 @@ use dcgan_process::names;
 use dcgan_rpc::net::{self, Address, Connector, Peer};
 use dcgan_rpc::pb::admin_client::AdminClient;
 use dcgan_rpc::{Caller, Who, pb, transfer};
+use pb::stop_progress::Kind;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -21,6 +22,9 @@ use tonic::{Response, Status};
 
 /// Pause between two requests for the status.
 const POLL_PAUSE: Duration = Duration::from_millis(100);
+/// A stop whose connection broke tries for this long to ask again. Then it says that it does not
+/// know how the run has ended.
+const RECONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// A connection to a coordinator, for a program that does nothing else meanwhile.
 struct Client {
@@ -62,9 +66,20 @@ impl Client {
         wait(&self.runtime, self.admin.drain(request)).map(drop)
     }
 
-    fn stop(&mut self) -> anyhow::Result<()> {
+    /// Asks for the end of the run, and waits for it. `None` if the connection broke before the
+    /// coordinator had said how the run ended.
+    fn stop(&mut self, talk: &mut Progress) -> anyhow::Result<Option<pb::RunEnded>> {
         let request = pb::StopRequest { caller: self.caller() };
-        wait(&self.runtime, self.admin.stop(request)).map(drop)
+        let mut stream = wait(&self.runtime, self.admin.stop(request))?;
+        loop {
+            // A coordinator that is dead is noticed by its connection.
+            let message = self.runtime.block_on(stream.message());
+            match message.ok().flatten().and_then(|progress| progress.kind) {
+                Some(Kind::Waiting(reason)) => talk.say(&reason),
+                Some(Kind::Ended(ended)) => return Ok(Some(ended)),
+                None => return Ok(None),
+            }
+        }
     }
 
     /// Waits before the next request for the status.
@@ -119,7 +134,20 @@ pub(crate) fn drain(connector: &Connector, address: &Address, name: &str) -> any
         bail!(usage(anyhow!("there is no worker {name}; there are: {}", names.join(", "))));
     }
     client.drain(name)?;
-    while has_worker(&client.status()?.workers, name) {
+    let mut talk = Progress::default();
+    loop {
+        let status = client.status().with_context(|| {
+            format!("worker {name} was asked to leave, and it is not known whether it has left")
+        })?;
+        if !status.draining.iter().any(|draining| draining == name)
+            && !has_worker(&status.workers, name)
+        {
+            break;
+        }
+        talk.say(&match has_worker(&status.workers, name) {
+            true => status.reason,
+            false => format!("worker {name} does not answer; it leaves when it comes back"),
+        });
         client.pause();
     }
     dcgan_process::print(&format!("worker {name} has left the run\n"));
@@ -130,18 +158,66 @@ fn has_worker(workers: &[pb::WorkerStatus], name: &str) -> bool {
     workers.iter().any(|worker| worker.name == name)
 }
 
-/// Stops the run, and waits until the coordinator has ended.
+/// Stops the run, and waits until it has ended. The exit status says whether every finished step is
+/// saved.
 pub(crate) fn stop(connector: &Connector, address: &Address) -> anyhow::Result<u8> {
     let mut client = Client::connect(connector, address)?;
     // The status says which run it is that is to stop.
     client.status()?;
-    client.stop()?;
-    // The coordinator saves its last checkpoint before it ends, and answers until then.
-    while client.status().is_ok() {
-        client.pause();
+    let mut talk = Progress::default();
+    let ended = match client.stop(&mut talk)? {
+        Some(ended) => ended,
+        None => stop_again(connector, address, client.caller, &mut talk)?,
+    };
+    dcgan_process::print(&format!("{}\n", ended.text));
+    let is_saved = ["finished", "stopped"].contains(&&*ended.code);
+    Ok(if is_saved { exit::FINISHED } else { exit::FAILED })
+}
+
+/// Asks once more, after the connection broke: the coordinator may be started again, or another
+/// request may have ended the run.
+fn stop_again(
+    connector: &Connector,
+    address: &Address,
+    caller: Caller,
+    talk: &mut Progress,
+) -> anyhow::Result<pb::RunEnded> {
+    talk.say("the connection to the coordinator broke before the run had ended");
+    let runtime = Builder::new_current_thread().enable_time().build()?;
+    let since = Instant::now();
+    loop {
+        let attempt = Client::connect(connector, address).and_then(|mut client| {
+            client.caller = caller.clone();
+            client.stop(talk)
+        });
+        let why = match attempt {
+            Ok(Some(ended)) => return Ok(ended),
+            Ok(None) => "the connection broke".to_owned(),
+            Err(error) => format!("{error:#}"),
+        };
+        if since.elapsed() >= RECONNECT_MAX {
+            bail!(
+                "it is not known how the run has ended, or whether it has: {why}; ask `dcgan-coord \
+                 status`, and look into the coordinator's log"
+            );
+        }
+        runtime.block_on(async { tokio::time::sleep(POLL_PAUSE).await });
     }
-    dcgan_process::print("the run has ended\n");
-    Ok(exit::FINISHED)
+}
+
+/// What a verb waits for, on standard error, each time that it changes.
+#[derive(Default)]
+struct Progress {
+    said: String,
+}
+
+impl Progress {
+    fn say(&mut self, what: &str) {
+        if self.said != what {
+            what.clone_into(&mut self.said);
+            eprintln!("{what}");
+        }
+    }
 }
 
 /// Describes a run for people.

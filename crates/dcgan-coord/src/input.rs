@@ -43,6 +43,9 @@ impl<T> Link<T> {
     }
 }
 
+/// The sending end of the answer to a person who has asked for the end of the run.
+pub(crate) type StopWatcher = mpsc::Sender<Result<pb::StopProgress, tonic::Status>>;
+
 /// The number of one sampler's stream. It is never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SamplerId(pub(crate) u64);
@@ -55,6 +58,8 @@ pub(crate) enum Input {
     Machine(Event),
     /// A client asks for the status of the run.
     StatusRequested(oneshot::Sender<pb::Status>),
+    /// A person asks for the end of the run, and wants to know how it goes.
+    StopRequested(StopWatcher),
     /// A sampler wants to receive generators. Its page is at the URL `page`.
     SamplerConnected { sampler: SamplerId, page: String, sender: SamplerSender },
     /// The stream of a sampler ended.

@@ -112,6 +112,7 @@ fn fields(notice: &Notice) -> Fields<'_> {
         | Notice::EvaluationGivenUp(step)
         | Notice::GridLeftOut(step)
         | Notice::StepRecomputed(step) => Fields { step: Some(*step), ..none },
+        Notice::StepsLost(lost) => Fields { from: Some(lost.first), to: Some(lost.last), ..none },
         Notice::CheckpointFellBack { from, to } => {
             Fields { from: Some(*from), to: Some(*to), ..none }
         }

@@ -66,7 +66,10 @@ fn first_line(reason: &Reason) -> Option<Duration> {
         | Reason::Storing { .. }
         | Reason::Unreachable { .. }
         | Reason::Stopping
+        | Reason::Releasing(_)
         | Reason::Finishing => Some(SHORT),
+        // The machine has waited for an answer already.
+        Reason::Returning { .. } => Some(Duration::ZERO),
     }
 }
 
@@ -81,6 +84,8 @@ fn counts(reason: &Reason) -> (u64, u64) {
         | Reason::Training { .. }
         | Reason::Stopping
         | Reason::Finishing => (0, 0),
+        Reason::Returning { members, .. } => (members.len() as u64, 0),
+        Reason::Releasing(names) => (names.len() as u64, 0),
     }
 }
 

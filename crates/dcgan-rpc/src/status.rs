@@ -10,8 +10,17 @@ use crate::pb;
 /// Converts the status of a run at the moment `now` of the coordinator's clock. `epoch` is the
 /// epoch of the status' step.
 pub fn status(run: RunId, epoch: u64, now: Duration, status: Status) -> pb::Status {
-    let Status { reason, generation, step, last_step, checkpoint, workers, outside, recoveries } =
-        status;
+    let Status {
+        reason,
+        generation,
+        step,
+        last_step,
+        checkpoint,
+        workers,
+        outside,
+        recoveries,
+        draining,
+    } = status;
     pb::Status {
         run: run.0,
         reason: reason.to_string(),
@@ -25,6 +34,7 @@ pub fn status(run: RunId, epoch: u64, now: Duration, status: Status) -> pb::Stat
         workers: workers.into_iter().map(worker_status).collect(),
         outside: outside.into_iter().map(outsider).collect(),
         recoveries: recoveries.into_iter().map(|one| recovery(one, now)).collect(),
+        draining,
     }
 }
 

@@ -1,26 +1,42 @@
 //! The last lines of a run: how it ended, what is saved, and how to resume it.
 
-use dcgan_core::protocol::coordinator::Outcome;
+use dcgan_core::ids::Step;
+use dcgan_core::protocol::coordinator::{LostSteps, Outcome};
 use dcgan_process::exit::status;
 use dcgan_process::logging;
 use dcgan_process::signals::Signal;
+use dcgan_rpc::pb;
 
 use super::Driver;
 use crate::local_processes::LocalProcesses;
 
 impl Driver {
-    /// Reports how the run ended. Returns the exit status of the program.
-    pub(super) fn conclude(&self, outcome: Outcome) -> u8 {
-        match (outcome, &self.out_of_workers) {
-            (Outcome::Failed(failure), _) => {
-                self.print_failure(failure.code(), &failure.to_string());
-                status::FAILED
-            }
-            (_, Some(why)) => {
-                self.print_failure("out_of_workers", why);
-                status::FAILED
-            }
-            (Outcome::Finished, None) => {
+    /// Reports how the run ended, in the log and to the people who have asked for the end. Returns
+    /// the exit status of the program.
+    pub(super) fn conclude(&mut self, outcome: &Outcome) -> u8 {
+        let failure = match (outcome, &self.out_of_workers) {
+            (Outcome::Failed(failure), _) => Some((failure.code(), failure.to_string())),
+            (_, Some(why)) => Some(("out_of_workers", why.clone())),
+            _ => None,
+        };
+        let ended = describe(outcome, failure.as_ref().map(|(_, what)| &**what));
+        self.watchers.tell_end(&ended);
+        if let Outcome::Stopped { saved, lost: Some(lost) } = outcome {
+            let LostSteps { first: from, last: to } = lost;
+            tracing::error!(
+                event = "steps_lost",
+                from,
+                to,
+                saved,
+                "{lost} could not be saved: no worker that holds them has answered"
+            );
+        }
+        if let Some((code, what)) = failure {
+            self.print_failure(code, &what);
+            return status::FAILED;
+        }
+        match outcome {
+            Outcome::Finished | Outcome::Failed(_) => {
                 let (step, directory) = (self.machine.reached(), self.disk.files.root().display());
                 tracing::info!(
                     event = "run_finished",
@@ -29,14 +45,15 @@ impl Driver {
                 );
                 status::FINISHED
             }
-            (Outcome::Stopped(step), None) => {
+            Outcome::Stopped { saved: step, lost } => {
                 tracing::info!(
                     event = "run_stopped",
                     step,
                     "stopped after step {step}; go on with: {}",
                     self.resume_command()
                 );
-                self.signal.map_or(status::FINISHED, Signal::status)
+                let in_order = self.signal.map_or(status::FINISHED, Signal::status);
+                if lost.is_some() { status::FAILED } else { in_order }
             }
         }
     }
@@ -80,4 +97,26 @@ impl Driver {
         let local = if self.is_local { " --local" } else { "" };
         format!("dcgan-coord --out {}{local}", self.disk.files.root().display())
     }
+}
+
+/// How a run has ended, for a person who has asked for its end.
+fn describe(outcome: &Outcome, failure: Option<&str>) -> pb::RunEnded {
+    let saved = |step: &Step| match step {
+        0 => "no step was finished".to_owned(),
+        step => format!("step {step} is saved"),
+    };
+    let (code, text) = match (outcome, failure) {
+        (_, Some(what)) => ("failed", format!("the run has failed: {what}")),
+        (Outcome::Finished | Outcome::Failed(_), None) => {
+            ("finished", "the run has ended: all its steps are done".to_owned())
+        }
+        (Outcome::Stopped { saved: step, lost: None }, None) => {
+            ("stopped", format!("the run has ended: {}", saved(step)))
+        }
+        (Outcome::Stopped { saved: step, lost: Some(lost) }, None) => {
+            let saved = if *step == 0 { "nothing is saved".to_owned() } else { saved(step) };
+            ("steps_lost", format!("the run has ended, but {lost} could not be saved: {saved}"))
+        }
+    };
+    pb::RunEnded { code: code.to_owned(), text }
 }

@@ -12,6 +12,7 @@ mod commands;
 mod disk;
 mod disk_watch;
 mod ending;
+mod watchers;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -35,6 +36,7 @@ use crate::local_processes::{ChildEnd, LocalProcesses};
 use crate::reason_log::ReasonLog;
 use crate::sinks::Sinks;
 pub(crate) use disk::Disk;
+use watchers::StopWatchers;
 
 /// The coordinator sends a heartbeat to every worker this often.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
@@ -59,6 +61,8 @@ pub(crate) struct Driver {
     /// The signal that asked for a stop.
     signal: Option<Signal>,
     reason_log: ReasonLog,
+    /// The people who have asked for the end.
+    watchers: StopWatchers,
     /// Why the run was stopped, if too few local workers are left.
     out_of_workers: Option<String>,
     /// When the next heartbeats are due, on the machine's clock.
@@ -94,6 +98,7 @@ impl Driver {
             is_local,
             signal: None,
             reason_log: ReasonLog::default(),
+            watchers: StopWatchers::default(),
             out_of_workers: None,
             next_heartbeat: Duration::ZERO,
             outcome: None,
@@ -114,7 +119,7 @@ impl Driver {
         }
         // The last lines stand where the bar was.
         CONSOLE.end_bar();
-        let status = self.conclude(outcome);
+        let status = self.conclude(&outcome);
         if let Some(local) = self.local.take() {
             local.end();
         }
@@ -151,6 +156,10 @@ impl Driver {
             }
             Input::Machine(event) => self.handle(event),
             Input::StatusRequested(reply) => self.send_status(reply),
+            Input::StopRequested(watcher) => {
+                self.watchers.add(watcher);
+                self.handle(Event::Stop(Stop::Finish));
+            }
             Input::SamplerConnected { sampler, page, sender } => {
                 self.on_sampler_connected(sampler, &page, sender)
             }
@@ -203,7 +212,7 @@ impl Driver {
     }
 
     fn on_child_ended(&mut self, index: usize, end: ChildEnd) {
-        let is_over = self.machine.reason() == Reason::Finishing;
+        let is_over = self.machine.is_ending() || self.machine.reason() == Reason::Finishing;
         let now = self.start.elapsed();
         let Some(local) = &mut self.local else {
             return;
@@ -215,7 +224,9 @@ impl Driver {
         } else {
             local.restart_later(now, index, end);
         }
-        let workers = local.workers();
+        let (name, workers) = (local.name(index).to_owned(), local.workers());
+        // Nobody waits for a worker whose process has ended.
+        self.handle(Event::ProcessEnded(name));
         self.stop_without_workers(workers, is_over);
     }
 
@@ -281,6 +292,7 @@ impl Driver {
     fn show_progress(&mut self) {
         let reason = self.machine.reason();
         self.reason_log.observe(&reason);
+        self.watchers.tell(&reason);
         let waiting = match reason {
             Reason::Training { .. } => String::new(),
             _ => reason.to_string(),

@@ -264,6 +264,11 @@ impl LocalProcesses {
         self.children.iter().filter(|child| child.is_alive() && !child.is_sampler()).count()
     }
 
+    /// The name of a child. That of a worker is its name in the run, too.
+    pub(crate) fn name(&self, index: usize) -> &str {
+        &self.children[index].name
+    }
+
     /// True if this child is the sampler.
     pub(crate) fn is_sampler(&self, index: usize) -> bool {
         self.children[index].is_sampler()

@@ -1,14 +1,19 @@
 //! The service for people. The log says who has changed the run.
 
 use dcgan_core::ids::WorkerId;
-use dcgan_core::protocol::coordinator::{Event, Stop};
+use dcgan_core::protocol::coordinator::Event;
 use dcgan_rpc::pb;
 use dcgan_rpc::pb::admin_server::Admin;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{Service, ending};
 use crate::input::Input;
+
+/// Sentences that wait for a person who has asked for the end. The next ones are left out while as
+/// many wait, except the last.
+const PROGRESS_MAX: usize = 16;
 
 #[tonic::async_trait]
 impl Admin for Service {
@@ -56,13 +61,16 @@ impl Admin for Service {
         Ok(Response::new(pb::DrainResponse {}))
     }
 
+    type StopStream = ReceiverStream<Result<pb::StopProgress, Status>>;
+
     async fn stop(
         &self,
         request: Request<pb::StopRequest>,
-    ) -> Result<Response<pb::StopResponse>, Status> {
+    ) -> Result<Response<Self::StopStream>, Status> {
         let who = self.receive(request.into_inner().caller)?;
         tracing::info!(event = "stop_requested", by = %who, "{who} asks for the end of the run");
-        self.send(Input::Machine(Event::Stop(Stop::Finish))).await?;
-        Ok(Response::new(pb::StopResponse {}))
+        let (watcher, progress) = mpsc::channel(PROGRESS_MAX);
+        self.send(Input::StopRequested(watcher)).await?;
+        Ok(Response::new(ReceiverStream::new(progress)))
     }
 }

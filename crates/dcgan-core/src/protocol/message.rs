@@ -95,7 +95,8 @@ pub enum FromWorker {
         /// The result, or why there is none.
         result: Result<Vec<f64>, String>,
     },
-    /// News that the worker was told to stop and is about to exit.
+    /// News that the worker was told to stop. It exits when the coordinator releases it with
+    /// [`ToWorker::Finish`]: until then it may hold the only copy of the newest state.
     Leave,
 }
 
@@ -159,7 +160,7 @@ pub enum ToWorker {
     Trial(WorkerId, String),
     /// Compute a part of an evaluation when no gradient is due.
     Evaluate(EvaluationTask),
-    /// The run is over; exit.
+    /// The run is over, or the worker is released because it leaves; exit.
     Finish(Finish),
 }
 

@@ -127,6 +127,11 @@ impl Coordinator {
         self.plan.as_ref().map_or(0, |plan| plan.generation.0)
     }
 
+    /// The code of what the coordinator does or waits for.
+    pub(crate) fn waits_for(&self) -> &'static str {
+        self.machine.reason().code()
+    }
+
     // What workers do.
 
     /// A worker says hello, with the plan and the promise that it has.

@@ -188,7 +188,7 @@ mod tests {
         for path in ["/dcgan.v1.Coordinator/Act", "/grpc.health.v1.Health/Act"] {
             let mut client = Grpc::new(channel.clone());
             client.ready().await.unwrap();
-            let codec = ProstCodec::<pb::StopRequest, pb::StopResponse>::default();
+            let codec = ProstCodec::<pb::StopRequest, pb::StopProgress>::default();
             let request = Request::new(pb::StopRequest::default());
             let path = path.parse().unwrap();
             let status = client.unary(request, path, codec).await.unwrap_err();

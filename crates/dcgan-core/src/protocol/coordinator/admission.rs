@@ -37,6 +37,9 @@ impl CoordinatorMachine {
         if let Some(replaced) = self.registry.register(self.now, conn, hello) {
             self.out.push(Command::Close(replaced));
         }
+        if self.draining.contains(&id) {
+            self.drain(&id.name);
+        }
 
         // Tell it what the others were told while it was not connected.
         self.out.push(Command::Welcome(conn, self.likely_shards(&id.name)));
@@ -64,7 +67,7 @@ impl CoordinatorMachine {
             // A plan that is being stored goes to all members when it is on disk.
             Stage::Storing { .. }
             | Stage::Gathering { .. }
-            | Stage::Stopping { .. }
+            | Stage::Saving { .. }
             | Stage::Done => None,
         }
     }

@@ -96,7 +96,7 @@ impl CoordinatorMachine {
             // A new generation is on its way, or none is needed any more.
             Stage::Fencing { .. }
             | Stage::Storing { .. }
-            | Stage::Stopping { .. }
+            | Stage::Saving { .. }
             | Stage::Finishing { .. }
             | Stage::Done => {}
         }

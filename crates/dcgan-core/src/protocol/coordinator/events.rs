@@ -9,7 +9,7 @@ use super::{
 };
 use crate::ids::{Generation, Position, Step, WorkerId};
 use crate::metrics::StepDone;
-use crate::protocol::message::{Finish, FromWorker, ToWorker};
+use crate::protocol::message::{FromWorker, ToWorker};
 use crate::protocol::plan::StateRef;
 
 impl CoordinatorMachine {
@@ -30,9 +30,10 @@ impl CoordinatorMachine {
             }
             Event::Unreadable { step, newest } => self.on_unreadable_checkpoint(step, newest),
             Event::DrawGrids(draws) => self.outputs.set_draws_grids(draws),
-            Event::Stop(stop) => self.stop = Some(stop),
+            Event::Stop(stop) => self.request_stop(stop),
             Event::Checkpoint => self.outputs.request_checkpoint(),
             Event::Drain(name) => self.drain(&name),
+            Event::ProcessEnded(name) => self.on_process_ended(&name),
             Event::Tick => {}
         }
         Ok(())
@@ -74,10 +75,7 @@ impl CoordinatorMachine {
             FromWorker::Evaluated { id: part, result } => {
                 self.outputs.on_evaluated(&id, part, result, &mut self.out);
             }
-            FromWorker::Leave => {
-                self.out.push(Command::Send(conn, ToWorker::Finish(Finish::Done)));
-                self.remove_worker(&id.name, Departure::Left);
-            }
+            FromWorker::Leave => self.on_leave(&id.name),
         }
         Ok(())
     }
@@ -186,7 +184,7 @@ impl CoordinatorMachine {
             return Ok(());
         };
         let what = write.to_string();
-        let is_last = self.stop.is_some() || write.step() == Some(self.outputs.last_step());
+        let is_last = self.ending.is_some() || write.step() == Some(self.outputs.last_step());
         match write {
             Write::PendingGrid { .. } | Write::Evaluation(_) => {}
             Write::Checkpoint { .. } if !is_last => {}
@@ -200,15 +198,14 @@ impl CoordinatorMachine {
         Ok(())
     }
 
-    /// Asks a worker to leave.
-    fn drain(&mut self, name: &str) {
-        let Some(worker) = self.registry.by_name(name) else {
-            return;
-        };
-        if let Some(conn) = worker.conn {
-            self.out.push(Command::Send(conn, ToWorker::Finish(Finish::Done)));
+    /// Removes a worker whose process is known to have ended. Nobody waits for it.
+    fn on_process_ended(&mut self, name: &str) {
+        self.draining.forget(name);
+        if self.registry.by_name(name).is_some() {
+            self.remove_worker(name, Departure::Ended);
+        } else {
+            self.registry.note_end(name);
         }
-        self.remove_worker(name, Departure::Drained);
     }
 
     /// Notes that the checkpoint of `step` cannot be read. If the members are about to start from
@@ -231,18 +228,24 @@ impl CoordinatorMachine {
         self.outputs.on_closed(&name);
         // A worker that was told that the run is over will not come back.
         if matches!(self.stage, Stage::Finishing { .. }) {
-            self.registry.remove(&name);
+            self.registry.remove(&name, Departure::Left);
         }
     }
 
     /// Removes a worker, closes its connection and says so.
     pub(super) fn remove_worker(&mut self, name: &str, why: Departure) {
         self.outputs.on_closed(name);
-        if let Some(conn) = self.registry.remove(name) {
+        if let Some(conn) = self.registry.remove(name, why.clone()) {
             self.out.push(Command::Close(conn));
         }
+        // A process that has gone by itself has left, too. One that is silent may come back.
+        if why != Departure::Silent {
+            self.draining.forget(name);
+        }
+        // The fence of a worker that is released has been sent already.
+        let is_released = matches!(why, Departure::Left | Departure::Drained);
         let notice = Notice::Lost { name: name.to_owned(), why };
-        if self.members().iter().any(|member| member.id.name == name) {
+        if !is_released && self.members().iter().any(|member| member.id.name == name) {
             self.recoveries.on_loss(notice.to_string());
         }
         self.notify(notice);
@@ -251,11 +254,14 @@ impl CoordinatorMachine {
     /// Restarts all clocks, after a time in which the coordinator did not run.
     pub(super) fn restart_clocks(&mut self) {
         self.registry.restart_clocks(self.now);
+        if let Some(ending) = &mut self.ending {
+            ending.since = self.now;
+        }
         match &mut self.stage {
             Stage::Gathering { since }
             | Stage::Fencing { since, .. }
             | Stage::Training { since, .. }
-            | Stage::Stopping { since, .. }
+            | Stage::Saving { since, .. }
             | Stage::Finishing { since, .. } => *since = self.now,
             Stage::Storing { .. } | Stage::Done => {}
         }

@@ -17,7 +17,9 @@ mod admission;
 mod claims;
 mod complaints;
 mod divergence;
+mod ending;
 mod events;
+mod leaving;
 mod outputs;
 mod planner;
 mod reachability;
@@ -30,14 +32,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use outputs::{OutputConfig, PersistedOutputs, SavedCheckpoint, Write};
-pub use report::{Departure, Failure, FalseClaim, LastSeen, Notice, Reason};
-pub use report::{Outsider, Recovery, Role, Status, WorkerStatus};
+pub use report::{Departure, Failure, FalseClaim, LastSeen, LostSteps, Notice, Outsider};
+pub use report::{Reason, Recovery, Role, Status, WorkerStatus};
 
 use crate::ids::{Digest, Generation, RunId, ShardId, Step};
 use crate::protocol::message::{Finish, FromWorker, Hello, Refusal, ToWorker};
 use crate::protocol::plan::{Member, Plan};
 use claims::Claims;
 use divergence::Suspects;
+use ending::Ending;
+use leaving::Draining;
 use outputs::Outputs;
 use reachability::Reachability;
 use registry::Registry;
@@ -109,6 +113,8 @@ pub enum Event {
     Checkpoint,
     /// A person asks the worker of this name to leave.
     Drain(String),
+    /// The process of the worker of this name has ended, as its parent knows.
+    ProcessEnded(String),
     /// Time passed.
     Tick,
 }
@@ -149,8 +155,13 @@ pub enum Command {
 pub enum Outcome {
     /// The last step is reached, and everything is on disk.
     Finished,
-    /// The run was ended early. Everything up to this step is on disk.
-    Stopped(Step),
+    /// The run was ended early.
+    Stopped {
+        /// Everything up to this step is on disk.
+        saved: Step,
+        /// The finished steps after it, if there are any: they could not be saved.
+        lost: Option<LostSteps>,
+    },
     /// The run cannot go on.
     Failed(Failure),
 }
@@ -191,8 +202,11 @@ pub struct CoordinatorMachine {
     /// The newest plan on disk.
     plan: Option<Arc<Plan>>,
     stage: Stage,
+    /// True if members have trained since this coordinator was started.
+    has_trained: bool,
     /// The early end that was asked for.
-    stop: Option<Stop>,
+    ending: Option<Ending>,
+    draining: Draining,
     registry: Registry,
     claims: Claims,
     outputs: Outputs,
@@ -226,12 +240,14 @@ pub struct CoordinatorMachine {
 ///           |           | <------------------------------------- |          |
 ///           +-----------+       a member is lost or complains,   +----------+
 ///                 |             a worker joins, shards move, a stop   |
-/// a stop, and the |                                                   |
-/// answers are in  v     another coordinator takes                     |
-///           +-----------+  over: a last plan                          |
-///           | Stopping  | -----------------> Storing, then Done       |
+/// a stop, and the |  ^                                                |
+/// answers are in; |  | saved, and the                                 |
+/// or those leave  |  | leavers released                               |
+/// that hold the   v  |                                                |
+/// state     +-----------+  another coordinator takes over: a last plan|
+///           |  Saving   | -----------------> Storing, then Done       |
 ///           +-----------+                                             |
-///                 | everything is saved                               |
+///                 | a stop, and everything is saved                   |
 ///                 v                            the last step is saved |
 ///           +-----------+                                             |
 ///           | Finishing | <-------------------------------------------'
@@ -276,8 +292,9 @@ enum Stage {
         /// True if a member has complained: a fence follows as soon as it may.
         has_complaint: bool,
     },
-    /// Writes what is due before an early end. The answers to its fence are in.
-    Stopping {
+    /// Writes what is due before an early end, or before the only workers that hold the newest
+    /// state leave. The answers to the fence are in.
+    Saving {
         /// The generation of that fence.
         generation: Generation,
         /// The time at which the stage began.
@@ -336,7 +353,9 @@ impl CoordinatorMachine {
             fingerprint,
             plan: plan.map(Arc::new),
             stage,
-            stop: None,
+            has_trained: false,
+            ending: None,
+            draining: Draining::default(),
             registry: Registry::default(),
             claims,
             outputs,

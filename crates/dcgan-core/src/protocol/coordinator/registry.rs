@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::ConnId;
-use super::report::LastSeen;
+use super::ending::RETURN_MAX;
+use super::report::{Departure, LastSeen};
 use crate::ids::{Generation, Step, WorkerId};
 use crate::protocol::message::Hello;
 use crate::protocol::plan::StateRef;
@@ -49,6 +50,8 @@ pub(super) struct WorkerEntry {
     pub(super) last_step: Step,
     /// Its place in the order in which workers came, from 1.
     pub(super) arrival: u64,
+    /// Set if it leaves, and waits until it is released: why it leaves.
+    pub(super) leaving: Option<Departure>,
 }
 
 /// A worker's answer to a fence.
@@ -64,6 +67,12 @@ impl WorkerEntry {
     /// Returns whether it can be sent a message now.
     pub(super) fn is_connected(&self) -> bool {
         self.conn.is_some()
+    }
+
+    /// What people are told of it when it is waited for.
+    pub(super) fn last_seen(&self, now: Duration) -> LastSeen {
+        let ago = now.saturating_sub(self.heard_at);
+        LastSeen { name: self.id.name.clone(), step: self.last_step, ago }
     }
 
     /// Returns whether it has answered the fence of `generation`.
@@ -102,8 +111,10 @@ pub(super) struct Registry {
 /// The trace of a worker that was removed.
 #[derive(Debug)]
 struct Departed {
+    id: WorkerId,
     last_step: Step,
     heard_at: Duration,
+    why: Departure,
 }
 
 impl Registry {
@@ -159,6 +170,7 @@ impl Registry {
             promised_at_hello: hello.promised,
             last_step: 0,
             arrival: self.arrivals,
+            leaving: None,
         };
         self.workers.insert(name, worker);
         None
@@ -175,8 +187,8 @@ impl Registry {
     }
 
     /// Removes a worker. Returns its connection, which is to be closed.
-    pub(super) fn remove(&mut self, name: &str) -> Option<ConnId> {
-        let WorkerEntry { last_step, heard_at, conn, .. } = self.workers.remove(name)?;
+    pub(super) fn remove(&mut self, name: &str, why: Departure) -> Option<ConnId> {
+        let WorkerEntry { id, last_step, heard_at, conn, .. } = self.workers.remove(name)?;
         // Names are what workers call themselves: there is no end of them.
         if self.departed.len() >= DEPARTED_MAX {
             let first = self.departed.iter().min_by_key(|(_, departed)| departed.heard_at);
@@ -184,7 +196,7 @@ impl Registry {
                 self.departed.remove(&first);
             }
         }
-        self.departed.insert(name.to_owned(), Departed { last_step, heard_at });
+        self.departed.insert(name.to_owned(), Departed { id, last_step, heard_at, why });
         if let Some(conn) = conn {
             self.names.remove(&conn);
         }
@@ -215,6 +227,35 @@ impl Registry {
         }
         let (fingerprint, (count, _)) = groups.into_iter().max_by_key(|(_, group)| *group)?;
         Some((fingerprint.to_owned(), count))
+    }
+
+    /// The trace of this process, if it was removed and may come back with its state: it was heard
+    /// of until [`RETURN_MAX`] before `since` or later.
+    pub(super) fn may_return(
+        &self,
+        id: &WorkerId,
+        since: Duration,
+        now: Duration,
+    ) -> Option<LastSeen> {
+        let departed = self.departed.get(&id.name).filter(|departed| departed.id == *id)?;
+        let was_here = departed.heard_at + RETURN_MAX >= since;
+        (was_here && departed.why.may_return()).then(|| LastSeen {
+            name: id.name.clone(),
+            step: departed.last_step,
+            ago: now.saturating_sub(departed.heard_at),
+        })
+    }
+
+    /// Notes that the process of the worker of this name has ended: it will not come back.
+    pub(super) fn note_end(&mut self, name: &str) {
+        if let Some(departed) = self.departed.get_mut(name) {
+            departed.why = Departure::Ended;
+        }
+    }
+
+    /// The workers that can be sent a message now, and their connections.
+    pub(super) fn connected_ids(&self) -> BTreeMap<WorkerId, ConnId> {
+        self.connected().map(|(worker, conn)| (worker.id.clone(), conn)).collect()
     }
 
     /// The workers that were removed and have not come back, the one heard last first.
@@ -277,7 +318,7 @@ mod tests {
             let name = format!("w{number}");
             let now = Duration::from_secs(number);
             registry.register(now, ConnId(number), hello(&name, 7));
-            registry.remove(&name);
+            registry.remove(&name, Departure::Closed);
         }
         let missing = registry.missing(Duration::from_secs(1000));
         assert_eq!((missing.len(), &*missing[0].name), (DEPARTED_MAX, "w199"));
@@ -287,7 +328,7 @@ mod tests {
     fn a_removed_worker_is_missing_until_it_says_hello_again() {
         let mut registry = Registry::default();
         registry.register(Duration::from_secs(1), ConnId(1), hello("a", 7));
-        assert_eq!(registry.remove("a"), Some(ConnId(1)));
+        assert_eq!(registry.remove("a", Departure::Silent), Some(ConnId(1)));
         let missing = vec![LastSeen { name: "a".to_owned(), step: 0, ago: Duration::from_secs(4) }];
         assert_eq!(registry.missing(Duration::from_secs(5)), missing);
         registry.register(Duration::from_secs(6), ConnId(2), hello("a", 8));

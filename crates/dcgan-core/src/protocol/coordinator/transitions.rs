@@ -3,15 +3,15 @@
 //! An `advance_` function looks at one stage and decides whether to leave it. An `enter_` function
 //! makes the transition: it sends what the new stage begins with, and sets it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ending::Ending;
 use super::planner::{self, Candidate};
 use super::registry::WorkerEntry;
 use super::{
-    ADOPT_MAX, CLOSED_MAX, COMPLAINT_PAUSE, Command, ConnId, CoordinatorMachine, Departure,
-    ENDING_MAX, FENCE_MAX, Failure, Notice, Outcome, SILENCE_MAX, Stage, Stop,
+    ADOPT_MAX, CLOSED_MAX, COMPLAINT_PAUSE, Command, CoordinatorMachine, Departure, ENDING_MAX,
+    FENCE_MAX, Failure, Notice, Outcome, SILENCE_MAX, Stage, Stop,
 };
 use crate::ids::{Generation, Position, Step, WorkerId};
 use crate::protocol::message::{Finish, ToWorker};
@@ -24,6 +24,7 @@ impl CoordinatorMachine {
     /// If the run cannot go on.
     pub(super) fn advance_stage(&mut self) -> Result<(), Failure> {
         self.remove_unresponsive_workers();
+        self.release_spares();
         self.update_outputs()?;
         self.probe_quarantined();
         loop {
@@ -36,9 +37,7 @@ impl CoordinatorMachine {
                 Stage::Training { since, has_progress, has_complaint } => {
                     self.advance_training(since, has_progress, has_complaint);
                 }
-                Stage::Stopping { generation, since } => {
-                    self.advance_stopping(generation, since)?
-                }
+                Stage::Saving { generation, since } => self.advance_saving(generation, since)?,
                 Stage::Finishing { since, until, outcome, .. } => {
                     self.advance_finishing(since, until, outcome);
                 }
@@ -75,7 +74,7 @@ impl CoordinatorMachine {
     }
 
     /// Returns whether a ready worker may be a member of the next plan.
-    fn may_be_planned(&self, worker: &WorkerEntry) -> bool {
+    pub(super) fn may_be_planned(&self, worker: &WorkerEntry) -> bool {
         if self.reachability.is_quarantined(&worker.id) {
             return false;
         }
@@ -86,11 +85,11 @@ impl CoordinatorMachine {
     /// Writes what is due, requests snapshots, and tells workers what they may forget and must
     /// keep. Leaves Training or Fencing for Finishing when the last step is on disk.
     fn update_outputs(&mut self) -> Result<(), Failure> {
-        // A step is logged when all members have reported it. Before an early end it is enough that
-        // one worker has: the others may be gone.
+        // A step is logged when all members have reported it. Before an end it is enough that one
+        // worker has: the others may be gone.
         let mut members: Vec<WorkerId> = Vec::new();
         let mut through = Step::MAX;
-        if let Stage::Stopping { generation, .. } = self.stage {
+        if let Stage::Saving { generation, .. } = self.stage {
             // One report is enough only for what the answers to the fence vouch for.
             through = self.furthest_answer(generation).map_or(0, |state| state.position.step);
         } else {
@@ -106,8 +105,7 @@ impl CoordinatorMachine {
 
         // Request the snapshots that are due.
         let start = self.plan.as_ref().map_or(0, |plan| plan.start.position.step);
-        let connected: BTreeMap<WorkerId, ConnId> =
-            self.registry.connected().map(|(worker, conn)| (worker.id.clone(), conn)).collect();
+        let connected = self.registry.connected_ids();
         self.outputs.request_snapshots(self.now, &members, start, &connected, &mut self.out);
 
         // Ask for the parts of evaluations that are due.
@@ -153,11 +151,15 @@ impl CoordinatorMachine {
         let ready = self.ready_workers();
         let all_back = self.members_back() == self.members().len();
 
-        // A stop waits for the members that may be about to reconnect: one of them has the furthest
-        // state.
-        if self.stop.is_some() && (all_back || !self.may_still_adopt()) {
-            self.enter_fencing("a stop was asked for");
-            return;
+        // A stop, or a worker that leaves, waits for the members that may be about to reconnect:
+        // one of them has the furthest state.
+        if all_back || !self.may_still_adopt() {
+            if self.ending.is_some() {
+                return self.enter_fencing("a stop was asked for");
+            }
+            if let Some(leaves) = self.plan.as_ref().and_then(|plan| self.leaving_member(plan)) {
+                return self.enter_fencing(&leaves.to_string());
+            }
         }
 
         // The first plan of a run waits for `--workers`.
@@ -173,6 +175,7 @@ impl CoordinatorMachine {
             self.notify(Notice::PlanAdopted(plan.generation));
             self.outputs.give_up_missing_evaluations(&mut self.out);
             self.stragglers.restart(self.now);
+            self.has_trained = true;
             self.stage =
                 Stage::Training { since: self.now, has_progress: true, has_complaint: false };
             return;
@@ -219,10 +222,12 @@ impl CoordinatorMachine {
 
         if is_lost || is_complaint_due {
             self.enter_fencing("the members could not go on");
+        } else if self.ending.is_some() {
+            self.enter_fencing("a stop was asked for");
+        } else if let Some(leaves) = self.leaving_member(&plan) {
+            self.enter_fencing(&leaves.to_string());
         } else if let Some(name) = self.newcomer(&plan) {
             self.enter_fencing(&format!("worker {name} joins"));
-        } else if self.stop.is_some() {
-            self.enter_fencing("a stop was asked for");
         } else if self.rebalance
             && let Some(slow) = self.stragglers.decide(self.now, &plan)
         {
@@ -239,7 +244,8 @@ impl CoordinatorMachine {
         }
         self.registry
             .ready()
-            .find(|worker| plan.rank_of(&worker.id).is_none() && self.may_be_planned(worker))
+            .filter(|worker| worker.leaving.is_none() && self.may_be_planned(worker))
+            .find(|worker| plan.rank_of(&worker.id).is_none())
             .map(|worker| worker.id.name.clone())
     }
 
@@ -258,7 +264,8 @@ impl CoordinatorMachine {
     }
 
     /// Leaves Fencing when all answers are in, or when enough are and the others are late: for
-    /// Storing with a new plan, or for Stopping if a stop was asked for.
+    /// Storing with a new plan, or for Saving before a stop, or before those leave that hold the
+    /// newest state.
     fn advance_fencing(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
         // Count the answers.
         let (mut asked, mut answered) = (0, 0);
@@ -270,8 +277,12 @@ impl CoordinatorMachine {
         if answered < asked && !is_overdue {
             return Ok(());
         }
-        // A stop needs no minimum: what there is, is saved.
-        if answered < self.min_workers && self.stop.is_none() {
+        // A stop and workers that leave need no minimum: what there is, is saved.
+        let leavers = self.leavers(generation);
+        if answered < self.min_workers && self.ending.is_none() && leavers.is_empty() {
+            return Ok(());
+        }
+        if !self.awaited_members(generation).is_empty() {
             return Ok(());
         }
 
@@ -285,11 +296,16 @@ impl CoordinatorMachine {
         let before = self.registry.workers.len();
         self.expel_impossible_answers(generation);
         // Without those that are expelled there may be too few.
-        if self.registry.workers.len() < before && self.stop.is_none() {
+        if self.registry.workers.len() < before && self.ending.is_none() {
             return Ok(());
         }
-        if self.stop.is_some() {
-            return self.enter_stopping(generation);
+        let leavers = self.leavers(generation);
+        if self.ending.is_some() || !(leavers.is_empty() || self.do_others_hold_all(generation)) {
+            return self.enter_saving(generation);
+        }
+        if !leavers.is_empty() {
+            self.release(&leavers);
+            return self.advance_fencing(generation, since);
         }
         self.quarantine_unreachable();
         if let Some(plan) = self.make_plan(generation)? {
@@ -298,12 +314,12 @@ impl CoordinatorMachine {
         Ok(())
     }
 
-    /// Enters Stopping: what is due, and a checkpoint of the furthest state among the answers, is
-    /// to be written before the end.
-    fn enter_stopping(&mut self, generation: Generation) -> Result<(), Failure> {
+    /// Enters Saving: what is due, and a checkpoint of the furthest state among the answers, is to
+    /// be written before the end, or before workers leave.
+    fn enter_saving(&mut self, generation: Generation) -> Result<(), Failure> {
         // From now on one report of a step is enough. Those that have come are used first, so that
         // a step that only one worker has finished can become the checkpoint, too.
-        self.stage = Stage::Stopping { generation, since: self.now };
+        self.stage = Stage::Saving { generation, since: self.now };
         self.outputs.leave_out_superseded_checkpoints(&mut self.out);
         self.update_outputs()?;
 
@@ -323,7 +339,7 @@ impl CoordinatorMachine {
     }
 
     /// The furthest state among the answers to a fence that others vouch for.
-    fn furthest_answer(&self, generation: Generation) -> Option<StateRef> {
+    pub(super) fn furthest_answer(&self, generation: Generation) -> Option<StateRef> {
         let vouched = self.vouched_position(generation);
         let states = self.registry.ready();
         let states = states.filter_map(|worker| self.vouched_state(worker, generation, vouched));
@@ -349,7 +365,8 @@ impl CoordinatorMachine {
         let vouched = self.vouched_position(generation);
         let mut candidates = Vec::new();
         for worker in self.registry.ready() {
-            if self.may_be_planned(worker) && worker.has_answered(generation) {
+            let stays = worker.leaving.is_none() && self.may_be_planned(worker);
+            if stays && worker.has_answered(generation) {
                 candidates.push(Candidate {
                     id: worker.id.clone(),
                     address: worker.address.clone(),
@@ -452,34 +469,59 @@ impl CoordinatorMachine {
         self.announced_persisted = self.announced_persisted.min(self.outputs.persisted_through());
         self.stragglers.restart(self.now);
         self.plan = Some(plan);
+        self.has_trained = true;
         self.stage = Stage::Training { since: self.now, has_progress: false, has_complaint: false };
     }
 
-    /// Leaves Stopping when everything due is on disk: for Finishing, or for Storing and Done if
-    /// another coordinator takes over. Workers get 10 s to send what is due. The disk gets all the
-    /// time that it takes: people are told, and may end the program with a second signal.
-    fn advance_stopping(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
-        let no_worker_left = self.registry.connected().next().is_none();
-        let is_overdue = self.now >= since + ENDING_MAX;
-        let is_snapshot_coming = self.outputs.awaits_snapshots() && !no_worker_left && !is_overdue;
-        if is_snapshot_coming || self.outputs.is_writing() {
+    /// Leaves Saving when everything due is on disk: for Finishing, or for Storing and Done if
+    /// another coordinator takes over; without a stop for Fencing, after the workers that leave are
+    /// released. Workers get 10 s to send what is due. The disk gets all the time that it takes:
+    /// people are told, and may end the program with a second signal.
+    fn advance_saving(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
+        if self.is_snapshot_coming(generation, since) || self.outputs.is_writing() {
             return Ok(());
         }
-        let last_saved = self.outputs.checkpoint().map_or(0, |saved| saved.step);
-        let outcome = Outcome::Stopped(last_saved);
-        if self.stop == Some(Stop::HandOver) {
-            // With a plan the workers train on until the next coordinator adopts it.
-            match self.make_plan(generation)? {
-                Some(plan) => self.enter_storing(plan, Some(outcome)),
-                None => self.enter_done(outcome),
+        let lost = self.lost_steps();
+        let Some(Ending { stop, .. }) = self.ending else {
+            if let Some(lost) = lost {
+                self.notify(Notice::StepsLost(lost));
             }
-        } else {
+            let leavers = self.leavers(generation);
+            self.release(&leavers);
+            self.reopen_fence(generation);
+            return Ok(());
+        };
+        let saved = self.outputs.checkpoint().map_or(0, |saved| saved.step);
+        let outcome = Outcome::Stopped { saved, lost };
+        if stop == Stop::Finish {
             // A coordinator that takes over finds the evaluations again, because the workers hold
             // what they need. Here the workers end, too.
             self.outputs.give_up_evaluations(&mut self.out);
             self.enter_finishing(outcome, Finish::Done);
+            return Ok(());
+        }
+        if self.is_hand_over_too_early() {
+            return Ok(());
+        }
+        // What those hold that leave is saved. With a plan the others train on until the next
+        // coordinator adopts it.
+        let leavers = self.leavers(generation);
+        self.release(&leavers);
+        match self.make_plan(generation)? {
+            Some(plan) => self.enter_storing(plan, Some(outcome)),
+            None => self.enter_done(outcome),
         }
         Ok(())
+    }
+
+    /// Enters Fencing once more with the same fence, for those who have not answered it.
+    fn reopen_fence(&mut self, generation: Generation) {
+        self.stage = Stage::Fencing { generation, since: self.now };
+        for worker in self.registry.ready().filter(|worker| !worker.has_answered(generation)) {
+            if let Some(conn) = worker.conn {
+                self.out.push(Command::Send(conn, ToWorker::Fence(generation)));
+            }
+        }
     }
 
     /// Leaves Finishing for Done when all workers have left, or after 10 s, and nothing is on its

@@ -42,7 +42,8 @@ pub enum Event {
     TrialResult(WorkerId, Result<f64, String>),
     /// A compute thread is done with a part of an evaluation, or could not compute it.
     Evaluated(PartId, Result<Vec<f64>, String>),
-    /// The worker process was told to stop.
+    /// The worker process was told to stop. It goes on until the coordinator releases it with
+    /// [`Finish`].
     Leave,
     /// Some time has passed. Comes every [`TICK`](super::TICK).
     Tick,

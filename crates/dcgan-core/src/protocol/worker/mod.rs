@@ -94,6 +94,8 @@ pub struct WorkerMachine {
     schedule: Option<Schedule>,
     /// True once the partitions of the likely shards are here.
     data_ready: bool,
+    /// True once the process was told to stop: it waits until the coordinator releases it.
+    leaving: bool,
     state: Arc<State>,
     /// The identity of `state`.
     at: StateRef,
@@ -135,6 +137,7 @@ impl WorkerMachine {
             id,
             schedule: None,
             data_ready: false,
+            leaving: false,
             state: Arc::new(state),
             at,
             state_version: 0,
@@ -174,7 +177,7 @@ impl WorkerMachine {
                 self.report(FromWorker::TrialResult { donor, result });
             }
             Event::Evaluated(id, result) => self.on_evaluated(id, result),
-            Event::Leave => self.report(FromWorker::Leave),
+            Event::Leave => self.on_leave(),
             Event::Tick => {
                 self.watch_copy();
                 self.complain_about_late_member();

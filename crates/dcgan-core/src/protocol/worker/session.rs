@@ -21,8 +21,18 @@ impl WorkerMachine {
         if let Some(complaint) = self.complaint.clone() {
             self.report(FromWorker::Complaint { generation: self.generation(), complaint });
         }
+        if self.leaving {
+            self.report(FromWorker::Leave);
+        }
         // The first schedule, or one with a greater last step, may allow the next phase.
         self.begin_phase();
+    }
+
+    /// Says that this worker wants to leave. It remains what it is until the coordinator releases
+    /// it: it may hold the only copy of the newest state.
+    pub(super) fn on_leave(&mut self) {
+        self.leaving = true;
+        self.report(FromWorker::Leave);
     }
 
     pub(super) fn on_data_ready(&mut self) {

@@ -65,7 +65,8 @@ impl World {
         }
         self.coordinator_event(Event::Stop(stop));
         match self.run(Vec::new()) {
-            Outcome::Stopped(step) => {
+            Outcome::Stopped { saved: step, lost } => {
+                assert_eq!(lost, None);
                 let newest = self.disk.checkpoints.keys().next_back().copied().unwrap_or(0);
                 assert_eq!(step, newest);
                 if stop == Stop::HandOver {

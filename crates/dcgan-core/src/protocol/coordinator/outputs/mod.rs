@@ -360,8 +360,19 @@ impl Outputs {
     }
 
     /// Returns whether a checkpoint of this step or a later one is on disk or on its way there.
-    fn has_checkpoint(&self, step: Step) -> bool {
+    pub(super) fn has_checkpoint(&self, step: Step) -> bool {
         self.persisted.has_checkpoint(step) || self.writes.has_checkpoint(step)
+    }
+
+    /// The greatest step that a worker has reported, not counting steps that a later plan computes
+    /// again; 0 if there is none.
+    pub(super) fn last_step_of(&self, worker: &WorkerId) -> Step {
+        self.reports.last_steps().get(worker).copied().unwrap_or(0)
+    }
+
+    /// Returns whether a snapshot that is due can come from one of these workers.
+    pub(super) fn can_get_snapshot(&self, connected: &BTreeMap<WorkerId, ConnId>) -> bool {
+        self.snapshots.can_get_one(&self.reports, connected)
     }
 
     /// Prepares for a plan by which `members` compute the steps after `step` again. The rows of
@@ -391,6 +402,10 @@ impl Outputs {
     /// Adds a checkpoint of the last finished step of the state `reached`, outside the schedule.
     pub(super) fn add_last_checkpoint(&mut self, reached: StateRef) {
         let step = reached.position.step;
+        // The initial state needs no checkpoint: every worker has it, and none a snapshot.
+        if step == 0 {
+            return;
+        }
         let is_saved = self.unreadable.is_none()
             && self.checkpoint().is_some_and(|it| (it.step, it.digest) == (step, reached.digest));
         if is_saved || self.snapshots.add_checkpoint(step) || self.writes.has_checkpoint(step) {

@@ -66,7 +66,7 @@ impl DueSnapshot {
 /// The members of the plan and the workers at hand: a snapshot is given up when no member can
 /// provide it any more.
 pub(super) struct PlanView<'a> {
-    /// The members. Empty in Stopping, where nobody has to come by a step again.
+    /// The members. Empty in Saving, where nobody has to come by a step again.
     pub(super) members: &'a [WorkerId],
     /// The step that their plan starts after.
     pub(super) start: Step,
@@ -163,6 +163,18 @@ impl Snapshots {
             }
         }
         hopeless
+    }
+
+    /// Returns whether a worker of `connected` was asked for a snapshot, or can be.
+    pub(super) fn can_get_one(
+        &self,
+        reports: &StepReports,
+        connected: &BTreeMap<WorkerId, ConnId>,
+    ) -> bool {
+        self.due.iter().any(|(&step, snapshot)| {
+            let reported_by = reports.holders(step, snapshot.digest);
+            snapshot.request.is_some() || !snapshot.candidates(reported_by, connected).is_empty()
+        })
     }
 
     /// Notes that a worker does not hold the snapshot of `step`.

@@ -5,6 +5,7 @@
 
 mod failure;
 mod false_claim;
+mod lost;
 mod notice;
 mod reason;
 mod recoveries;
@@ -12,6 +13,7 @@ mod status;
 
 pub use failure::Failure;
 pub use false_claim::FalseClaim;
+pub use lost::LostSteps;
 pub use notice::{Departure, Notice};
 pub use reason::{LastSeen, Reason};
 pub(super) use recoveries::Recoveries;

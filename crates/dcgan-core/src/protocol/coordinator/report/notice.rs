@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::FalseClaim;
+use super::{FalseClaim, LostSteps};
 use crate::ids::{Generation, Position, Step};
 
 /// Something that happened and is worth a line in the log.
@@ -142,6 +142,8 @@ pub enum Notice {
         /// The step of the older checkpoint, or 0.
         to: Step,
     },
+    /// Workers that leave were released although these steps could not be saved.
+    StepsLost(LostSteps),
     /// A step was computed again, with the same result as before.
     StepRecomputed(Step),
     /// The coordinator itself did not run for this long.
@@ -175,6 +177,7 @@ impl Notice {
             Self::PartFailed { .. } => "evaluation_part_failed",
             Self::WriteGivenUp { .. } => "write_given_up",
             Self::CheckpointFellBack { .. } => "checkpoint_fell_back",
+            Self::StepsLost(_) => "steps_lost",
             Self::StepRecomputed(_) => "step_recomputed",
             Self::ClockLate(_) => "clock_late",
         }
@@ -206,6 +209,7 @@ impl Notice {
             | Self::EvaluationsMissing { .. }
             | Self::WriteGivenUp { .. }
             | Self::CheckpointFellBack { .. }
+            | Self::StepsLost(_)
             | Self::StepRecomputed(_)
             | Self::ClockLate(_) => None,
         }
@@ -307,6 +311,11 @@ impl fmt::Display for Notice {
                 "the checkpoint of step {from}, which no worker has, cannot be read: going on \
                  after step {to}"
             ),
+            Self::StepsLost(lost) => write!(
+                f,
+                "{lost} could not be saved before the workers left that hold them; they will be \
+                 computed again"
+            ),
             Self::StepRecomputed(step) => {
                 write!(f, "step {step} was computed again, with the same digest")
             }
@@ -326,6 +335,8 @@ pub enum Departure {
     Closed,
     /// Nothing was heard from it for 3 s.
     Silent,
+    /// Its process has ended.
+    Ended,
     /// The worker owed its peers a contribution for too long.
     Late,
     /// The worker said that it leaves.
@@ -343,11 +354,17 @@ pub enum Departure {
 }
 
 impl Departure {
+    /// Returns whether the same process may come back with its state.
+    pub(in crate::protocol::coordinator) fn may_return(&self) -> bool {
+        matches!(self, Self::Closed | Self::Silent | Self::Late)
+    }
+
     /// The cause's stable name: the field `cause` in the log.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Closed => "closed",
             Self::Silent => "silent",
+            Self::Ended => "ended",
             Self::Late => "late",
             Self::Left => "left",
             Self::Replaced => "replaced",
@@ -366,6 +383,7 @@ impl fmt::Display for Departure {
             Self::OtherFingerprint => "its arithmetic differs from that of the run",
             Self::Closed => "its connection closed",
             Self::Silent => "nothing was heard from it for 3 s",
+            Self::Ended => "its process has ended",
             Self::Late => "the others waited too long for its contribution",
             Self::Left => "it was told to stop",
             Self::Replaced => "it was restarted, a newer process has its name",

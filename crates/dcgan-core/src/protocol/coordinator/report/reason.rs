@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use super::LostSteps;
 use crate::ids::{Generation, Step, WorkerId};
+use crate::protocol::coordinator::ending::RETURN_MAX;
 use crate::protocol::coordinator::{CoordinatorMachine, FENCE_MAX, Stage};
 
 /// The coordinator's present activity, or the thing that it waits for.
@@ -60,6 +62,18 @@ pub enum Reason {
     },
     /// The run is to end early, and its last checkpoint is on its way.
     Stopping,
+    /// The run is to end early, and members that were here a moment ago hold steps that are not
+    /// saved.
+    Returning {
+        /// These steps.
+        unsaved: LostSteps,
+        /// These members.
+        members: Vec<LastSeen>,
+        /// The time that is left for them.
+        left: Duration,
+    },
+    /// The workers that hold the newest state leave as soon as it is saved.
+    Releasing(Vec<String>),
     /// The run is over, and workers that are told so are about to leave.
     Finishing,
 }
@@ -92,13 +106,16 @@ impl CoordinatorMachine {
             Stage::Training { .. } => {
                 Reason::Training { generation: self.generation(), members: self.members().len() }
             }
-            Stage::Stopping { .. } => Reason::Stopping,
+            Stage::Saving { generation, .. } => self.reason_to_save(*generation),
             Stage::Finishing { .. } | Stage::Done => Reason::Finishing,
         }
     }
 
     /// The reason that a fence is open: answers are missing, or else workers.
     fn reason_to_fence(&self, generation: Generation, ready: usize) -> Reason {
+        if let Some(returning) = self.reason_to_stay(generation) {
+            return returning;
+        }
         let mut waiting_for = Vec::new();
         for worker in self.registry.ready() {
             if !worker.has_answered(generation) {
@@ -114,6 +131,26 @@ impl CoordinatorMachine {
             .map(|(id, peers)| (id.name.clone(), names(peers)))
             .collect();
         if pairs.is_empty() { self.below_minimum(ready) } else { Reason::Unreachable { pairs } }
+    }
+
+    /// The reason that an early end waits for members, if it does. An answer to its fence that is
+    /// not late yet is no reason.
+    fn reason_to_stay(&self, generation: Generation) -> Option<Reason> {
+        let ending = self.ending?;
+        let is_short = matches!(self.stage, Stage::Fencing { since, .. }
+            if self.now < since + FENCE_MAX);
+        let members = self.awaited_members(generation);
+        let unsaved = self.lost_steps()?;
+        let left = (ending.since + RETURN_MAX).saturating_sub(self.now);
+        let waits = !is_short && !members.is_empty();
+        waits.then_some(Reason::Returning { unsaved, members, left })
+    }
+
+    fn reason_to_save(&self, generation: Generation) -> Reason {
+        match self.ending {
+            Some(_) => self.reason_to_stay(generation).unwrap_or(Reason::Stopping),
+            None => Reason::Releasing(self.leavers(generation)),
+        }
     }
 
     fn below_minimum(&self, ready: usize) -> Reason {
@@ -138,6 +175,8 @@ impl Reason {
             Self::Storing { .. } => "storing",
             Self::Training { .. } => "training",
             Self::Stopping => "stopping",
+            Self::Returning { .. } => "returning",
+            Self::Releasing(_) => "releasing",
             Self::Finishing => "finishing",
         }
     }
@@ -192,6 +231,18 @@ impl fmt::Display for Reason {
                 write!(f, "training: generation {generation}, {members} workers")
             }
             Self::Stopping => f.write_str("stopping: waiting for the last checkpoint"),
+            Self::Returning { unsaved, members, left } => {
+                write!(f, "stopping: {unsaved} not saved yet; waiting for")?;
+                for (i, LastSeen { name, step, ago }) in members.iter().enumerate() {
+                    let separator = if i == 0 { " worker" } else { ", worker" };
+                    let seconds = ago.as_secs();
+                    write!(f, "{separator} {name} (last seen at step {step}, {seconds} s ago)")?;
+                }
+                write!(f, ", for up to {} s more", left.as_secs().max(1))
+            }
+            Self::Releasing(names) => {
+                write!(f, "saving a checkpoint before these workers leave: {}", names.join(", "))
+            }
             Self::Finishing => f.write_str("finished: waiting for the workers to leave"),
         }
     }

@@ -26,6 +26,8 @@ pub struct Status {
     pub outside: Vec<Outsider>,
     /// Interruptions since the coordinator was started, the latest last.
     pub recoveries: Vec<Recovery>,
+    /// The names of the workers that a person has asked to leave and that are not released yet.
+    pub draining: Vec<String>,
 }
 
 /// A worker at one moment.
@@ -91,6 +93,7 @@ impl CoordinatorMachine {
             workers,
             outside: self.claims.outside(now).collect(),
             recoveries: self.recoveries.recoveries().cloned().collect(),
+            draining: self.draining.names(),
         }
     }
 
