@@ -254,6 +254,16 @@ impl PartialConfig {
     }
 }
 
+/// Resolves the text of a configuration file for a run on this data. Returns the text that a run
+/// directory keeps. For `fuzz/`, which has no files.
+///
+/// # Errors
+/// If the text is refused.
+pub fn resolve_text(text: &str, data: DatasetInfo) -> anyhow::Result<String> {
+    let (_, saved) = toml::from_str::<PartialConfig>(text)?.resolve(data)?;
+    Ok(toml::to_string(&saved)?)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

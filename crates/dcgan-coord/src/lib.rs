@@ -41,6 +41,8 @@ use dcgan_rpc::net::Connector;
 
 pub use args::Args;
 use args::Verb;
+#[doc(hidden)]
+pub use config::resolve_text;
 
 /// Runs the program. Its exit status is one of [`dcgan_process::exit::status`].
 pub fn main() -> ExitCode {

@@ -13,6 +13,7 @@
 //! * [`format`]: the version of the formats of both; older and newer files.
 //! * [`state_file`]: states as safetensors files.
 //! * [`metrics_log`]: the file `metrics.jsonl`.
+//! * `parsers`: the readers of these files, for fuzzing.
 //! * [`png`]: whether bytes are a picture.
 //! * [`file`]: reading files that anybody may have made, and writing files that are complete or
 //!   absent.
@@ -23,6 +24,8 @@ pub mod file;
 pub mod format;
 pub mod idx;
 pub mod metrics_log;
+#[doc(hidden)]
+pub mod parsers;
 pub mod png;
 pub mod run_dir;
 pub mod state_file;

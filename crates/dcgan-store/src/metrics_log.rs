@@ -134,8 +134,11 @@ pub fn read<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>, MetricsError> {
 
 /// Reads the rows of a log, and counts the bytes that they take. A last line without a line end is
 /// not a row.
-fn read_rows<R: DeserializeOwned>(path: &Path, file: &File) -> Result<(Vec<R>, u64), MetricsError> {
-    let mut reader = BufReader::new(file);
+pub(crate) fn read_rows<R: DeserializeOwned>(
+    path: &Path,
+    source: impl Read,
+) -> Result<(Vec<R>, u64), MetricsError> {
+    let mut reader = BufReader::new(source);
     let mut rows = Vec::new();
     let mut intact_bytes = 0;
     let mut line = Vec::new();
