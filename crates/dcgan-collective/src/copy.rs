@@ -50,6 +50,10 @@ pub struct Copied {
     pub reports: Vec<StepDone>,
 }
 
+/// The number of reports that come with a copy. A copy with more is refused. They are those of the
+/// steps that are not on disk, and a message has room for about as many.
+const REPORTS_MAX: usize = 100_000;
+
 /// Copies `state`, or whatever state it has, from the worker `id` at the address `address`.
 ///
 /// # Errors
@@ -77,8 +81,16 @@ pub async fn copy_state(
     let mut reports: Vec<StepDone> = Vec::new();
     while let Some(message) = transfer::next(&mut stream).await? {
         let message = message.verify_checksum()?;
-        if sent.is_none() {
+        let is_first = sent.is_none();
+        if is_first {
             sent = message.state;
+        }
+        // A source that sends reports for ever would fill this worker's memory.
+        if !is_first && !message.reports.is_empty() {
+            return Err(Status::data_loss("a copy with reports after its first message").into());
+        }
+        if message.reports.len() > REPORTS_MAX {
+            return Err(Status::data_loss("a copy with too many reports").into());
         }
         for report in message.reports {
             reports.push(step_done(report, limits.metrics)?);

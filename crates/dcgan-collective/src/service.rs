@@ -39,10 +39,8 @@ impl Collective for Service {
     ) -> Result<Response<pb::ExchangeResponse>, Status> {
         let open = OpenRequest::of(&request);
         let mut stream = request.into_inner();
-        let Opening { run, plan, from, to } = receive_opening(&mut stream).await?;
-        if run != self.run()? {
-            return Err(Status::failed_precondition("this worker belongs to another run"));
-        }
+        let run = self.run()?;
+        let Opening { plan, from, to, .. } = receive_opening(&mut stream, run).await?;
         self.check_meant(&to)?;
         let generation = plan.generation;
         let name = plan.member(from).map_or_else(String::new, |member| member.id.to_string());
@@ -126,17 +124,14 @@ impl Service {
     }
 }
 
-/// Receives the first message of a stream.
-async fn receive_opening(stream: &mut Streaming<pb::ExchangeMessage>) -> Result<Opening, Status> {
+/// Receives the first message of a stream to a worker of `run`.
+async fn receive_opening(
+    stream: &mut Streaming<pb::ExchangeMessage>,
+    run: RunId,
+) -> Result<Opening, Status> {
     let first = transfer::next(stream).await?;
     let message = first.ok_or_else(|| Status::invalid_argument("an empty stream"))?;
-    // The opening names the stream's generation, so none is known before it.
-    match ExchangeMessage::from_wire(message, Generation(0))? {
-        ExchangeMessage::Opening(opening) => Ok(opening),
-        ExchangeMessage::ReduceFrame(_) | ExchangeMessage::Superseded => {
-            Err(Status::invalid_argument("the first message of a stream is its opening"))
-        }
-    }
+    Opening::receive(message, run)
 }
 
 /// Receives the next frame of a stream; `None` if the sender follows a newer plan.

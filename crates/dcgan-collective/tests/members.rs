@@ -111,6 +111,7 @@ impl Process {
             Duration::ZERO,
             id.clone(),
             Arc::clone(&objective) as Arc<dyn Objective>,
+            SHARDS,
         );
         let schedule = Schedule {
             last_step: STEPS,

@@ -59,6 +59,15 @@ pub(crate) fn open(
     let owner = Owner { run: Some(run.run), fingerprint: run.fingerprint.clone(), ..owner };
     let checkpoints = Checkpoints::new(&paths).of_run(owner);
     let (metrics, rows) = MetricsLog::<MetricsRow>::open(&dir.paths().metrics())?;
+    let shards = config.spec.shards();
+    if let Some(plan) = run.plan.as_ref().filter(|plan| plan.shards() != shards) {
+        let found = plan.shards();
+        let root = root.display();
+        anyhow::bail!(
+            "{root}/run.json: its plan has {found} shards, and the run has {shards}; the file was \
+             changed: restore it, or choose another --out"
+        );
+    }
     // A run without evaluations has no file for them.
     let (evaluations, evaluated) = match config.schedule.evaluate_every {
         Some(_) => {

@@ -9,6 +9,8 @@ use dcgan_core::protocol::worker::ReduceFrame;
 use dcgan_core::reduction::{BUCKET_VALUES_MAX, BucketSum, Subtree};
 use dcgan_core::state::values::{SharedValues, little_endian};
 
+use tonic::Status;
+
 use crate::checksum::Checksummed;
 use crate::convert::{self, Malformed, required};
 use crate::pb;
@@ -107,6 +109,33 @@ impl ExchangeMessage {
             Kind::Opening(opening) => Ok(Self::Opening(opening.try_into()?)),
             Kind::ReduceFrame(frame) => Ok(Self::ReduceFrame(reduce_frame(frame, generation)?)),
             Kind::Superseded(pb::Superseded {}) => Ok(Self::Superseded),
+        }
+    }
+}
+
+impl Opening {
+    /// Converts the first message of a stream to a worker of `run`. The run is checked before the
+    /// plan is looked at: whoever does not belong to the run costs this worker no time.
+    ///
+    /// # Errors
+    /// If the message is no opening, or one for another run, with the reason for the sender.
+    pub fn receive(message: pb::ExchangeMessage, run: RunId) -> Result<Self, Status> {
+        match &message.kind {
+            Some(Kind::Opening(opening)) if opening.run == run.0 => {}
+            Some(Kind::Opening(_)) => {
+                return Err(Status::failed_precondition("this worker belongs to another run"));
+            }
+            _ => {
+                let what = "the first message of a stream is its opening";
+                return Err(Status::invalid_argument(what));
+            }
+        }
+        // The opening names the stream's generation, so none is known before it.
+        match ExchangeMessage::from_wire(message, Generation(0))? {
+            ExchangeMessage::Opening(opening) => Ok(opening),
+            ExchangeMessage::ReduceFrame(_) | ExchangeMessage::Superseded => {
+                Err(Status::internal("an opening that is none"))
+            }
         }
     }
 }

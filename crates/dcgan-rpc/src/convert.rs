@@ -7,6 +7,7 @@ use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, ShardId, Worker
 use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::plan::{InvalidPlan, Member, Plan, StateRef};
 
+use crate::net::Address;
 use crate::pb;
 
 /// A message that no program of this version sends.
@@ -18,6 +19,57 @@ impl From<Malformed> for tonic::Status {
     fn from(malformed: Malformed) -> Self {
         Self::invalid_argument(malformed.to_string())
     }
+}
+
+/// The longest text for people that a worker sends, in bytes. The rest is left out.
+pub(crate) const WORKER_TEXT_BYTES_MAX: usize = 256;
+/// The longest text for people that the coordinator sends, in bytes. The rest is left out.
+pub(crate) const COORDINATOR_TEXT_BYTES_MAX: usize = 1024;
+/// The longest address, in bytes: a host name of 253, a colon, a port, brackets. A longer one is
+/// refused.
+const ADDRESS_BYTES_MAX: usize = 262;
+/// The longest fingerprint, in bytes. A longer one is refused.
+const FINGERPRINT_BYTES_MAX: usize = 100;
+/// The largest number of values of a part of an evaluation. With more, the message is refused.
+const PART_VALUES_MAX: usize = 64 * 1024;
+
+/// Converts a text for people. Control characters would act on their terminals and forge lines of
+/// the log, so they are written as escapes; what is too long is cut.
+pub(crate) fn text(text: &str, bytes_max: usize) -> String {
+    let mut clean = String::new();
+    for c in text.chars() {
+        let escaped: String =
+            if c.is_control() { c.escape_default().collect() } else { c.to_string() };
+        if clean.len() + escaped.len() > bytes_max {
+            break;
+        }
+        clean.push_str(&escaped);
+    }
+    clean
+}
+
+/// Converts an address at which workers reach each other, as host:port.
+pub(crate) fn address(text: String) -> Result<String, Malformed> {
+    let is_address = text.len() <= ADDRESS_BYTES_MAX && text.parse::<Address>().is_ok();
+    if is_address { Ok(text) } else { Err(Malformed("an address that is not host:port")) }
+}
+
+/// Converts the fingerprint of a worker's arithmetic.
+pub(crate) fn fingerprint(text: String) -> Result<String, Malformed> {
+    let is_plain = text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    if is_plain && (1..=FINGERPRINT_BYTES_MAX).contains(&text.len()) {
+        Ok(text)
+    } else {
+        Err(Malformed("a fingerprint that is not 1 to 100 printable characters"))
+    }
+}
+
+/// Converts the values of a part of an evaluation.
+pub(crate) fn part_values(part: pb::PartValues) -> Result<Vec<f64>, Malformed> {
+    if part.values.len() > PART_VALUES_MAX {
+        return Err(Malformed("a part of an evaluation with more than 65536 values"));
+    }
+    Ok(part.values)
 }
 
 /// Converts a field that must be present; `missing` says what is wrong if it is not.
@@ -37,6 +89,9 @@ fn shard(number: u32) -> Result<ShardId, Malformed> {
 }
 
 pub(crate) fn shards(numbers: Vec<u32>) -> Result<Vec<ShardId>, Malformed> {
+    if numbers.len() > usize::from(u16::MAX) {
+        return Err(Malformed("a list of more than 65535 shards"));
+    }
     numbers.into_iter().map(shard).collect()
 }
 
@@ -106,7 +161,8 @@ impl TryFrom<pb::Member> for Member {
 
     fn try_from(member: pb::Member) -> Result<Self, Malformed> {
         let pb::Member { id, address, holds_start } = member;
-        Ok(Self { id: required(id, "a member without an id")?, address, holds_start })
+        let id = required(id, "a member without an id")?;
+        Ok(Self { id, address: self::address(address)?, holds_start })
     }
 }
 
@@ -125,6 +181,10 @@ impl TryFrom<pb::Plan> for Plan {
     type Error = Malformed;
 
     fn try_from(plan: pb::Plan) -> Result<Self, Malformed> {
+        // Both lists are as long as the sender likes: nothing is made of them before they fit.
+        if plan.members.len() > plan.owners.len() || plan.owners.len() > usize::from(u16::MAX) {
+            return Err(Malformed("a plan with more members than shards, or too many of both"));
+        }
         let members: Vec<Member> =
             plan.members.into_iter().map(Member::try_from).collect::<Result<_, _>>()?;
         let owners: Vec<Rank> = plan.owners.into_iter().map(rank).collect::<Result<_, _>>()?;

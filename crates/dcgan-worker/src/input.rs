@@ -29,6 +29,9 @@ pub(crate) enum Input {
     TrialResult(WorkerId, Result<f64, String>),
 }
 
+/// A message for the coordinator, or the reason why the connection to it is to be closed.
+pub(crate) type Report = Result<FromWorker, String>;
+
 /// Something that happened on the connection to the coordinator.
 #[derive(Debug)]
 pub(crate) enum SessionEvent {
@@ -38,7 +41,7 @@ pub(crate) enum SessionEvent {
     ///
     /// Its queue has no bound: a worker sends few reports, and the driver must not wait for a
     /// coordinator that is slow.
-    Welcomed(Box<Welcome>, mpsc::UnboundedSender<FromWorker>),
+    Welcomed(Box<Welcome>, mpsc::UnboundedSender<Report>),
     /// A message for the state machine came.
     Message(ToWorker),
     /// The coordinator turned this worker away, for this reason.

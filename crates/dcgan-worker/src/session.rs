@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::client::Client;
-use crate::input::{HelloState, Input, SessionEvent};
+use crate::input::{HelloState, Input, Report, SessionEvent};
 use crate::waiting::Waiting;
 
 /// The time between two heartbeats to the coordinator.
@@ -107,7 +107,7 @@ impl CoordinatorSession {
 
         // The driver gets the sending end with the welcome. Reports that it sent to an earlier
         // connection are lost with that connection's channel.
-        let (reports_in, mut reports) = mpsc::unbounded_channel();
+        let (reports_in, mut reports) = mpsc::unbounded_channel::<Report>();
 
         // Send heartbeats and reports, and receive messages, until something fails.
         let mut heartbeat = interval(HEARTBEAT_INTERVAL);
@@ -116,7 +116,9 @@ impl CoordinatorSession {
         loop {
             tokio::select! {
                 _ = heartbeat.tick() => queue(&outgoing, WorkerMessage::Heartbeat)?,
-                Some(report) = reports.recv() => send_report(&outgoing, report).await?,
+                Some(report) = reports.recv() => {
+                    send_report(&outgoing, report.map_err(Ended::Broken)?).await?;
+                }
                 () = &mut silence => return Err(Ended::silent()),
                 received = incoming.message() => {
                     // Whatever came is a sign of life.

@@ -9,6 +9,9 @@
 //! sockets, threads or a clock. `docs/protocol.md` explains the rules that they follow.
 
 pub mod coordinator;
+mod false_claim;
 pub mod message;
 pub mod plan;
 pub mod worker;
+
+pub use false_claim::FalseClaim;

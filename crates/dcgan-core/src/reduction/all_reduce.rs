@@ -152,11 +152,7 @@ impl AllReduce {
         bucket_sum: BucketSum,
     ) -> Result<Vec<(Rank, BucketSum)>, InvalidBucket> {
         // A member with another plan, or with a fault, must not get its values into a sum.
-        self.check(from, &bucket_sum).map_err(|what| InvalidBucket {
-            from,
-            bucket: bucket_sum.bucket,
-            what,
-        })?;
+        check(&self.buckets, &self.plan, self.me, from, &bucket_sum)?;
         let BucketSum { bucket, subtree, values } = bucket_sum;
         match subtree {
             Some(subtree) => Ok(self.add_to_owned(bucket, from, subtree, values)),
@@ -165,33 +161,6 @@ impl AllReduce {
                 Ok(Vec::new())
             }
         }
-    }
-
-    /// Says what is wrong with a bucket sum that the plan does not allow.
-    fn check(&self, from: Rank, bucket_sum: &BucketSum) -> Result<(), &'static str> {
-        let Some(Bucket { owner, range }) = self.buckets.get(bucket_sum.bucket as usize) else {
-            return Err("there is no such bucket");
-        };
-        if bucket_sum.values.len() != range.len() {
-            return Err("it has another length");
-        }
-        let Some(subtree) = bucket_sum.subtree else {
-            return if *owner == from {
-                Ok(())
-            } else {
-                Err("only the owner of a bucket sends its sum")
-            };
-        };
-        if *owner != self.me {
-            return Err("the bucket belongs to another member");
-        }
-        if !subtree.is_in_tree(self.plan.shards()) {
-            return Err("its shards are no subtree");
-        }
-        if subtree.shards().any(|shard| self.plan.owner(shard) != Some(from)) {
-            return Err("its shards belong to another member");
-        }
-        Ok(())
     }
 
     /// Tells whether the sum over all shards is known for every bucket.
@@ -271,6 +240,65 @@ impl AllReduce {
         }
         messages
     }
+}
+
+/// Checks a bucket sum of rank `from` before its all-reduce has begun at rank `me`: it is one of
+/// those that this member sends, each once, for a vector of `len` values.
+///
+/// # Errors
+/// If the plan does not allow it.
+pub fn check_sum(
+    plan: &Plan,
+    me: Rank,
+    len: usize,
+    from: Rank,
+    bucket_sum: &BucketSum,
+) -> Result<(), InvalidBucket> {
+    check(&cut_into_buckets(len, plan.members().len()), plan, me, from, bucket_sum)?;
+    let own = plan.shards_of(from);
+    let is_sent = |subtree| largest_subtrees(plan.shards(), own, own.len()).contains(&subtree);
+    if bucket_sum.subtree.is_none_or(is_sent) {
+        return Ok(());
+    }
+    let what = "only the largest subtrees are sent";
+    Err(InvalidBucket { from, bucket: bucket_sum.bucket, what })
+}
+
+/// Checks a bucket sum that rank `from` has sent to rank `me`.
+///
+/// # Errors
+/// If the plan does not allow it.
+fn check(
+    buckets: &[Bucket],
+    plan: &Plan,
+    me: Rank,
+    from: Rank,
+    bucket_sum: &BucketSum,
+) -> Result<(), InvalidBucket> {
+    let invalid = |what| Err(InvalidBucket { from, bucket: bucket_sum.bucket, what });
+    let Some(Bucket { owner, range }) = buckets.get(bucket_sum.bucket as usize) else {
+        return invalid("there is no such bucket");
+    };
+    if bucket_sum.values.len() != range.len() {
+        return invalid("it has another length");
+    }
+    let Some(subtree) = bucket_sum.subtree else {
+        return if *owner == from {
+            Ok(())
+        } else {
+            invalid("only the owner of a bucket sends its sum")
+        };
+    };
+    if *owner != me {
+        return invalid("the bucket belongs to another member");
+    }
+    if !subtree.is_in_tree(plan.shards()) {
+        return invalid("its shards are no subtree");
+    }
+    if subtree.shards().any(|shard| plan.owner(shard) != Some(from)) {
+        return invalid("its shards belong to another member");
+    }
+    Ok(())
 }
 
 /// Cuts a vector of `len` values into one slice for each member, with sizes as even as possible,

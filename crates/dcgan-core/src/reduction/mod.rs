@@ -17,6 +17,6 @@ mod all_reduce;
 mod tree;
 mod tree_sum;
 
-pub use all_reduce::{AllReduce, BUCKET_VALUES_MAX, BucketSum, InvalidBucket};
+pub use all_reduce::{AllReduce, BUCKET_VALUES_MAX, BucketSum, InvalidBucket, check_sum};
 pub use tree::{Subtree, largest_subtrees};
 pub use tree_sum::TreeSum;

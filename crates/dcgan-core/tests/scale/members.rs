@@ -66,7 +66,7 @@ impl Members {
         for number in 0..members {
             let id = WorkerId { name: format!("w{number}"), incarnation: 1 };
             let objective: Arc<dyn Objective> = Arc::clone(&toy) as _;
-            let mut machine = WorkerMachine::new(Duration::ZERO, id, objective);
+            let mut machine = WorkerMachine::new(Duration::ZERO, id, objective, shards);
             adapt(&mut machine);
             machine.handle(Duration::ZERO, Event::Welcome(schedule));
             machines.push(machine);

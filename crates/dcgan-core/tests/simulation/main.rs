@@ -11,6 +11,7 @@
 mod disk;
 mod faults;
 mod faulty_toy;
+mod lies;
 mod reference;
 mod rng;
 mod world;

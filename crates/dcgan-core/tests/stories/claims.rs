@@ -3,11 +3,13 @@
 use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, ShardId, Step};
 use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::coordinator::{Departure, Event, Notice, Stop};
-use dcgan_core::protocol::message::{Complaint, FailedShards, FromWorker};
+use dcgan_core::protocol::message::{Complaint, FailedShards, FromWorker, ToWorker};
 use dcgan_core::protocol::plan::StateRef;
+use dcgan_core::protocol::worker::{Event as WorkerEvent, ReduceFrame, StateCopy};
 
 use crate::coordinator::{Coordinator, id, state};
 use crate::digest;
+use crate::worker::{Worker, plan, train_until};
 
 /// Asserts that worker c is expelled for what it says, in these words, and that a and b go on.
 fn check_expelled(message: FromWorker, words: &str) {
@@ -290,4 +292,110 @@ fn rule_11_an_overtaken_message_is_no_lie() {
     ] {
         assert_eq!(coordinator.says('a', message), [""; 0]);
     }
+}
+
+#[test]
+fn rule_11_a_worker_closes_the_stream_of_a_coordinator_that_cannot_be_right() {
+    let [mut a, _] = Worker::pair();
+    let start = a.machine.at();
+    let mut check = |message: ToWorker, words: &str| {
+        let line = format!("close the session: it claimed {words}");
+        assert_eq!(a.hears(message), [line]);
+    };
+    check(
+        ToWorker::Fence(Generation(u64::MAX)),
+        "generation 18446744073709551615, but the newest fence was 1",
+    );
+    check(
+        ToWorker::Persisted(4),
+        "that everything up to step 4 is on disk, but the last step is 3",
+    );
+    check(
+        ToWorker::Plan(plan(2, "ab", "00111", start, "ab")),
+        "a plan with 5 shards, but the run has 4",
+    );
+    let beyond = StateRef { position: Position::after(9), ..start };
+    check(
+        ToWorker::Plan(plan(2, "ab", "0011", beyond, "ab")),
+        "a plan that starts from the end of step 9, but the last step is 3",
+    );
+    // It has not moved, and goes on.
+    assert_eq!(a.machine.promised(), Generation(1));
+    assert!(!a.computes().is_empty());
+}
+
+#[test]
+fn rule_11_frames_of_the_next_phase_are_kept_once() {
+    let [mut a, mut b] = Worker::pair();
+    a.computes();
+    b.computes();
+    let (_, frame) = b.outbox.pop_front().unwrap();
+    let kept = a.machine.kept_for_others();
+    let ahead = ReduceFrame { position: frame.position.next(), ..frame };
+    for _ in 0..100 {
+        assert_eq!(a.receives(1, ahead.clone()), [""; 0]);
+    }
+    assert_eq!(a.machine.kept_for_others(), kept + 1);
+    // What is no part of that phase is not kept, whoever says that it comes from b.
+    let mut wrong = ahead.clone();
+    wrong.bucket_sum.bucket = 99;
+    assert_eq!(
+        a.receives(1, wrong),
+        ["report: generation 1 cannot go on: the stream of rank 1 broke"]
+    );
+    for stranger in [0, 2, u16::MAX] {
+        assert_eq!(a.receives(stranger, ahead.clone()), [""; 0]);
+        let broken = WorkerEvent::StreamBroken(Generation(1), Rank(stranger));
+        assert_eq!(a.handle(broken), [""; 0]);
+    }
+    assert_eq!(a.machine.kept_for_others(), kept + 1);
+}
+
+#[test]
+fn rule_11_the_coordinators_plan_replaces_one_that_a_peer_made_up() {
+    let [mut a, _] = Worker::pair();
+    let state = a.machine.at();
+    a.hears(ToWorker::Fence(Generation(2)));
+    // A plan without this worker cannot have led a member here.
+    let without = plan(2, "bc", "0011", state, "bc");
+    assert_eq!(a.handle(WorkerEvent::PeerPlan(without)), [""; 0]);
+    let forged = plan(2, "ac", "0001", state, "ac");
+    let lines = a.handle(WorkerEvent::PeerPlan(forged));
+    assert_eq!(lines[0], "connect to the members of plan 2 as rank 0");
+    let right = plan(2, "ba", "0011", state, "ba");
+    let lines = a.hears(ToWorker::Plan(right.clone()));
+    assert_eq!(lines[0], "connect to the members of plan 2 as rank 1");
+    // A plan that is only repeated changes nothing.
+    assert_eq!(a.hears(ToWorker::Plan(right)), [""; 0]);
+}
+
+#[test]
+fn rule_11_a_worker_repeats_no_report_that_it_could_not_have_made() {
+    let mut pair = Worker::pair();
+    train_until(&mut pair, Position::after(1));
+    let [a, _] = &mut pair;
+    let mut c = Worker::new('c');
+    let plan = plan(2, "ac", "0011", a.machine.at(), "a");
+    c.hears(ToWorker::Fence(Generation(2)));
+    c.hears(ToWorker::Plan(plan.clone()));
+    a.handle(WorkerEvent::CopyAsked(Some(plan.start), 1));
+    let state = (*a.served.pop().unwrap().unwrap()).clone();
+    let right = StepDone { digest: plan.start.digest, world_size: 2, ..step_done(1) };
+    let reports = vec![
+        StepDone { step: 2, ..right.clone() },
+        StepDone { step: 0, ..right.clone() },
+        StepDone { generation: Generation(2), ..right.clone() },
+        StepDone { step_ms: f32::NAN, ..right.clone() },
+        StepDone { digest: Digest(0xBAD), ..right.clone() },
+    ];
+    let copy = StateCopy { state: state.clone(), reports };
+    let lines = c.handle(WorkerEvent::Copied(Generation(2), Some(copy)));
+    assert!(!lines.iter().any(|line| line.contains("done")), "{lines:?}");
+
+    let mut d = Worker::new('c');
+    d.hears(ToWorker::Fence(Generation(2)));
+    d.hears(ToWorker::Plan(plan));
+    let copy = StateCopy { state, reports: vec![right] };
+    let lines = d.handle(WorkerEvent::Copied(Generation(2), Some(copy)));
+    assert_eq!(lines[0], "report: step 1 done");
 }

@@ -50,7 +50,7 @@ impl Worker {
         let now = Duration::from_secs(1);
         let objective = Arc::clone(&toy) as Arc<dyn Objective>;
         let mut worker = Self {
-            machine: WorkerMachine::new(now, id(name), objective),
+            machine: WorkerMachine::new(now, id(name), objective, SHARDS),
             toy,
             now,
             jobs: VecDeque::new(),
@@ -181,6 +181,7 @@ impl Worker {
                 self.evaluations.push_back((task, state));
                 line
             }
+            Command::CloseSession(claim) => format!("close the session: {claim}"),
             Command::Exit(finish) => format!("exit: {finish:?}"),
         }
     }

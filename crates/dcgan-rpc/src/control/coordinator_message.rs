@@ -36,7 +36,7 @@ impl TryFrom<pb::CoordinatorMessage> for CoordinatorMessage {
         let kind = verified.kind.ok_or(Malformed("a coordinator's message of an unknown kind"))?;
         Ok(Self::Message(match kind {
             Kind::Welcome(welcome) => return Self::welcome(welcome),
-            Kind::Refused(pb::Refused { reason }) => return Ok(Self::Refused(reason)),
+            Kind::Refused(pb::Refused { reason }) => return Ok(Self::Refused(words(&reason))),
             Kind::Heartbeat(pb::Heartbeat {}) => return Ok(Self::Heartbeat),
             Kind::Fence(pb::Fence { generation }) => ToWorker::Fence(Generation(generation)),
             Kind::Plan(plan) => ToWorker::Plan(Arc::new(plan.try_into()?)),
@@ -44,19 +44,26 @@ impl TryFrom<pb::CoordinatorMessage> for CoordinatorMessage {
             Kind::RequestSnapshot(pb::RequestSnapshot { step }) => ToWorker::RequestSnapshot(step),
             Kind::RetainSnapshot(pb::RetainSnapshot { step }) => ToWorker::RetainSnapshot(step),
             Kind::Probe(pb::Probe { peer, address }) => {
-                ToWorker::Probe(required(peer, "a probe without a worker")?, address)
+                let peer = required(peer, "a probe without a worker")?;
+                ToWorker::Probe(peer, convert::address(address)?)
             }
             Kind::Trial(pb::Trial { donor, address }) => {
-                ToWorker::Trial(required(donor, "a trial without a worker")?, address)
+                let donor = required(donor, "a trial without a worker")?;
+                ToWorker::Trial(donor, convert::address(address)?)
             }
             Kind::Evaluate(pb::Evaluate { id, pieces }) => {
-                let pieces = pieces.into_iter().map(|piece| piece.values).collect();
+                if pieces.len() > usize::from(u16::MAX) {
+                    return Err(Malformed("an evaluation of more than 65535 pieces"));
+                }
+                let pieces: Result<_, Malformed> =
+                    pieces.into_iter().map(convert::part_values).collect();
+                let pieces = pieces?;
                 let id = required(id, "a task without its part")?;
                 ToWorker::Evaluate(EvaluationTask { id, pieces: Arc::new(pieces) })
             }
             Kind::Finish(pb::Finish { failure: None }) => ToWorker::Finish(Finish::Done),
             Kind::Finish(pb::Finish { failure: Some(why) }) => {
-                ToWorker::Finish(Finish::Failed(why))
+                ToWorker::Finish(Finish::Failed(words(&why)))
             }
         }))
     }
@@ -118,4 +125,9 @@ impl CoordinatorMessage {
             likely_shards: convert::shards(likely_shards)?,
         }))
     }
+}
+
+/// Converts a text for people.
+fn words(text: &str) -> String {
+    convert::text(text, convert::COORDINATOR_TEXT_BYTES_MAX)
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use dcgan_core::evaluation::{EvaluationTask, PartId};
 use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, RunId, ShardId, WorkerId};
 use dcgan_core::metrics::StepDone;
-use dcgan_core::protocol::message::{Complaint, FailedShards, Finish, FromWorker, Hello, ToWorker};
+use dcgan_core::protocol::message::{
+    Complaint, FailedShards, Finish, FromWorker, Hello, PROTOCOL, ToWorker,
+};
 use dcgan_core::protocol::plan::{Member, Plan, StateRef};
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::spec::{DatasetInfo, RunSpec};
@@ -82,7 +84,7 @@ fn values() -> impl Strategy<Value = Vec<f64>> {
 fn failure<T: std::fmt::Debug>(
     value: impl Strategy<Value = T>,
 ) -> impl Strategy<Value = Result<T, String>> {
-    (value, proptest::option::of(".{0,9}")).prop_map(|(value, why)| why.map_or(Ok(value), Err))
+    (value, proptest::option::of("[ -~]{0,9}")).prop_map(|(value, why)| why.map_or(Ok(value), Err))
 }
 
 fn complaint() -> impl Strategy<Value = Complaint> {
@@ -99,7 +101,7 @@ fn complaint() -> impl Strategy<Value = Complaint> {
         }),
         Just(Complaint::CopyFailed),
         "[a-z.]{1,9}".prop_map(Complaint::StateCorrupted),
-        (state_ref(), proptest::collection::vec(any::<u16>(), 1..5), ".{0,30}").prop_map(
+        (state_ref(), proptest::collection::vec(any::<u16>(), 1..5), "[ -~]{0,30}").prop_map(
             |(state, shards, what)| {
                 let shards = shards.into_iter().map(ShardId).collect();
                 Complaint::ShardsFailed(FailedShards { position: state.position, shards, what })
@@ -109,13 +111,19 @@ fn complaint() -> impl Strategy<Value = Complaint> {
 }
 
 fn hello() -> impl Strategy<Value = Hello> {
-    (proptest::option::of(any::<u64>()), worker_id(), any::<[u64; 2]>(), ".{0,30}", any::<u32>())
-        .prop_map(|(run, id, [plan, promised], text, protocol)| Hello {
+    (
+        proptest::option::of(any::<u64>()),
+        worker_id(),
+        any::<[u64; 2]>(),
+        "[ -~]{1,30}",
+        any::<bool>(),
+    )
+        .prop_map(|(run, id, [plan, promised], text, is_ours)| Hello {
             run: run.map(RunId),
             id,
-            protocol,
-            fingerprint: text.clone(),
-            address: text,
+            protocol: if is_ours { PROTOCOL } else { PROTOCOL - 1 },
+            fingerprint: text,
+            address: "host:80".to_owned(),
             plan: Generation(plan),
             promised: Generation(promised),
         })
@@ -141,7 +149,7 @@ fn worker_message() -> impl Strategy<Value = WorkerMessage> {
             .prop_map(|(peer, result)| FromWorker::ProbeResult { peer, result }),
         (worker_id(), failure(any::<u32>().prop_map(f64::from)))
             .prop_map(|(donor, result)| FromWorker::TrialResult { donor, result }),
-        (part_id(), proptest::option::of(values()), ".{0,9}").prop_map(|(id, values, why)| {
+        (part_id(), proptest::option::of(values()), "[ -~]{0,9}").prop_map(|(id, values, why)| {
             FromWorker::Evaluated { id, result: values.ok_or(why) }
         }),
         Just(FromWorker::Leave),
@@ -194,11 +202,11 @@ fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage> {
             ToWorker::Evaluate(EvaluationTask { id, pieces: Arc::new(pieces) })
         }),
         Just(ToWorker::Finish(Finish::Done)),
-        ".{0,9}".prop_map(|why| ToWorker::Finish(Finish::Failed(why))),
+        "[ -~]{0,9}".prop_map(|why| ToWorker::Finish(Finish::Failed(why))),
     ];
     prop_oneof![
         welcome().prop_map(CoordinatorMessage::Welcome),
-        ".{0,9}".prop_map(CoordinatorMessage::Refused),
+        "[ -~]{0,9}".prop_map(CoordinatorMessage::Refused),
         Just(CoordinatorMessage::Heartbeat),
         message.prop_map(CoordinatorMessage::Message),
     ]
@@ -275,6 +283,74 @@ fn a_message_that_no_program_sends_is_refused() {
         let done = pb::StepDone { metrics: vec![0.0; metrics], ..Default::default() };
         check_refused(Some(WorkerKind::StepDone(done)), "a step with another number of metrics");
     }
+}
+
+/// A hello with this fingerprint and this address.
+fn hello_with(fingerprint: &str, address: &str) -> Option<WorkerKind> {
+    let id = Some(pb::WorkerId { name: "w1".to_owned(), incarnation: 7 });
+    Some(WorkerKind::Hello(pb::Hello {
+        id,
+        protocol: PROTOCOL,
+        fingerprint: fingerprint.to_owned(),
+        address: address.to_owned(),
+        ..Default::default()
+    }))
+}
+
+#[test]
+fn what_a_hello_says_is_bounded() {
+    let what = "a fingerprint that is not 1 to 100 printable characters";
+    for fingerprint in ["", "cpu\n", "é", &"x".repeat(101)] {
+        check_refused(hello_with(fingerprint, "host:1"), what);
+    }
+    for address in ["", "host", "ho\u{1b}st:1", &format!("{}:1", "x".repeat(261))] {
+        check_refused(hello_with("cpu", address), "an address that is not host:port");
+    }
+}
+
+#[test]
+fn texts_for_people_are_cut_and_forge_no_lines() {
+    let tensor = format!("a\nb\u{1b}[2J{}", "é".repeat(300));
+    let kind = WorkerKind::StateDiffered(pb::StateDiffered {
+        position: Some(pb::Position::default()),
+        tensor,
+    });
+    let message = pb::WorkerMessage { kind: Some(kind), checksum: 0 }.with_checksum();
+    let Ok(WorkerMessage::Message(FromWorker::StateDiffered { tensor, .. })) =
+        WorkerMessage::from_wire(message, METRICS)
+    else {
+        panic!("a text that is too long is no reason to refuse a message");
+    };
+    assert!(tensor.starts_with(r"a\nb\u{1b}[2J\u{e9}") || tensor.starts_with(r"a\nb\u{1b}[2Jé"));
+    assert!(tensor.len() <= 256 && !tensor.contains(char::is_control), "{tensor}");
+}
+
+#[test]
+fn lists_that_are_too_long_are_refused() {
+    let shards = vec![0; 65_536];
+    let failed = pb::complaint::Kind::ShardsFailed(pb::FailedShards {
+        position: Some(pb::Position::default()),
+        shards,
+        what: String::new(),
+    });
+    let complaint = pb::Complaint { generation: 1, kind: Some(failed) };
+    check_refused(Some(WorkerKind::Complaint(complaint)), "a list of more than 65535 shards");
+    let result = pb::evaluated::Result::Values(pb::PartValues { values: vec![0.0; 65_537] });
+    let evaluated = pb::Evaluated { id: Some(pb::PartId::default()), result: Some(result) };
+    check_refused(
+        Some(WorkerKind::Evaluated(evaluated)),
+        "a part of an evaluation with more than 65536 values",
+    );
+    let plan = pb::Plan {
+        members: vec![pb::Member::default(); 3],
+        owners: vec![0; 2],
+        ..Default::default()
+    };
+    let kind = Some(CoordinatorKind::Plan(plan));
+    let message = pb::CoordinatorMessage { kind, checksum: 0 }.with_checksum();
+    let error = CoordinatorMessage::try_from(message).unwrap_err();
+    let what = "malformed message: a plan with more members than shards, or too many of both";
+    assert_eq!(error.to_string(), what);
 }
 
 /// The bytes of a hello and of a refusal, as version 2 of the protocol wrote them.

@@ -51,25 +51,25 @@ impl WorkerMessage {
             Kind::StateDiffered(pb::StateDiffered { position, tensor }) => {
                 FromWorker::StateDiffered {
                     position: required(position, "a difference without a position")?,
-                    tensor,
+                    tensor: words(&tensor),
                 }
             }
             Kind::ProbeResult(pb::ProbeResult { peer, failure }) => FromWorker::ProbeResult {
                 peer: required(peer, "a probe without a worker")?,
-                result: failure.map_or(Ok(()), Err),
+                result: failure.map_or(Ok(()), |why| Err(words(&why))),
             },
             Kind::TrialResult(pb::TrialResult { donor, result }) => FromWorker::TrialResult {
                 donor: required(donor, "a trial without a worker")?,
                 result: match result.ok_or(Malformed("a trial without a result"))? {
                     pb::trial_result::Result::ShardMs(shard_ms) => Ok(shard_ms),
-                    pb::trial_result::Result::Failure(why) => Err(why),
+                    pb::trial_result::Result::Failure(why) => Err(words(&why)),
                 },
             },
             Kind::Evaluated(pb::Evaluated { id, result }) => FromWorker::Evaluated {
                 id: required(id, "a result without its part")?,
                 result: match result.ok_or(Malformed("a part without a result"))? {
-                    pb::evaluated::Result::Values(pb::PartValues { values }) => Ok(values),
-                    pb::evaluated::Result::Failure(why) => Err(why),
+                    pb::evaluated::Result::Values(part) => Ok(convert::part_values(part)?),
+                    pb::evaluated::Result::Failure(why) => Err(words(&why)),
                 },
             },
             Kind::Leave(pb::Leave {}) => FromWorker::Leave,
@@ -164,12 +164,14 @@ impl TryFrom<pb::complaint::Kind> for Complaint {
                 }
             }
             Kind::CopyFailed(pb::CopyFailed {}) => Self::CopyFailed,
-            Kind::StateCorrupted(pb::StateCorrupted { tensor }) => Self::StateCorrupted(tensor),
+            Kind::StateCorrupted(pb::StateCorrupted { tensor }) => {
+                Self::StateCorrupted(words(&tensor))
+            }
             Kind::ShardsFailed(pb::FailedShards { position, shards, what }) => {
                 Self::ShardsFailed(FailedShards {
                     position: required(position, "failed shards without a position")?,
                     shards: convert::shards(shards)?,
-                    what,
+                    what: words(&what),
                 })
             }
         })
@@ -193,7 +195,15 @@ impl From<Hello> for pb::Hello {
 impl TryFrom<pb::Hello> for Hello {
     type Error = Malformed;
 
-    fn try_from(hello: pb::Hello) -> Result<Self, Malformed> {
+    fn try_from(mut hello: pb::Hello) -> Result<Self, Malformed> {
+        // A worker of another version is turned away for that, whatever else it sends.
+        if hello.protocol == PROTOCOL {
+            hello.fingerprint = convert::fingerprint(hello.fingerprint)?;
+            hello.address = convert::address(hello.address)?;
+        } else {
+            hello.fingerprint = words(&hello.fingerprint);
+            hello.address = words(&hello.address);
+        }
         Ok(Self {
             run: hello.run.map(RunId),
             id: required(hello.id, "a hello without an id")?,
@@ -204,4 +214,9 @@ impl TryFrom<pb::Hello> for Hello {
             promised: Generation(hello.promised),
         })
     }
+}
+
+/// Converts a text for people.
+fn words(text: &str) -> String {
+    convert::text(text, convert::WORKER_TEXT_BYTES_MAX)
 }

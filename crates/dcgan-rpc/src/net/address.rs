@@ -51,7 +51,8 @@ impl Address {
         // Without brackets, the end of an IPv6 address would be taken for a port.
         let is_bracketed = host.starts_with('[') && host.ends_with(']');
         let has_stray_colon = host.contains(':') && !is_bracketed;
-        if host.is_empty() || has_stray_colon || host.contains(['/', '@', ' ']) {
+        let is_host = host.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | '@'));
+        if host.is_empty() || has_stray_colon || !is_host {
             return None;
         }
         match port.parse() {
@@ -110,6 +111,8 @@ mod tests {
             "http://host:65536",
             "ftp://host:1",
             "::1:80",
+            "ho\nst:80",
+            "ho st:80",
         ];
         for text in wrong {
             assert!(text.parse::<Address>().is_err(), "{text}");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use dcgan_collective::Streams;
 use dcgan_core::ids::{Rank, RunId, Step, WorkerId};
 use dcgan_core::metrics::StepDone;
+use dcgan_core::protocol::FalseClaim;
 use dcgan_core::protocol::message::{Finish, FromWorker};
 use dcgan_core::protocol::plan::{Plan, StateRef};
 use dcgan_core::protocol::worker::{Command, CopySource, ReduceFrame};
@@ -37,6 +38,7 @@ fn fault_point(command: &Command) -> &'static str {
         Command::Upload(..) => "upload",
         Command::Probe(..) => "probe",
         Command::Trial(..) => "trial",
+        Command::CloseSession(_) => "close-session",
         Command::Exit(_) => "exit",
     }
 }
@@ -70,6 +72,7 @@ impl Driver<'_> {
             Command::Upload(step, state) => self.upload(client, step, state),
             Command::Probe(peer, address) => self.probe(client, peer, address),
             Command::Trial(donor, address) => self.try_out(joined, donor, address),
+            Command::CloseSession(claim) => self.close_session(&claim),
             Command::Exit(finish) => return self.exit(finish),
         }
         Ok(None)
@@ -79,7 +82,15 @@ impl Driver<'_> {
     /// the machine repeats everything that matters after the next welcome.
     fn report(&self, message: FromWorker) {
         if let Some(reports) = &self.reports {
-            let _ = reports.send(message);
+            let _ = reports.send(Ok(message));
+        }
+    }
+
+    /// Closes the control stream, because the coordinator said what cannot be true. The session
+    /// says why, and opens it again.
+    fn close_session(&mut self, claim: &FalseClaim) {
+        if let Some(reports) = self.reports.take() {
+            let _ = reports.send(Err(claim.to_string()));
         }
     }
 

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use dcgan_collective::{Events, Offer, RunCell, Streams};
 use dcgan_core::ids::{RunId, ShardId, WorkerId};
 use dcgan_core::objective::Objective;
-use dcgan_core::protocol::message::FromWorker;
 use dcgan_core::protocol::worker::{Event, TICK, WorkerMachine};
 use dcgan_core::spec::ObjectiveKind;
 use dcgan_core::toy::Toy;
@@ -27,7 +26,7 @@ use tracing::span::EnteredSpan;
 use crate::args::Args;
 use crate::client::Client;
 use crate::compute::{ComputePool, Computed};
-use crate::input::{HelloState, Input, SessionEvent};
+use crate::input::{HelloState, Input, Report, SessionEvent};
 use crate::partitions::PartitionCache;
 use crate::waiting::Waiting;
 
@@ -50,7 +49,7 @@ pub(crate) struct Driver<'a> {
     /// The run; `None` before the first welcome.
     joined: Option<JoinedRun>,
     /// Takes messages for the coordinator. After the connection has broken, they are dropped.
-    reports: Option<mpsc::UnboundedSender<FromWorker>>,
+    reports: Option<mpsc::UnboundedSender<Report>>,
     /// The streams to the other members of the newest plan.
     streams: Option<Streams>,
     /// Requests for a copy of the state that the machine has not answered yet, by their token.
@@ -304,6 +303,7 @@ impl<'a> Driver<'a> {
         // Fetch the partitions in the background.
         let client = self.client.in_run(run);
         let metrics = spec.objective().metric_names().len();
+        let shards = spec.shards();
         let inputs = self.inputs_in.clone();
         let trial_shard = likely_shards.first().copied().unwrap_or(ShardId(0));
         let fetch = partitions.clone().fetch(client.clone(), spec, likely_shards, move || {
@@ -311,8 +311,12 @@ impl<'a> Driver<'a> {
         });
         self.network.spawn(fetch);
 
-        let machine =
-            WorkerMachine::new(self.start.elapsed(), self.id.clone(), Arc::clone(&objective));
+        let machine = WorkerMachine::new(
+            self.start.elapsed(),
+            self.id.clone(),
+            Arc::clone(&objective),
+            shards,
+        );
         self.joined = Some(JoinedRun {
             run,
             client,

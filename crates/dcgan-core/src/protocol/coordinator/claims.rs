@@ -2,9 +2,9 @@
 //! place before the machine hears it.
 //!
 //! The obvious design trusts a worker that was let in. Then one that has lost its way, or lies,
-//! ends the run for everybody: a shard number that no plan has is an index out of bounds, a step in the
-//! far future ends the log, a state that nobody can have becomes the start of the next plan. So a
-//! claim that cannot be true costs the worker that makes it its membership, in words, and nobody
+//! ends the run for everybody: a shard number that no plan has is an index out of bounds, a step in
+//! the far future ends the log, a state that nobody can have becomes the start of the next plan. So
+//! a claim that cannot be true costs the worker that makes it its membership, in words, and nobody
 //! else more than a loss does.
 //!
 //! A claim that is merely overtaken is not false. Messages are repeated, and arrive late: what
@@ -15,10 +15,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Command, ConnId, CoordinatorMachine, Departure, FalseClaim, Notice, Outsider, Stage};
+use super::{Command, ConnId, CoordinatorMachine, Departure, Notice, Outsider, Stage};
 use crate::evaluation::EvaluationInfo;
 use crate::ids::{Generation, Position, Rank, ShardId, Step, WorkerId};
 use crate::metrics::StepDone;
+use crate::protocol::false_claim::{FalseClaim, deny_unless};
 use crate::protocol::message::{Complaint, FailedShards, FromWorker, Hello};
 use crate::protocol::plan::{Plan, StateRef};
 
@@ -168,6 +169,10 @@ impl Possible<'_> {
                 }
                 Ok(Some(message))
             }
+            FromWorker::TrialResult { result: Ok(ms), .. } => {
+                self.time(ms, "a shard")?;
+                Ok(Some(message))
+            }
             // These say nothing that could not be true. That they were asked for is checked where
             // the question is known.
             FromWorker::Ready
@@ -268,12 +273,16 @@ impl Possible<'_> {
             (format!("{found} metrics of step {step}"), format!("there are {metrics}"))
         })?;
         for ms in [done.step_ms, done.allreduce_ms] {
-            deny_unless(ms.is_finite() && ms >= 0.0, || {
-                let claim = format!("that step {step} took {ms} ms");
-                (claim, "a time is a finite number that is not negative".to_owned())
-            })?;
+            self.time(ms.into(), &format!("step {step}"))?;
         }
         self.position(generation, Position::after(step))
+    }
+
+    fn time(&self, ms: f64, what: &str) -> Result<(), FalseClaim> {
+        deny_unless(ms.is_finite() && ms >= 0.0, || {
+            let claim = format!("that {what} took {ms} ms");
+            (claim, "a time is a finite number that is not negative".to_owned())
+        })
     }
 
     fn complaint(
@@ -320,18 +329,6 @@ impl Possible<'_> {
             Complaint::CopyFailed | Complaint::StateCorrupted(_) => Ok(()),
         }
     }
-}
-
-/// Denies a claim unless it is possible. `words` gives the claim, and what is possible.
-fn deny_unless(
-    is_possible: bool,
-    words: impl FnOnce() -> (String, String),
-) -> Result<(), FalseClaim> {
-    if is_possible {
-        return Ok(());
-    }
-    let (claim, possible) = words();
-    Err(FalseClaim::new(claim, possible))
 }
 
 impl CoordinatorMachine {
@@ -456,6 +453,14 @@ impl CoordinatorMachine {
             (state.generation == newest).then(|| (worker.id.clone(), state.position))
         });
         states.collect()
+    }
+}
+
+impl CoordinatorMachine {
+    /// The number of things that workers made this machine keep. For tests.
+    #[doc(hidden)]
+    pub fn kept_for_others(&self) -> usize {
+        self.claims.expelled.len() + self.registry.len() + self.outputs.reports()
     }
 }
 

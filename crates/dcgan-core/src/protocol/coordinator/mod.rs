@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use outputs::{OutputConfig, PersistedOutputs, SavedCheckpoint, Write};
-pub use report::{Departure, Failure, FalseClaim, LastSeen, LostSteps, Notice, Outsider};
+pub use report::{Departure, Failure, LastSeen, LostSteps, Notice, Outsider};
 pub use report::{Reason, Recovery, Role, Status, WorkerStatus};
 
 use crate::ids::{Digest, Generation, RunId, ShardId, Step};

@@ -118,6 +118,11 @@ struct Departed {
 }
 
 impl Registry {
+    /// The number of workers that are here or remembered. For tests.
+    pub(super) fn len(&self) -> usize {
+        self.workers.len() + self.names.len() + self.departed.len()
+    }
+
     /// The worker at the other end of a connection.
     pub(super) fn by_conn(&mut self, conn: ConnId) -> Option<&mut WorkerEntry> {
         self.workers.get_mut(self.names.get(&conn)?)

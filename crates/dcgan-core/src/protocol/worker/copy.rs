@@ -107,7 +107,10 @@ impl WorkerMachine {
         // Adopt the state, with the reports and the snapshot that its donor had.
         self.replace_state(state, StateRef { generation, ..plan.start });
         for done in reports {
-            self.retained.keep_report(done);
+            // A report that cannot be true is not repeated.
+            if self.is_possible_report(&plan, &done) {
+                self.retained.keep_report(done);
+            }
         }
         self.report_retained_steps();
         if self.at.position.is_step_boundary() {

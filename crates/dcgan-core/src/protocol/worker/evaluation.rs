@@ -22,6 +22,10 @@ impl WorkerMachine {
         if self.evaluating.contains_key(&id) {
             return;
         }
+        if self.has_too_many_parts(&id) {
+            let result = Err("too many parts at once".to_owned());
+            return self.report(FromWorker::Evaluated { id, result });
+        }
         match self.state_to_evaluate(&task) {
             Ok(state) => {
                 self.evaluating.insert(id, Arc::clone(&state));

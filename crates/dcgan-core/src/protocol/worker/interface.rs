@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::evaluation::{EvaluationTask, PartId};
 use crate::ids::{Digest, Generation, Position, Rank, ShardId, Step, WorkerId};
 use crate::metrics::StepDone;
+use crate::protocol::FalseClaim;
 use crate::protocol::message::{Finish, FromWorker, ToWorker};
 use crate::protocol::plan::{Plan, StateRef};
 use crate::reduction::BucketSum;
@@ -77,6 +78,9 @@ pub enum Command {
     /// Copy whatever state this worker at this address has, and compute the vectors of a shard from
     /// it: so the coordinator learns that this worker can.
     Trial(WorkerId, String),
+    /// Close the control stream, because the coordinator said something that cannot be true, and
+    /// open it again.
+    CloseSession(FalseClaim),
     /// The run is over; end the process.
     Exit(Finish),
 }

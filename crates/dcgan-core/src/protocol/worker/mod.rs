@@ -57,6 +57,7 @@
 //! A worker that finds its own state damaged takes the initial state, complains, and waits for the
 //! next plan, under which it copies an intact state.
 
+mod claims;
 mod computed;
 mod copy;
 mod deadline;
@@ -84,11 +85,13 @@ use deadline::StepTimer;
 pub use deadline::TICK;
 pub use interface::{Command, CopySource, Event, ReduceFrame, ShardResult, StateCopy, VectorKey};
 use retained::Retained;
-use step::PhaseReduction;
+use step::{EarlyFrame, PhaseReduction};
 
 /// The state machine of a worker.
 pub struct WorkerMachine {
     objective: Arc<dyn Objective>,
+    /// The number of shards of a batch.
+    shards: u16,
     id: WorkerId,
     /// The schedule of the run; `None` until the coordinator has sent it.
     schedule: Option<Schedule>,
@@ -114,7 +117,7 @@ pub struct WorkerMachine {
     /// The own shards whose vectors cannot be summed, with the reasons.
     failed: BTreeMap<ShardId, String>,
     /// The frames of a phase that this worker has not begun, from members that are ahead.
-    early_frames: Vec<(Rank, ReduceFrame)>,
+    early_frames: BTreeMap<EarlyFrame, ReduceFrame>,
     /// The reason why this generation cannot continue, if this worker has seen one.
     complaint: Option<Complaint>,
     retained: Retained,
@@ -129,11 +132,13 @@ pub struct WorkerMachine {
 }
 
 impl WorkerMachine {
-    /// The machine of a worker that holds the initial state and has no plan.
-    pub fn new(now: Duration, id: WorkerId, objective: Arc<dyn Objective>) -> Self {
+    /// The machine of a worker that holds the initial state and has no plan, in a run with this
+    /// number of shards.
+    pub fn new(now: Duration, id: WorkerId, objective: Arc<dyn Objective>, shards: u16) -> Self {
         let (state, at) = integrity::initial_state(&*objective);
         Self {
             objective,
+            shards,
             id,
             schedule: None,
             data_ready: false,
@@ -147,7 +152,7 @@ impl WorkerMachine {
             copying: None,
             computed: ComputedVectors::new(KEPT_BYTES_MAX),
             failed: BTreeMap::new(),
-            early_frames: Vec::new(),
+            early_frames: BTreeMap::new(),
             complaint: None,
             retained: Retained::default(),
             evaluating: BTreeMap::new(),

@@ -58,6 +58,9 @@ impl Retained {
             snapshot.is_due = true;
         } else {
             self.retain_at.insert(step);
+            if self.retain_at.len() > SNAPSHOTS_MAX {
+                self.retain_at.pop_first();
+            }
         }
     }
 
@@ -86,6 +89,12 @@ impl Retained {
     /// The result of a part of an evaluation, if it is kept.
     pub(super) fn evaluated(&self, id: &PartId) -> Option<&[f64]> {
         self.evaluated.get(id).map(Vec::as_slice)
+    }
+
+    /// The number of things that are kept. For tests.
+    pub(super) fn len(&self) -> usize {
+        let Self { reports, snapshots, retain_at, evaluated } = self;
+        reports.len() + snapshots.len() + retain_at.len() + evaluated.len()
     }
 
     /// Drops all snapshots.

@@ -41,11 +41,16 @@ impl WorkerMachine {
     }
 
     pub(super) fn on_message(&mut self, message: ToWorker) {
+        if let Err(claim) = self.check_message(&message) {
+            self.commands.push(Command::CloseSession(claim));
+            return;
+        }
         match message {
             ToWorker::Fence(generation) => self.on_fence(generation),
             ToWorker::Plan(plan) => {
                 // A plan that is older than the newest fence has been given up.
                 if plan.generation >= self.promised {
+                    self.leave_forged_plan(&plan);
                     self.adopt_plan(plan);
                 }
             }
@@ -86,14 +91,20 @@ impl WorkerMachine {
     /// others take the plan from a peer. This is safe for a worker whose newest fence is the one of
     /// this plan: the coordinator would have sent it the same plan.
     pub(super) fn on_peer_plan(&mut self, plan: Arc<Plan>) {
-        if plan.generation == self.promised {
+        if plan.generation == self.promised && self.is_possible_peer_plan(&plan) {
             self.adopt_plan(plan);
         }
     }
 
+    /// Leaves a plan that has the generation of the coordinator's, and is another one: a peer made
+    /// it up.
+    fn leave_forged_plan(&mut self, plan: &Plan) {
+        self.plan.take_if(|(own, _)| own.generation == plan.generation && **own != *plan);
+    }
+
     /// Complains about a broken stream, unless it belongs to an older plan.
     pub(super) fn on_stream_broken(&mut self, generation: Generation, peer: Rank) {
-        if generation == self.generation() {
+        if generation == self.generation() && self.is_other_member(peer) {
             self.complain(Complaint::StreamBroken(peer));
         }
     }

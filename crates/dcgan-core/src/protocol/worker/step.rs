@@ -27,6 +27,10 @@ use crate::reduction::{AllReduce, BucketSum, Subtree};
 use crate::state::State;
 use crate::state::values::SharedValues;
 
+/// The name of a frame of a phase that has not begun: its sender, its position, its bucket and its
+/// subtree.
+pub(super) type EarlyFrame = (Rank, Position, u32, Option<Subtree>);
+
 /// The phase that is being computed and reduced.
 pub(super) struct PhaseReduction {
     pub(super) all_reduce: AllReduce,
@@ -70,7 +74,7 @@ impl WorkerMachine {
         }
 
         // Take the frames of members that have begun this phase earlier.
-        for (from, frame) in std::mem::take(&mut self.early_frames) {
+        for ((from, ..), frame) in std::mem::take(&mut self.early_frames) {
             self.on_frame(from, frame);
         }
     }
@@ -181,7 +185,8 @@ impl WorkerMachine {
     /// Takes a bucket sum from another member.
     pub(super) fn on_frame(&mut self, from: Rank, frame: ReduceFrame) {
         let Some((plan, _)) = &self.plan else { return };
-        if frame.generation != plan.generation || !self.may_apply() {
+        let is_heard = self.may_apply() && self.is_other_member(from);
+        if frame.generation != plan.generation || !is_heard {
             return;
         }
 
@@ -192,8 +197,12 @@ impl WorkerMachine {
         let is_waiting_phase = frame.position == position && self.reduction.is_none();
         if is_next_phase || is_waiting_phase {
             // The buffer is bounded: a member is at most one phase ahead, because the next sum
-            // needs this worker's contribution, and a member sends each bucket sum once.
-            self.early_frames.push((from, frame));
+            // needs this worker's contribution, and each of its sums is kept once.
+            if !self.is_possible_frame(from, &frame) {
+                return self.complain(Complaint::StreamBroken(from));
+            }
+            let BucketSum { bucket, subtree, .. } = frame.bucket_sum;
+            self.early_frames.entry((from, frame.position, bucket, subtree)).or_insert(frame);
             return;
         }
         // The frame of a phase that has been applied is a repetition.

@@ -7,6 +7,7 @@
 mod actions;
 mod coordinator;
 mod faults;
+mod lies;
 mod runs;
 mod worker;
 
@@ -155,6 +156,8 @@ pub(crate) struct World {
     faults_done: usize,
     /// Pairs of workers that cannot reach each other until a time.
     separated: BTreeMap<(String, String), Duration>,
+    /// The one who lies, in a run with lies.
+    liar: Option<lies::Liar>,
     /// Workers in whose name something was said that they did not say.
     liars: BTreeSet<String>,
     /// Workers that were given a defect.
@@ -198,6 +201,7 @@ impl World {
             actions: 0,
             faults_done: 0,
             separated: BTreeMap::new(),
+            liar: None,
             liars: BTreeSet::new(),
             defective: BTreeSet::new(),
             ever_stopped: BTreeSet::new(),

@@ -27,6 +27,19 @@ impl World {
         self.run_until_workers_have_left()
     }
 
+    /// Runs to an outcome, with this number of lies at random times.
+    pub(crate) fn run_with_lies(&mut self, mut lies: usize) -> Outcome {
+        while self.outcome.is_none() {
+            if lies > 0 && self.rng.one_in(30) {
+                lies -= 1;
+                self.tell_a_lie();
+            }
+            self.act();
+            self.check_memory();
+        }
+        self.run_until_workers_have_left()
+    }
+
     /// Runs to an outcome. Each fault is injected after its number of actions.
     pub(crate) fn run_with(&mut self, faults: &[(usize, Fault)]) -> Outcome {
         while self.outcome.is_none() {

@@ -44,7 +44,8 @@ impl World {
     pub(super) fn start_worker(&mut self, name: String) {
         let id = WorkerId { name: name.clone(), incarnation: self.new_id() };
         let objective = Arc::new(FaultyToy::new(Arc::clone(&self.reference.objective)));
-        let mut machine = WorkerMachine::new(self.now, id.clone(), objective.clone());
+        let mut machine =
+            WorkerMachine::new(self.now, id.clone(), objective.clone(), self.setup.shards);
         // Some workers keep every vector, some keep few, and some add up all that they can.
         if let Some(&bytes) = [0, 300].get(id.incarnation as usize % 3) {
             machine.keep_vectors_up_to(bytes);
@@ -122,9 +123,14 @@ impl World {
             Command::Trial(donor, _) => {
                 self.worker_event(name, Event::TrialResult(donor, Ok(1.0)));
             }
+            Command::CloseSession(claim) => {
+                assert!(!self.liars.is_empty(), "an honest coordinator is not believed: {claim}");
+                self.cut_control(name);
+            }
             Command::Exit(finish) => {
                 // Only a run with a defective worker ends in another way.
-                assert!(matches!(finish, Finish::Done) || !self.defective.is_empty(), "{finish:?}");
+                let is_explained = !self.defective.is_empty() || !self.liars.is_empty();
+                assert!(matches!(finish, Finish::Done) || is_explained, "{finish:?}");
                 self.remove_worker(name);
             }
         }
@@ -241,6 +247,9 @@ impl World {
                 let Some(rank) = plan.and_then(|plan| plan.rank_of(&from)) else {
                     return;
                 };
+                if let Some(liar) = &mut self.liar {
+                    liar.overhear_frame(&frame);
+                }
                 Event::ReduceFrame(rank, frame)
             }
             PeerMessage::Broken => {

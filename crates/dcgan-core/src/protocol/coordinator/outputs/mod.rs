@@ -17,10 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Command, ConnId, Failure, FalseClaim, Notice};
+use super::{Command, ConnId, Failure, Notice};
 use crate::evaluation::{EvaluationInfo, EvaluationRow, PartId};
 use crate::ids::{Digest, Step, WorkerId};
 use crate::metrics::{LogWindow, NamedMetrics, StepDone};
+use crate::protocol::false_claim::FalseClaim;
 use crate::protocol::plan::{Plan, StateRef};
 use crate::spec::RunSpec;
 use crate::spec::schedule::Schedule;
@@ -628,6 +629,11 @@ impl Outputs {
             && !self.awaits_snapshots()
             && self.evaluations.first_step().is_none()
             && !self.is_writing()
+    }
+
+    /// The number of different reports that are kept. For tests.
+    pub(super) fn reports(&self) -> usize {
+        self.reports.len()
     }
 
     /// The number of the objective's metrics.

@@ -50,10 +50,10 @@ impl StepReport {
     }
 
     /// The numbers that most of these workers have reported. On a tie, finite numbers count more,
-    /// and then the first report.
-    fn settle(&self, workers: &[WorkerId]) -> Agreed {
+    /// and then the first report; but `None` if the tie is about the end of the run.
+    fn settle(&self, workers: &[WorkerId]) -> Option<Agreed> {
         if self.contradictions.is_empty() {
-            return Agreed { done: self.done.clone(), contradicted_by: Vec::new() };
+            return Some(Agreed { done: self.done.clone(), contradicted_by: Vec::new() });
         }
         let version = |worker: &WorkerId| self.contradictions.get(worker).unwrap_or(&self.done);
         let votes = |done: &StepDone| {
@@ -63,12 +63,16 @@ impl StepReport {
             let is_finite = done.metrics.iter().all(|value| value.is_finite());
             (votes(done), is_finite, std::ptr::eq(done, &self.done))
         };
-        let versions = self.contradictions.values().chain([&self.done]);
-        let done = versions.max_by_key(|done| weight(done)).unwrap_or(&self.done);
+        let versions = || self.contradictions.values().chain([&self.done]);
+        let done = versions().max_by_key(|done| weight(done))?;
+        let is_rival = |it: &StepDone| it.ends_run != done.ends_run && votes(it) == votes(done);
+        if versions().any(is_rival) {
+            return None;
+        }
         let is_minority = |worker: &&WorkerId| 2 * votes(version(worker)) < workers.len();
         let others = workers.iter().filter(|worker| !has_same_numbers(version(worker), done));
         let contradicted_by = others.filter(is_minority).cloned().collect();
-        Agreed { done: done.clone(), contradicted_by }
+        Some(Agreed { done: done.clone(), contradicted_by })
     }
 }
 
@@ -110,6 +114,11 @@ impl StepReports {
         report.add(worker, done);
     }
 
+    /// The number of different reports. For tests.
+    pub(super) fn len(&self) -> usize {
+        self.steps.values().map(BTreeMap::len).sum()
+    }
+
     fn reports(&self, step: Step) -> impl Iterator<Item = (&Digest, &StepReport)> {
         self.steps.get(&step).into_iter().flatten()
     }
@@ -146,9 +155,9 @@ impl StepReports {
             .max_by_key(|report| report.workers.len())?;
         if members.is_empty() {
             let workers: Vec<WorkerId> = report.workers.iter().cloned().collect();
-            return Some(report.settle(&workers));
+            return report.settle(&workers);
         }
-        Some(report.settle(members))
+        report.settle(members)
     }
 
     /// The first step from `step` on that all of `members` have reported with the same state.

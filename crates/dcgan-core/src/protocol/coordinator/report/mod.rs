@@ -4,7 +4,6 @@
 //! that the log and the status carry beside each text.
 
 mod failure;
-mod false_claim;
 mod lost;
 mod notice;
 mod reason;
@@ -12,7 +11,6 @@ mod recoveries;
 mod status;
 
 pub use failure::Failure;
-pub use false_claim::FalseClaim;
 pub use lost::LostSteps;
 pub use notice::{Departure, Notice};
 pub use reason::{LastSeen, Reason};

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{FalseClaim, LostSteps};
+use super::LostSteps;
 use crate::ids::{Generation, Position, Step};
+use crate::protocol::false_claim::FalseClaim;
 
 /// Something that happened and is worth a line in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::{FalseClaim, Reason, Recovery};
+use super::{Reason, Recovery};
 use crate::ids::{Digest, Generation, ShardId, Step, WorkerId};
 use crate::protocol::coordinator::CoordinatorMachine;
 use crate::protocol::coordinator::registry::WorkerEntry;
+use crate::protocol::false_claim::FalseClaim;
 
 /// A run at one moment.
 #[derive(Clone, Debug, PartialEq)]

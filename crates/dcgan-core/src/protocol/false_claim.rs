@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A thing that a worker said and that cannot be true.
+/// A thing that a peer said and that cannot be true.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FalseClaim {
     /// The claim, after "it claimed".
@@ -13,7 +13,7 @@ pub struct FalseClaim {
 
 impl FalseClaim {
     /// A false claim: what was claimed, and what is possible.
-    pub(in crate::protocol) fn new(claim: String, possible: String) -> Self {
+    pub(super) fn new(claim: String, possible: String) -> Self {
         Self { claim, possible }
     }
 }
@@ -22,4 +22,16 @@ impl fmt::Display for FalseClaim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "it claimed {}, but {}", self.claim, self.possible)
     }
+}
+
+/// Denies a claim unless it is possible. `words` gives the claim, and what is possible.
+pub(super) fn deny_unless(
+    is_possible: bool,
+    words: impl FnOnce() -> (String, String),
+) -> Result<(), FalseClaim> {
+    if is_possible {
+        return Ok(());
+    }
+    let (claim, possible) = words();
+    Err(FalseClaim::new(claim, possible))
 }
