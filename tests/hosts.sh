@@ -131,9 +131,9 @@ line=$(wait_for_row "$line")
 echo "host-1 and host-2 cannot reach each other"
 on 1 ip route add blackhole 10.77.0.2/32
 on 2 ip route add blackhole 10.77.0.1/32
-line=$(wait_for_event "$line" worker_quarantined '"worker":"host-[12]"')
+line=$(wait_for_event "$line" worker_outside '"worker":"host-[12]"')
 line=$(wait_for_row "$line")
-echo "one of them is in quarantine, the others train on; now they reach each other again"
+echo "one of them waits outside, the others train on; now they reach each other again"
 on 1 ip route del blackhole 10.77.0.2/32
 on 2 ip route del blackhole 10.77.0.1/32
 line=$(wait_for_event "$line" worker_readmitted)

@@ -23,5 +23,6 @@ mod run;
 mod sampling;
 mod services;
 mod settings;
+mod strangers;
 mod training;
 mod usage;

@@ -226,6 +226,7 @@ fn describe(status: &pb::Status) -> String {
     // Writing to a string cannot fail.
     let _ = write_run(status, &mut text);
     let _ = write_workers(&status.workers, &mut text);
+    let _ = write_waiting(&status.workers, &mut text);
     let _ = write_outsiders(&status.outside, &mut text);
     let _ = write_interruptions(&status.recoveries, &mut text);
     text
@@ -264,6 +265,16 @@ fn write_workers(workers: &[pb::WorkerStatus], f: &mut String) -> std::fmt::Resu
             "{name:<20} {role:<9} {step:>10} {heartbeat:>10} {shard_ms:>10}  {incarnation:<17} {}",
             describe_shards(&worker.shards)
         )?;
+    }
+    Ok(())
+}
+
+/// Writes a line for each worker that waits outside until it passes a trial.
+fn write_waiting(workers: &[pb::WorkerStatus], f: &mut String) -> std::fmt::Result {
+    for pb::WorkerStatus { name, address, outside, .. } in workers {
+        if let Some(why) = outside {
+            writeln!(f, "worker {name} at {address} waits outside: {why}")?;
+        }
     }
     Ok(())
 }

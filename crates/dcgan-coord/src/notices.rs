@@ -10,6 +10,7 @@ use dcgan_core::protocol::coordinator::Notice;
 #[derive(Default)]
 struct Fields<'a> {
     cause: Option<&'static str>,
+    address: Option<&'a str>,
     tensor: Option<&'a str>,
     percent: Option<u32>,
     generation: Option<u64>,
@@ -40,6 +41,7 @@ pub(crate) fn log(notice: &Notice) {
     }
     let Fields {
         cause,
+        address,
         tensor,
         percent,
         generation,
@@ -56,6 +58,7 @@ pub(crate) fn log(notice: &Notice) {
         event = notice.code(),
         worker = notice.worker(),
         cause,
+        address,
         tensor,
         percent,
         generation,
@@ -81,8 +84,14 @@ fn fields(notice: &Notice) -> Fields<'_> {
         | Notice::FingerprintsDiffer { .. }
         | Notice::FalseClaim { .. }
         | Notice::Complaint { .. }
-        | Notice::Quarantined { .. }
         | Notice::Readmitted(_) => none,
+        Notice::Outside { address, why, seconds, .. } => Fields {
+            address: Some(address),
+            error: Some(why),
+            seconds: Some(*seconds as f64),
+            ..none
+        },
+        Notice::Stalled(seconds) => Fields { seconds: Some(*seconds as f64), ..none },
         Notice::PartFailed { step, why, .. } => {
             Fields { step: Some(*step), error: Some(why), ..none }
         }

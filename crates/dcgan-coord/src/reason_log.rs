@@ -64,7 +64,8 @@ fn first_line(reason: &Reason) -> Option<Duration> {
         Reason::Adopting { .. }
         | Reason::Fencing { .. }
         | Reason::Storing { .. }
-        | Reason::Unreachable { .. }
+        | Reason::OnTrial { .. }
+        | Reason::Outside { .. }
         | Reason::Stopping
         | Reason::Releasing(_)
         | Reason::Finishing => Some(SHORT),
@@ -80,12 +81,11 @@ fn counts(reason: &Reason) -> (u64, u64) {
         Reason::Adopting { here, members } => missing(*here, *members),
         Reason::BelowMinimum { ready, minimum, .. } => missing(*ready, *minimum),
         Reason::Fencing { generation, .. } | Reason::Storing { generation } => (generation.0, 0),
-        Reason::Unreachable { .. }
-        | Reason::Training { .. }
-        | Reason::Stopping
-        | Reason::Finishing => (0, 0),
+        Reason::OnTrial { names } => (names.len() as u64, 0),
+        Reason::Outside { fit, minimum, .. } => missing(*fit, *minimum),
         Reason::Returning { members, .. } => (members.len() as u64, 0),
         Reason::Releasing(names) => (names.len() as u64, 0),
+        Reason::Training { .. } | Reason::Stopping | Reason::Finishing => (0, 0),
     }
 }
 

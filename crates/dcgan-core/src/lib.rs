@@ -47,8 +47,11 @@
 //!   belongs to.
 //! * **subtree**: shards that are added up together, in the reduction tree's order.
 //! * **complaint**: a worker says what keeps it from going on, and asks for a new generation.
-//! * **spare**, **quarantine**: a worker that waits for a free shard; one that waits until it
-//!   reaches its peers.
+//! * **spare**: a worker that waits for a free shard.
+//! * **trial**, **outside**: a worker shows that it can do a member's work; one that cannot, or has
+//!   kept the members from going on, waits to be tried again.
+//! * **core**, **fruitless**: the members that last finished a step together; a plan that has
+//!   finished none.
 //! * **evict**: to remove a worker whose results are wrong or late. Others leave, are lost or
 //!   drained.
 //! * **evaluation**, **part**: numbers about the state after a step that the training does not

@@ -59,13 +59,14 @@ fn outsider(outsider: Outsider) -> pb::Outsider {
 }
 
 fn worker_status(worker: WorkerStatus) -> pb::WorkerStatus {
-    let WorkerStatus { id, address, role, step, heard_ago, shard_ms } = worker;
+    let WorkerStatus { id, address, role, step, heard_ago, shard_ms, outside } = worker;
     // Only a member has a rank and shards.
     let (role, rank, shards) = match role {
         Role::Member(rank, shards) => ("member", Some(rank.into()), shards),
         Role::Spare => ("spare", None, Vec::new()),
         Role::Starting => ("starting", None, Vec::new()),
-        Role::Quarantined => ("quarantined", None, Vec::new()),
+        Role::OnTrial => ("trial", None, Vec::new()),
+        Role::Outside => ("outside", None, Vec::new()),
         Role::Disconnected => ("disconnected", None, Vec::new()),
     };
     pb::WorkerStatus {
@@ -78,5 +79,6 @@ fn worker_status(worker: WorkerStatus) -> pb::WorkerStatus {
         step,
         heartbeat_ms: heard_ago.as_millis() as u64,
         shard_ms,
+        outside,
     }
 }

@@ -8,6 +8,7 @@
 //! A seed that fails is printed. Paste it into `seeds_that_failed_once` to replay it.
 #![expect(clippy::unwrap_used, reason = "a simulation that is wrong should stop")]
 
+mod bad;
 mod disk;
 mod faults;
 mod faulty_toy;
@@ -16,6 +17,9 @@ mod reference;
 mod rng;
 mod world;
 
+use std::time::Duration;
+
+use bad::{BAD, Bad};
 use dcgan_core::protocol::coordinator::{Departure, Failure, Notice, Outcome, Stop};
 use faults::{FAULTS, Fault};
 use faulty_toy::Defect;
@@ -174,6 +178,45 @@ fn one_fault_and_one_action_out_of_order_at_every_pair_of_points_change_nothing(
     }
 }
 
+/// Runs a training with random faults and some bad workers, which come at any time. Gives the
+/// longest time in which honest workers finished no step.
+fn run_with_bad_workers(seed: u64) -> Duration {
+    let mut rng = Rng::new(seed ^ 0xBAD);
+    let workers = 1 + rng.below(4);
+    let setup = Setup {
+        shards: [3, 5, 8, 12][rng.below(4)],
+        workers,
+        min_workers: 1 + rng.below(workers),
+        last_step: 3 + rng.below(10) as u64,
+        slow_disk: false,
+    };
+    let reference = Reference::new(setup.shards, setup.last_step);
+    let mut world = World::new(setup, reference, seed);
+    let mut bad: Vec<Bad> = (0..=rng.below(2)).map(|_| BAD[rng.below(BAD.len())]).collect();
+    let faults = faults::random(&mut rng, 4);
+    let comes_at = rng.below(400);
+    if rng.one_in(3) {
+        bad.drain(..).for_each(|bad| world.start_bad_worker(bad));
+    }
+    let outcome = world.run_joined(faults, bad, comes_at);
+    assert_eq!(outcome, Outcome::Finished, "seed {seed}");
+    world.check_the_end();
+    world.longest_wait()
+}
+
+#[test]
+fn honest_workers_go_on_whatever_bad_ones_do() {
+    let count = std::env::var("DCGAN_SIMULATION_SEEDS").map_or(300, |count| count.parse().unwrap());
+    let first = std::env::var("DCGAN_SIMULATION_FIRST").map_or(0, |first| first.parse().unwrap());
+    let mut longest = Duration::ZERO;
+    for seed in first..first + count {
+        let wait = std::panic::catch_unwind(|| run_with_bad_workers(seed))
+            .unwrap_or_else(|_| panic!("seed {seed} fails: see above"));
+        longest = longest.max(wait);
+    }
+    println!("the longest time without a step: {longest:?}");
+}
+
 /// Starts workers, and lets them train for some steps.
 fn after_some_steps(workers: usize, seed: u64) -> World {
     let setup = Setup { shards: 8, workers, min_workers: 1, last_step: 12, slow_disk: false };
@@ -253,13 +296,13 @@ fn a_training_that_has_diverged_fails_and_evicts_nobody() {
 }
 
 #[test]
-fn one_of_two_workers_that_cannot_reach_each_other_is_quarantined_until_they_can() {
+fn one_of_two_workers_that_cannot_reach_each_other_waits_outside_until_they_can() {
     for seed in 0..30 {
         let mut world = after_some_steps(3, seed);
         world.separate("w0", "w2", 6);
         assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
         assert_notice(&world, seed, |notice| match notice {
-            Notice::Quarantined { name, .. } => name == "w0" || name == "w2",
+            Notice::Outside { name, .. } => name == "w0" || name == "w2",
             _ => false,
         });
         world.check_the_end();

@@ -34,6 +34,7 @@ impl CoordinatorMachine {
 
         // Requests to its earlier connection are lost, and made again.
         self.outputs.on_closed(&id.name);
+        self.trials.on_reconnected(&id);
         if let Some(replaced) = self.registry.register(self.now, conn, hello) {
             self.out.push(Command::Close(replaced));
         }

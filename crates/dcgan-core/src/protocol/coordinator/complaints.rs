@@ -1,9 +1,15 @@
 //! Complaints: a member says what keeps it from going on, and a new generation follows.
 
-use super::{CoordinatorMachine, Departure, Failure, Notice, Stage};
+use std::time::Duration;
+
+use super::{CoordinatorMachine, Failure, Notice, Stage};
 use crate::ids::{Generation, Rank, ShardId, WorkerId};
 use crate::protocol::message::{Complaint, FailedShards};
 use crate::protocol::plan::Plan;
+
+/// A member cannot have waited too long for another one if the last step was finished, or the plan
+/// began, a shorter time ago than this. The shortest deadline of a worker is 20 s.
+const LATE_CLAIM_MIN: Duration = Duration::from_secs(19);
 
 /// How soon a new generation follows a complaint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +36,12 @@ impl CoordinatorMachine {
             return Ok(());
         };
         let (about, urgency) = match complaint {
-            Complaint::StateMismatch { peer, position, mine, theirs } => {
-                let peer = name_of(&plan, peer).unwrap_or_default();
+            Complaint::StateMismatch { peer: rank, position, mine, theirs } => {
+                let peer = name_of(&plan, rank).unwrap_or_default();
                 let about = format!(
                     "its state at {position} has digest {mine}, that of worker {peer} has {theirs}"
                 );
+                self.accuse(by, &plan, &[rank], &about);
                 (about, Urgency::AfterPause)
             }
             Complaint::StreamBroken(peer) => {
@@ -44,24 +51,49 @@ impl CoordinatorMachine {
                 if let Some(worker) = self.registry.workers.get_mut(name) {
                     worker.data_closed = true;
                 }
-                self.reachability.record_broken_stream(&plan, by, peer);
-                (format!("it lost its connection to worker {name}"), Urgency::AfterPause)
+                let about = format!("it lost its connection to worker {name}");
+                self.accuse(by, &plan, &[peer], &about);
+                (about, Urgency::AfterPause)
             }
             Complaint::Timeout(peer) => {
                 let Some(name) = name_of(&plan, peer) else {
                     return Ok(());
                 };
-                if matches!(self.stage, Stage::Training { .. }) {
-                    self.remove_worker(name, Departure::Late);
+                let about = format!("it waited too long for worker {name}");
+                if !self.on_late_member(by, &plan, peer, &about) {
+                    return Ok(());
                 }
-                (format!("it waited too long for worker {name}"), Urgency::AfterPause)
+                (about, Urgency::AfterPause)
             }
             Complaint::CopyFailed => {
                 let about = "it cannot copy the state that the plan starts from".to_owned();
+                let holders: Vec<Rank> = plan
+                    .ranks()
+                    .filter(|&rank| plan.rank_of(by) != Some(rank))
+                    .filter(|&rank| plan.member(rank).is_some_and(|member| member.holds_start))
+                    .collect();
+                // Of one that gives no copy and one that takes none, the latter is more likely to
+                // be at fault: the former has shown that it can train.
+                for holder in holders.iter().filter_map(|&rank| plan.member(rank)) {
+                    let why = format!("worker {by} gets no copy of its state");
+                    self.progress.accuse(&holder.id, by, &why);
+                }
                 (about, Urgency::AfterPause)
             }
             Complaint::StateCorrupted(tensor) => {
-                (format!("a bit of {tensor} has changed in its memory"), Urgency::AtOnce)
+                let about = format!("a bit of {tensor} has changed in its memory");
+                // Once may be chance. A memory that fails again and again must not keep the others
+                // from going on.
+                let is_first = !self.progress.is_fruitless();
+                if !is_first {
+                    let own: Vec<Rank> = plan.rank_of(by).into_iter().collect();
+                    self.accuse(by, &plan, &own, &about);
+                }
+                let urgency = if is_first { Urgency::AtOnce } else { Urgency::AfterPause };
+                if is_first && matches!(self.stage, Stage::Training { has_progress: false, .. }) {
+                    self.progress.add_fruitless();
+                }
+                (about, urgency)
             }
             Complaint::ShardsFailed(failed) => {
                 let FailedShards { position, shards, what } = &failed;
@@ -75,6 +107,27 @@ impl CoordinatorMachine {
         };
         self.request_new_generation(&by.name, about, urgency);
         Ok(())
+    }
+
+    /// Records what a member says of others, or of itself, for the case that no step is finished.
+    fn accuse(&mut self, by: &WorkerId, plan: &Plan, about: &[Rank], why: &str) {
+        for member in about.iter().filter_map(|&rank| plan.member(rank)) {
+            self.progress.accuse(by, &member.id, why);
+        }
+    }
+
+    /// Takes a member's complaint that another one is late. The one to remove is chosen when all
+    /// have answered the fence, and have said for whom they wait. Returns whether the complaint is
+    /// true as far as the coordinator can see.
+    fn on_late_member(&mut self, by: &WorkerId, plan: &Plan, late: Rank, about: &str) -> bool {
+        if self.progress.waited(self.now) < LATE_CLAIM_MIN {
+            return false;
+        }
+        self.accuse(by, plan, &[late], about);
+        if let Some(member) = plan.member(late) {
+            self.progress.note_late(&member.id);
+        }
+        true
     }
 
     /// Starts a fence because of a complaint, at once or as soon as it may be.

@@ -143,11 +143,11 @@ impl CoordinatorMachine {
         Ok(())
     }
 
-    /// The number of ready workers that are neither in quarantine nor suspect.
+    /// The number of ready workers that are neither on trial, nor outside, nor suspect.
     pub(super) fn healthy_workers(&self) -> usize {
         self.registry
             .ready()
-            .filter(|worker| !self.reachability.is_quarantined(&worker.id))
+            .filter(|worker| self.trials.is_fit(&worker.id))
             .filter(|worker| !self.suspects.is_suspect(&worker.id))
             .count()
     }

@@ -68,10 +68,10 @@ impl CoordinatorMachine {
             FromWorker::StateDiffered { position, tensor } => {
                 self.notify(Notice::StateDiffered { name: id.name, position, tensor });
             }
-            FromWorker::ProbeResult { peer, result } => {
-                self.on_probe_result(&id, &peer, result.is_ok());
+            FromWorker::ProbeResult { peer, result } => self.on_probe_result(&id, &peer, result),
+            FromWorker::TrialResult { donor, result } => {
+                self.on_trial_result(&id, &donor, result);
             }
-            FromWorker::TrialResult { .. } => {}
             FromWorker::Evaluated { id: part, result } => {
                 self.outputs.on_evaluated(&id, part, result, &mut self.out);
             }
@@ -92,8 +92,9 @@ impl CoordinatorMachine {
         };
         if !worker.ready {
             worker.ready = true;
-            let name = worker.id.name.clone();
-            self.notify(Notice::Ready(name));
+            let id = worker.id.clone();
+            self.notify(Notice::Ready(id.name.clone()));
+            self.begin_trial(&id);
             self.send_open_fence(conn);
         }
     }
@@ -102,12 +103,13 @@ impl CoordinatorMachine {
         let Some(worker) = self.registry.by_conn(conn) else {
             return;
         };
-        let was_ready = worker.ready;
+        let (id, was_ready) = (worker.id.clone(), worker.ready);
         worker.fence_answer = Some(FenceAnswer { generation, state });
         worker.ready = true;
         // A worker that was too late for its fence counts as ready again. A newer fence may be open
         // that it was not sent, so it is sent now.
         if !was_ready {
+            self.begin_trial(&id);
             self.send_open_fence(conn);
         }
         if let Some(state) = state {
@@ -131,14 +133,11 @@ impl CoordinatorMachine {
         worker.last_step = worker.last_step.max(step);
 
         // Steps up to the plan's start are reported again after every plan: they are no progress.
-        let is_of_plan = self.plan.as_ref().is_some_and(|plan| {
-            done.generation == plan.generation && step > plan.start.position.step
-        });
-        if let Stage::Training { has_progress, .. } = &mut self.stage
-            && is_of_plan
+        if let Some(plan) = &self.plan
+            && done.generation == plan.generation
+            && let Stage::Training { has_progress, .. } = &mut self.stage
         {
-            *has_progress = true;
-            self.reachability.record_progress();
+            *has_progress |= self.progress.on_step(self.now, plan, id, step);
         }
         self.resolve_suspects(Position::after(step));
         self.recoveries.on_step_done(self.now, done.generation);
@@ -235,6 +234,7 @@ impl CoordinatorMachine {
     /// Removes a worker, closes its connection and says so.
     pub(super) fn remove_worker(&mut self, name: &str, why: Departure) {
         self.outputs.on_closed(name);
+        self.note_removal(name, &why);
         if let Some(conn) = self.registry.remove(name, why.clone()) {
             self.out.push(Command::Close(conn));
         }
@@ -257,6 +257,7 @@ impl CoordinatorMachine {
         if let Some(ending) = &mut self.ending {
             ending.since = self.now;
         }
+        self.progress.restart_clock(self.now);
         match &mut self.stage {
             Stage::Gathering { since }
             | Stage::Fencing { since, .. }

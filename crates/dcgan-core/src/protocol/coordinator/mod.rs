@@ -22,11 +22,12 @@ mod events;
 mod leaving;
 mod outputs;
 mod planner;
-mod reachability;
+mod progress;
 mod registry;
 mod report;
 mod stragglers;
 mod transitions;
+mod trials;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,10 +44,11 @@ use divergence::Suspects;
 use ending::Ending;
 use leaving::Draining;
 use outputs::Outputs;
-use reachability::Reachability;
+use progress::Progress;
 use registry::Registry;
 use report::Recoveries;
 use stragglers::Stragglers;
+use trials::Trials;
 
 /// A control stream's number, chosen by the driver and never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -211,7 +213,8 @@ pub struct CoordinatorMachine {
     claims: Claims,
     outputs: Outputs,
     suspects: Suspects,
-    reachability: Reachability,
+    trials: Trials,
+    progress: Progress,
     stragglers: Stragglers,
     /// True if shards move from workers that are steadily slower.
     rebalance: bool,
@@ -351,6 +354,7 @@ impl CoordinatorMachine {
             min_workers: min_workers.max(1),
             shards,
             fingerprint,
+            trials: Trials::new(plan.as_ref()),
             plan: plan.map(Arc::new),
             stage,
             has_trained: false,
@@ -360,7 +364,7 @@ impl CoordinatorMachine {
             claims,
             outputs,
             suspects: Suspects::default(),
-            reachability: Reachability::default(),
+            progress: Progress::default(),
             stragglers: Stragglers::new(),
             rebalance,
             recoveries: Recoveries::default(),

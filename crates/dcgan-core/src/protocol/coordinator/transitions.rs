@@ -26,7 +26,7 @@ impl CoordinatorMachine {
         self.remove_unresponsive_workers();
         self.release_spares();
         self.update_outputs()?;
-        self.probe_quarantined();
+        self.advance_trials();
         loop {
             let before = self.stage.clone();
             match self.stage.clone() {
@@ -75,8 +75,15 @@ impl CoordinatorMachine {
 
     /// Returns whether a ready worker may be a member of the next plan.
     pub(super) fn may_be_planned(&self, worker: &WorkerEntry) -> bool {
-        if self.reachability.is_quarantined(&worker.id) {
+        if !self.trials.is_fit(&worker.id) {
             return false;
+        }
+        // Those that kept the members from going on may do so again, so the others go first.
+        if self.progress.is_blamed(&worker.id) {
+            let is_free = |other: &&WorkerEntry| !self.progress.is_blamed(&other.id);
+            if self.fit_workers().filter(is_free).count() >= self.min_workers {
+                return false;
+            }
         }
         // With too few healthy workers a suspect is planned all the same: it may be innocent.
         !self.suspects.is_suspect(&worker.id) || self.healthy_workers() < self.min_workers
@@ -149,6 +156,8 @@ impl CoordinatorMachine {
     /// of the last plan are back and still train by it.
     fn advance_gathering(&mut self, since: Duration) {
         let ready = self.ready_workers();
+        let are_enough =
+            self.fit_workers().count() >= self.min_workers && !self.is_anybody_on_trial();
         let all_back = self.members_back() == self.members().len();
 
         // A stop, or a worker that leaves, waits for the members that may be about to reconnect:
@@ -162,9 +171,9 @@ impl CoordinatorMachine {
             }
         }
 
-        // The first plan of a run waits for `--workers`.
+        // The first plan of a run waits until `--workers` are ready and have been tried.
         let Some(plan) = self.plan.clone() else {
-            if ready >= self.workers {
+            if ready >= self.workers && are_enough {
                 self.enter_fencing("the first workers are ready");
             }
             return;
@@ -176,12 +185,15 @@ impl CoordinatorMachine {
             self.outputs.give_up_missing_evaluations(&mut self.out);
             self.stragglers.restart(self.now);
             self.has_trained = true;
+            self.trials.trust(self.now, &plan);
+            self.progress.adopt(self.now, &plan);
             self.stage =
                 Stage::Training { since: self.now, has_progress: true, has_complaint: false };
             return;
         }
-        let is_complete = all_back || ready >= self.workers;
-        let is_overdue = self.now >= since + ADOPT_MAX && ready >= self.min_workers;
+        let is_complete = are_enough && (all_back || ready >= self.workers);
+        let is_overdue =
+            self.now >= since + ADOPT_MAX && self.fit_workers().count() >= self.min_workers;
         if is_complete || is_overdue {
             self.enter_fencing("the coordinator was started again");
         }
@@ -217,7 +229,7 @@ impl CoordinatorMachine {
         let is_complaint_due =
             has_complaint && (has_progress || self.now >= since + COMPLAINT_PAUSE);
         if is_complaint_due && !has_progress && !is_lost {
-            self.reachability.record_generation_without_progress();
+            self.progress.add_fruitless();
         }
 
         if is_lost || is_complaint_due {
@@ -226,6 +238,13 @@ impl CoordinatorMachine {
             self.enter_fencing("a stop was asked for");
         } else if let Some(leaves) = self.leaving_member(&plan) {
             self.enter_fencing(&leaves.to_string());
+        } else if self.progress.finished() < self.outputs.last_step()
+            && self.progress.is_stalled(self.now, &plan)
+        {
+            let seconds = self.progress.waited(self.now).as_secs();
+            self.progress.add_stall();
+            self.notify(Notice::Stalled(seconds));
+            self.enter_fencing(&format!("no step was finished for {seconds} s"));
         } else if let Some(name) = self.newcomer(&plan) {
             self.enter_fencing(&format!("worker {name} joins"));
         } else if self.rebalance
@@ -253,6 +272,7 @@ impl CoordinatorMachine {
     /// to say which state it has. `why` is for people.
     pub(super) fn enter_fencing(&mut self, why: &str) {
         let generation = self.newest_generation().next();
+        self.remember_shard_times();
         // Before the first plan there is nothing to interrupt.
         if self.plan.is_some() {
             self.recoveries.on_fence(self.now, generation, why);
@@ -269,7 +289,10 @@ impl CoordinatorMachine {
     fn advance_fencing(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
         // Count the answers.
         let (mut asked, mut answered) = (0, 0);
-        for worker in self.registry.ready().filter(|worker| self.may_be_planned(worker)) {
+        // The last checkpoint may be the state of any worker.
+        let is_counted =
+            |worker: &&WorkerEntry| self.ending.is_some() || self.may_be_planned(worker);
+        for worker in self.registry.ready().filter(is_counted) {
             asked += 1;
             answered += usize::from(worker.has_answered(generation));
         }
@@ -288,10 +311,18 @@ impl CoordinatorMachine {
 
         // A worker that has not answered is left out of the plan. Its late answer makes it ready
         // again.
+        let mut late = Vec::new();
         for worker in self.registry.workers.values_mut() {
-            if !worker.has_answered(generation) {
+            if worker.ready && !worker.has_answered(generation) {
                 worker.ready = false;
+                late.push(worker.id.clone());
             }
+        }
+        // Every plan would wait for it again.
+        late.retain(|id| self.trials.is_fit(id));
+        for id in &late {
+            let seconds = FENCE_MAX.as_secs();
+            self.leave_out(id, &format!("it did not answer a fence in {seconds} s"));
         }
         let before = self.registry.workers.len();
         self.expel_impossible_answers(generation);
@@ -307,7 +338,7 @@ impl CoordinatorMachine {
             self.release(&leavers);
             return self.advance_fencing(generation, since);
         }
-        self.quarantine_unreachable();
+        self.leave_out_culprits();
         if let Some(plan) = self.make_plan(generation)? {
             self.enter_storing(plan, None);
         }
@@ -380,7 +411,7 @@ impl CoordinatorMachine {
             let worker = self.registry.by_id(&candidate.id);
             worker.is_some_and(|worker| fingerprint.as_ref() == Some(&worker.fingerprint))
         });
-        // The quarantine may have taken one away, or the fingerprint.
+        // One may have been left out just now, for what it did or for its fingerprint.
         if candidates.len() < self.min_workers {
             return Ok(None);
         }
@@ -468,6 +499,7 @@ impl CoordinatorMachine {
         self.outputs.restart_after(plan.start.position.step, &ids);
         self.announced_persisted = self.announced_persisted.min(self.outputs.persisted_through());
         self.stragglers.restart(self.now);
+        self.progress.begin_plan(self.now, &plan);
         self.plan = Some(plan);
         self.has_trained = true;
         self.stage = Stage::Training { since: self.now, has_progress: false, has_complaint: false };

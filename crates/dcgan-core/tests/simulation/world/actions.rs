@@ -6,6 +6,7 @@ use dcgan_core::protocol::coordinator::{self, ConnId, TICK};
 use dcgan_core::protocol::worker::{self, ShardResult};
 
 use super::{Link, Order, World};
+use crate::bad::Bad;
 
 /// Something that can happen next.
 enum Action {
@@ -76,13 +77,17 @@ impl World {
                 actions.push(Action::WorkerCommand(name.clone()));
                 continue;
             }
-            actions.extend((0..worker.jobs.len()).map(|job| Action::Compute(name.clone(), job)));
+            if self.may_compute(name) {
+                let jobs = 0..worker.jobs.len();
+                actions.extend(jobs.map(|job| Action::Compute(name.clone(), job)));
+            }
             // Gradients are more urgent.
             if worker.jobs.is_empty() {
                 let parts = 0..worker.evaluations.len();
                 actions.extend(parts.map(|part| Action::Evaluate(name.clone(), part)));
             }
-            if worker.conn.is_none() && self.coordinator.is_some() {
+            let is_early = self.connects_at.get(name).is_some_and(|at| *at > self.now);
+            if worker.conn.is_none() && self.coordinator.is_some() && !is_early {
                 actions.push(Action::Connect(name.clone()));
             }
         }
@@ -118,7 +123,7 @@ impl World {
     }
 
     /// The state of all processes, for a run that makes no progress.
-    fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let mut text = format!("{:?} {:?}", self.now, self.outcome);
         for (name, worker) in &self.workers {
             let (commands, jobs) = (worker.commands.len(), worker.jobs.len());
@@ -127,6 +132,10 @@ impl World {
                 "\n{name}: {commands} commands, {jobs} jobs, {:?}, waits for {waits_for:?}",
                 worker.conn
             );
+        }
+        text += &format!("\nbad: {:?}\nnotices:", self.bad);
+        for notice in self.notices.iter().rev().take(40).rev() {
+            text += &format!("\n{notice}");
         }
         let machine = self.coordinator.as_ref().map(|coordinator| &coordinator.machine);
         text + &format!("\n{machine:?}")
@@ -166,6 +175,7 @@ impl World {
         let result =
             if worker.objective.panics() { Err("a defect".to_owned()) } else { Ok(vector) };
         let event = worker::Event::Computed(key, shard, ShardResult::new(result));
+        self.note_computed(name);
         self.worker_event(name, event);
     }
 
@@ -204,13 +214,20 @@ impl World {
         self.coordinator_event(coordinator::Event::Tick);
         for name in names {
             self.worker_event(&name, worker::Event::Tick);
+            if self.bad(&name) == Some(Bad::Accuses) && self.workers.contains_key(&name) {
+                self.accuse(&name);
+            }
         }
+        self.check_progress();
 
         // A coordinator that died is started again, and so are workers: every run can end.
         if self.coordinator.is_none() && self.outcome.is_none() && self.rng.one_in(5) {
             self.start_coordinator();
         }
-        if self.workers.len() < self.setup.workers && self.outcome.is_none() && self.rng.one_in(5) {
+        if self.honest_workers() < self.setup.workers
+            && self.outcome.is_none()
+            && self.rng.one_in(5)
+        {
             self.start_new_worker();
         }
     }

@@ -13,12 +13,14 @@ use dcgan_core::protocol::plan::Plan;
 use dcgan_core::spec::schedule::Schedule;
 
 use super::{Coordinator, DiskWrite, Downward, Upward, World};
+use crate::bad::Bad;
 use crate::disk::encode;
 
 impl World {
     /// Starts a coordinator on what the disk holds.
     pub(super) fn start_coordinator(&mut self) {
         assert!(self.coordinator.is_none());
+        self.note_change();
         let output = OutputConfig {
             schedule: self.schedule,
             spec: self.reference.spec.clone(),
@@ -70,6 +72,10 @@ impl World {
                 self.send_down(conn, Downward::Message(message));
             }
             Command::TurnAway(conn, _) | Command::Close(conn) => {
+                if let Some(control) = self.control.get(&conn) {
+                    let at = self.now + Duration::from_millis(250);
+                    self.connects_at.insert(control.worker.clone(), at);
+                }
                 self.send_down(conn, Downward::Closed);
             }
             Command::Write(write) => {
@@ -107,7 +113,8 @@ impl World {
                 // A liar that is a phase ahead of the others may name any state.
                 let digest = self.reference.digests.get(&plan.start.position);
                 let is_right = digest == Some(&plan.start.digest);
-                assert!(is_right || !self.liars.is_empty(), "{plan}");
+                let is_lie = self.bad.values().any(|bad| *bad == Bad::LiesAboutItsPosition);
+                assert!(is_right || is_lie || !self.liars.is_empty(), "{plan}");
                 self.disk.plan = Some(plan);
                 self.disk.fingerprint = Some(fingerprint);
             }
@@ -169,13 +176,15 @@ impl World {
                 assert!(has_earned_it, "{notice}");
             }
             Notice::Lost { why: Departure::Late, name } => {
-                let is_slandered = !self.liars.is_empty();
-                assert!(self.ever_stopped.contains(name) || is_slandered, "{notice}");
+                let has_accuser = self.bad.values().any(|bad| *bad == Bad::Accuses);
+                let is_slandered = has_accuser || !self.liars.is_empty();
+                let is_bad = self.bad.contains_key(name);
+                assert!(self.ever_stopped.contains(name) || is_bad || is_slandered, "{notice}");
             }
             Notice::FalseClaim { name, address, .. } => {
                 // The stranger may have taken a name while its owner was away.
-                let is_lie = self.liars.contains(name) || address == "liar:1";
-                assert!(is_lie, "an honest worker is expelled: {notice}");
+                let is_liar = self.liars.contains(name) || self.bad.contains_key(name);
+                assert!(is_liar || address == "liar:1", "an honest worker is expelled: {notice}");
             }
             _ => {}
         }

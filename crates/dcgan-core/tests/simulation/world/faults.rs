@@ -11,6 +11,7 @@ use crate::faults::Fault;
 impl World {
     /// Ends a worker's process: its streams break, and copies that others wait for fail.
     pub(super) fn remove_worker(&mut self, name: &str) {
+        self.note_change();
         self.cut_control(name);
         let worker = self.workers.remove(name).unwrap();
         let links: Vec<Link> = self
@@ -23,8 +24,8 @@ impl World {
             self.break_link(&from, &to, generation);
         }
         // Whoever waits for a copy of its state sees the connection break.
-        for (asker, generation) in worker.copies.into_values() {
-            self.worker_event(&asker.name, worker::Event::Copied(generation, None));
+        for (asker, wanted) in worker.copies.into_values() {
+            self.end_copy(&worker.id, &asker, wanted, None);
         }
     }
 
@@ -48,6 +49,7 @@ impl World {
     /// Injects a fault. One that needs a worker does nothing where there is none.
     pub(crate) fn inject(&mut self, fault: Fault) {
         self.faults_done += 1;
+        self.note_change();
         let name = self.any_worker();
         match (fault, name) {
             (Fault::Kill, Some(name)) => {

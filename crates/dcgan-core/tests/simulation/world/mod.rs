@@ -5,6 +5,7 @@
 //! runs and checks how they end.
 
 mod actions;
+mod bad;
 mod coordinator;
 mod faults;
 mod lies;
@@ -27,6 +28,7 @@ use dcgan_core::protocol::worker::{Command, ReduceFrame, VectorKey, WorkerMachin
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::state::State;
 
+use crate::bad::Bad;
 use crate::disk::Disk;
 use crate::faulty_toy::FaultyToy;
 use crate::reference::Reference;
@@ -79,9 +81,17 @@ struct Worker {
     /// A stopped process does nothing until this time.
     stopped_until: Option<Duration>,
     plan: Option<Arc<Plan>>,
-    /// Copies of its state that others wait for, by token: the worker, and the generation of its
-    /// plan.
-    copies: BTreeMap<u64, (WorkerId, Generation)>,
+    /// Copies of its state that others wait for, by token.
+    copies: BTreeMap<u64, (WorkerId, Wanted)>,
+}
+
+/// The purpose of a copy of a state.
+#[derive(Clone, Copy)]
+enum Wanted {
+    /// The plan of this generation.
+    Plan(Generation),
+    /// A trial.
+    Trial,
 }
 
 /// A control stream: what is on its way in each direction.
@@ -160,6 +170,16 @@ pub(crate) struct World {
     liar: Option<lies::Liar>,
     /// Workers in whose name something was said that they did not say.
     liars: BTreeSet<String>,
+    /// The bad workers, by name.
+    bad: BTreeMap<String, Bad>,
+    /// The time before which each slow worker computes no other shard.
+    slow_until: BTreeMap<String, Duration>,
+    /// The time before which a worker that was turned away does not connect again.
+    connects_at: BTreeMap<String, Duration>,
+    /// The time of the last change that honest workers may need time for: a fault, a step.
+    changed_at: Duration,
+    /// The longest time that they have needed.
+    longest_wait: Duration,
     /// Workers that were given a defect.
     defective: BTreeSet<String>,
     /// Workers that were stopped at any time.
@@ -203,6 +223,11 @@ impl World {
             separated: BTreeMap::new(),
             liar: None,
             liars: BTreeSet::new(),
+            bad: BTreeMap::new(),
+            slow_until: BTreeMap::new(),
+            connects_at: BTreeMap::new(),
+            changed_at: Duration::from_secs(1),
+            longest_wait: Duration::ZERO,
             defective: BTreeSet::new(),
             ever_stopped: BTreeSet::new(),
         };

@@ -9,6 +9,7 @@ use dcgan_core::protocol::coordinator::{Event, Notice, Outcome, Stop};
 use dcgan_core::spec::schedule::Schedule;
 
 use super::World;
+use crate::bad::Bad;
 use crate::disk::decode;
 use crate::faults::Fault;
 use crate::faulty_toy::Defect;
@@ -38,6 +39,33 @@ impl World {
             self.check_memory();
         }
         self.run_until_workers_have_left()
+    }
+
+    /// Runs to an outcome, with faults at random times, and bad workers that come after so many
+    /// actions.
+    pub(crate) fn run_joined(
+        &mut self,
+        mut faults: Vec<Fault>,
+        mut bad: Vec<Bad>,
+        comes_at: usize,
+    ) -> Outcome {
+        while self.outcome.is_none() {
+            if self.actions == comes_at {
+                bad.drain(..).for_each(|bad| self.start_bad_worker(bad));
+            }
+            if self.rng.one_in(60)
+                && let Some(fault) = faults.pop()
+            {
+                self.inject(fault);
+            }
+            self.act();
+        }
+        self.run_until_workers_have_left()
+    }
+
+    /// The longest time in which honest workers that could go on have finished no step.
+    pub(crate) fn longest_wait(&self) -> Duration {
+        self.longest_wait
     }
 
     /// Runs to an outcome. Each fault is injected after its number of actions.

@@ -10,7 +10,8 @@ use dcgan_core::protocol::message::{Finish, Hello, PROTOCOL};
 use dcgan_core::protocol::plan::{Plan, StateRef};
 use dcgan_core::protocol::worker::{Command, CopySource, Event, StateCopy, WorkerMachine};
 
-use super::{Control, Downward, Link, PeerMessage, Upward, Worker, World};
+use super::{Control, Downward, Link, PeerMessage, Upward, Wanted, Worker, World};
+use crate::bad::Bad;
 use crate::disk::decode;
 use crate::faulty_toy::FaultyToy;
 
@@ -42,6 +43,7 @@ impl World {
 
     /// Starts a worker under a name.
     pub(super) fn start_worker(&mut self, name: String) {
+        self.note_change();
         let id = WorkerId { name: name.clone(), incarnation: self.new_id() };
         let objective = Arc::new(FaultyToy::new(Arc::clone(&self.reference.objective)));
         let mut machine =
@@ -72,8 +74,14 @@ impl World {
         let Some(worker) = self.workers.get_mut(name) else {
             return;
         };
+        let is_copy = matches!(event, Event::Copied(..));
+        let before = worker.machine.at().position.step;
         let commands = worker.machine.handle(self.now, event);
         worker.commands.extend(commands);
+        // An honest worker that finishes a step goes on.
+        if worker.machine.at().position.step > before && !is_copy && !self.bad.contains_key(name) {
+            self.changed_at = self.now;
+        }
         // Check after every event, not only at the end: a later copy could replace a wrong state
         // before anybody sees it.
         let StateRef { position, digest, .. } = worker.machine.at();
@@ -84,6 +92,10 @@ impl World {
 
     /// Executes a command of a worker.
     pub(super) fn worker_command(&mut self, name: &str, command: Command) {
+        let distorted = self.bad.contains_key(name).then(|| self.distort(name, command.clone()));
+        let Some(command) = distorted.unwrap_or(Some(command)) else {
+            return;
+        };
         let worker = self.workers.get_mut(name).unwrap();
         let id = worker.id.clone();
         match command {
@@ -107,22 +119,28 @@ impl World {
             Command::Copy(plan, source) => self.copy(name, &plan, source),
             Command::Serve(token, state, reports) => {
                 // The asker may have died, or asked again, in the meantime.
-                let Some((asker, generation)) = worker.copies.remove(&token) else {
+                let Some((asker, wanted)) = worker.copies.remove(&token) else {
                     return;
                 };
-                let copy = state.map(|(_, state)| StateCopy { state: (*state).clone(), reports });
-                if self.is_alive(&asker) {
-                    self.worker_event(&asker.name, Event::Copied(generation, copy));
-                }
+                let copy = state.map(|(at, state)| {
+                    let state = self.give_copy(name, (*state).clone());
+                    (at, StateCopy { state, reports })
+                });
+                self.end_copy(&id, &asker, wanted, copy);
             }
             Command::Probe(peer, _) => {
-                let result =
-                    if self.can_reach(name, &peer) { Ok(()) } else { Err("no".to_owned()) };
+                let is_reached =
+                    self.can_reach(name, &peer) || self.bad(name) == Some(Bad::ClaimsToReach);
+                let result = if is_reached { Ok(()) } else { Err("no answer".to_owned()) };
                 self.worker_event(name, Event::ProbeResult(peer, result));
             }
-            Command::Trial(donor, _) => {
-                self.worker_event(name, Event::TrialResult(donor, Ok(1.0)));
-            }
+            Command::Trial(donor, _) => match self.bad(name) {
+                Some(Bad::TriedForEver) => {}
+                Some(Bad::ClaimsToReach) => {
+                    self.worker_event(name, Event::TrialResult(donor, Ok(1.0)));
+                }
+                _ => self.ask_for_copy(name, &donor, Wanted::Trial, None),
+            },
             Command::CloseSession(claim) => {
                 assert!(!self.liars.is_empty(), "an honest coordinator is not believed: {claim}");
                 self.cut_control(name);
@@ -158,7 +176,11 @@ impl World {
     fn copy(&mut self, name: &str, plan: &Arc<Plan>, source: CopySource) {
         match source {
             CopySource::Coordinator => self.copy_from_disk(name, plan),
-            CopySource::Member(rank) => self.ask_for_copy(name, plan, rank),
+            CopySource::Member(rank) => {
+                let holder = plan.member(rank).unwrap().id.clone();
+                let wanted = Wanted::Plan(plan.generation);
+                self.ask_for_copy(name, &holder, wanted, Some(plan.start));
+            }
         }
     }
 
@@ -181,28 +203,55 @@ impl World {
         self.worker_event(name, Event::Copied(plan.generation, copy));
     }
 
-    /// Asks a member for its state. The answer comes with its command `Serve`.
-    fn ask_for_copy(&mut self, name: &str, plan: &Arc<Plan>, rank: Rank) {
-        let holder = plan.member(rank).unwrap().id.clone();
-        if !self.can_reach(name, &holder) {
-            self.worker_event(name, Event::Copied(plan.generation, None));
+    /// Asks a worker for its state. The answer comes with its command `Serve`.
+    fn ask_for_copy(
+        &mut self,
+        name: &str,
+        holder: &WorkerId,
+        wanted: Wanted,
+        state: Option<StateRef>,
+    ) {
+        let asker = self.workers[name].id.clone();
+        if !self.can_reach(name, holder) {
+            self.end_copy(holder, &asker, wanted, None);
             return;
         }
         let token = self.new_id();
-        let asker = self.workers[name].id.clone();
         let holder_process = self.workers.get_mut(&holder.name).unwrap();
-        holder_process.copies.insert(token, (asker, plan.generation));
-        self.worker_event(&holder.name, Event::CopyAsked(Some(plan.start), token));
+        holder_process.copies.insert(token, (asker, wanted));
+        self.worker_event(&holder.name, Event::CopyAsked(state, token));
+    }
+
+    /// Ends a copy from a worker to the one that asked for it.
+    pub(super) fn end_copy(
+        &mut self,
+        holder: &WorkerId,
+        asker: &WorkerId,
+        wanted: Wanted,
+        copy: Option<(StateRef, StateCopy)>,
+    ) {
+        if !self.is_alive(asker) {
+            return;
+        }
+        match wanted {
+            Wanted::Trial => self.end_trial(&asker.name, holder, copy),
+            Wanted::Plan(generation) => {
+                let copy = copy.map(|(_, copy)| copy);
+                self.worker_event(&asker.name, Event::Copied(generation, copy));
+            }
+        }
     }
 
     /// Tells if a worker can open a connection to another process now.
     fn can_reach(&self, name: &str, peer: &WorkerId) -> bool {
-        self.is_alive(peer) && !self.are_separated(name, &peer.name)
+        let is_good = !matches!(self.bad(name), Some(Bad::ReachesNobody | Bad::ClaimsToReach))
+            && self.bad(&peer.name) != Some(Bad::Unreachable);
+        self.is_alive(peer) && !self.are_separated(name, &peer.name) && is_good
     }
 
     /// Sends a message to the coordinator. Without a control stream that was welcomed, it is
     /// dropped.
-    fn send_up(&mut self, name: &str, message: Upward) {
+    pub(super) fn send_up(&mut self, name: &str, message: Upward) {
         let worker = &self.workers[name];
         let Some(conn) = worker.conn.filter(|_| worker.welcomed) else {
             return;

@@ -60,15 +60,21 @@ pub enum Notice {
         /// The first tensor that differed.
         tensor: String,
     },
-    /// A worker is left out of plans, because it and some peers do not reach each other.
-    Quarantined {
+    /// A worker waits outside: it has failed its trial, or has kept the members from going on.
+    Outside {
         /// The worker's name.
         name: String,
-        /// The names of those peers.
-        peers: Vec<String>,
+        /// The address at which others are to reach it.
+        address: String,
+        /// The reason, with the option that mends it.
+        why: String,
+        /// The time until it is tried again, in seconds.
+        seconds: u64,
     },
-    /// A worker in quarantine reaches its peers again, and may be planned.
+    /// A worker that waited outside has passed its trial, and may be planned.
     Readmitted(String),
+    /// No step was finished for so many seconds: a new generation follows.
+    Stalled(u64),
     /// Shards move away from a worker that takes longer than the others.
     ShardsMoved {
         /// The worker's name.
@@ -163,8 +169,9 @@ impl Notice {
             Self::FingerprintsDiffer { .. } => "fingerprints_differ",
             Self::Complaint { .. } => "complaint",
             Self::StateDiffered { .. } => "state_differed",
-            Self::Quarantined { .. } => "worker_quarantined",
+            Self::Outside { .. } => "worker_outside",
             Self::Readmitted(_) => "worker_readmitted",
+            Self::Stalled(_) => "stalled",
             Self::ShardsMoved { .. } => "shards_moved",
             Self::Planned { .. } => "plan",
             Self::PlanAdopted(_) => "plan_adopted",
@@ -197,9 +204,10 @@ impl Notice {
             | Self::Complaint { by: name, .. }
             | Self::PartFailed { by: name, .. }
             | Self::StateDiffered { name, .. }
-            | Self::Quarantined { name, .. }
+            | Self::Outside { name, .. }
             | Self::ShardsMoved { name, .. } => Some(name),
             Self::Planned { .. }
+            | Self::Stalled(_)
             | Self::PlanAdopted(_)
             | Self::SnapshotGivenUp(_)
             | Self::CheckpointLeftOut(_)
@@ -244,13 +252,16 @@ impl fmt::Display for Notice {
                 "worker {name} differed at {position} from the other workers, first in {tensor}; \
                  it has copied their state"
             ),
-            Self::Quarantined { name, peers } => write!(
+            Self::Outside { name, address, why, seconds } => write!(
                 f,
-                "worker {name} and {} do not reach each other: {name} is left out until they do",
-                peers.join(", ")
+                "worker {name} at {address} waits outside, and the others go on: {why} (it is \
+                 tried again in {seconds} s)"
             ),
             Self::Readmitted(name) => {
-                write!(f, "worker {name} reaches the others again and may take part")
+                write!(f, "worker {name} has passed its trial and may take part")
+            }
+            Self::Stalled(seconds) => {
+                write!(f, "no step was finished for {seconds} s: the members are asked again")
             }
             Self::ShardsMoved { name, percent } => write!(
                 f,

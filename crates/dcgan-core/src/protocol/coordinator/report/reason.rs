@@ -1,11 +1,10 @@
 //! The reason for the coordinator's present activity, or for its waiting.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
 use super::LostSteps;
-use crate::ids::{Generation, Step, WorkerId};
+use crate::ids::{Generation, Step};
 use crate::protocol::coordinator::ending::RETURN_MAX;
 use crate::protocol::coordinator::{CoordinatorMachine, FENCE_MAX, Stage};
 
@@ -42,11 +41,19 @@ pub enum Reason {
         /// The workers that were here before, the one heard last first.
         missing: Vec<LastSeen>,
     },
-    /// Without the workers in quarantine there are too few to go on.
-    Unreachable {
-        /// The name of each worker in quarantine, with the names of the peers that it does not
-        /// reach.
-        pairs: Vec<(String, Vec<String>)>,
+    /// Workers are being tried, and without them there are too few to go on.
+    OnTrial {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// Without the workers that wait outside there are too few to go on.
+    Outside {
+        /// The number of workers that may be planned.
+        fit: usize,
+        /// The smallest number of workers that train.
+        minimum: usize,
+        /// The name of each worker outside, its address, and why it waits.
+        outside: Vec<(String, String, String)>,
     },
     /// The next plan is on its way to the disk.
     Storing {
@@ -94,14 +101,14 @@ impl CoordinatorMachine {
     pub fn reason(&self) -> Reason {
         let ready = self.ready_workers();
         match &self.stage {
-            Stage::Gathering { .. } if self.plan.is_none() => {
+            Stage::Gathering { .. } if self.plan.is_none() && ready < self.workers => {
                 Reason::Gathering { ready, workers: self.workers }
             }
             Stage::Gathering { .. } if self.may_still_adopt() => {
                 Reason::Adopting { here: self.members_back(), members: self.members().len() }
             }
-            Stage::Gathering { .. } => self.below_minimum(ready),
-            Stage::Fencing { generation, .. } => self.reason_to_fence(*generation, ready),
+            Stage::Gathering { .. } => self.below_minimum(),
+            Stage::Fencing { generation, .. } => self.reason_to_fence(*generation),
             Stage::Storing { plan, .. } => Reason::Storing { generation: plan.generation },
             Stage::Training { .. } => {
                 Reason::Training { generation: self.generation(), members: self.members().len() }
@@ -112,12 +119,12 @@ impl CoordinatorMachine {
     }
 
     /// The reason that a fence is open: answers are missing, or else workers.
-    fn reason_to_fence(&self, generation: Generation, ready: usize) -> Reason {
+    fn reason_to_fence(&self, generation: Generation) -> Reason {
         if let Some(returning) = self.reason_to_stay(generation) {
             return returning;
         }
         let mut waiting_for = Vec::new();
-        for worker in self.registry.ready() {
+        for worker in self.fit_workers() {
             if !worker.has_answered(generation) {
                 waiting_for.push(worker.id.name.clone());
             }
@@ -125,12 +132,7 @@ impl CoordinatorMachine {
         if !waiting_for.is_empty() {
             return Reason::Fencing { generation, waiting_for };
         }
-        let pairs: Vec<(String, Vec<String>)> = self
-            .reachability
-            .quarantined()
-            .map(|(id, peers)| (id.name.clone(), names(peers)))
-            .collect();
-        if pairs.is_empty() { self.below_minimum(ready) } else { Reason::Unreachable { pairs } }
+        self.below_minimum()
     }
 
     /// The reason that an early end waits for members, if it does. An answer to its fence that is
@@ -153,14 +155,27 @@ impl CoordinatorMachine {
         }
     }
 
-    fn below_minimum(&self, ready: usize) -> Reason {
-        let missing = self.registry.missing(self.now);
-        Reason::BelowMinimum { ready, minimum: self.min_workers, missing }
+    /// The reason that there are too few workers: some are being tried or wait outside, or else
+    /// some are missing.
+    fn below_minimum(&self) -> Reason {
+        let (mut names, mut outside) = (Vec::new(), Vec::new());
+        for worker in self.registry.ready() {
+            let name = || worker.id.name.clone();
+            if self.trials.is_on_trial(&worker.id) {
+                names.push(name());
+            } else if let Some(why) = self.trials.outside(&worker.id) {
+                outside.push((name(), worker.address.clone(), why.to_owned()));
+            }
+        }
+        let (fit, minimum) = (self.fit_workers().count(), self.min_workers);
+        if !names.is_empty() {
+            Reason::OnTrial { names }
+        } else if !outside.is_empty() {
+            Reason::Outside { fit, minimum, outside }
+        } else {
+            Reason::BelowMinimum { ready: fit, minimum, missing: self.registry.missing(self.now) }
+        }
     }
-}
-
-fn names(workers: &BTreeSet<WorkerId>) -> Vec<String> {
-    workers.iter().map(|worker| worker.name.clone()).collect()
 }
 
 impl Reason {
@@ -171,7 +186,8 @@ impl Reason {
             Self::Adopting { .. } => "adopting",
             Self::Fencing { .. } => "fencing",
             Self::BelowMinimum { .. } => "below_minimum",
-            Self::Unreachable { .. } => "unreachable",
+            Self::OnTrial { .. } => "on_trial",
+            Self::Outside { .. } => "outside",
             Self::Storing { .. } => "storing",
             Self::Training { .. } => "training",
             Self::Stopping => "stopping",
@@ -216,11 +232,15 @@ impl fmt::Display for Reason {
                 }
                 Ok(())
             }
-            Self::Unreachable { pairs } => {
-                f.write_str("waiting for workers to reach each other:")?;
-                for (i, (name, peers)) in pairs.iter().enumerate() {
-                    let separator = if i == 0 { "" } else { ";" };
-                    write!(f, "{separator} {name} and {}", peers.join(", "))?;
+            Self::OnTrial { names } => {
+                write!(f, "waiting for the trial of worker {}", names.join(", worker "))
+            }
+            Self::Outside { fit, minimum, outside } => {
+                let lacking = minimum.saturating_sub(*fit);
+                write!(f, "waiting for {lacking} of {minimum} workers")?;
+                for (i, (name, address, why)) in outside.iter().enumerate() {
+                    let separator = if i == 0 { ":" } else { ";" };
+                    write!(f, "{separator} worker {name} at {address} waits outside: {why}")?;
                 }
                 Ok(())
             }

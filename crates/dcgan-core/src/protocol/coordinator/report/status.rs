@@ -46,6 +46,8 @@ pub struct WorkerStatus {
     pub heard_ago: Duration,
     /// The milliseconds that it takes for a shard in a step, once they are known.
     pub shard_ms: Option<f64>,
+    /// Why it waits outside, if it does.
+    pub outside: Option<String>,
 }
 
 /// A worker that is kept outside, because it said something that cannot be true.
@@ -70,8 +72,11 @@ pub enum Role {
     Spare,
     /// A worker that fetches its partitions.
     Starting,
-    /// A worker that is left out until it reaches its peers.
-    Quarantined,
+    /// A worker that is being tried.
+    OnTrial,
+    /// A worker that has failed its trial, or has kept the members from going on. It waits to be
+    /// tried again.
+    Outside,
     /// A worker whose connection closed a moment ago, and may come back.
     Disconnected,
 }
@@ -106,15 +111,19 @@ impl CoordinatorMachine {
             step: worker.last_step,
             heard_ago: now.saturating_sub(worker.heard_at),
             shard_ms: self.stragglers.shard_ms(&worker.id),
+            outside: self.trials.outside(&worker.id).map(str::to_owned),
         }
     }
 
     fn role(&self, worker: &WorkerEntry) -> Role {
-        if self.reachability.is_quarantined(&worker.id) {
-            return Role::Quarantined;
-        }
         if !worker.is_connected() {
             return Role::Disconnected;
+        }
+        if self.trials.outside(&worker.id).is_some() {
+            return Role::Outside;
+        }
+        if self.trials.is_on_trial(&worker.id) {
+            return Role::OnTrial;
         }
         if let Some(plan) = &self.plan
             && let Some(rank) = plan.rank_of(&worker.id)

@@ -1,0 +1,199 @@
+//! The progress of the training, and the complaints of members while there is none.
+//!
+//! A member's report is a claim, so a step counts as finished when most members have reported it.
+//! The members of a plan that finished a step are the *core*: what has worked once is what to go
+//! back to. A plan that finishes no step is *fruitless*. One may be chance; after two in a row, the
+//! core goes on alone, or if there is none, without those that the others complain about.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::ids::{Step, WorkerId};
+use crate::protocol::plan::Plan;
+
+/// After this many fruitless plans in a row, somebody is left out.
+const FRUITLESS_MAX: usize = 2;
+/// The number of recent steps whose times are remembered.
+const RECENT_STEPS: usize = 8;
+/// A plan may take this many times the slowest recent step for a step.
+const STALL_STEPS: u32 = 8;
+/// A plan of members that have trained together may take at least this long for a step. Members
+/// that wait for one of them have complained by then.
+const STALL_MIN: Duration = Duration::from_secs(30);
+/// A plan with new members may take at least this long for its first step. They have copied a state
+/// and computed a shard before, so they are not expected to be slow.
+const JOIN_MIN: Duration = Duration::from_secs(10);
+/// A plan may take this long for a step while it is not known how long steps take.
+const STALL_FIRST: Duration = Duration::from_secs(150);
+/// Each fruitless plan in a row doubles the time for the next one, this many times at most.
+const DOUBLINGS_MAX: u32 = 4;
+
+/// The progress of the training.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The members that last finished a step together.
+    core: BTreeSet<WorkerId>,
+    /// Plans since then that have finished no step.
+    fruitless: usize,
+    /// Plans since then that were given up because nothing happened.
+    stalls: u32,
+    /// Complaints since then: by whom, about whom, and what.
+    accusations: BTreeMap<(WorkerId, WorkerId), String>,
+    /// Members that others have waited for too long since then.
+    late: BTreeSet<WorkerId>,
+    /// Workers that were left out since then.
+    blamed: BTreeSet<WorkerId>,
+    /// The last step that each member of the present plan has reported.
+    reported: BTreeMap<WorkerId, Step>,
+    /// The last step that most of them have reported.
+    finished: Step,
+    /// The time at which that was reported, or at which the plan began.
+    since: Duration,
+    /// The times of the last steps, oldest first.
+    recent: VecDeque<Duration>,
+}
+
+impl Progress {
+    /// Notes that a plan begins.
+    pub(super) fn begin_plan(&mut self, now: Duration, plan: &Plan) {
+        self.reported.clear();
+        self.finished = plan.start.position.step;
+        self.since = now;
+    }
+
+    /// Notes that the members of a plan train since an earlier coordinator announced it.
+    pub(super) fn adopt(&mut self, now: Duration, plan: &Plan) {
+        self.begin_plan(now, plan);
+        self.core = plan.members().iter().map(|member| member.id.clone()).collect();
+    }
+
+    /// Notes that a member of `plan` has reached a step. Returns whether most members have now
+    /// finished a step that they had not.
+    pub(super) fn on_step(
+        &mut self,
+        now: Duration,
+        plan: &Plan,
+        id: &WorkerId,
+        step: Step,
+    ) -> bool {
+        if plan.rank_of(id).is_none() {
+            return false;
+        }
+        let reported = self.reported.entry(id.clone()).or_default();
+        *reported = step.max(*reported);
+        let mut steps: Vec<Step> = self.reported.values().copied().collect();
+        steps.sort_unstable_by(|a, b| b.cmp(a));
+        let Some(&finished) = steps.get(plan.members().len() / 2) else {
+            return false;
+        };
+        if finished <= self.finished {
+            return false;
+        }
+        self.finished = finished;
+        self.recent.push_back(now.saturating_sub(self.since));
+        if self.recent.len() > RECENT_STEPS {
+            self.recent.pop_front();
+        }
+        self.since = now;
+        self.core = plan.members().iter().map(|member| member.id.clone()).collect();
+        (self.fruitless, self.stalls) = (0, 0);
+        self.accusations.clear();
+        self.late.clear();
+        self.blamed.clear();
+        true
+    }
+
+    /// The members that last finished a step together.
+    pub(super) fn core(&self) -> &BTreeSet<WorkerId> {
+        &self.core
+    }
+
+    /// The time since the last finished step, or since the plan began.
+    pub(super) fn waited(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.since)
+    }
+
+    /// Restarts the clock, after a time in which the coordinator could not hear.
+    pub(super) fn restart_clock(&mut self, now: Duration) {
+        self.since = now;
+    }
+
+    /// Records a complaint.
+    pub(super) fn accuse(&mut self, by: &WorkerId, about: &WorkerId, why: &str) {
+        self.accusations.insert((by.clone(), about.clone()), why.to_owned());
+    }
+
+    /// Notes that others have waited too long for a member. There is no second attempt with it.
+    pub(super) fn note_late(&mut self, id: &WorkerId) {
+        self.fruitless = FRUITLESS_MAX;
+        self.late.insert(id.clone());
+    }
+
+    /// Returns whether others have waited too long for a worker since the last finished step.
+    pub(super) fn is_late(&self, id: &WorkerId) -> bool {
+        self.late.contains(id)
+    }
+
+    /// Notes that a worker is left out. While there are enough others, no plan counts on it before
+    /// these have finished a step.
+    pub(super) fn blame(&mut self, id: &WorkerId) {
+        self.blamed.insert(id.clone());
+    }
+
+    /// Returns whether any worker was left out since the last finished step.
+    pub(super) fn is_anybody_blamed(&self) -> bool {
+        !self.blamed.is_empty()
+    }
+
+    /// Returns whether a worker was left out since the last finished step.
+    pub(super) fn is_blamed(&self, id: &WorkerId) -> bool {
+        self.blamed.contains(id)
+    }
+
+    /// The complaints since the last finished step.
+    pub(super) fn accusations(&self) -> impl Iterator<Item = (&WorkerId, &WorkerId, &str)> {
+        self.accusations.iter().map(|((by, about), why)| (by, about, why.as_str()))
+    }
+
+    /// The last step that most members of the plan have finished.
+    pub(super) fn finished(&self) -> Step {
+        self.finished
+    }
+
+    /// Returns whether a plan takes so long for a step that it is to be given up.
+    pub(super) fn is_stalled(&self, now: Duration, plan: &Plan) -> bool {
+        let has_newcomer = plan.members().iter().any(|member| !self.core.contains(&member.id));
+        let min = if has_newcomer { JOIN_MIN } else { STALL_MIN };
+        let patience = match self.recent.iter().max() {
+            Some(&slowest) => (slowest * STALL_STEPS).max(min),
+            None => STALL_FIRST,
+        };
+        self.waited(now) >= patience * 2u32.pow(self.stalls.min(DOUBLINGS_MAX))
+    }
+
+    /// Returns whether plans have ended without a finished step since the last one.
+    pub(super) fn is_fruitless(&self) -> bool {
+        self.fruitless > 0
+    }
+
+    /// Counts a plan that has ended without a finished step, because nothing happened.
+    pub(super) fn add_stall(&mut self) {
+        self.stalls += 1;
+        self.fruitless += 1;
+    }
+
+    /// Counts a plan that a complaint has ended before a step was finished.
+    pub(super) fn add_fruitless(&mut self) {
+        self.fruitless += 1;
+    }
+
+    /// Returns whether somebody is to be left out of the next plan. If so, the count starts again:
+    /// that plan has other members.
+    pub(super) fn take_verdict(&mut self) -> bool {
+        let is_due = self.fruitless >= FRUITLESS_MAX;
+        if is_due {
+            self.fruitless = 0;
+        }
+        is_due
+    }
+}

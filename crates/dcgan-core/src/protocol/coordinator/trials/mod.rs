@@ -1,0 +1,376 @@
+//! Membership is earned: a worker counts for a plan once it has shown that it can do a member's
+//! work.
+//!
+//! The obvious design plans every worker that says it is ready. Then one worker with a wrong
+//! address stops all others: no plan with it can finish a step. So each worker that is ready is
+//! tried first, while the others train on: it and every worker that counts reach each other, in
+//! both directions, and it copies a member's state and computes a shard from it. A worker that
+//! fails waits outside, and is tried again after a pause that grows. So does one that has passed
+//! and then keeps a plan from finishing a step: see `progress.rs`.
+//!
+//! Before a first step is finished, nobody has shown more than the others. Then all are compared,
+//! and those are taken away that reach the fewest: see [`Links::group`].
+
+mod links;
+mod round;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::registry::WorkerEntry;
+use super::{CoordinatorMachine, Departure, Notice, Stage};
+use crate::ids::WorkerId;
+use crate::protocol::plan::Plan;
+use links::{Link, Links};
+
+/// The first time that a worker waits outside. Each later time is twice as long.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// The longest time that a worker waits outside before it is tried again.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A worker that has counted for this long without a break waits no longer than at first, should it
+/// have to wait outside again.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+/// Workers that are gone and would have to wait outside are remembered by name: so many of them.
+const REMEMBERED_MAX: usize = 1000;
+
+/// The standings of all workers.
+#[derive(Debug, Default)]
+pub(super) struct Trials {
+    /// By name: a process that replaces another one begins with its pause.
+    records: BTreeMap<String, Record>,
+    links: Links,
+    /// The members of a stored plan. They were members before this coordinator was started.
+    trusted: BTreeSet<WorkerId>,
+    /// The members' median milliseconds for a shard, before the last plan.
+    median_ms: Option<f64>,
+    /// True if something has happened since the last look.
+    has_changed: bool,
+    /// The time of the next look, if nothing happens before.
+    look_at: Duration,
+}
+
+/// The standing of one worker.
+#[derive(Debug)]
+struct Record {
+    id: WorkerId,
+    standing: Standing,
+    /// How long it waits outside the next time.
+    pause: Duration,
+    /// The reason for which it waits outside, as people were told last.
+    told: Option<String>,
+}
+
+/// The part that a worker may take.
+#[derive(Debug)]
+enum Standing {
+    /// The worker is being tried.
+    OnTrial { since: Duration, transfer: Transfer },
+    /// The worker counts for plans.
+    Fit { since: Duration },
+    /// The worker waits, for this reason.
+    ///
+    /// If it has cost the members something, so does every process of its name.
+    Outside { until: Duration, why: String, has_cost: bool },
+    /// The process is gone. Only its pause is remembered.
+    Gone,
+}
+
+/// The part of a trial that a member helps with: to copy its state, and to compute from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Transfer {
+    /// No member was asked yet, after so many that could not help.
+    Due { failed: usize },
+    /// This member's state is being copied, since this time.
+    Running { donor: WorkerId, failed: usize },
+    /// The copy and the computation are done.
+    Done,
+}
+
+impl Trials {
+    /// The trials of a coordinator that finds this plan on its disk.
+    pub(super) fn new(stored: Option<&Plan>) -> Self {
+        let mut trials = Self::default();
+        if let Some(plan) = stored {
+            let members: Vec<&WorkerId> = plan.members().iter().map(|member| &member.id).collect();
+            trials.links.trust(&members);
+            trials.trusted = members.into_iter().cloned().collect();
+        }
+        trials
+    }
+
+    fn record(&self, id: &WorkerId) -> Option<&Record> {
+        self.records.get(&id.name).filter(|record| record.id == *id)
+    }
+
+    /// Returns whether a worker counts for plans.
+    pub(super) fn is_fit(&self, id: &WorkerId) -> bool {
+        matches!(self.record(id), Some(Record { standing: Standing::Fit { .. }, .. }))
+    }
+
+    /// Returns whether a worker is being tried.
+    pub(super) fn is_on_trial(&self, id: &WorkerId) -> bool {
+        matches!(self.record(id), Some(Record { standing: Standing::OnTrial { .. }, .. }))
+    }
+
+    /// The reason why a worker waits outside, if it does.
+    pub(super) fn outside(&self, id: &WorkerId) -> Option<&str> {
+        match self.record(id) {
+            Some(Record { standing: Standing::Outside { why, .. }, .. }) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Has the next look come at once.
+    fn mark(&mut self) {
+        self.has_changed = true;
+    }
+
+    /// Begins to try a worker, unless its name has to wait outside.
+    fn begin(&mut self, now: Duration, id: &WorkerId) {
+        self.mark();
+        let pause = match self.records.get_mut(&id.name) {
+            Some(record) => {
+                // A name that has cost the members a plan waits, whichever process has it.
+                if let Standing::Outside { until, has_cost, .. } = &record.standing
+                    && *until > now
+                    && (*has_cost || record.id == *id)
+                {
+                    record.id = id.clone();
+                    return;
+                }
+                record.pause
+            }
+            None => PAUSE_MIN,
+        };
+        let standing = if self.trusted.contains(id) {
+            Standing::Fit { since: now }
+        } else {
+            self.links.forget(id);
+            Standing::OnTrial { since: now, transfer: Transfer::Due { failed: 0 } }
+        };
+        let told = self.records.remove(&id.name).and_then(|record| record.told);
+        let record = Record { id: id.clone(), standing, pause, told };
+        self.records.insert(id.name.clone(), record);
+    }
+
+    /// Lets a worker wait outside. Returns for how long, if people were not told the same before.
+    fn put_outside(
+        &mut self,
+        now: Duration,
+        id: &WorkerId,
+        why: &str,
+        has_cost: bool,
+    ) -> Option<Duration> {
+        self.mark();
+        self.trusted.remove(id);
+        let record = self.records.entry(id.name.clone()).or_insert_with(|| Record {
+            id: id.clone(),
+            standing: Standing::Gone,
+            pause: PAUSE_MIN,
+            told: None,
+        });
+        if let Standing::Fit { since } = record.standing
+            && now >= since + FORGIVEN_AFTER
+        {
+            record.pause = PAUSE_MIN;
+        }
+        let pause = record.pause;
+        record.id = id.clone();
+        record.pause = (2 * pause).min(PAUSE_MAX);
+        record.standing = Standing::Outside { until: now + pause, why: why.to_owned(), has_cost };
+        let is_known = record.told.as_deref() == Some(why) && pause == PAUSE_MAX;
+        record.told = Some(why.to_owned());
+        (!is_known).then_some(pause)
+    }
+
+    /// Forgets a process that is gone, but not what its name has cost the members.
+    pub(super) fn on_removed(&mut self, id: &WorkerId) {
+        self.mark();
+        self.links.forget(id);
+        self.trusted.remove(id);
+        if let Some(record) = self.records.get_mut(&id.name).filter(|record| record.id == *id) {
+            match record.standing {
+                Standing::Outside { .. } => {}
+                _ if record.pause > PAUSE_MIN => record.standing = Standing::Gone,
+                _ => drop(self.records.remove(&id.name)),
+            }
+        }
+        while self.records.len() > REMEMBERED_MAX {
+            let gone = |(_, record): &(&String, &Record)| matches!(record.standing, Standing::Gone);
+            let Some(name) = self.records.iter().find(gone).map(|(name, _)| name.clone()) else {
+                break;
+            };
+            self.records.remove(&name);
+        }
+    }
+
+    /// Asks a worker again what it was asked before: its control stream is another one.
+    pub(super) fn on_reconnected(&mut self, id: &WorkerId) {
+        self.mark();
+        self.links.forget_questions_to(id);
+        if let Some(record) = self.records.get_mut(&id.name).filter(|record| record.id == *id)
+            && let Standing::OnTrial { transfer, .. } = &mut record.standing
+            && let Transfer::Running { failed, .. } = transfer
+        {
+            *transfer = Transfer::Due { failed: *failed };
+        }
+    }
+
+    /// Notes that the members of a plan train, and so have shown all that a trial would show.
+    pub(super) fn trust(&mut self, now: Duration, plan: &Plan) {
+        let members: Vec<&WorkerId> = plan.members().iter().map(|member| &member.id).collect();
+        self.links.trust(&members);
+        for id in members {
+            if !self.is_fit(id) {
+                self.trusted.insert(id.clone());
+                self.begin(now, id);
+            }
+        }
+    }
+}
+
+impl CoordinatorMachine {
+    /// Begins to try a worker that has become ready.
+    pub(super) fn begin_trial(&mut self, id: &WorkerId) {
+        self.trials.begin(self.now, id);
+    }
+
+    /// Takes the answer to a probe from worker `by` to worker `peer`.
+    pub(super) fn on_probe_result(
+        &mut self,
+        by: &WorkerId,
+        peer: &WorkerId,
+        result: Result<(), String>,
+    ) {
+        // Only what was asked is news: an answer may be repeated, or late.
+        if let Some(Link::Asked(_)) = self.trials.links.get(by, peer) {
+            let is_broken = result.is_err();
+            let link = result.map_or_else(Link::Broken, |()| Link::Reached);
+            self.trials.links.set(by, peer, link);
+            // A look is worthwhile when enough is known about a worker.
+            if is_broken || [by, peer].iter().any(|id| !self.trials.links.is_asked(id)) {
+                self.trials.mark();
+            }
+        }
+    }
+
+    /// Lets a worker that has failed its trial wait outside, and tells people why.
+    fn fail_trial(&mut self, id: &WorkerId, why: &str) {
+        let pause = self.trials.put_outside(self.now, id, why, false);
+        self.tell_outside(id, why, pause);
+    }
+
+    /// Lets a worker wait outside that has kept the members from going on, and tells people why.
+    pub(super) fn leave_out(&mut self, id: &WorkerId, why: &str) {
+        self.progress.blame(id);
+        let pause = self.trials.put_outside(self.now, id, why, true);
+        self.tell_outside(id, why, pause);
+    }
+
+    fn tell_outside(&mut self, id: &WorkerId, why: &str, pause: Option<Duration>) {
+        let (Some(pause), Some(worker)) = (pause, self.registry.by_id(id)) else {
+            return;
+        };
+        let (name, address) = (id.name.clone(), worker.address.clone());
+        let (why, seconds) = (why.to_owned(), pause.as_secs());
+        self.notify(Notice::Outside { name, address, why, seconds });
+    }
+
+    /// Notes that a worker is about to be removed. If it is lost before a plan that it has joined
+    /// has finished a step, its name waits before it can join again: each time costs the others a
+    /// fence.
+    pub(super) fn note_removal(&mut self, name: &str, why: &Departure) {
+        let Some(id) = self.registry.by_name(name).map(|worker| worker.id.clone()) else {
+            return;
+        };
+        let is_loss = matches!(why, Departure::Closed | Departure::Silent);
+        let has_progress = !matches!(self.stage, Stage::Training { has_progress: false, .. });
+        let core = self.progress.core();
+        let is_newcomer = !core.is_empty() && !core.contains(&id);
+        let is_member = self.members().iter().any(|member| member.id == id);
+        if is_loss && is_member && is_newcomer && !has_progress {
+            let why = "it was lost before the plan that it had joined finished a step";
+            self.trials.put_outside(self.now, &id, why, true);
+        }
+        self.trials.on_removed(&id);
+    }
+
+    /// The workers that count for plans and are here.
+    pub(super) fn fit_workers(&self) -> impl Iterator<Item = &WorkerEntry> {
+        self.registry.ready().filter(|worker| self.trials.is_fit(&worker.id))
+    }
+
+    /// Returns whether a worker that is ready is still being tried.
+    pub(super) fn is_anybody_on_trial(&self) -> bool {
+        self.registry.ready().any(|worker| self.trials.is_on_trial(&worker.id))
+    }
+
+    /// Chooses who is left out of the next plan, after plans that have finished no step.
+    pub(super) fn leave_out_culprits(&mut self) {
+        if !self.progress.take_verdict() {
+            return;
+        }
+        let fit: BTreeMap<WorkerId, u64> = self
+            .fit_workers()
+            .filter(|worker| self.may_be_planned(worker))
+            .map(|worker| (worker.id.clone(), worker.arrival))
+            .collect();
+        let core: BTreeSet<WorkerId> =
+            self.progress.core().iter().filter(|id| fit.contains_key(*id)).cloned().collect();
+
+        let culprits = self.culprits(&fit, &core);
+        for id in culprits {
+            let about = self.accusations_about(&id);
+            self.leave_out(&id, &format!("with it the members finished no step{about}"));
+            if self.progress.is_late(&id) {
+                self.remove_worker(&id.name, Departure::Late);
+            }
+        }
+    }
+
+    /// The workers, of those that are `fit`, that are to wait outside. The `core` is the part of
+    /// them that last finished a step together.
+    fn culprits(
+        &mut self,
+        fit: &BTreeMap<WorkerId, u64>,
+        core: &BTreeSet<WorkerId>,
+    ) -> Vec<WorkerId> {
+        // What has worked once is what to go back to.
+        let newcomers: Vec<WorkerId> =
+            fit.keys().filter(|id| !core.contains(*id)).cloned().collect();
+        if !newcomers.is_empty() && core.len() >= self.min_workers {
+            return newcomers;
+        }
+
+        // The worker that most complaints are about goes. One at a time: what is left may do.
+        for (by, about, why) in self.progress.accusations() {
+            self.trials.links.set(by, about, Link::Broken(why.to_owned()));
+        }
+        if let Some(worst) = self.trials.links.worst(fit, core) {
+            return vec![worst];
+        }
+
+        // Nobody complains. The one that has shown least goes: one that had no state to begin with,
+        // and of these the one that came last. Without others to go on there is nobody to spare.
+        if fit.len() <= self.min_workers && !self.progress.is_anybody_blamed() {
+            return Vec::new();
+        }
+        let lacked_state = |id: &WorkerId| {
+            self.members().iter().any(|member| member.id == *id && !member.holds_start)
+        };
+        let shown = |id: &WorkerId| (!core.contains(id), lacked_state(id));
+        let last = fit.iter().max_by_key(|(id, arrival)| (shown(id), **arrival));
+        last.map(|(id, _)| id.clone()).into_iter().collect()
+    }
+
+    /// The complaints about a worker, and its own about others, as the end of a sentence.
+    fn accusations_about(&self, id: &WorkerId) -> String {
+        let mut said = String::new();
+        for (by, about, why) in self.progress.accusations() {
+            if by == id || about == id {
+                said += &format!("; worker {by}: {why}");
+            }
+        }
+        said
+    }
+}
