@@ -1,11 +1,12 @@
 //! A disk that is slow, hangs, fails or refuses: nothing but the files waits for it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use tempfile::tempdir;
 
-use crate::process::{COORD, assert_names, run};
+use crate::process::{COORD, Process, assert_names, run};
 use crate::run::{Coordinator, last_digest, local, logged_steps, saved_steps};
 
 /// Short runs of the toy.
@@ -99,4 +100,33 @@ fn a_file_in_the_place_of_a_folder_is_not_waited_for() {
     assert_names(&failure.message, &["cannot write the checkpoint of step 500"]);
     worker.expect(1);
     assert_eq!(logged_steps(here), (1..=10).map(|n| 50 * n).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_row_that_cannot_be_written_keeps_nobody_from_replacing_a_worker() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    // The coordinator may write files of 8 KiB: soon no row fits into the log any more, and all
+    // other files do.
+    let program = here.join("limited");
+    let script = format!("#!/bin/bash\ntrap '' XFSZ\nulimit -f 8\nexec {COORD} \"$@\"\n");
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let arguments = "--out run --listen 127.0.0.1:0 --workers 2 --objective toy --log-every 10 \
+                     --grid-every 1000000000 --checkpoint-every 1000000000 --steps 1000000000";
+    let process = Process::start(program.to_str().unwrap(), here, arguments);
+    let address = process.wait_for_event("listening", &[]).field("address").to_owned();
+    let coordinator = Coordinator { process, address };
+    let worker = coordinator.worker(here, "--name a");
+    let other = coordinator.worker(here, "--name b");
+    let waiting = coordinator.process.wait_for_event("disk_waiting", &[]);
+    assert_names(&waiting.message, &["row", "File too large"]);
+    drop(other);
+    coordinator.process.wait_for_event("plan", &[("members", "a")]);
+    let before = status(here, &coordinator)["step"].as_u64();
+    coordinator.process.wait_for_event_where("a second disk_waiting", |event| {
+        event.is("disk_waiting", &[]) && event.field("seconds") != waiting.field("seconds")
+    });
+    assert!(status(here, &coordinator)["step"].as_u64() > before);
+    drop(worker);
 }

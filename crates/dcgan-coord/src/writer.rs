@@ -2,7 +2,8 @@
 //!
 //! A disk may take seconds for a write, or hang for minutes, as a network file system does when its
 //! server is away. Whoever writes waits for it. So the driver does not: it hands its writes to this
-//! thread, which does them in order, and their ends come back as inputs.
+//! thread, which does them in order, and their ends come back as inputs. What fails goes back to
+//! the machine, which decides what is tried next.
 
 use std::io::{self, ErrorKind};
 use std::sync::mpsc as std_mpsc;
@@ -20,7 +21,7 @@ use tokio::sync::mpsc;
 use crate::input::Input;
 use crate::recorder::Recorder;
 
-/// Pause between two attempts to write.
+/// Pause after an attempt that has failed.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Something to write.
@@ -58,10 +59,10 @@ impl Job {
 
 /// News of a job.
 pub(crate) enum JobNews {
-    /// An attempt has failed, for this reason. Another one follows.
-    Failing(String),
     /// The job is done: its file is durable.
     Done(Job),
+    /// The attempt has failed, for this reason. Another one may succeed.
+    Failed(String),
     /// The job is given up, for this reason.
     GivenUp(Job, String),
 }
@@ -76,8 +77,17 @@ pub(crate) fn start(
 ) -> io::Result<std_mpsc::Sender<Job>> {
     let (sender, jobs) = std_mpsc::channel::<Job>();
     thread::Builder::new().name("writer".to_owned()).spawn(move || {
+        let mut has_failed = false;
         for job in jobs {
-            let news = finish(&mut recorder, job, &inputs);
+            if has_failed {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "a disk gives no event when it works again"
+                )]
+                thread::sleep(ATTEMPT_PAUSE);
+            }
+            let news = attempt(&mut recorder, job);
+            has_failed = matches!(news, JobNews::Failed(_));
             // The driver is gone if the coordinator is ending.
             if inputs.blocking_send(Input::Writer(news)).is_err() {
                 return;
@@ -87,28 +97,22 @@ pub(crate) fn start(
     Ok(sender)
 }
 
-/// Does a job, if need be after many attempts.
-fn finish(recorder: &mut Recorder, job: Job, inputs: &mpsc::Sender<Input>) -> JobNews {
+/// Does a job, if it can be done.
+fn attempt(recorder: &mut Recorder, job: Job) -> JobNews {
     fault::pass(job.fault_point());
-    loop {
-        let result = match &job {
-            Job::Machine(write) => recorder.write(write),
-            Job::Grid { step, png } => recorder.save_grid(*step, png),
-        };
-        let Err(error) = result else {
-            return JobNews::Done(job);
-        };
-        let text = format!("{error:#}");
-        // A grid is not tried again: a picture that is missing must not hold up a checkpoint.
-        if job.is_grid() || is_hopeless(&error) {
-            return JobNews::GivenUp(job, text);
-        }
-        let is_ending = inputs.blocking_send(Input::Writer(JobNews::Failing(text))).is_err();
-        if is_ending {
-            return JobNews::Done(job);
-        }
-        #[expect(clippy::disallowed_methods, reason = "a disk gives no event when it works again")]
-        thread::sleep(ATTEMPT_PAUSE);
+    let result = match &job {
+        Job::Machine(write) => recorder.write(write),
+        Job::Grid { step, png } => recorder.save_grid(*step, png),
+    };
+    let Err(error) = result else {
+        return JobNews::Done(job);
+    };
+    let text = format!("{error:#}");
+    // A grid is not tried again: a picture that is missing must not hold up a checkpoint.
+    if job.is_grid() || is_hopeless(&error) {
+        JobNews::GivenUp(job, text)
+    } else {
+        JobNews::Failed(text)
     }
 }
 

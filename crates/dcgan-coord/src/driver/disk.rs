@@ -56,13 +56,14 @@ impl Driver {
 
     pub(super) fn on_writer_news(&mut self, news: JobNews) {
         let now = self.start.elapsed();
-        if let JobNews::Failing(error) = news {
+        if let JobNews::Failed(error) = news {
             self.disk.watch.on_failure(now, error);
+            self.handle(Event::WritePostponed);
             return;
         }
         self.disk.watch.on_end(now, matches!(news, JobNews::Done(_)));
         match news {
-            JobNews::Failing(_) => {}
+            JobNews::Failed(_) => {}
             JobNews::Done(Job::Machine(write)) => {
                 fault::pass("written");
                 self.announce(&write);

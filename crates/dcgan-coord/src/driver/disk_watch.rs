@@ -27,7 +27,8 @@ pub(super) struct DiskWatch {
 impl DiskWatch {
     /// Notes that a job was handed to the writer.
     pub(super) fn on_submit(&mut self, now: Duration, job: &Job) {
-        if self.jobs.is_empty() {
+        // What has failed is handed over again: the wait goes on.
+        if self.jobs.is_empty() && self.error.is_none() {
             self.begin(now);
         }
         self.jobs.push_back(job.what());
@@ -39,12 +40,13 @@ impl DiskWatch {
         self.error = None;
     }
 
-    /// Notes that an attempt has failed. The first failure is logged at once.
+    /// Notes that the first job has failed. The first failure is logged at once.
     pub(super) fn on_failure(&mut self, now: Duration, error: String) {
         if self.error.replace(error).is_none() {
             self.next_line = now;
         }
         self.on_tick(now);
+        self.jobs.pop_front();
     }
 
     /// Notes that the first job has come to its end: it is done, or given up.
@@ -106,9 +108,11 @@ mod tests {
         assert!(watch.is_mentioned);
         assert_eq!(watch.next_line, second(16));
         // An error is said at once, and no more often than silence.
-        watch.on_failure(second(7), "no space".to_owned());
-        watch.on_failure(second(8), "no space".to_owned());
-        assert_eq!(watch.next_line, second(17));
+        for now in [7, 8] {
+            watch.on_failure(second(now), "no space".to_owned());
+            watch.on_submit(second(now), &grid(60));
+            assert_eq!((watch.next_line, watch.since), (second(17), second(1)));
+        }
         watch.on_end(second(9), true);
         assert!(!watch.is_mentioned && watch.is_busy());
         watch.on_end(second(10), true);

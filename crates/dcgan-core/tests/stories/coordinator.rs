@@ -334,6 +334,12 @@ impl Coordinator {
         lines
     }
 
+    /// An attempt at the write that is on its way fails. Returns what is commanded instead.
+    pub(crate) fn write_fails_once(&mut self) -> Vec<String> {
+        self.on_its_way.take().expect("a write is on its way");
+        self.handle(Event::WritePostponed)
+    }
+
     /// The write that is on its way can never succeed.
     pub(crate) fn cannot_write(&mut self, error: &str) -> Vec<String> {
         self.on_its_way.take().expect("a write is on its way");

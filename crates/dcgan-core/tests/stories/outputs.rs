@@ -206,6 +206,24 @@ fn rule_8_a_slow_disk_delays_a_plan_and_nothing_else() {
 }
 
 #[test]
+fn rule_8_a_row_that_cannot_be_written_holds_up_no_plan() {
+    let mut coordinator = Coordinator::training("ab").with_slow_disk();
+    coordinator.report_steps("ab", 0, 10);
+    coordinator.loses_stream_of('b');
+    coordinator.passes(1.1, "a");
+    coordinator.acknowledges('a', 2, 10);
+    // The row of step 10 is on its way. Its file cannot be written at the moment.
+    assert_eq!(coordinator.write_fails_once(), [""; 0]);
+    let plan = coordinator.writes();
+    assert!(plan[0].starts_with("store plan 2: a=01234567"), "{plan:?}");
+    assert_eq!(plan[1], "a: plan 2");
+    // The row is not lost, and takes the next one with it.
+    coordinator.report_steps("a", 10, 20);
+    coordinator.write_fails_once();
+    assert_eq!(coordinator.writes()[0], "append the rows of steps 10, 20");
+}
+
+#[test]
 fn rule_8_what_can_never_be_written_is_given_up_or_ends_the_run() {
     let mut coordinator = Coordinator::training("a").with_slow_disk();
     coordinator.report_steps("a", 0, 10);

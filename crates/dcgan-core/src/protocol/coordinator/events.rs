@@ -24,6 +24,7 @@ impl CoordinatorMachine {
             Event::Heartbeat(conn) => self.on_heartbeat(conn),
             Event::Closed(conn) => self.on_closed(conn),
             Event::Written => self.on_written(),
+            Event::WritePostponed => self.outputs.postpone_write(&mut self.out),
             Event::WriteFailed(error) => self.on_write_failed(error)?,
             Event::Snapshot { step, digest, bytes } => {
                 self.outputs.on_snapshot(step, digest, &bytes, &mut self.out);

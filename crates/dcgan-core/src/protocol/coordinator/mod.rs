@@ -88,6 +88,9 @@ pub enum Event {
     Closed(ConnId),
     /// The write that was commanded last is durable.
     Written,
+    /// An attempt at the write that was commanded last has failed. Another one may succeed, but
+    /// what has become more urgent meanwhile goes first.
+    WritePostponed,
     /// The write that was commanded last is given up, for this reason: it can never succeed, or it
     /// is one of a grid, which is not worth a second attempt.
     WriteFailed(String),
@@ -144,7 +147,7 @@ pub enum Command {
     /// Close a control stream.
     Close(ConnId),
     /// Make something durable, and say so with [`Event::Written`]. No other write is commanded
-    /// before that.
+    /// before its end.
     Write(Write),
     /// Tell people.
     Notice(Notice),

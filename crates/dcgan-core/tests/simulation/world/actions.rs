@@ -122,6 +122,11 @@ impl World {
         worker.is_some_and(|worker| worker.stopped_until.is_some() || !worker.commands.is_empty())
     }
 
+    /// Draws whether an attempt to write fails, on a disk that may fail.
+    fn write_fails(&mut self) -> bool {
+        self.setup.slow_disk && self.coordinator_is_idle() && self.rng.one_in(4)
+    }
+
     /// The state of all processes, for a run that makes no progress.
     pub(super) fn describe(&self) -> String {
         let mut text = format!("{:?} {:?}", self.now, self.outcome);
@@ -147,6 +152,9 @@ impl World {
             Action::CoordinatorCommand => {
                 let command = self.coordinator.as_mut().unwrap().commands.pop_front().unwrap();
                 self.coordinator_command(command);
+            }
+            Action::Write if self.write_fails() => {
+                self.end_write(coordinator::Event::WritePostponed);
             }
             Action::Write => self.write(),
             Action::Written => self.end_write(coordinator::Event::Written),

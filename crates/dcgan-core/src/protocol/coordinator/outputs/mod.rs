@@ -567,6 +567,11 @@ impl Outputs {
         Some(write)
     }
 
+    /// Puts the write that was on its way back to those that wait.
+    pub(super) fn postpone_write(&mut self, out: &mut Vec<Command>) {
+        self.writes.postpone(out);
+    }
+
     /// Gives up the write that was on its way, and returns it.
     pub(super) fn give_up_write(&mut self) -> Option<Write> {
         self.writes.give_up()

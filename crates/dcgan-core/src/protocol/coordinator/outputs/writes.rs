@@ -5,6 +5,9 @@
 //! when it is due faster than the disk takes it: rows are written as a group, and of the
 //! checkpoints and grids that wait the oldest are left out. People are told of the first, and at
 //! the end of the write of the others.
+//!
+//! A write that fails goes back to those that wait. If only one file cannot be written, a plan must
+//! not wait behind it: nobody could replace a worker that dies meanwhile.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -232,6 +235,24 @@ impl Writes {
             self.rows_durable_through = last.filter(|_| !self.rows.is_empty());
         }
         Some(write)
+    }
+
+    /// Puts the write that was on its way back to those that wait, as if it had never started.
+    pub(super) fn postpone(&mut self, out: &mut Vec<Command>) {
+        match self.started.take() {
+            Some(Write::Plan { plan, fingerprint }) => {
+                // A newer plan replaces it.
+                self.plan.get_or_insert((plan, fingerprint));
+            }
+            Some(Write::Rows(mut rows)) => {
+                rows.append(&mut self.rows);
+                self.rows = rows;
+            }
+            Some(Write::Evaluation(row)) => self.evaluations.push_front(row),
+            Some(Write::Checkpoint { saved, bytes }) => self.add_checkpoint(saved, bytes, out),
+            Some(Write::PendingGrid { step, bytes }) => self.add_grid(step, bytes, out),
+            None => {}
+        }
     }
 
     /// Takes the write that was on its way, which is not durable and never will be.
