@@ -274,6 +274,11 @@ impl Coordinator {
         self.handle(Event::Snapshot { step, digest: digest(step), bytes })
     }
 
+    /// The number of things that begin like this in what the machine has in mind.
+    pub(crate) fn in_mind(&self, thing: &str) -> usize {
+        format!("{:?}", self.machine).matches(thing).count()
+    }
+
     /// Any message of a worker.
     pub(crate) fn says(&mut self, name: char, message: FromWorker) -> Vec<String> {
         self.handle(Event::Message(conn(name), message))

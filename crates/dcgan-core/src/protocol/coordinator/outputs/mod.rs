@@ -37,6 +37,11 @@ use writes::Writes;
 /// is not kept: memory is bounded. The worker reports it again under the next plan.
 const STEPS_AHEAD_MAX: u64 = 1_000_000;
 
+/// The reports of so many steps are kept after the members have agreed on them, also while a disk
+/// hangs. Older ones are forgotten. One of the DCGAN takes about 1 kB, and 100 bytes more for each
+/// worker.
+const LOGGED_REPORTS_MAX: Step = 4096;
+
 /// The settings of the outputs.
 #[derive(Clone, Debug)]
 pub struct OutputConfig {
@@ -200,10 +205,12 @@ impl Outputs {
         members: &[WorkerId],
     ) -> Option<WorkerId> {
         let (step, digest) = (done.step, done.digest);
-        if step <= self.persisted_through() || self.is_too_far(step) {
+        let first_kept = self.first_kept_report();
+        if step <= self.persisted_through() || self.is_too_far(step) || step < first_kept {
             return None;
         }
         self.reports.add(worker, done);
+        self.reports.forget_before(first_kept);
         self.snapshots.on_report(worker, step);
         self.evaluations.on_report(worker, step);
         // The members agreed on this step long ago: its row tells on what.
@@ -217,6 +224,18 @@ impl Outputs {
 
         self.pass_gap_before(step, members);
         self.reports.dissenter(step, digest, members)
+    }
+
+    /// The first step whose reports are kept. Older ones may not be durable yet, but the members
+    /// agreed on them long ago, and what follows from them waits for the disk or is there.
+    fn first_kept_report(&self) -> Step {
+        let due = [
+            self.snapshots.first_step(),
+            self.evaluations.first_step(),
+            self.missing_evaluations.first().copied(),
+        ];
+        let logged = self.log.through().saturating_sub(LOGGED_REPORTS_MAX);
+        due.into_iter().flatten().fold(logged, Step::min)
     }
 
     /// Returns whether a step is so far ahead of the others that its report is not kept.

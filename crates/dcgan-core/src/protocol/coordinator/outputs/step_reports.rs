@@ -210,6 +210,13 @@ impl StepReports {
         }
     }
 
+    /// Forgets the steps before `step`.
+    pub(super) fn forget_before(&mut self, step: Step) {
+        while self.steps.first_key_value().is_some_and(|(&first, _)| first < step) {
+            self.steps.pop_first();
+        }
+    }
+
     /// Forgets the steps up to `step`, except the last two.
     pub(super) fn forget_through(&mut self, step: Step) {
         self.steps.retain(|&reported, _| reported.saturating_add(2) > step);
