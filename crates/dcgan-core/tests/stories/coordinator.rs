@@ -102,15 +102,26 @@ impl Coordinator {
 
     /// A run whose workers, one for each letter, train generation 1 from the beginning.
     pub(crate) fn training(workers: &str) -> Self {
-        let mut coordinator = Self::new(workers.len(), 1);
+        Self::new(workers.len(), 1).with_plan_of(workers)
+    }
+
+    /// The same workers train under the first plan.
+    pub(crate) fn with_plan_of(mut self, workers: &str) -> Self {
         for name in workers.chars() {
-            coordinator.joins(name);
+            self.joins(name);
         }
         for name in workers.chars() {
-            coordinator.acknowledges(name, 1, 0);
+            self.acknowledges(name, 1, 0);
         }
-        assert_eq!(coordinator.generation(), 1);
-        coordinator
+        assert_eq!(self.generation(), 1);
+        self
+    }
+
+    /// The run has this number of steps.
+    pub(crate) fn with_steps(mut self, last_step: Step) -> Self {
+        self.config.output.schedule.last_step = last_step;
+        self.machine = CoordinatorMachine::new(self.now, self.config.clone());
+        self
     }
 
     /// The coordinator dies, and another one starts on its run directory.
