@@ -64,8 +64,26 @@ fn the_manifests_render() {
     };
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
     let text = String::from_utf8(rendered.stdout).unwrap();
-    for kind in ["Namespace", "PersistentVolumeClaim", "Service", "Job", "Deployment"] {
+    for kind in
+        ["Namespace", "PersistentVolumeClaim", "Service", "Job", "Deployment", "NetworkPolicy"]
+    {
         assert!(text.contains(&format!("kind: {kind}\n")), "{kind}");
     }
     assert_eq!(text.matches("image: dcgan:0.1.0").count(), 3);
+}
+
+#[test]
+fn network_policies_allow_the_ports_that_the_containers_listen_on() {
+    let policies = std::fs::read_to_string(base().join("network.yaml")).unwrap();
+    for manifest in ["coordinator.yaml", "workers.yaml", "sampler.yaml"] {
+        let text = std::fs::read_to_string(base().join(manifest)).unwrap();
+        let component = text.lines().find(|line| line.contains("/component: ")).unwrap().trim();
+        let policy = policies.split("---").find(|policy| {
+            policy.split("policyTypes").next().is_some_and(|head| head.contains(component))
+        });
+        let ingress = policy.unwrap().split("ingress:").nth(1).unwrap().split("egress:").next();
+        for port in text.lines().filter_map(|line| line.trim().strip_prefix("containerPort: ")) {
+            assert!(ingress.unwrap().contains(&format!("- port: {port}")), "{manifest}: {port}");
+        }
+    }
 }

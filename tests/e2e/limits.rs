@@ -6,15 +6,23 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use dcgan_core::ids::{Digest, Generation, RunId, WorkerId};
+use dcgan_core::protocol::message::{Hello, PROTOCOL};
+use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
 use dcgan_rpc::pb::feed_client::FeedClient;
-use dcgan_rpc::{Caller, Checksummed, Who, pb};
+use dcgan_rpc::{Caller, Checksummed, Who, WorkerMessage, pb, transfer};
+use dcgan_store::run_dir::{self, RunPaths};
 use tempfile::tempdir;
-use tonic::Code;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Streaming};
 
 use crate::process::{COORD, Process, SAMPLER, assert_names};
 use crate::run::{Coordinator, last_digest, local};
 use crate::sampling::get;
 use crate::services::connect;
+use crate::training::all_cores;
 
 /// A run of the toy that strangers disturb, long enough for another worker to join.
 const TOY: &str = "--objective toy --log-every 500 --checkpoint-every 5000 --steps 30000";
@@ -117,9 +125,9 @@ async fn samplers_beyond_the_limit_are_refused_in_words() {
     let mut followed = Vec::new();
     let refusal = loop {
         // The request stream stays open, as a sampler's does.
-        let (requests, queued) = tokio::sync::mpsc::channel(1);
+        let (requests, queued) = mpsc::channel(1);
         requests.send(request.clone()).await.unwrap();
-        let queued = tokio_stream::wrappers::ReceiverStream::new(queued);
+        let queued = ReceiverStream::new(queued);
         match client.follow(queued).await {
             Ok(stream) => followed.push((requests, stream)),
             Err(refusal) => break refusal,
@@ -127,4 +135,86 @@ async fn samplers_beyond_the_limit_are_refused_in_words() {
     };
     assert_eq!((followed.len(), refusal.code()), (8, Code::ResourceExhausted));
     assert_names(refusal.message(), &["8 samplers follow this run already"]);
+}
+
+/// A worker that has said hello. It has a connection for its control stream, as workers do, and one
+/// for files.
+struct Newcomer {
+    _control: (mpsc::Sender<pb::WorkerMessage>, Streaming<pb::CoordinatorMessage>),
+    files: CoordinatorClient<Channel>,
+    caller: pb::Caller,
+}
+
+impl Newcomer {
+    async fn join(address: &str, number: usize, run: RunId, fingerprint: &str) -> Self {
+        let id = WorkerId { name: format!("newcomer-{number}"), incarnation: 1 };
+        let hello = Hello {
+            run: Some(run),
+            id: id.clone(),
+            protocol: PROTOCOL,
+            fingerprint: fingerprint.to_owned(),
+            address: format!("127.0.0.1:{}", 20_000 + number),
+            plan: Generation(0),
+            promised: Generation(0),
+        };
+        let (messages, queued) = mpsc::channel(1);
+        messages.send(WorkerMessage::Hello(hello).into()).await.unwrap();
+        let mut control = CoordinatorClient::new(connect(address).await);
+        let answers = control.control(ReceiverStream::new(queued)).await.unwrap();
+        let mut answers = answers.into_inner();
+        answers.message().await.unwrap().expect("it is welcome");
+        let files = CoordinatorClient::new(connect(address).await);
+        let caller = Caller::worker(id, run).into();
+        Self { _control: (messages, answers), files, caller }
+    }
+}
+
+/// Without sharing, 64 copies of a state of 5 MB, each read and sent, would take 640 MB.
+#[tokio::test]
+async fn sixty_four_workers_that_resume_at_once_share_one_checkpoint() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let dcgan = "--batch-size 128 --shards 64";
+    {
+        let _cores = all_cores();
+        local(here, &format!("--workers 1 --steps 1 {dcgan}"));
+    }
+    let run = run_dir::read_run_file(&RunPaths::new(here.join("run"))).unwrap().unwrap();
+    let fingerprint = run.fingerprint.unwrap();
+    let coordinator = Coordinator::start(here, &format!("--workers 64 --steps 2 {dcgan}"));
+
+    // All of them ask, and none reads.
+    let mut newcomers = Vec::new();
+    let mut answers = Vec::new();
+    for number in 0..64 {
+        let mut newcomer =
+            Newcomer::join(&coordinator.address, number, run.run, &fingerprint).await;
+        let caller = Some(newcomer.caller.clone());
+        let request = pb::GetCheckpointRequest { step: 1, caller };
+        answers.push(newcomer.files.get_checkpoint(request).await.unwrap().into_inner());
+        newcomers.push(newcomer);
+    }
+    // Then all read.
+    let mut received = tokio::task::JoinSet::new();
+    for answer in answers {
+        received.spawn(transfer::receive(answer, 64 << 20));
+    }
+    let files: Vec<Vec<u8>> = received.join_all().await.into_iter().map(Result::unwrap).collect();
+    assert!(files.iter().all(|file| file.len() > 5_000_000 && *file == files[0]));
+    let peak = coordinator.process.peak_memory();
+    println!("64 workers copied {} bytes each; peak {} MiB", files[0].len(), peak >> 20);
+    assert!(peak < 256 << 20, "the coordinator took {} MiB", peak >> 20);
+
+    // A worker sends no snapshot that it was not asked for, and a stranger fetches nothing.
+    let Newcomer { mut files, caller, .. } = newcomers.remove(0);
+    let chunk = transfer::split(vec![0; 8].into(), Digest(0)).next();
+    let unasked = pb::PutSnapshotRequest { step: 1, chunk, caller: Some(caller) };
+    let refusal = files.put_snapshot(tokio_stream::once(unasked)).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::FailedPrecondition);
+    assert_names(refusal.message(), &["newcomer-0 was not asked for the snapshot of step 1"]);
+    let stranger = WorkerId { name: "stranger".to_owned(), incarnation: 1 };
+    let caller = Some(Caller::worker(stranger, run.run).into());
+    let request = pb::GetCheckpointRequest { step: 1, caller };
+    let refusal = files.get_checkpoint(request).await.unwrap_err();
+    assert_names(refusal.message(), &["worker stranger has no control stream here"]);
 }

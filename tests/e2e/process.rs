@@ -171,6 +171,13 @@ impl Process {
         rustix::process::waitid(WaitId::Pid(process), WaitIdOptions::STOPPED).unwrap();
     }
 
+    /// The most memory that the program has taken so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        1024 * peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    }
+
     /// All that the program has printed so far.
     pub(crate) fn text(&self) -> String {
         self.output.printed.lock().unwrap().lines.join("\n")

@@ -8,6 +8,7 @@ use dcgan_rpc::pb;
 use dcgan_rpc::pb::sampler_client::SamplerClient;
 use tempfile::tempdir;
 use tonic::Code;
+use tonic::transport::Channel;
 
 use crate::process::{Process, SAMPLER, assert_names, run};
 use crate::run::local;
@@ -77,9 +78,31 @@ async fn a_sampler_draws_the_same_pictures_for_its_page_for_grpc_and_for_files()
     assert_names(refused.message(), &["rows: expected 1 to 32, found 33"]);
 
     check_services(&channel, &["dcgan.v1.Sampler"]).await;
+    check_crowd(&samples).await;
     sampler.signal("TERM");
     sampler.expect(143);
     check_files(folder.path(), &newest);
+}
+
+/// Checks that of many large pictures a few are drawn and the others refused in words, and that
+/// those that nobody waits for any more keep nobody waiting.
+async fn check_crowd(samples: &SamplerClient<Channel>) {
+    let large = pb::SampleRequest { seed: None, rows: Some(32), columns: Some(32) };
+    let mut crowd = tokio::task::JoinSet::new();
+    for _ in 0..30 {
+        let (mut samples, large) = (samples.clone(), large);
+        crowd.spawn(async move { samples.sample(large).await });
+    }
+    // The refusals come first, because drawing takes long.
+    let refusal = crowd.join_next().await.unwrap().unwrap().unwrap_err();
+    assert_eq!(refusal.code(), Code::ResourceExhausted);
+    assert_names(refusal.message(), &["8 pictures are being drawn or waited for"]);
+    crowd.shutdown().await;
+    let small = pb::SampleRequest { seed: None, rows: Some(1), columns: Some(1) };
+    // The server may not have seen all of them go.
+    while let Err(status) = samples.clone().sample(small).await {
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    }
 }
 
 /// Checks that `grid` and `export` draw the same pictures as the sampler.

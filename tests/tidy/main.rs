@@ -5,5 +5,6 @@
 mod arrows;
 mod comments;
 mod events;
+mod limits;
 mod lines;
 mod sources;

@@ -74,30 +74,35 @@ pub async fn copy_state(
         caller: Some(caller.into()),
         to: Some(id.clone().into()),
     };
-    let mut stream = CollectiveClient::new(channel).copy_state(request).await?.into_inner();
 
-    let mut assembler = ChunkAssembler::new(limits.bytes_max);
-    let mut sent = None;
-    let mut reports: Vec<StepDone> = Vec::new();
-    while let Some(message) = transfer::next(&mut stream).await? {
-        let message = message.verify_checksum()?;
-        let is_first = sent.is_none();
-        if is_first {
-            sent = message.state;
+    transfer::in_time(limits.bytes_max, async {
+        let mut stream = CollectiveClient::new(channel).copy_state(request).await?.into_inner();
+        let mut assembler = ChunkAssembler::new(limits.bytes_max);
+        let mut first: Option<(StateRef, Vec<StepDone>)> = None;
+        while let Some(message) = transfer::next(&mut stream).await? {
+            let message = message.verify_checksum()?;
+            // A message without a chunk becomes an empty one, which belongs to no file and is
+            // refused.
+            assembler.push(&message.chunk.unwrap_or_default())?;
+            // The reports and the state's identity come once.
+            if first.is_some() && !message.reports.is_empty() {
+                return Err(Status::data_loss("a copy with reports after its first message").into());
+            }
+            if message.reports.len() > REPORTS_MAX {
+                return Err(Status::data_loss("a copy with too many reports").into());
+            }
+            if first.is_none() {
+                let unnamed = || Status::data_loss("a copy that does not say of which state");
+                let state = message.state.ok_or_else(unnamed)?;
+                let reports = message.reports.into_iter();
+                let reports = reports.map(|report| step_done(report, limits.metrics));
+                first = Some((StateRef::try_from(state)?, reports.collect::<Result<_, _>>()?));
+            }
         }
-        // A source that sends reports for ever would fill this worker's memory.
-        if !is_first && !message.reports.is_empty() {
-            return Err(Status::data_loss("a copy with reports after its first message").into());
-        }
-        if message.reports.len() > REPORTS_MAX {
-            return Err(Status::data_loss("a copy with too many reports").into());
-        }
-        for report in message.reports {
-            reports.push(step_done(report, limits.metrics)?);
-        }
-        // A message without a chunk becomes an empty one, which belongs to no file and is refused.
-        assembler.push(&message.chunk.unwrap_or_default())?;
-    }
-    let sent = sent.ok_or_else(|| Status::data_loss("a copy that does not say of which state"))?;
-    Ok(Copied { state: StateRef::try_from(sent)?, file: assembler.finish()?, reports })
+        let file = assembler.finish()?;
+        let empty = || Status::data_loss("a copy without a message");
+        let (state, reports) = first.ok_or_else(empty)?;
+        Ok(Copied { state, file, reports })
+    })
+    .await
 }

@@ -1,6 +1,7 @@
 //! The service that a worker offers to the other members of its plan.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dcgan_core::ids::{Generation, Rank, RunId, WorkerId};
@@ -11,7 +12,7 @@ use dcgan_rpc::pb::collective_server::{Collective, CollectiveServer};
 use dcgan_rpc::{
     Caller, Checksummed, ExchangeMessage, Opening, Throttle, is_senders_fault, pb, transfer,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{Event, Events, Offer, RunCell};
@@ -19,16 +20,21 @@ use crate::{Event, Events, Offer, RunCell};
 /// How long the driver has to answer a request for a copy. It answers between two events, within
 /// milliseconds; a driver that takes longer is stuck.
 const OFFER_MAX: Duration = Duration::from_secs(5);
+/// Copies that a worker gives at a time. Others wait. Each takes the memory of a state, 5 MB.
+const COPIES_MAX: usize = 4;
 
 /// Creates the service of the worker `id`. Whatever arrives goes to `events`.
 pub fn service(id: WorkerId, run: RunCell, events: Events) -> CollectiveServer<impl Collective> {
-    CollectiveServer::new(Service { id, run, events })
+    let copies = Arc::new(Semaphore::new(COPIES_MAX));
+    CollectiveServer::new(Service { id, run, events, copies })
 }
 
 struct Service {
     id: WorkerId,
     run: RunCell,
     events: Events,
+    /// Held by each copy that is being given.
+    copies: Arc<Semaphore>,
 }
 
 #[tonic::async_trait]
@@ -81,6 +87,8 @@ impl Collective for Service {
             .ok_or_else(|| Status::invalid_argument("a request that does not say who is meant"))?
             .try_into()?;
         self.check_meant(&to)?;
+        let copy = Arc::clone(&self.copies).acquire_owned().await;
+        let copy = copy.map_err(|_| Status::unavailable("this worker is ending"))?;
         let wanted = state.map(TryInto::try_into).transpose()?;
         let (reply, offered) = oneshot::channel();
         self.send_event(Event::CopyAsked(wanted, reply)).await?;
@@ -96,6 +104,8 @@ impl Collective for Service {
         let mut at = Some(at.into());
         let mut reports: Vec<pb::StepDone> = reports.into_iter().map(Into::into).collect();
         Ok(transfer::answer(transfer::split(state, digest).map(move |chunk| {
+            // It is held until the answer is sent or given up.
+            let _copy = &copy;
             let (reports, state) = (std::mem::take(&mut reports), at.take());
             pb::CopyStateResponse { reports, chunk: Some(chunk), checksum: 0, state }
                 .with_checksum()

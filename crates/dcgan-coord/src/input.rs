@@ -5,19 +5,26 @@
 //! The types are in a file of their own, so that their producers do not depend on the driver.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use dcgan_core::ids::Step;
+use dcgan_core::ids::{Digest, Step};
 use dcgan_core::protocol::coordinator::{ConnId, Event};
 use dcgan_core::protocol::message::Hello;
 use dcgan_rpc::pb;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::local_processes::ChildEnd;
 use crate::writer::JobNews;
 
 /// The capacity of the channel. Senders wait while it is full.
 pub(crate) const INPUTS_MAX: usize = 1024;
+/// The bytes of snapshots and pictures that are on their way to the driver. Whoever sends another
+/// one waits.
+pub(crate) const INPUT_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// Room for a large input. It becomes free when the driver has handled the input.
+pub(crate) type Room = OwnedSemaphorePermit;
 
 /// The sending end of one worker's control stream.
 pub(crate) type WorkerSender = Link<pb::CoordinatorMessage>;
@@ -65,15 +72,17 @@ pub(crate) enum Input {
     /// The stream of a sampler ended.
     SamplerClosed(SamplerId),
     /// A sampler drew the grid of a step, as a PNG file.
-    GridDrawn { step: Step, png: Bytes },
+    GridDrawn { step: Step, png: Bytes, room: Room },
     /// A sampler cannot draw the grid of a step, for this reason.
     GridNotDrawn { step: Step, why: String },
+    /// A worker sent the snapshot of a step, which it was asked for.
+    SnapshotArrived { step: Step, digest: Digest, bytes: Arc<Vec<u8>>, room: Room },
     /// The writer of the run directory has news.
     Writer(JobNews),
     /// The generator of a pending grid was read; none if it could not be.
-    PendingGridRead { step: Step, generator: Option<Vec<u8>> },
+    PendingGridRead { step: Step, generator: Option<Bytes> },
     /// The generator of the newest checkpoint was read, for a sampler that has just come.
-    NewestGeneratorRead { sampler: SamplerId, step: Step, generator: Vec<u8> },
+    NewestGeneratorRead { sampler: SamplerId, step: Step, generator: Bytes },
     /// A worker asked for the checkpoint of a step, and it could not be read.
     CheckpointUnreadable(Step),
     /// A child process ended. The number is its index in the list of local processes.

@@ -10,7 +10,8 @@
 //!   runs the children of `--local`.
 //! * Settings: `args` and `config` define them, `merge` and `resolve` find their values.
 //! * What a run leaves behind: `recorder` knows the run directory, and `writer` is the thread that
-//!   writes it; `feed` sends generators to samplers, which send grids back.
+//!   writes it; `newest_checkpoint` keeps what many ask for; `feed` sends generators to samplers,
+//!   which send grids back.
 //! * What a person sees: `sinks` (rows of metrics), `console`, `notices`, `reason_log`.
 //! * Other verbs: `admin` (status, checkpoint, drain, stop), `chaos`, `summary`, `verify`.
 
@@ -24,6 +25,7 @@ mod feed;
 mod input;
 mod local_processes;
 mod merge;
+mod newest_checkpoint;
 mod notices;
 mod reason_log;
 mod recorder;

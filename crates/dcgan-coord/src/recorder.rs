@@ -19,9 +19,7 @@ use dcgan_store::run_dir::{FORMAT, RunDir, RunFile, RunPaths, read_pending_grid}
 use dcgan_store::state_file;
 
 use crate::config::RunConfig;
-
-/// The names of the generator's tensors begin with this.
-const GENERATOR_PREFIX: &str = "generator.";
+use crate::newest_checkpoint::GENERATOR_PREFIX;
 
 /// A run directory that was opened, and what it holds already.
 pub(crate) struct OpenedRun {
@@ -275,11 +273,5 @@ impl RunFiles {
     /// The generator of a pending grid, as a safetensors file.
     pub(crate) fn pending_generator(&self, step: Step) -> anyhow::Result<Vec<u8>> {
         Ok(read_pending_grid(&self.paths, step)?)
-    }
-
-    /// The generator in the checkpoint of a step, as a safetensors file.
-    pub(crate) fn checkpoint_generator(&self, step: Step) -> anyhow::Result<Vec<u8>> {
-        let checkpoint = self.checkpoints.load(step)?;
-        Ok(state_file::subset(checkpoint.state(), GENERATOR_PREFIX)?)
     }
 }

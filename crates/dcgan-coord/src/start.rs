@@ -1,6 +1,7 @@
 //! Starts a coordinator from its command line, and runs it to its end.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -14,7 +15,6 @@ use dcgan_process::exit::{status, usage};
 use dcgan_process::{logging, open_files, settings};
 use dcgan_rpc::net::{self, Address, Places, Pulse};
 use dcgan_rpc::services::Program;
-use dcgan_store::dataset::Dataset;
 use dcgan_store::run_dir::RunFile;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -27,9 +27,10 @@ use crate::console::CONSOLE;
 use crate::driver::{Disk, Driver};
 use crate::input::{INPUTS_MAX, Input};
 use crate::local_processes::{LocalProcesses, LocalSettings};
+use crate::newest_checkpoint::NewestCheckpoint;
 use crate::recorder::{self, OpenedRun, RunFiles};
 use crate::resolve::{ResolvedRun, given_settings, resolve_run};
-use crate::service::{self, Served};
+use crate::service::{self, Served, Workers};
 use crate::writer;
 
 /// The port without `--listen` and `--local`.
@@ -66,8 +67,18 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     // Start the producers of inputs: the service, the signals and the writer.
     let (inputs_sender, inputs) = mpsc::channel(INPUTS_MAX);
     let pulse = Pulse::default();
-    let server =
-        Server::start(listener, dataset, &config, &files, run.run, inputs_sender.clone(), &pulse);
+    let newest = NewestCheckpoint::new(files.checkpoints().clone());
+    let workers = Arc::new(Workers::new());
+    let served = Served {
+        run: run.run,
+        metrics: config.spec.objective().metric_names().len(),
+        partitions: service::partitions(&dataset, config.spec.sharding()),
+        newest: newest.clone(),
+        workers: Arc::clone(&workers),
+    };
+    // The partitions are made. Both together would take twice the memory.
+    drop(dataset);
+    let server = Server::start(listener, served, inputs_sender.clone(), &pulse);
     let signal = dcgan_process::signals::listen()?;
     let jobs = writer::start(recorder, inputs_sender.clone())?;
 
@@ -88,8 +99,9 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
 
     // Run the driver to the end.
     CONSOLE.start_bar(resumed_at, config.schedule.last_step, config.spec.batch_size());
-    let disk = Disk::new(files, pending_grids, jobs, inputs_sender);
-    let driver = Driver::new(start, machine, config, run.run, disk, local, is_local, pulse);
+    let disk = Disk::new(files, newest, pending_grids, jobs, inputs_sender);
+    let driver =
+        Driver::new(start, machine, config, run.run, disk, local, is_local, workers, pulse);
     let status = network.block_on(async {
         let status = driver.run(inputs, signal).await;
         server.shut_down().await;
@@ -139,23 +151,13 @@ struct Server {
 }
 
 impl Server {
-    /// Starts to serve workers, samplers and people. The data set is dropped once its partitions
-    /// are made: both together would take twice the memory.
+    /// Starts to serve workers, samplers and people.
     fn start(
         listener: TcpListener,
-        dataset: Dataset,
-        config: &RunConfig,
-        files: &RunFiles,
-        run: RunId,
+        served: Served,
         inputs: mpsc::Sender<Input>,
         pulse: &Pulse,
     ) -> Self {
-        let served = Served {
-            run,
-            metrics: config.spec.objective().metric_names().len(),
-            partitions: service::partitions(&dataset, config.spec.sharding()),
-            checkpoints: files.checkpoints().clone(),
-        };
         let routes = service::routes(served, inputs);
         let (shut_down, asked) = oneshot::channel();
         let places = Places::new(open_files::raise_limit());

@@ -68,12 +68,31 @@ impl Generator {
     /// same seed gives the same images. Without a seed, the latents are those of the run's own
     /// grids, which depend on the run's seed.
     pub fn draw(&self, count: usize, seed: Option<u64>, run_seed: u64) -> Vec<u8> {
+        self.draw_while(|| true, count, seed, run_seed).unwrap_or_default()
+    }
+
+    /// Draws images like [`draw`](Self::draw) as long as they are wanted: asks before each 32 of
+    /// them, and returns `None` if they are not.
+    pub fn draw_while(
+        &self,
+        is_wanted: impl Fn() -> bool,
+        count: usize,
+        seed: Option<u64>,
+        run_seed: u64,
+    ) -> Option<Vec<u8>> {
         let stream = match seed {
             None => RandomStream::new(run_seed, Purpose::Grid, 0, 0),
             Some(seed) => RandomStream::new(seed, Purpose::Sample, 0, 0),
         };
         let latents: Vec<f32> = stream.normals(count * LATENT_LEN).collect();
-        latents.chunks(BATCH * LATENT_LEN).flat_map(|latents| self.images(latents)).collect()
+        let mut images = Vec::with_capacity(count * PIXELS);
+        for latents in latents.chunks(BATCH * LATENT_LEN) {
+            if !is_wanted() {
+                return None;
+            }
+            images.extend(self.images(latents));
+        }
+        Some(images)
     }
 
     /// `G(z)` for latents `[N, 100]`, as bytes `[N, 28, 28]`.

@@ -21,6 +21,31 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// A stream that owes a message and brings none for this long has failed.
 pub const STALLED_MAX: Duration = Duration::from_secs(10);
 
+/// A transfer has this long in any case, and longer in proportion to its size.
+pub const TRANSFER_MIN: Duration = Duration::from_secs(20);
+/// A transfer that is slower than this fails, in bytes a second: 1 Mbit/s.
+pub const TRANSFER_RATE_MIN: usize = 128 * 1024;
+
+/// Returns the time that a file of so many bytes may take on its way.
+pub fn time_max(bytes: usize) -> Duration {
+    TRANSFER_MIN + Duration::from_secs((bytes / TRANSFER_RATE_MIN) as u64)
+}
+
+/// Waits for the transfer of a file of at most `bytes` bytes, as long as it may take.
+///
+/// # Errors
+/// The transfer's own error, or `DEADLINE_EXCEEDED` after [`time_max`].
+pub async fn in_time<T, E: From<Status>>(
+    bytes: usize,
+    transfer: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let max = time_max(bytes);
+    tokio::time::timeout(max, transfer).await.unwrap_or_else(|_| {
+        let text = format!("the transfer was not complete after {} s", max.as_secs());
+        Err(Status::deadline_exceeded(text).into())
+    })
+}
+
 /// Receives the next message of a stream whose sender owes one; `None` at the end of the stream.
 ///
 /// # Errors
@@ -90,6 +115,9 @@ pub enum TransferError {
     /// A chunk belongs to another file, or there are more bytes than announced.
     #[error("chunks that do not belong together")]
     Mixed,
+    /// A chunk brings nothing. A sender of such chunks would never come to an end.
+    #[error("an empty chunk")]
+    Empty,
     /// The stream ended before the end of the file.
     #[error("expected {expected} bytes, found {found}")]
     Incomplete {
@@ -133,6 +161,10 @@ impl ChunkAssembler {
                 bytes_max: self.bytes_max,
                 found: theirs.total_bytes,
             });
+        }
+        // An empty file has one empty chunk, and no other file has any.
+        if chunk.data.is_empty() && (theirs.total_bytes > 0 || self.announced.is_some()) {
+            return Err(TransferError::Empty);
         }
         match self.announced {
             None => {
@@ -178,11 +210,14 @@ impl ChunkAssembler {
 /// # Errors
 /// If the stream breaks or stalls, or what arrives is not the file that was sent.
 pub async fn receive(mut stream: Streaming<Chunk>, bytes_max: usize) -> Result<Vec<u8>, Status> {
-    let mut assembler = ChunkAssembler::new(bytes_max);
-    while let Some(chunk) = next(&mut stream).await? {
-        assembler.push(&chunk)?;
-    }
-    Ok(assembler.finish()?)
+    in_time(bytes_max, async {
+        let mut assembler = ChunkAssembler::new(bytes_max);
+        while let Some(chunk) = next(&mut stream).await? {
+            assembler.push(&chunk)?;
+        }
+        Ok(assembler.finish()?)
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -225,6 +260,10 @@ mod tests {
         assert_eq!(error_of(total, &[]), "expected 1 bytes, found 0");
         let repeated = [chunks[0].clone(), chunks[0].clone()];
         assert_eq!(error_of(total, &repeated), "chunks that do not belong together");
+        let empty = Chunk { data: Bytes::new(), ..chunks[0].clone() };
+        assert_eq!(error_of(total, &[chunks[0].clone(), empty]), "an empty chunk");
+        let nothing = split(Bytes::new(), digest::of_bytes(&[])).next().unwrap();
+        assert_eq!(error_of(total, &[nothing.clone(), nothing]), "an empty chunk");
         chunks[1].data = Bytes::from_static(b"other");
         assert!(error_of(total, &chunks).starts_with("expected digest"));
     }

@@ -1,18 +1,25 @@
 //! The newest generator, and pictures that are drawn with it.
 //!
 //! Drawing takes up to seconds of a whole core. It happens on threads of its own, so that the
-//! network's thread can go on answering, and one picture at a time, because a run on the same
-//! machine needs the other cores.
+//! network's thread can go on answering. A run on the same machine needs the other cores, so there
+//! are two such threads at most: one draws the run's own grids, and the other the pictures that
+//! people ask for, one at a time. So the run's grids never wait for strangers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use dcgan_core::ids::Step;
 use dcgan_model::Generator;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
+use tonic::Status;
 
 use crate::picture::{GRID, GridSize, png};
+
+/// Pictures that people may have asked for, with the one that is being drawn. Another request is
+/// refused.
+const PICTURES_MAX: usize = 8;
 
 /// A generator, with the step and the seed of the run that trained it.
 pub(crate) struct RunGenerator {
@@ -29,6 +36,17 @@ impl RunGenerator {
         let images = self.generator.draw(size.images(), seed, self.seed);
         png(&images, size)
     }
+
+    /// Draws a grid like [`picture`](Self::picture), unless it is not wanted any more.
+    fn picture_while(
+        &self,
+        is_wanted: impl Fn() -> bool,
+        size: GridSize,
+        seed: Option<u64>,
+    ) -> Option<Vec<u8>> {
+        let images = self.generator.draw_while(is_wanted, size.images(), seed, self.seed)?;
+        Some(png(&images, size))
+    }
 }
 
 /// A generator with the grid that the run shows for its step.
@@ -43,14 +61,21 @@ pub(crate) struct Drawn {
 #[derive(Clone)]
 pub(crate) struct Newest {
     drawn: watch::Sender<Option<Drawn>>,
-    /// Held by the one task that is drawing.
+    /// Held by the thread that draws a picture for somebody, and not by the request: the thread may
+    /// go on for a moment when the request is given up.
     turn: Arc<Semaphore>,
+    /// Held by each request for a picture.
+    asked: Arc<Semaphore>,
 }
 
 impl Newest {
     /// Creates a place for generators. There is none yet.
     pub(crate) fn new() -> Self {
-        Self { drawn: watch::Sender::new(None), turn: Arc::new(Semaphore::new(1)) }
+        Self {
+            drawn: watch::Sender::new(None),
+            turn: Arc::new(Semaphore::new(1)),
+            asked: Arc::new(Semaphore::new(PICTURES_MAX)),
+        }
     }
 
     /// Returns the newest generator; `None` if there is none yet.
@@ -67,24 +92,47 @@ impl Newest {
         &self,
         load: impl FnOnce() -> anyhow::Result<RunGenerator> + Send + 'static,
     ) -> anyhow::Result<Drawn> {
-        let _turn = self.turn.acquire().await?;
         let drawn = spawn_blocking(move || draw(load()?)).await??;
         self.drawn.send_replace(Some(drawn.clone()));
         Ok(drawn)
     }
 
-    /// Draws a picture with a generator, when it is this picture's turn.
+    /// Draws a picture with a generator, when it is this picture's turn. Drawing stops when the
+    /// future is dropped.
     ///
     /// # Errors
-    /// If drawing panicked.
+    /// `RESOURCE_EXHAUSTED` if too many pictures are asked for; `INTERNAL` if drawing panicked.
     pub(crate) async fn picture(
         &self,
         generator: Arc<RunGenerator>,
         size: GridSize,
         seed: Option<u64>,
-    ) -> anyhow::Result<Vec<u8>> {
-        let _turn = self.turn.acquire().await?;
-        Ok(spawn_blocking(move || generator.picture(size, seed)).await?)
+    ) -> Result<Vec<u8>, Status> {
+        let _asked = self.asked.try_acquire().map_err(|_| {
+            Status::resource_exhausted(format!(
+                "{PICTURES_MAX} pictures are being drawn or waited for: ask again later"
+            ))
+        })?;
+        let internal = |text: String| Status::internal(text);
+        let turn = Arc::clone(&self.turn).acquire_owned().await;
+        let turn = turn.map_err(|error| internal(error.to_string()))?;
+        let wanted = Wanted(Arc::new(AtomicBool::new(true)));
+        let is_wanted = Arc::clone(&wanted.0);
+        let drawing = spawn_blocking(move || {
+            let _turn = turn;
+            generator.picture_while(|| is_wanted.load(Ordering::Relaxed), size, seed)
+        });
+        let picture = drawing.await.map_err(|error| internal(error.to_string()))?;
+        picture.ok_or_else(|| Status::cancelled("nobody waits for the picture"))
+    }
+}
+
+/// Says that a picture is wanted, until it is dropped.
+struct Wanted(Arc<AtomicBool>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 

@@ -30,11 +30,7 @@ impl Sampler for Service {
             .get()
             .ok_or_else(|| Status::unavailable("there is no generator yet: ask again later"))?;
         let step = drawn.generator.step;
-        let png = self
-            .0
-            .picture(drawn.generator, size, seed)
-            .await
-            .map_err(|error| Status::internal(error.to_string()))?;
+        let png = self.0.picture(drawn.generator, size, seed).await?;
         Ok(Response::new(pb::SampleResponse { step, png: png.into() }))
     }
 }

@@ -88,6 +88,11 @@ impl VerifiedCheckpoint {
     pub fn state(&self) -> &[u8] {
         &self.state
     }
+
+    /// Takes the content of `state.safetensors` out.
+    pub fn into_state(self) -> Vec<u8> {
+        self.state
+    }
 }
 
 /// The error for a checkpoint that is not what it should be; names its folder and the file that is

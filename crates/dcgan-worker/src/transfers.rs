@@ -54,9 +54,13 @@ pub(crate) async fn fetch_start(
                 step: plan.start.position.step,
                 caller: Some(client.caller.clone().into()),
             };
-            let response = client.connect().await?.get_checkpoint(request).await?;
+            let mut coordinator = client.connect().await?;
+            let received = transfer::in_time(bytes_max, async {
+                let response = coordinator.get_checkpoint(request).await?;
+                transfer::receive(response.into_inner(), bytes_max).await
+            });
             // All steps of a checkpoint are written: there is nothing to report.
-            (transfer::receive(response.into_inner(), bytes_max).await?, Vec::new())
+            (received.await?, Vec::new())
         }
     };
     let layout = Arc::clone(layout);
@@ -121,7 +125,7 @@ pub(crate) async fn serve(
 /// If the coordinator cannot be reached or does not accept the snapshot.
 pub(crate) async fn upload(client: &Client, step: Step, state: Arc<State>) -> anyhow::Result<()> {
     let bytes = spawn_blocking(move || state_file::encode(&state)).await?;
-    let digest = digest::of_bytes(&bytes);
+    let (digest, size) = (digest::of_bytes(&bytes), bytes.len());
     // The first message says who sends the snapshot.
     let mut caller = Some(client.caller.clone().into());
     let requests = transfer::split(bytes.into(), digest).map(move |chunk| pb::PutSnapshotRequest {
@@ -129,6 +133,8 @@ pub(crate) async fn upload(client: &Client, step: Step, state: Arc<State>) -> an
         chunk: Some(chunk),
         caller: caller.take(),
     });
-    client.connect().await?.put_snapshot(tokio_stream::iter(requests)).await?;
+    let mut coordinator = client.connect().await?;
+    let sent = coordinator.put_snapshot(tokio_stream::iter(requests));
+    transfer::in_time(size, sent).await?;
     Ok(())
 }

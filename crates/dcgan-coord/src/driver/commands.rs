@@ -69,8 +69,12 @@ impl Driver {
     }
 
     fn send_message(&mut self, conn: ConnId, message: ToWorker) {
-        if let ToWorker::Plan(plan) = &message {
-            tracing::debug!(event = "plan_sent", conn = conn.0, "{plan}");
+        match &message {
+            ToWorker::Plan(plan) => {
+                tracing::debug!(event = "plan_sent", conn = conn.0, "{plan}");
+            }
+            ToWorker::RequestSnapshot(step) => self.served_workers.request_snapshot(conn, *step),
+            _ => {}
         }
         self.send(conn, CoordinatorMessage::Message(message));
     }

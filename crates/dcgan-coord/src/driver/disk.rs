@@ -15,12 +15,14 @@ use tokio::task::spawn_blocking;
 use super::Driver;
 use super::disk_watch::DiskWatch;
 use crate::input::{Input, SamplerId};
+use crate::newest_checkpoint::NewestCheckpoint;
 use crate::recorder::RunFiles;
 use crate::writer::{Job, JobNews};
 
 /// The run directory, as the driver sees it.
 pub(crate) struct Disk {
     pub(super) files: RunFiles,
+    newest: NewestCheckpoint,
     /// The jobs of the writer go here.
     jobs: std_mpsc::Sender<Job>,
     pub(super) watch: DiskWatch,
@@ -37,12 +39,13 @@ impl Disk {
     /// the writer, and `inputs` back to the driver.
     pub(crate) fn new(
         files: RunFiles,
+        newest: NewestCheckpoint,
         pending_grids: BTreeSet<Step>,
         jobs: std_mpsc::Sender<Job>,
         inputs: mpsc::Sender<Input>,
     ) -> Self {
         let watch = DiskWatch::default();
-        Self { files, jobs, watch, inputs, pending_grids, reading_grid: None }
+        Self { files, newest, jobs, watch, inputs, pending_grids, reading_grid: None }
     }
 }
 
@@ -95,7 +98,8 @@ impl Driver {
                     "evaluation of step {step}: {values}"
                 );
             }
-            Write::Checkpoint { saved: SavedCheckpoint { step, digest, .. }, .. } => {
+            Write::Checkpoint { saved: SavedCheckpoint { step, digest, .. }, bytes } => {
+                self.served_workers.set_snapshot_bytes(bytes.len());
                 tracing::info!(
                     event = "checkpoint_saved",
                     step,
@@ -145,12 +149,12 @@ impl Driver {
         self.disk.reading_grid = Some(step);
         let files = self.disk.files.clone();
         self.read(move || {
-            let generator = or_warn(step, files.pending_generator(step));
+            let generator = or_warn(step, files.pending_generator(step)).map(Bytes::from);
             Some(Input::PendingGridRead { step, generator })
         });
     }
 
-    pub(super) fn on_grid_read(&mut self, step: Step, generator: Option<Vec<u8>>) {
+    pub(super) fn on_grid_read(&mut self, step: Step, generator: Option<Bytes>) {
         self.disk.reading_grid = None;
         let is_unreadable = generator.is_none();
         self.feed.ask(&self.disk.pending_grids, step, generator);
@@ -167,10 +171,12 @@ impl Driver {
         let Some(step) = self.machine.checkpoint().map(|saved| saved.step) else {
             return;
         };
-        let files = self.disk.files.clone();
-        self.read(move || {
-            let generator = or_warn(step, files.checkpoint_generator(step))?;
-            Some(Input::NewestGeneratorRead { sampler, step, generator })
+        let (newest, inputs) = (self.disk.newest.clone(), self.disk.inputs.clone());
+        // However many samplers come, one reads, and the others wait for it.
+        tokio::spawn(async move {
+            if let Some(generator) = or_warn(step, newest.generator(step).await) {
+                let _ = inputs.send(Input::NewestGeneratorRead { sampler, step, generator }).await;
+            }
         });
     }
 

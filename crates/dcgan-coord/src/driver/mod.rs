@@ -15,6 +15,7 @@ mod ending;
 mod watchers;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dcgan_core::ids::RunId;
@@ -30,10 +31,11 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::RunConfig;
 use crate::console::CONSOLE;
-use crate::feed::SamplerFeed;
+use crate::feed::{STALLED_MAX, SamplerFeed};
 use crate::input::{Input, SamplerId, SamplerSender, WorkerSender};
 use crate::local_processes::{ChildEnd, LocalProcesses};
 use crate::reason_log::ReasonLog;
+use crate::service::Workers;
 use crate::sinks::Sinks;
 pub(crate) use disk::Disk;
 use watchers::StopWatchers;
@@ -54,6 +56,8 @@ pub(crate) struct Driver {
     /// The zero of the machine's clock.
     start: Instant,
     workers: BTreeMap<ConnId, WorkerSender>,
+    /// The services' view of the same workers.
+    served_workers: Arc<Workers>,
     feed: SamplerFeed,
     /// The processes of `--local`, as long as they run.
     local: Option<LocalProcesses>,
@@ -83,6 +87,7 @@ impl Driver {
         disk: Disk,
         local: Option<LocalProcesses>,
         is_local: bool,
+        served_workers: Arc<Workers>,
         pulse: Pulse,
     ) -> Self {
         Self {
@@ -94,6 +99,7 @@ impl Driver {
             machine,
             start,
             workers: BTreeMap::new(),
+            served_workers,
             local,
             is_local,
             signal: None,
@@ -164,8 +170,11 @@ impl Driver {
                 self.on_sampler_connected(sampler, &page, sender)
             }
             Input::SamplerClosed(sampler) => self.on_sampler_closed(sampler),
-            Input::GridDrawn { step, png } => self.save_grid(step, png),
+            Input::GridDrawn { step, png, room: _room } => self.save_grid(step, png),
             Input::GridNotDrawn { step, why } => self.leave_out_grid(step, &why),
+            Input::SnapshotArrived { step, digest, bytes, room: _room } => {
+                self.handle(Event::Snapshot { step, digest, bytes });
+            }
             Input::Writer(news) => self.on_writer_news(news),
             Input::PendingGridRead { step, generator } => self.on_grid_read(step, generator),
             Input::NewestGeneratorRead { sampler, step, generator } => {
@@ -199,6 +208,21 @@ impl Driver {
     fn on_sampler_closed(&mut self, sampler: SamplerId) {
         self.feed.remove(sampler);
         self.update_draw_grids();
+    }
+
+    /// Drops samplers that do not read what they are sent.
+    fn drop_stalled_samplers(&mut self, now: Duration) {
+        let count = self.feed.drop_stalled(now);
+        if count > 0 {
+            let seconds = STALLED_MAX.as_secs();
+            tracing::warn!(
+                event = "sampler_stalled",
+                count,
+                seconds,
+                "dropping {count} samplers that have read nothing for {seconds} s"
+            );
+            self.update_draw_grids();
+        }
     }
 
     /// Tells the machine whether a sampler draws grids.
@@ -274,6 +298,7 @@ impl Driver {
         if let Some(local) = &mut self.local {
             local.on_tick(now);
         }
+        self.drop_stalled_samplers(now);
         self.handle(Event::Tick);
     }
 

@@ -2,6 +2,7 @@
 
 use dcgan_core::ids::WorkerId;
 use dcgan_core::protocol::coordinator::Event;
+use dcgan_rpc::net::OpenRequest;
 use dcgan_rpc::pb;
 use dcgan_rpc::pb::admin_server::Admin;
 use tokio::sync::{mpsc, oneshot};
@@ -67,7 +68,10 @@ impl Admin for Service {
         &self,
         request: Request<pb::StopRequest>,
     ) -> Result<Response<Self::StopStream>, Status> {
+        let open = OpenRequest::of(&request);
         let who = self.receive(request.into_inner().caller)?;
+        // An end may wait long for the disk.
+        open.keep();
         tracing::info!(event = "stop_requested", by = %who, "{who} asks for the end of the run");
         let (watcher, progress) = mpsc::channel(PROGRESS_MAX);
         self.send(Input::StopRequested(watcher)).await?;

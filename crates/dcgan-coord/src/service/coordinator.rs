@@ -4,27 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dcgan_core::ids::Step;
+use dcgan_core::ids::{Digest, Step};
 use dcgan_core::protocol::coordinator::{ConnId, Event};
 use dcgan_rpc::net::OpenRequest;
 use dcgan_rpc::pb::coordinator_server::Coordinator;
 use dcgan_rpc::{Checksummed, Throttle, WorkerMessage, is_senders_fault, pb, transfer};
-use dcgan_store::checkpoint::VerifiedCheckpoint;
 use dcgan_store::state_file;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::spawn_blocking;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Service, first_message};
 use crate::input::{Dropped, Input, Link};
+use crate::newest_checkpoint::Loaded;
 
 /// Messages that wait for one worker to read them. The driver drops a worker whose stream is full.
 const OUTGOING_MAX: usize = 64;
 /// A control stream that has ended is cut if the worker has not read its last messages by then.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
-/// A snapshot that is larger than this is refused. The DCGAN's has 5 MB.
-const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 #[tonic::async_trait]
 impl Coordinator for Service {
@@ -51,6 +49,7 @@ impl Coordinator for Service {
             outgoing: outgoing.downgrade(),
         };
         let (sender, dropped) = Link::new(outgoing);
+        self.0.served.workers.connect(conn, hello.id.clone());
         self.send(Input::WorkerConnected { conn, sender, hello }).await?;
         // The machine decides whether the worker stays.
         reader.open.keep();
@@ -64,9 +63,11 @@ impl Coordinator for Service {
         &self,
         request: Request<pb::GetPartitionRequest>,
     ) -> Result<Response<Self::GetPartitionStream>, Status> {
+        let open = OpenRequest::of(&request);
         let pb::GetPartitionRequest { shard, caller, .. } =
             request.into_inner().verify_checksum()?;
         let who = self.receive(caller)?;
+        let permit = self.0.served.workers.begin_transfer(&who).await?;
         tracing::debug!(event = "partition_sent", by = %who, shard, "{who} fetches shard {shard}");
         let (pixels, digest) = self
             .0
@@ -75,7 +76,8 @@ impl Coordinator for Service {
             .get(shard as usize)
             .cloned()
             .ok_or_else(|| Status::not_found(format!("no shard {shard}")))?;
-        Ok(transfer::answer(transfer::split(pixels, digest)))
+        open.end_within(transfer::time_max(pixels.len()));
+        Ok(answer(pixels, digest, permit))
     }
 
     type GetCheckpointStream = transfer::ChunkStream<pb::Chunk>;
@@ -84,34 +86,58 @@ impl Coordinator for Service {
         &self,
         request: Request<pb::GetCheckpointRequest>,
     ) -> Result<Response<Self::GetCheckpointStream>, Status> {
+        let open = OpenRequest::of(&request);
         let pb::GetCheckpointRequest { step, caller } = request.into_inner();
         let who = self.receive(caller)?;
+        let permit = self.0.served.workers.begin_transfer(&who).await?;
         tracing::debug!(
             event = "checkpoint_sent",
             by = %who,
             step,
             "{who} fetches the checkpoint of step {step}"
         );
-        let shared = Arc::clone(&self.0);
-        // Reading and verifying a file would block the network's one thread.
-        let loaded = spawn_blocking(move || shared.served.checkpoints.load(step)).await;
-        let checkpoint: VerifiedCheckpoint = match loaded.map_err(internal)? {
-            Ok(checkpoint) => checkpoint,
+        let Loaded { state, digest, .. } = match self.0.served.newest.get(step).await {
+            Ok(loaded) => loaded,
             Err(error) => {
                 self.send(Input::CheckpointUnreadable(step)).await?;
                 return Err(Status::not_found(error.to_string()));
             }
         };
-        let digest = checkpoint.manifest().file_digest;
-        let state = Bytes::copy_from_slice(checkpoint.state());
-        Ok(transfer::answer(transfer::split(state, digest)))
+        open.end_within(transfer::time_max(state.len()));
+        Ok(answer(state, digest, permit))
     }
 
     async fn put_snapshot(
         &self,
         request: Request<Streaming<pb::PutSnapshotRequest>>,
     ) -> Result<Response<pb::PutSnapshotResponse>, Status> {
-        let (step, bytes) = self.receive_snapshot(request.into_inner()).await?;
+        let open = OpenRequest::of(&request);
+        let mut stream = request.into_inner();
+
+        // The first message says whose snapshot it is, and how large. Nothing is received before it
+        // is known that somebody wants it.
+        let first = transfer::next(&mut stream).await?;
+        let first = first.ok_or_else(|| Status::invalid_argument("an empty stream"))?;
+        let pb::PutSnapshotRequest { step, chunk, caller } = first;
+        let (chunk, who) = (chunk.unwrap_or_default(), self.receive(caller)?);
+        let workers = &self.0.served.workers;
+        workers.accept_snapshot(&who, step)?;
+        let _permit = workers.begin_transfer(&who).await?;
+        tracing::debug!(
+            event = "snapshot_received",
+            by = %who,
+            step,
+            "{who} sends the snapshot of step {step}"
+        );
+
+        // Receive it.
+        let bytes_max = workers.snapshot_bytes_max();
+        let room = self.room(bytes_max.min(chunk.total_bytes as usize)).await?;
+        open.end_within(2 * transfer::time_max(bytes_max));
+        let bytes =
+            transfer::in_time(bytes_max, receive_snapshot(&mut stream, step, &chunk, bytes_max))
+                .await?;
+
         // The digest is computed from what has arrived, not taken from what the worker claims.
         let digested =
             spawn_blocking(move || state_file::digest_of(&bytes).map(|digest| (digest, bytes)))
@@ -119,39 +145,39 @@ impl Coordinator for Service {
                 .map_err(internal)?;
         let (digest, bytes) =
             digested.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let event = Event::Snapshot { step, digest, bytes: Arc::new(bytes) };
-        self.send(Input::Machine(event)).await?;
+        let bytes = Arc::new(bytes);
+        self.send(Input::SnapshotArrived { step, digest, bytes, room }).await?;
         Ok(Response::new(pb::PutSnapshotResponse {}))
     }
 }
 
-impl Service {
-    /// Receives a snapshot: its step, and its state as a safetensors file.
-    async fn receive_snapshot(
-        &self,
-        mut stream: Streaming<pb::PutSnapshotRequest>,
-    ) -> Result<(Step, Vec<u8>), Status> {
-        let mut assembler = transfer::ChunkAssembler::new(SNAPSHOT_BYTES_MAX);
-        let mut snapshot_step: Option<Step> = None;
-        while let Some(request) = transfer::next(&mut stream).await? {
-            let pb::PutSnapshotRequest { step, chunk, caller } = request;
-            if snapshot_step.is_none() {
-                let who = self.receive(caller)?;
-                tracing::debug!(
-                    event = "snapshot_received",
-                    by = %who,
-                    step,
-                    "{who} sends the snapshot of step {step}"
-                );
-            }
-            if *snapshot_step.get_or_insert(step) != step {
-                return Err(Status::invalid_argument("chunks of different steps"));
-            }
-            assembler.push(&chunk.unwrap_or_default())?;
+/// Receives the rest of the snapshot that begins with the chunk `first`.
+async fn receive_snapshot(
+    stream: &mut Streaming<pb::PutSnapshotRequest>,
+    step: Step,
+    first: &pb::Chunk,
+    bytes_max: usize,
+) -> Result<Vec<u8>, Status> {
+    let mut assembler = transfer::ChunkAssembler::new(bytes_max);
+    assembler.push(first)?;
+    while let Some(request) = transfer::next(stream).await? {
+        if request.step != step {
+            return Err(Status::invalid_argument("chunks of different steps"));
         }
-        let step = snapshot_step.ok_or_else(|| Status::invalid_argument("an empty stream"))?;
-        Ok((step, assembler.finish()?))
+        assembler.push(&request.chunk.unwrap_or_default())?;
     }
+    Ok(assembler.finish()?)
+}
+
+/// Makes a response that streams a file. The permit is free when the answer is sent or given up.
+fn answer(
+    file: Bytes,
+    digest: Digest,
+    permit: OwnedSemaphorePermit,
+) -> Response<transfer::ChunkStream<pb::Chunk>> {
+    transfer::answer(transfer::split(file, digest).inspect(move |_| {
+        let _held = &permit;
+    }))
 }
 
 fn internal(error: tokio::task::JoinError) -> Status {
@@ -185,6 +211,7 @@ impl WorkerReader {
                 let _ = outgoing.try_send(Err(status));
             }
         }
+        self.service.0.served.workers.disconnect(self.conn);
         // The driver is gone if the coordinator is ending.
         let _ = self.service.send(Input::Machine(Event::Closed(self.conn))).await;
         // A client that does not read would keep the messages that wait for it.

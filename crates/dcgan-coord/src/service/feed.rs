@@ -80,7 +80,10 @@ async fn forward_grids(
         let kind = message.verify_checksum().ok().and_then(|message| message.kind);
         let input = match kind {
             Some(Kind::Grid(pb::Grid { step, png })) if png.len() <= GRID_BYTES_MAX => {
-                Input::GridDrawn { step, png }
+                let Ok(room) = service.room(png.len()).await else {
+                    return;
+                };
+                Input::GridDrawn { step, png, room }
             }
             Some(Kind::CannotDraw(pb::CannotDraw { step, why })) => {
                 let why = why.chars().take(WHY_CHARS_MAX).collect();
@@ -106,8 +109,8 @@ fn warn_of_sampler(who: &str, peer: SocketAddr) {
             by = who,
             %peer,
             more,
-            "closing the stream of {who} at {peer}: it sent something else than a grid ({more} more \
-             were closed)"
+            "closing the stream of {who} at {peer}: it sent something else than a grid ({more} \
+             more were closed)"
         );
     }
 }

@@ -9,6 +9,7 @@
 mod admin;
 mod coordinator;
 mod feed;
+mod workers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,13 +23,14 @@ use dcgan_rpc::pb::admin_server::AdminServer;
 use dcgan_rpc::pb::coordinator_server::CoordinatorServer;
 use dcgan_rpc::pb::feed_server::FeedServer;
 use dcgan_rpc::{Caller, Throttle, Who, pb};
-use dcgan_store::checkpoint::Checkpoints;
 use dcgan_store::dataset::Dataset;
 use tokio::sync::{Semaphore, mpsc};
 use tonic::service::Routes;
 use tonic::{Status, Streaming};
 
-use crate::input::Input;
+use crate::input::{INPUT_BYTES_MAX, Input, Room};
+use crate::newest_checkpoint::NewestCheckpoint;
+pub(crate) use workers::Workers;
 
 /// A client has this time to send the first message of its stream.
 const HELLO_MAX: Duration = Duration::from_secs(5);
@@ -40,14 +42,21 @@ pub(crate) struct Served {
     pub(crate) metrics: usize,
     /// The pixels of each shard's images, one byte a pixel, with their digest.
     pub(crate) partitions: Vec<(Bytes, Digest)>,
-    pub(crate) checkpoints: Checkpoints,
+    pub(crate) newest: NewestCheckpoint,
+    pub(crate) workers: Arc<Workers>,
 }
 
 /// Makes the services. Everything that they receive goes to `driver`.
 pub(crate) fn routes(served: Served, driver: mpsc::Sender<Input>) -> Routes {
     let followers = Arc::new(Semaphore::new(feed::FOLLOWERS_MAX));
-    let service =
-        Service(Arc::new(Shared { served, driver, next_stream: AtomicU64::new(1), followers }));
+    let input_bytes = Arc::new(Semaphore::new(INPUT_BYTES_MAX));
+    let service = Service(Arc::new(Shared {
+        served,
+        driver,
+        next_stream: AtomicU64::new(1),
+        followers,
+        input_bytes,
+    }));
     Routes::new(CoordinatorServer::new(service.clone()))
         .add_service(FeedServer::new(service.clone()))
         .add_service(AdminServer::new(service))
@@ -73,6 +82,8 @@ struct Shared {
     next_stream: AtomicU64,
     /// The places of samplers.
     followers: Arc<Semaphore>,
+    /// Room for snapshots and pictures on their way to the driver, in bytes.
+    input_bytes: Arc<Semaphore>,
 }
 
 impl Service {
@@ -98,6 +109,14 @@ impl Service {
                 Err(status)
             }
         }
+    }
+
+    /// Waits until there is room for an input of so many bytes.
+    async fn room(&self, bytes: usize) -> Result<Room, Status> {
+        // One that is larger than all room takes all.
+        let bytes = bytes.min(INPUT_BYTES_MAX) as u32;
+        let room = Arc::clone(&self.0.input_bytes).acquire_many_owned(bytes).await;
+        room.map_err(|_| ending())
     }
 
     /// Sends an input to the driver. Waits while its channel is full.

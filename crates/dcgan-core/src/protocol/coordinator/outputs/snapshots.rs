@@ -19,6 +19,10 @@ use crate::protocol::message::ToWorker;
 /// take this long at 1 Mbit/s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
 
+/// Requests that one worker may have open. More snapshots wait until it has answered. After a time
+/// without a coordinator hundreds may be due at once, and as many messages would fill its stream.
+const OPEN_REQUESTS_MAX: usize = 8;
+
 /// A snapshot that is due.
 #[derive(Debug)]
 pub(super) struct DueSnapshot {
@@ -137,6 +141,7 @@ impl Snapshots {
     ) -> Vec<Step> {
         let last_steps = reports.last_steps();
         let mut hopeless = Vec::new();
+        let mut open = self.open_requests(now);
         for (&step, snapshot) in &mut self.due {
             // Wait for an answer that may still come.
             snapshot.request.take_if(|request| now >= request.since + REQUEST_TIMEOUT);
@@ -147,12 +152,16 @@ impl Snapshots {
             // Ask the workers that may hold it one after the other.
             let reported_by = reports.holders(step, snapshot.digest);
             let candidates = snapshot.candidates(reported_by, view.connected);
-            if !candidates.is_empty() {
-                let (worker, conn) = candidates[snapshot.attempts % candidates.len()];
+            let is_free =
+                |worker: &WorkerId| open.get(worker).is_none_or(|&n| n < OPEN_REQUESTS_MAX);
+            let free: Vec<_> = candidates.iter().filter(|(worker, _)| is_free(worker)).collect();
+            if !free.is_empty() {
+                let &&(worker, conn) = &free[snapshot.attempts % free.len()];
+                *open.entry(worker.clone()).or_default() += 1;
                 snapshot.attempts += 1;
                 snapshot.request = Some(Request { worker: worker.clone(), since: now });
                 out.push(Command::Send(conn, ToWorker::RequestSnapshot(step)));
-            } else if view.have_passed(step, last_steps) {
+            } else if candidates.is_empty() && view.have_passed(step, last_steps) {
                 hopeless.push(step);
             }
         }
@@ -175,6 +184,17 @@ impl Snapshots {
             let reported_by = reports.holders(step, snapshot.digest);
             snapshot.request.is_some() || !snapshot.candidates(reported_by, connected).is_empty()
         })
+    }
+
+    /// The number of requests that each worker has not answered, and may still.
+    fn open_requests(&self, now: Duration) -> BTreeMap<WorkerId, usize> {
+        let mut open = BTreeMap::new();
+        for request in self.due.values().filter_map(|snapshot| snapshot.request.as_ref()) {
+            if now < request.since + REQUEST_TIMEOUT {
+                *open.entry(request.worker.clone()).or_default() += 1;
+            }
+        }
+        open
     }
 
     /// Notes that a worker does not hold the snapshot of `step`.
@@ -238,5 +258,34 @@ impl PlanView<'_> {
             .iter()
             .all(|member| last_steps.get(member).is_some_and(|&reported| reported >= step));
         all_connected && (self.start >= step || all_reported)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_asked_for_a_few_snapshots_at_a_time_however_many_are_due() {
+        let mut snapshots = Snapshots::default();
+        for step in 1..=100 {
+            let purposes = Purposes { checkpoint: true, grid: false };
+            let window = LogWindow::after(step, 1);
+            snapshots.add(step, DueSnapshot::new(Digest(step), window, false, purposes));
+        }
+        let worker = WorkerId { name: "a".to_owned(), incarnation: 1 };
+        let connected = BTreeMap::from([(worker.clone(), ConnId(1))]);
+        let view = PlanView { members: &[], start: 0, connected: &connected };
+        let ask = |snapshots: &mut Snapshots| {
+            let mut out = Vec::new();
+            snapshots.request(Duration::ZERO, &StepReports::default(), &view, &mut out);
+            out.len()
+        };
+        assert_eq!(ask(&mut snapshots), OPEN_REQUESTS_MAX);
+        assert_eq!(ask(&mut snapshots), 0);
+        // The first comes, and the second is missing: two more are asked for.
+        assert!(snapshots.take(1, Digest(1)).is_some());
+        snapshots.on_missing(&worker, 2);
+        assert_eq!(ask(&mut snapshots), 2);
     }
 }
