@@ -100,8 +100,8 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     // Run the driver to the end.
     CONSOLE.start_bar(resumed_at, config.schedule.last_step, config.spec.batch_size());
     let disk = Disk::new(files, newest, pending_grids, jobs, inputs_sender);
-    let driver =
-        Driver::new(start, machine, config, run.run, disk, local, is_local, workers, pulse);
+    let driver = Driver::new(start, machine, config, run.run, disk, local, is_local)
+        .with_services(workers, pulse);
     let status = network.block_on(async {
         let status = driver.run(inputs, signal).await;
         server.shut_down().await;

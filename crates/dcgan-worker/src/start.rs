@@ -73,7 +73,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         driver: inputs_in.clone(),
     })?;
     let runtime = network.handle().clone();
-    let driver = Driver::new(args, id, client, run, runtime, inputs_in, events_in, pulse);
+    let driver =
+        Driver::new(args, id, client, run, runtime, inputs_in, events_in).with_pulse(pulse);
     let outcome = driver.run(inputs, events, signal);
     network.shutdown_background();
     outcome

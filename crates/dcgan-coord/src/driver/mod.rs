@@ -87,8 +87,6 @@ impl Driver {
         disk: Disk,
         local: Option<LocalProcesses>,
         is_local: bool,
-        served_workers: Arc<Workers>,
-        pulse: Pulse,
     ) -> Self {
         Self {
             feed: SamplerFeed::new(config.spec.seed()),
@@ -99,7 +97,7 @@ impl Driver {
             machine,
             start,
             workers: BTreeMap::new(),
-            served_workers,
+            served_workers: Arc::new(Workers::new()),
             local,
             is_local,
             signal: None,
@@ -108,8 +106,13 @@ impl Driver {
             out_of_workers: None,
             next_heartbeat: Duration::ZERO,
             outcome: None,
-            pulse,
+            pulse: Pulse::default(),
         }
+    }
+
+    /// Makes the driver that of services which know these workers and show this pulse.
+    pub(crate) fn with_services(self, served_workers: Arc<Workers>, pulse: Pulse) -> Self {
+        Self { served_workers, pulse, ..self }
     }
 
     /// Runs the training to its end. Returns the exit status of the program.

@@ -102,7 +102,6 @@ impl<'a> Driver<'a> {
         network: Handle,
         inputs_in: mpsc::Sender<Input>,
         events_in: Events,
-        pulse: Pulse,
     ) -> Self {
         Self {
             args,
@@ -121,8 +120,13 @@ impl<'a> Driver<'a> {
             leaving: None,
             waiting: None,
             span: None,
-            pulse,
+            pulse: Pulse::default(),
         }
+    }
+
+    /// Makes the driver one that shows this pulse.
+    pub(crate) fn with_pulse(self, pulse: Pulse) -> Self {
+        Self { pulse, ..self }
     }
 
     /// Handles whatever happens until the program is to end, and returns its exit status.
