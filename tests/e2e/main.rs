@@ -12,6 +12,7 @@ mod elastic;
 mod evaluation;
 mod events;
 mod files;
+mod hostile;
 mod limits;
 mod log_format;
 mod network;

@@ -178,6 +178,11 @@ impl Process {
         1024 * peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
     }
 
+    /// The program and its arguments.
+    pub(crate) fn title(&self) -> &str {
+        &self.title
+    }
+
     /// All that the program has printed so far.
     pub(crate) fn text(&self) -> String {
         self.output.printed.lock().unwrap().lines.join("\n")

@@ -24,6 +24,12 @@ pub(crate) enum Fault {
     CutControl(usize, Duration),
     /// A new worker joins.
     Join,
+    /// A worker joins for this time that gives an address at which nobody listens.
+    Stray(Duration),
+    /// A worker joins for this time that gives the address of another one as its own.
+    Impostor(usize, Duration),
+    /// A hostile client attacks the coordinator for this time.
+    Attack(Duration),
 }
 
 impl fmt::Display for Fault {
@@ -36,6 +42,9 @@ impl fmt::Display for Fault {
             Self::CutData(worker, time) => ("cut", Some(worker), Some(time)),
             Self::CutControl(worker, time) => ("cut-off", Some(worker), Some(time)),
             Self::Join => ("join", None, None),
+            Self::Stray(time) => ("stray", None, Some(time)),
+            Self::Impostor(worker, time) => ("impostor", Some(worker), Some(time)),
+            Self::Attack(time) => ("attack", None, Some(time)),
         };
         f.write_str(what)?;
         worker.map_or(Ok(()), |worker| write!(f, " {worker}"))?;
@@ -72,10 +81,13 @@ impl FromStr for ScheduledFault {
             ("cut", [worker, seconds]) => Fault::CutData(number(worker)?, time(seconds)?),
             ("cut-off", [worker, seconds]) => Fault::CutControl(number(worker)?, time(seconds)?),
             ("join", []) => Fault::Join,
+            ("stray", [seconds]) => Fault::Stray(time(seconds)?),
+            ("impostor", [worker, seconds]) => Fault::Impostor(number(worker)?, time(seconds)?),
+            ("attack", [seconds]) => Fault::Attack(time(seconds)?),
             _ => {
                 return Err(format!(
-                    "expected kill, stop, slow, cut or cut-off WORKER SECONDS, kill-coordinator \
-                     SECONDS, or join; found {:?}",
+                    "expected kill, stop, slow, cut, cut-off or impostor WORKER SECONDS, \
+                     kill-coordinator, stray or attack SECONDS, or join; found {:?}",
                     words[1..].join(" ")
                 ));
             }
@@ -118,6 +130,12 @@ pub(crate) struct Counts {
     /// Number of workers that join later.
     #[arg(long, value_name = "N", default_value_t = 1)]
     joins: usize,
+    /// Number of workers that join for a while with an address at which others do not reach them.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    bad_joins: usize,
+    /// Number of times that a hostile client attacks the coordinator.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    attacks: usize,
 }
 
 /// A worker of a drawn schedule is slow for this time.
@@ -126,8 +144,13 @@ const SLOW_TIME: Duration = Duration::from_secs(2);
 impl Counts {
     /// The number of all faults together.
     pub(crate) fn sum(self) -> usize {
-        let Self { kills, coordinator_kills, stops, cuts, slows, joins } = self;
-        kills + coordinator_kills + stops + cuts + slows + joins
+        self.of_each_kind().iter().sum()
+    }
+
+    /// The number of faults of each kind, in the order of [`draw_faults`].
+    fn of_each_kind(self) -> [usize; 8] {
+        let Self { kills, coordinator_kills, stops, cuts, slows, joins, bad_joins, attacks } = self;
+        [kills, coordinator_kills, stops, cuts, slows, joins, bad_joins, attacks]
     }
 }
 
@@ -166,10 +189,8 @@ pub(crate) fn draw(seed: u64, counts: Counts, workers: usize, steps: Step) -> Ve
 }
 
 fn draw_faults(draws: &mut Draws, counts: Counts, workers: usize) -> Vec<Fault> {
-    let Counts { kills, coordinator_kills, stops, cuts, slows, joins } = counts;
-    let kinds = [kills, coordinator_kills, stops, cuts, slows, joins];
     let mut faults = Vec::new();
-    for (kind, &count) in kinds.iter().enumerate() {
+    for (kind, count) in counts.of_each_kind().into_iter().enumerate() {
         for _ in 0..count {
             // These two are drawn for every kind, so that the draws of a seed stay the same.
             let (worker, way) = (draws.below(workers), draws.below(2));
@@ -180,7 +201,10 @@ fn draw_faults(draws: &mut Draws, counts: Counts, workers: usize) -> Vec<Fault> 
                 (3, 0) => Fault::CutData(worker, draws.below_ms(500)),
                 (3, _) => Fault::CutControl(worker, draws.below_ms(1500)),
                 (4, _) => Fault::Slow(worker, SLOW_TIME),
-                _ => Fault::Join,
+                (5, _) => Fault::Join,
+                (6, 0) => Fault::Stray(draws.below_ms(4000)),
+                (6, _) => Fault::Impostor(worker, draws.below_ms(4000)),
+                _ => Fault::Attack(draws.below_ms(4000)),
             });
         }
     }
@@ -198,14 +222,22 @@ fn shuffle(draws: &mut Draws, faults: &mut [Fault]) {
 mod tests {
     use super::*;
 
-    const COUNTS: Counts =
-        Counts { kills: 20, coordinator_kills: 3, stops: 2, cuts: 4, slows: 1, joins: 1 };
+    const COUNTS: Counts = Counts {
+        kills: 20,
+        coordinator_kills: 3,
+        stops: 2,
+        cuts: 4,
+        slows: 1,
+        joins: 1,
+        bad_joins: 2,
+        attacks: 1,
+    };
 
     #[test]
     fn a_drawn_schedule_is_repeatable_and_parses_back_from_its_text() {
         let schedule = draw(7, COUNTS, 4, 2000);
-        assert_eq!(schedule.len(), 31);
-        assert!(schedule.is_sorted_by_key(|planned| planned.after) && schedule[30].after < 2000);
+        assert_eq!(schedule.len(), 34);
+        assert!(schedule.is_sorted_by_key(|planned| planned.after) && schedule[33].after < 2000);
         for planned in &schedule {
             let read: ScheduledFault = planned.to_string().parse().unwrap();
             assert_eq!(read.to_string(), planned.to_string());

@@ -131,6 +131,9 @@ impl<'a> Injection<'a> {
             Fault::CutData(worker, time) => self.processes.cut(worker, time),
             Fault::CutControl(worker, time) => self.processes.cut_off(worker, time),
             Fault::Join => self.processes.join()?,
+            Fault::Stray(time) => self.processes.join_badly(None, time)?,
+            Fault::Impostor(worker, time) => self.processes.join_badly(Some(worker), time)?,
+            Fault::Attack(time) => self.processes.attack(time),
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 
 use super::program::Program;
 use super::proxy::Proxy;
+use super::strangers;
 use crate::local_processes::beside_this_program;
 
 /// The ports that the processes listen on.
@@ -27,6 +28,10 @@ pub(super) struct Processes {
     // Fields are dropped in their order: the workers are killed before the coordinator, so that
     // none of them starts to look for it.
     workers: Vec<WorkerProcess>,
+    /// Workers that nobody reaches, each with the time at which it is killed.
+    bad_joiners: Vec<(Program, Instant)>,
+    /// The number of those that have joined so far.
+    bad_joins: usize,
     coordinator: Program,
     /// The address that the coordinator listens on.
     pub(super) address: SocketAddr,
@@ -112,6 +117,8 @@ impl Processes {
         let coordinator = Program::start(program, arguments, logs.join("coordinator.log"))?;
         let mut processes = Self {
             workers: Vec::new(),
+            bad_joiners: Vec::new(),
+            bad_joins: 0,
             coordinator,
             address,
             network: network.clone(),
@@ -162,6 +169,43 @@ impl Processes {
             is_halted: false,
         });
         Ok(())
+    }
+
+    /// Starts a worker for a time that gives the address of another one as its own, or an address
+    /// at which nobody listens. It is killed then, and not started again.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub(super) fn join_badly(
+        &mut self,
+        other: Option<usize>,
+        time: Duration,
+    ) -> anyhow::Result<()> {
+        let advertised = other.map_or(free_address()?, |other| self.workers[other].data.address);
+        let name = format!("bad-{}", self.bad_joins);
+        self.bad_joins += 1;
+        let arguments = [
+            "--coordinator",
+            &format!("http://{}", self.address),
+            "--name",
+            &name,
+            "--advertise",
+            &advertised.to_string(),
+            "--log-format",
+            &self.log_format.to_string(),
+            "--exit-with-stdin",
+        ]
+        .map(str::to_owned);
+        let path = beside_this_program("dcgan-worker")?;
+        let log = self.logs.join(format!("{name}.log"));
+        let program = Program::start(path, arguments.to_vec(), log)?;
+        self.bad_joiners.push((program, Instant::now() + time));
+        Ok(())
+    }
+
+    /// Lets a hostile client attack the coordinator for a time.
+    pub(super) fn attack(&self, time: Duration) {
+        self.network.spawn(strangers::attack(self.address, time));
     }
 
     /// Kills a worker, or the next one if it is not running. It is started again after a time.
@@ -218,6 +262,7 @@ impl Processes {
         for worker in &mut self.workers {
             worker.supervise(self.began)?;
         }
+        self.bad_joiners.retain(|(_, until)| Instant::now() < *until);
         self.coordinator.supervise()
     }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcgan_rpc::net::OpenRequest;
+use dcgan_rpc::net::{Address, OpenRequest};
 use dcgan_rpc::pb::feed_server::Feed;
 use dcgan_rpc::{Checksummed, Throttle, pb};
 use pb::follow_request::Kind;
@@ -21,6 +21,8 @@ pub(super) const FOLLOWERS_MAX: usize = 8;
 const SNAPSHOTS_MAX: usize = 4;
 /// The most characters of a sampler's reason that get into the log. The rest is cut off.
 const WHY_CHARS_MAX: usize = 256;
+/// A sampler whose page has a longer address is refused, in bytes. Names of hosts have 253.
+const PAGE_BYTES_MAX: usize = 300;
 /// A grid that is larger than this is refused, in bytes. The run's own have 60 KB.
 const GRID_BYTES_MAX: usize = 1024 * 1024;
 /// A sampler that was dropped is cut if it has not read its last generators by then.
@@ -43,6 +45,7 @@ impl Feed for Service {
             ));
         };
         let who = self.receive(caller)?;
+        let page = page_address(&page)?;
         let place = Arc::clone(&self.0.followers).try_acquire_owned().map_err(|_| {
             let text = format!("{FOLLOWERS_MAX} samplers follow this run already");
             Status::resource_exhausted(text)
@@ -66,6 +69,14 @@ impl Feed for Service {
             drop(place);
         });
         Ok(Response::new(ReceiverStream::new(queued)))
+    }
+}
+
+/// Reads the address of a sampler's page, which people see on their terminal.
+fn page_address(page: &str) -> Result<String, Status> {
+    match page.parse::<Address>() {
+        Ok(address) if page.len() <= PAGE_BYTES_MAX => Ok(address.to_string()),
+        _ => Err(Status::invalid_argument("the page of a sampler is at http://HOST:PORT")),
     }
 }
 
