@@ -35,6 +35,10 @@ impl CoordinatorMachine {
         let Some(plan) = self.plan.clone().filter(|plan| plan.generation == generation) else {
             return Ok(());
         };
+        // One that waits outside has said what it had to say.
+        if !self.trials.is_fit(by) {
+            return Ok(());
+        }
         let (about, urgency) = match complaint {
             Complaint::StateMismatch { peer: rank, position, mine, theirs } => {
                 let peer = name_of(&plan, rank).unwrap_or_default();

@@ -13,6 +13,8 @@ use crate::protocol::plan::Plan;
 
 /// After this many fruitless plans in a row, somebody is left out.
 const FRUITLESS_MAX: usize = 2;
+/// A complaint that was not made again in so many later plans is forgotten: its cause may be over.
+const ACCUSATION_PLANS: u64 = 6;
 /// The number of recent steps whose times are remembered.
 const RECENT_STEPS: usize = 8;
 /// A plan may take this many times the slowest recent step for a step.
@@ -38,7 +40,9 @@ pub(super) struct Progress {
     /// Plans since then that were given up because nothing happened.
     stalls: u32,
     /// Complaints since then: by whom, about whom, and what.
-    accusations: BTreeMap<(WorkerId, WorkerId), String>,
+    accusations: BTreeMap<(WorkerId, WorkerId), Accusation>,
+    /// The number of plans that this coordinator has begun.
+    plans: u64,
     /// Members that others have waited for too long since then.
     late: BTreeSet<WorkerId>,
     /// Workers that were left out since then.
@@ -53,9 +57,20 @@ pub(super) struct Progress {
     recent: VecDeque<Duration>,
 }
 
+/// A complaint of one worker about another.
+#[derive(Debug)]
+struct Accusation {
+    why: String,
+    /// The number of the plan in which it was made.
+    plan: u64,
+}
+
 impl Progress {
     /// Notes that a plan begins.
     pub(super) fn begin_plan(&mut self, now: Duration, plan: &Plan) {
+        self.plans += 1;
+        let oldest = self.plans.saturating_sub(ACCUSATION_PLANS);
+        self.accusations.retain(|_, accusation| accusation.plan >= oldest);
         self.reported.clear();
         self.finished = plan.start.position.step;
         self.since = now;
@@ -120,7 +135,8 @@ impl Progress {
 
     /// Records a complaint.
     pub(super) fn accuse(&mut self, by: &WorkerId, about: &WorkerId, why: &str) {
-        self.accusations.insert((by.clone(), about.clone()), why.to_owned());
+        let accusation = Accusation { why: why.to_owned(), plan: self.plans };
+        self.accusations.insert((by.clone(), about.clone()), accusation);
     }
 
     /// Notes that others have waited too long for a member. There is no second attempt with it.
@@ -152,7 +168,22 @@ impl Progress {
 
     /// The complaints since the last finished step.
     pub(super) fn accusations(&self) -> impl Iterator<Item = (&WorkerId, &WorkerId, &str)> {
-        self.accusations.iter().map(|((by, about), why)| (by, about, why.as_str()))
+        self.accusations.iter().map(|((by, about), it)| (by, about, it.why.as_str()))
+    }
+
+    /// The number of workers that have complained about a worker or that it has complained about,
+    /// and the number of the first alone.
+    pub(super) fn quarrels(&self, id: &WorkerId) -> (usize, usize) {
+        let (mut with, mut by) = (BTreeSet::new(), 0);
+        for (accuser, accused) in self.accusations.keys() {
+            if accused == id {
+                with.insert(accuser);
+                by += 1;
+            } else if accuser == id {
+                with.insert(accused);
+            }
+        }
+        (with.len(), by)
     }
 
     /// The last step that most members of the plan have finished.

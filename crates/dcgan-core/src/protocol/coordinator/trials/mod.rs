@@ -107,6 +107,12 @@ impl Trials {
         matches!(self.record(id), Some(Record { standing: Standing::Fit { .. }, .. }))
     }
 
+    /// Returns whether a worker has failed its trial, and has cost the members nothing.
+    fn has_failed(&self, id: &WorkerId) -> bool {
+        let record = self.record(id);
+        matches!(record, Some(Record { standing: Standing::Outside { has_cost: false, .. }, .. }))
+    }
+
     /// Returns whether a worker is being tried.
     pub(super) fn is_on_trial(&self, id: &WorkerId) -> bool {
         matches!(self.record(id), Some(Record { standing: Standing::OnTrial { .. }, .. }))
@@ -343,11 +349,13 @@ impl CoordinatorMachine {
         }
 
         // The worker that most complaints are about goes. One at a time: what is left may do.
-        for (by, about, why) in self.progress.accusations() {
-            self.trials.links.set(by, about, Link::Broken(why.to_owned()));
-        }
-        if let Some(worst) = self.trials.links.worst(fit, core) {
-            return vec![worst];
+        // Those that are not here now have had their quarrels, too.
+        let accused = fit
+            .iter()
+            .map(|(id, arrival)| (self.progress.quarrels(id), !core.contains(id), *arrival, id))
+            .filter(|(quarrels, ..)| *quarrels > (0, 0));
+        if let Some((_, _, _, worst)) = accused.max() {
+            return vec![worst.clone()];
         }
 
         // Nobody complains. The one that has shown least goes: one that had no state to begin with,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::links::{Link, Pair};
 use super::{Record, Standing, Transfer};
 use crate::ids::WorkerId;
+use crate::protocol::coordinator::registry::WorkerEntry;
 use crate::protocol::coordinator::{Command, CoordinatorMachine, Notice};
 use crate::protocol::message::ToWorker;
 use crate::protocol::plan::Member;
@@ -73,12 +74,13 @@ impl CoordinatorMachine {
 
     /// Asks each worker on trial, and all that count or are on trial as well, to reach each other.
     fn ask_for_probes(&mut self) {
+        let is_proven = self.is_core_enough();
         let trials = &mut self.trials;
-        let present: Vec<_> = self
-            .registry
-            .ready()
-            .filter(|worker| trials.is_fit(&worker.id) || trials.is_on_trial(&worker.id))
-            .collect();
+        let is_compared = |worker: &&WorkerEntry| {
+            let id = &worker.id;
+            trials.is_fit(id) || trials.is_on_trial(id) || (!is_proven && trials.has_failed(id))
+        };
+        let present: Vec<_> = self.registry.ready().filter(is_compared).collect();
         let tried: Vec<_> =
             present.iter().filter(|worker| trials.is_on_trial(&worker.id)).collect();
         let mut pairs = Vec::new();
@@ -187,14 +189,19 @@ impl CoordinatorMachine {
 
     /// Decides who has passed, and who has failed.
     fn judge(&mut self) {
-        let fit: Vec<WorkerId> = self.fit_workers().map(|worker| worker.id.clone()).collect();
-        let core = self.progress.core();
-        let proven = fit.iter().filter(|id| core.contains(*id)).count();
-        if proven > 0 && proven >= self.min_workers {
+        if self.is_core_enough() {
+            let fit = self.fit_workers().map(|worker| worker.id.clone()).collect();
             self.judge_newcomers(fit);
         } else {
             self.judge_all();
         }
+    }
+
+    /// Returns whether enough of those that count have finished a step together.
+    fn is_core_enough(&self) -> bool {
+        let core = self.progress.core();
+        let proven = self.fit_workers().filter(|worker| core.contains(&worker.id)).count();
+        proven >= self.min_workers
     }
 
     /// The ready workers on trial, in order of their arrival, each with the time since when.
@@ -233,8 +240,9 @@ impl CoordinatorMachine {
         }
     }
 
-    /// Compares all workers that count or are on trial, and lets those take part that reach each
-    /// other. Waits for their answers, but not for those of workers that came later.
+    /// Compares all workers that count, are on trial or have failed, and lets those take part that
+    /// reach each other. One that came early may have kept out all others. Waits for their answers,
+    /// but not for those of workers that came later.
     fn judge_all(&mut self) {
         let tried = self.on_trial();
         let Some(oldest) = tried.iter().map(|(_, since)| *since).min() else {
@@ -242,7 +250,8 @@ impl CoordinatorMachine {
         };
         let mut all = BTreeMap::new();
         for worker in self.registry.ready() {
-            if self.trials.is_fit(&worker.id) || self.trials.is_on_trial(&worker.id) {
+            let id = &worker.id;
+            if self.trials.is_fit(id) || self.trials.is_on_trial(id) || self.trials.has_failed(id) {
                 all.insert(worker.id.clone(), worker.arrival);
             }
         }
@@ -260,6 +269,9 @@ impl CoordinatorMachine {
                 if !self.trials.is_fit(id) {
                     self.pass(id);
                 }
+                continue;
+            }
+            if self.trials.has_failed(id) {
                 continue;
             }
             let broken =
