@@ -9,6 +9,7 @@
 mod deployment;
 mod disk;
 mod elastic;
+mod endings;
 mod evaluation;
 mod events;
 mod files;

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use dcgan_core::ids::Step;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use crate::args::Resume;
+use crate::checkpoint_every::CheckpointEvery;
 
 /// Settings as a person gives them. A setting that is not given keeps its saved value, or else its
 /// default. Each is a flag, a variable and a key of a configuration file; the keys are the names of
@@ -67,9 +69,10 @@ pub struct PartialConfig {
     /// Steps between two grids of samples [default: 20].
     #[arg(long, value_name = "STEPS", env = "DCGAN_GRID_EVERY")]
     pub(crate) grid_every: Option<NonZeroU64>,
-    /// Steps between two checkpoints [default: an epoch].
-    #[arg(long, value_name = "STEPS", env = "DCGAN_CHECKPOINT_EVERY")]
-    pub(crate) checkpoint_every: Option<NonZeroU64>,
+    /// Steps between two checkpoints, or the time between two, such as 90s, 10m or 2h: then one is
+    /// saved at the end of each epoch, too [default: 30s].
+    #[arg(long, value_name = "STEPS|TIME", env = "DCGAN_CHECKPOINT_EVERY")]
+    pub(crate) checkpoint_every: Option<CheckpointEvery>,
     /// Steps between two evaluations [default: none].
     #[arg(long, hide = true, value_name = "STEPS", env = "DCGAN_EVAL_EVERY")]
     pub(crate) eval_every: Option<NonZeroU64>,
@@ -151,6 +154,8 @@ pub(crate) struct RunConfig {
     /// Threads of each local worker.
     pub(crate) threads: u16,
     pub(crate) keep_checkpoints: usize,
+    /// The time between two checkpoints, besides those of the schedule.
+    pub(crate) checkpoint_interval: Option<Duration>,
     /// Everything that the result depends on.
     pub(crate) spec: RunSpec,
     pub(crate) schedule: Schedule,
@@ -218,16 +223,23 @@ impl PartialConfig {
             spec.objective()
         );
         let epoch = NonZeroU64::new(spec.sharding().steps_per_epoch()).unwrap_or(NonZeroU64::MIN);
+        // A time leaves the steps to the epochs.
+        let (checkpoint_every, checkpoint_interval) =
+            match *self.checkpoint_every.get_or_insert(CheckpointEvery::DEFAULT) {
+                CheckpointEvery::Steps(steps) => (steps, None),
+                CheckpointEvery::Time(time) => (epoch, Some(time)),
+            };
         let config = RunConfig {
             workers: workers.get().into(),
             min_workers: min_workers.get().into(),
             threads: self.threads.get_or_insert(NonZeroU16::MIN).get(),
             keep_checkpoints: self.keep_checkpoints.get_or_insert(FIVE).get(),
+            checkpoint_interval,
             schedule: Schedule {
                 last_step: self.last_step(spec.sharding())?,
                 log_every: self.log_every.get_or_insert(TWENTY).get(),
                 grid_every: self.grid_every.get_or_insert(TWENTY).get(),
-                checkpoint_every: self.checkpoint_every.get_or_insert(epoch).get(),
+                checkpoint_every: checkpoint_every.get(),
                 evaluate_every: self.eval_every,
             },
             spec,
@@ -284,12 +296,16 @@ mod tests {
         let (config, saved) =
             given("workers = 4\nlocal = true\nout = \"x\"").resolve(MNIST).unwrap();
         assert_eq!((config.schedule.last_step, config.schedule.checkpoint_every), (4680, 234));
+        assert_eq!(config.checkpoint_interval, Some(Duration::from_secs(30)));
+        // A run that was begun with steps goes on with them.
+        let (config, _) = given("workers = 4\ncheckpoint-every = 50").resolve(MNIST).unwrap();
+        assert_eq!((config.schedule.checkpoint_every, config.checkpoint_interval), (50, None));
         // A setting that is added needs no line here.
         let saved = toml::to_string(&saved).unwrap();
         let lines: Vec<&str> = saved.lines().collect();
         let expected = "workers = 4\nmin-workers = 1\nthreads = 1\nepochs = 20\nbatch-size = 256\n\
                         shards = 8\nseed = 22\nlearning-rate = 0.0002\nbeta1 = 0.5\n\
-                        log-every = 20\ngrid-every = 20\ncheckpoint-every = 234\n\
+                        log-every = 20\ngrid-every = 20\ncheckpoint-every = \"30s\"\n\
                         keep-checkpoints = 5\nobjective = \"dcgan\"\n\n[data-set]\n\
                         images = 60000\nrows = 28\ncolumns = 28\ndigest = \"0000000000000001\"";
         for line in expected.lines() {

@@ -18,6 +18,7 @@
 mod admin;
 mod args;
 mod chaos;
+mod checkpoint_every;
 mod config;
 mod console;
 mod driver;

@@ -194,6 +194,7 @@ fn machine_settings(
         output: OutputConfig {
             schedule: config.schedule,
             spec: config.spec.clone(),
+            checkpoint_interval: config.checkpoint_interval,
             keep_checkpoints: config.keep_checkpoints,
         },
         fingerprint: run.fingerprint.clone(),

@@ -30,6 +30,9 @@ pub(crate) enum Fault {
     Impostor(usize, Duration),
     /// A hostile client attacks the coordinator for this time.
     Attack(Duration),
+    /// All processes are told to stop at once (SIGTERM). The workers are started again when they
+    /// have ended, the coordinator this long after it has.
+    End(Duration),
 }
 
 impl fmt::Display for Fault {
@@ -45,6 +48,7 @@ impl fmt::Display for Fault {
             Self::Stray(time) => ("stray", None, Some(time)),
             Self::Impostor(worker, time) => ("impostor", Some(worker), Some(time)),
             Self::Attack(time) => ("attack", None, Some(time)),
+            Self::End(time) => ("end", None, Some(time)),
         };
         f.write_str(what)?;
         worker.map_or(Ok(()), |worker| write!(f, " {worker}"))?;
@@ -84,10 +88,11 @@ impl FromStr for ScheduledFault {
             ("stray", [seconds]) => Fault::Stray(time(seconds)?),
             ("impostor", [worker, seconds]) => Fault::Impostor(number(worker)?, time(seconds)?),
             ("attack", [seconds]) => Fault::Attack(time(seconds)?),
+            ("end", [seconds]) => Fault::End(time(seconds)?),
             _ => {
                 return Err(format!(
                     "expected kill, stop, slow, cut, cut-off or impostor WORKER SECONDS, \
-                     kill-coordinator, stray or attack SECONDS, or join; found {:?}",
+                     kill-coordinator, stray, attack or end SECONDS, or join; found {:?}",
                     words[1..].join(" ")
                 ));
             }
@@ -136,21 +141,27 @@ pub(crate) struct Counts {
     /// Number of times that a hostile client attacks the coordinator.
     #[arg(long, value_name = "N", default_value_t = 1)]
     attacks: usize,
+    /// Number of times that all processes are told to stop at once (SIGTERM), and started again.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    endings: usize,
 }
 
 /// A worker of a drawn schedule is slow for this time.
 const SLOW_TIME: Duration = Duration::from_secs(2);
 
 impl Counts {
-    /// The number of all faults together.
+    /// The number of all faults together, without those that the length of a run does not depend
+    /// on: it has stayed the same since before there were endings.
     pub(crate) fn sum(self) -> usize {
-        self.of_each_kind().iter().sum()
+        let [disturbances @ .., _] = self.of_each_kind();
+        disturbances.iter().sum()
     }
 
     /// The number of faults of each kind, in the order of [`draw_faults`].
-    fn of_each_kind(self) -> [usize; 8] {
-        let Self { kills, coordinator_kills, stops, cuts, slows, joins, bad_joins, attacks } = self;
-        [kills, coordinator_kills, stops, cuts, slows, joins, bad_joins, attacks]
+    fn of_each_kind(self) -> [usize; 9] {
+        let Self { kills, coordinator_kills, stops, cuts, slows, joins, .. } = self;
+        let Self { bad_joins, attacks, endings, .. } = self;
+        [kills, coordinator_kills, stops, cuts, slows, joins, bad_joins, attacks, endings]
     }
 }
 
@@ -204,7 +215,8 @@ fn draw_faults(draws: &mut Draws, counts: Counts, workers: usize) -> Vec<Fault> 
                 (5, _) => Fault::Join,
                 (6, 0) => Fault::Stray(draws.below_ms(4000)),
                 (6, _) => Fault::Impostor(worker, draws.below_ms(4000)),
-                _ => Fault::Attack(draws.below_ms(4000)),
+                (7, _) => Fault::Attack(draws.below_ms(4000)),
+                _ => Fault::End(draws.below_ms(300)),
             });
         }
     }
@@ -231,13 +243,14 @@ mod tests {
         joins: 1,
         bad_joins: 2,
         attacks: 1,
+        endings: 1,
     };
 
     #[test]
     fn a_drawn_schedule_is_repeatable_and_parses_back_from_its_text() {
         let schedule = draw(7, COUNTS, 4, 2000);
-        assert_eq!(schedule.len(), 34);
-        assert!(schedule.is_sorted_by_key(|planned| planned.after) && schedule[33].after < 2000);
+        assert_eq!(schedule.len(), 35);
+        assert!(schedule.is_sorted_by_key(|planned| planned.after) && schedule[34].after < 2000);
         for planned in &schedule {
             let read: ScheduledFault = planned.to_string().parse().unwrap();
             assert_eq!(read.to_string(), planned.to_string());

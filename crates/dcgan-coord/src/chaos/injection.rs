@@ -1,11 +1,13 @@
 //! Injects the scheduled faults into a running training, and waits for its end.
 
 use std::iter::Peekable;
+use std::process::ExitStatus;
 use std::slice;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use dcgan_core::ids::Step;
+use dcgan_process::exit::status as exit;
 use tokio::runtime::Handle;
 
 use super::fault::{Fault, ScheduledFault};
@@ -38,6 +40,9 @@ pub(super) struct Injection<'a> {
     samples: Samples,
     injected: InjectedFaults,
     progress: Progress,
+    /// Set while all processes end because they were told to: how long after its end the
+    /// coordinator is started again.
+    ending: Option<Duration>,
 }
 
 /// The last step that was seen, and when it was seen first.
@@ -49,7 +54,8 @@ struct Progress {
 impl<'a> Injection<'a> {
     pub(super) fn new(network: &'a Handle, processes: Processes, samples: Samples) -> Self {
         let progress = Progress { step: 0, since: Instant::now() };
-        Self { network, processes, samples, injected: InjectedFaults::default(), progress }
+        let injected = InjectedFaults::default();
+        Self { network, processes, samples, injected, progress, ending: None }
     }
 
     /// Injects each fault after its step, and waits until all processes have ended.
@@ -77,7 +83,9 @@ impl<'a> Injection<'a> {
         if let Some(scheduled) = remaining.next_if(|scheduled| scheduled.after <= step) {
             self.inject(scheduled.fault, step)?;
         }
-        if let Some(status) = self.processes.coordinator_ended() {
+        if let Some(status) = self.processes.coordinator_ended()
+            && !self.is_end_in_order(status)?
+        {
             ensure!(status.success(), "the coordinator ended with {status}");
             ensure!(
                 remaining.peek().is_none(),
@@ -93,6 +101,23 @@ impl<'a> Injection<'a> {
             }
         }
         Ok(false)
+    }
+
+    /// Starts the coordinator again if it has ended because it was told to.
+    ///
+    /// # Errors
+    /// If it has lost steps.
+    fn is_end_in_order(&mut self, status: ExitStatus) -> anyhow::Result<bool> {
+        // The run may have reached its last step in this moment.
+        let Some(restart_after) = self.ending.take().filter(|_| !status.success()) else {
+            return Ok(false);
+        };
+        ensure!(
+            status.code() == Some(exit::TERMINATED.into()),
+            "the coordinator was told to stop, and ended with {status}"
+        );
+        self.processes.kill_coordinator(restart_after);
+        Ok(true)
     }
 
     /// Notes the newest step.
@@ -121,7 +146,13 @@ impl<'a> Injection<'a> {
                     self.injected.kills.push(now);
                 }
             }
+            Fault::End(restart_after) => {
+                if self.processes.terminate_all() {
+                    self.ending = Some(restart_after);
+                }
+            }
             Fault::KillCoordinator(restart_after) => {
+                self.ending = None;
                 if self.processes.kill_coordinator(restart_after) {
                     self.injected.coordinator_kills.push(now);
                 }

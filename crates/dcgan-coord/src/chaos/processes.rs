@@ -231,6 +231,15 @@ impl Processes {
         is_running
     }
 
+    /// Tells all processes to stop. Returns false if the coordinator is not running.
+    pub(super) fn terminate_all(&mut self) -> bool {
+        for worker in &mut self.workers {
+            worker.program.signal(Signal::TERM);
+        }
+        self.coordinator.signal(Signal::TERM);
+        self.coordinator.is_running()
+    }
+
     /// Stops a worker for a time.
     pub(super) fn stop(&mut self, worker: usize, time: Duration) {
         self.workers[worker].stopped_until = Some(Instant::now() + time);

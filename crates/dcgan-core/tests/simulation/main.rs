@@ -25,7 +25,7 @@ use faults::{FAULTS, Fault};
 use faulty_toy::Defect;
 use reference::Reference;
 use rng::Rng;
-use world::{Order, Setup, World};
+use world::{ENDINGS, Order, Setup, World};
 
 /// Runs a training with random faults, and with this number of damaged checkpoints besides. Gives
 /// the number of faults.
@@ -313,4 +313,58 @@ fn one_of_two_workers_that_cannot_reach_each_other_waits_outside_until_they_can(
 fn assert_notice(world: &World, seed: u64, is_wanted: impl Fn(&Notice) -> bool) {
     let is_there = world.notices.iter().any(is_wanted);
     assert!(is_there, "seed {seed}: {:?}", world.notices);
+}
+
+/// Ends runs in every way at any moment, with this many faults before and meanwhile, and goes on
+/// with new workers. Returns how many endings lost a step, and said so.
+fn end_runs(seeds: std::ops::Range<u64>, faults: usize) -> usize {
+    let mut losses = 0;
+    for (seed, ending) in seeds.flat_map(|seed| ENDINGS.map(|ending| (seed, ending))) {
+        let run = || {
+            let mut rng = Rng::new(seed);
+            let workers = 1 + rng.below(4);
+            let (min_workers, slow_disk) = (1 + rng.below(workers), seed % 2 == 1);
+            let setup = Setup { shards: 5, workers, min_workers, last_step: 17, slow_disk };
+            let mut world = World::new(setup, Reference::new(5, 17), seed);
+            let kinds = [Fault::Kill, Fault::Cut, Fault::Stop, Fault::KillCoordinator];
+            let mut drawn = || kinds[rng.below(kinds.len())];
+            for _ in 0..30 * seed % 2000 {
+                world.act_once();
+            }
+            for _ in 0..faults {
+                world.inject(drawn());
+            }
+            let meanwhile = (0..faults).map(|_| drawn()).collect();
+            world.freeze(Duration::from_secs(seed % 3 * 5));
+            let outcome = world.end(ending, meanwhile);
+            let has_lost = matches!(outcome, Outcome::Stopped { lost: Some(_), .. });
+            let notices = &world.notices;
+            assert!(!has_lost || faults > 0, "{outcome:?}: {notices:?}");
+            // Whoever is still frozen would hear too late that the run is over.
+            world.kill_all_workers();
+            if outcome != Outcome::Finished {
+                // Evaluations that were not finished may be missing.
+                world.inject(Fault::Checkpoint);
+                world.restart_all(4);
+                assert_eq!(world.run(Vec::new()), Outcome::Finished);
+            }
+            world.check_the_end();
+            has_lost
+        };
+        let has_lost = std::panic::catch_unwind(run)
+            .unwrap_or_else(|_| panic!("seed {seed}, {ending:?}, {faults} faults: see above"));
+        losses += usize::from(has_lost);
+    }
+    losses
+}
+
+#[test]
+fn an_ending_while_workers_are_frozen_loses_no_finished_step() {
+    end_runs(0..100, 0);
+}
+
+#[test]
+fn an_ending_among_faults_loses_no_finished_step_or_says_so() {
+    let losses = end_runs(100..200, 3);
+    println!("{losses} of 400 endings have lost steps, and said so");
 }

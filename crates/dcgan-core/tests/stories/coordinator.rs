@@ -63,6 +63,7 @@ impl Coordinator {
                     evaluate_every: None,
                 },
                 spec,
+                checkpoint_interval: None,
                 keep_checkpoints: 5,
             },
             fingerprint: None,
@@ -89,6 +90,14 @@ impl Coordinator {
     /// The state after every tenth step is evaluated.
     pub(crate) fn with_evaluations(mut self) -> Self {
         self.config.output.schedule.evaluate_every = NonZeroU64::new(INTERVAL);
+        self.machine = CoordinatorMachine::new(self.now, self.config.clone());
+        self
+    }
+
+    /// A checkpoint is due so many seconds after the one before, and after every hundredth step.
+    pub(crate) fn with_checkpoints_every(mut self, seconds: u64) -> Self {
+        self.config.output.schedule.checkpoint_every = 100;
+        self.config.output.checkpoint_interval = Some(Duration::from_secs(seconds));
         self.machine = CoordinatorMachine::new(self.now, self.config.clone());
         self
     }

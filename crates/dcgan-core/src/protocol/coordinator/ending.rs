@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::report::{LastSeen, LostSteps};
-use super::{CoordinatorMachine, ENDING_MAX, Stage, Stop};
+use super::{CoordinatorMachine, ENDING_MAX, FENCE_MAX, Stage, Stop};
 use crate::ids::{Generation, Step};
 
 /// An early end waits this long for members of the last plan that were here a moment ago, if steps
@@ -93,6 +93,18 @@ impl CoordinatorMachine {
             awaited.extend(seen);
         }
         awaited
+    }
+
+    /// Returns whether a member has come back a moment ago and has not said yet what it has.
+    pub(super) fn is_member_back(&self, generation: Generation) -> bool {
+        self.ending.is_some()
+            && self.members().iter().filter_map(|member| self.registry.by_id(&member.id)).any(
+                |it| {
+                    it.is_connected()
+                        && !it.has_answered(generation)
+                        && self.now < it.hello_at + FENCE_MAX
+                },
+            )
     }
 
     /// Returns whether every finished step is saved, on its way to the disk, or held by a worker

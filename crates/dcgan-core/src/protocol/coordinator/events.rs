@@ -27,7 +27,7 @@ impl CoordinatorMachine {
             Event::WritePostponed => self.outputs.postpone_write(&mut self.out),
             Event::WriteFailed(error) => self.on_write_failed(error)?,
             Event::Snapshot { step, digest, bytes } => {
-                self.outputs.on_snapshot(step, digest, &bytes, &mut self.out);
+                self.outputs.on_snapshot(step, digest, &bytes, self.now, &mut self.out);
             }
             Event::Unreadable { step, newest } => self.on_unreadable_checkpoint(step, newest),
             Event::DrawGrids(draws) => self.outputs.set_draws_grids(draws),

@@ -35,6 +35,8 @@ pub(super) struct WorkerEntry {
     pub(super) closed_at: Option<Duration>,
     /// The time of its last message or heartbeat.
     pub(super) heard_at: Duration,
+    /// The time of its last hello.
+    pub(super) hello_at: Duration,
     /// True if a peer has complained in this generation that its data stream to this worker
     /// broke.
     pub(super) data_closed: bool,
@@ -154,6 +156,7 @@ impl Registry {
             }
             worker.closed_at = None;
             worker.heard_at = now;
+            worker.hello_at = now;
             worker.plan_at_hello = hello.plan;
             worker.promised_at_hello = hello.promised;
             return replaced;
@@ -168,6 +171,7 @@ impl Registry {
             conn: Some(conn),
             closed_at: None,
             heard_at: now,
+            hello_at: now,
             data_closed: false,
             ready: false,
             fence_answer: None,

@@ -141,7 +141,11 @@ impl CoordinatorMachine {
             self.enter_finishing(Outcome::Finished, Finish::Done);
         }
 
-        // Tell workers to keep the snapshot of the checkpoint that a person has asked for.
+        if matches!(self.stage, Stage::Training { .. }) {
+            self.outputs.request_timed_checkpoint(self.now);
+        }
+        // Tell workers to keep the snapshot of the checkpoint that a person has asked for, or that
+        // is due by time.
         let retained = self.outputs.requested_checkpoint();
         if let Some(step) = retained
             && retained != self.announced_retained
@@ -305,7 +309,7 @@ impl CoordinatorMachine {
         if answered < self.min_workers && self.ending.is_none() && leavers.is_empty() {
             return Ok(());
         }
-        if !self.awaited_members(generation).is_empty() {
+        if self.is_member_back(generation) || !self.awaited_members(generation).is_empty() {
             return Ok(());
         }
 
@@ -523,6 +527,11 @@ impl CoordinatorMachine {
             self.reopen_fence(generation);
             return Ok(());
         };
+        // A member that was away may have reported more meanwhile.
+        if lost.is_some() && !self.awaited_members(generation).is_empty() {
+            self.reopen_fence(generation);
+            return Ok(());
+        }
         let saved = self.outputs.checkpoint().map_or(0, |saved| saved.step);
         let outcome = Outcome::Stopped { saved, lost };
         if stop == Stop::Finish {

@@ -8,7 +8,7 @@ use dcgan_core::protocol::coordinator::{
     Command, ConnId, CoordinatorConfig, CoordinatorMachine, Departure, Event, Notice, OutputConfig,
     Write,
 };
-use dcgan_core::protocol::message::ToWorker;
+use dcgan_core::protocol::message::{FromWorker, ToWorker};
 use dcgan_core::protocol::plan::Plan;
 use dcgan_core::spec::schedule::Schedule;
 
@@ -24,6 +24,7 @@ impl World {
         let output = OutputConfig {
             schedule: self.schedule,
             spec: self.reference.spec.clone(),
+            checkpoint_interval: self.checkpoint_interval,
             keep_checkpoints: 5,
         };
         let config = CoordinatorConfig {
@@ -39,6 +40,7 @@ impl World {
         let machine = CoordinatorMachine::new(self.now, config);
         self.coordinator = Some(Coordinator { machine, commands: VecDeque::new(), write: None });
         self.outcome = None;
+        self.finished = 0;
         self.coordinator_event(Event::DrawGrids(true));
     }
 
@@ -115,6 +117,7 @@ impl World {
                 let is_right = digest == Some(&plan.start.digest);
                 let is_lie = self.bad.values().any(|bad| *bad == Bad::LiesAboutItsPosition);
                 assert!(is_right || is_lie || !self.liars.is_empty(), "{plan}");
+                self.finished = 0;
                 self.disk.plan = Some(plan);
                 self.disk.fingerprint = Some(fingerprint);
             }
@@ -213,6 +216,11 @@ impl World {
             Upward::Message(message) => {
                 if let Some(liar) = &mut self.liar {
                     liar.overhear(&message);
+                }
+                let sender = self.workers.values().find(|worker| worker.conn == Some(conn));
+                let sender = sender.map(|worker| worker.id.clone());
+                if let (Some(id), FromWorker::StepDone(done)) = (sender, &message) {
+                    self.note_report(&id, done);
                 }
                 self.coordinator_event(Event::Message(conn, message));
             }

@@ -7,6 +7,7 @@
 mod actions;
 mod bad;
 mod coordinator;
+mod endings;
 mod faults;
 mod lies;
 mod runs;
@@ -27,6 +28,8 @@ use dcgan_core::protocol::plan::Plan;
 use dcgan_core::protocol::worker::{Command, ReduceFrame, VectorKey, WorkerMachine};
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::state::State;
+
+pub(crate) use endings::ENDINGS;
 
 use crate::bad::Bad;
 use crate::disk::Disk;
@@ -144,6 +147,8 @@ pub(crate) struct World {
     setup: Setup,
     reference: Reference,
     schedule: Schedule,
+    /// In some runs checkpoints are due by time as well.
+    checkpoint_interval: Option<Duration>,
     order: Order,
     rng: Rng,
     now: Duration,
@@ -184,6 +189,10 @@ pub(crate) struct World {
     defective: BTreeSet<String>,
     /// Workers that were stopped at any time.
     ever_stopped: BTreeSet<String>,
+    /// Workers that were told to stop by an ending.
+    leaving: BTreeSet<String>,
+    /// The last step that a member of the newest plan has reported in it.
+    finished: Step,
 }
 
 impl World {
@@ -205,6 +214,7 @@ impl World {
             setup,
             reference,
             schedule,
+            checkpoint_interval: (seed % 3 == 1).then_some(Duration::from_millis(700)),
             order,
             // Faults are drawn from the seed itself: the two must not be the same numbers.
             rng: Rng::new(seed ^ 0xD1CE),
@@ -230,6 +240,8 @@ impl World {
             longest_wait: Duration::ZERO,
             defective: BTreeSet::new(),
             ever_stopped: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            finished: 0,
         };
         world.start_coordinator();
         for _ in 0..setup.workers {

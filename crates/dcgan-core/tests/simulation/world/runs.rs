@@ -193,6 +193,13 @@ impl World {
         (self.actions, self.now, self.rng.clone().next())
     }
 
+    /// Executes one action.
+    pub(crate) fn act_once(&mut self) {
+        if self.outcome.is_none() {
+            self.act();
+        }
+    }
+
     /// Runs until something holds.
     pub(crate) fn act_until(&mut self, holds: impl Fn(&Self) -> bool) {
         while !holds(self) {

@@ -48,6 +48,8 @@ pub struct OutputConfig {
     pub schedule: Schedule,
     /// The specification of the run.
     pub spec: RunSpec,
+    /// Checkpoints are due by time as well, if this is given: so long after the one before.
+    pub checkpoint_interval: Option<Duration>,
     /// The number of checkpoints that the run keeps.
     pub keep_checkpoints: usize,
 }
@@ -127,8 +129,10 @@ pub(super) struct Outputs {
     /// The steps up to the checkpoint at which this coordinator began whose evaluations are not on
     /// disk. A worker may still hold what they need.
     missing_evaluations: BTreeSet<Step>,
-    /// A checkpoint that a person has asked for.
+    /// A checkpoint that a person has asked for, or that is due by time.
     requested: Option<RequestedCheckpoint>,
+    /// The time at which the snapshot of the last checkpoint came, or workers began to train.
+    checkpoint_since: Option<Duration>,
 }
 
 impl Outputs {
@@ -149,6 +153,7 @@ impl Outputs {
             evaluations: Evaluations::default(),
             missing_evaluations: BTreeSet::new(),
             requested: None,
+            checkpoint_since: None,
         };
         if let Some(step) = end {
             outputs.end_at(step);
@@ -408,6 +413,27 @@ impl Outputs {
         self.requested.get_or_insert(RequestedCheckpoint::new(furthest));
     }
 
+    /// Requests a checkpoint if one is due by time. None is while another one is not on disk yet, and
+    /// none if no step was finished since.
+    pub(super) fn request_timed_checkpoint(&mut self, now: Duration) {
+        let Some(interval) = self.config.checkpoint_interval else {
+            return;
+        };
+        let since = *self.checkpoint_since.get_or_insert(now);
+        let furthest = self.furthest_step();
+        if now >= since + interval
+            && self.requested.is_none()
+            && !self.has_checkpoint(furthest)
+            && !self.writes.has_checkpoint(0)
+        {
+            // An attempt that fails is not repeated at once.
+            self.checkpoint_since = Some(now);
+            let request = RequestedCheckpoint::new(furthest);
+            // The last step is due anyway.
+            self.requested = Some(request).filter(|it| it.step < self.last_step());
+        }
+    }
+
     /// The step of the checkpoint that a person has asked for: workers are to keep its snapshot.
     pub(super) fn requested_checkpoint(&self) -> Option<Step> {
         self.requested.map(|requested| requested.step)
@@ -546,6 +572,7 @@ impl Outputs {
         step: Step,
         digest: Digest,
         bytes: &Arc<Vec<u8>>,
+        now: Duration,
         out: &mut Vec<Command>,
     ) {
         let Some(snapshot) = self.snapshots.take(step, digest) else {
@@ -557,6 +584,7 @@ impl Outputs {
         }
         if snapshot.purposes.checkpoint {
             let DueSnapshot { window, ends_run, .. } = snapshot;
+            self.checkpoint_since = Some(now);
             let saved = SavedCheckpoint { step, digest, window, ends_run };
             self.requested.take_if(|requested| requested.step <= step);
             self.writes.add_checkpoint(saved, Arc::clone(bytes), out);
@@ -699,7 +727,8 @@ mod tests {
             evaluate_every: None,
         };
         let spec = builder.build(data).unwrap();
-        let config = OutputConfig { schedule, spec, keep_checkpoints: 5 };
+        let config =
+            OutputConfig { schedule, spec, checkpoint_interval: None, keep_checkpoints: 5 };
         Outputs::new(config, PersistedOutputs::default())
     }
 
@@ -770,7 +799,7 @@ mod tests {
         outputs.on_snapshot_missing(&members[0], 2);
         outputs.request_snapshots(now, &members, 0, &connected, &mut out);
         let bytes = Arc::new(vec![7]);
-        outputs.on_snapshot(2, Digest(2), &bytes, &mut out);
+        outputs.on_snapshot(2, Digest(2), &bytes, now, &mut out);
         let saved = SavedCheckpoint {
             step: 2,
             digest: Digest(2),

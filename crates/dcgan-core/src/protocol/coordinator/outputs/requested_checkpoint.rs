@@ -1,4 +1,4 @@
-//! A checkpoint that a person has asked for.
+//! A checkpoint that a person has asked for, or that is due by time.
 //!
 //! Workers keep the snapshots of steps that are due by the schedule, and no others. To save the
 //! step that is finished just now, they would have to stop and wait. So the coordinator chooses a
