@@ -34,7 +34,7 @@ fn chaos_changes_no_bit() {
 
     fs::write(here.join("typo"), "300 kil 0 0.1\n").unwrap();
     let refused = run(COORD, here, "chaos --schedule typo", 2);
-    let names = "typo: line 1: expected kill, stop, slow, cut or cut-off";
+    let names = "typo: line 1: expected kill, stop, slow, cut, cut-off";
     assert_names(refused.error(), &[names]);
 }
 

@@ -9,7 +9,7 @@ use tonic::Status;
 /// Why a worker was not reached.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// What the worker gave as its address is not one.
+    /// The address that the worker gave is not one.
     #[error(transparent)]
     Address(#[from] InvalidAddress),
     /// Nobody answers at the address.

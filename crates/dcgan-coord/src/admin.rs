@@ -205,7 +205,7 @@ fn stop_again(
     }
 }
 
-/// What a verb waits for, on standard error, each time that it changes.
+/// Tells a person what a verb waits for, on standard error, each time that it changes.
 #[derive(Default)]
 struct Progress {
     said: String,

@@ -30,9 +30,9 @@ use crate::input::{HelloState, Input, Report, SessionEvent};
 use crate::partitions::PartitionCache;
 use crate::waiting::Waiting;
 
-/// A worker that is asked to end stays this long at most, until the coordinator releases it: what it
-/// holds may be the only copy. Then it ends with status 1, and says so. Clusters kill a process that
-/// has not ended 30 s after SIGTERM (Kubernetes and Slurm, by default).
+/// A worker that is asked to end stays this long at most, until the coordinator releases it: what
+/// it holds may be the only copy. Then it ends with status 1, and says so. Clusters kill a process
+/// that has not ended 30 s after SIGTERM (Kubernetes and Slurm, by default).
 const LEAVING_MAX: Duration = Duration::from_secs(20);
 
 /// The driver of a worker's state machine.

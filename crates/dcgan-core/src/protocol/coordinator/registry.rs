@@ -71,7 +71,7 @@ impl WorkerEntry {
         self.conn.is_some()
     }
 
-    /// What people are told of it when it is waited for.
+    /// Describes it for people, when it is waited for.
     pub(super) fn last_seen(&self, now: Duration) -> LastSeen {
         let ago = now.saturating_sub(self.heard_at);
         LastSeen { name: self.id.name.clone(), step: self.last_step, ago }

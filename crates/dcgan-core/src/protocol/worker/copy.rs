@@ -20,15 +20,15 @@ pub(super) struct CopyInProgress {
     pub(super) source: CopySource,
     /// The number of sources that have failed so far.
     attempt: usize,
-    /// Whether the source has been asked.
+    /// The request to the source, made or still due.
     request: Request,
 }
 
-/// Whether a source has been asked for a copy, and when.
+/// The time of a request for a copy.
 enum Request {
-    /// It is to be asked at this time.
+    /// The source is to be asked at this time.
     Due(Duration),
-    /// It was asked at this time.
+    /// The source was asked at this time.
     Made(Duration),
 }
 

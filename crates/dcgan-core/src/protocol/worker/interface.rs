@@ -30,8 +30,8 @@ pub enum Event {
     StreamBroken(Generation, Rank),
     /// A compute thread is done with a shard.
     Computed(VectorKey, ShardId, ShardResult),
-    /// Another worker asks for a copy of this state, or of whatever state this worker has. The token
-    /// belongs to the request and returns in [`Command::Serve`].
+    /// Another worker asks for a copy of this state, or of whatever state this worker has. The
+    /// token belongs to the request and returns in [`Command::Serve`].
     CopyAsked(Option<StateRef>, u64),
     /// The copy that was asked for in this generation has arrived; `None` if the donor did not
     /// provide it.

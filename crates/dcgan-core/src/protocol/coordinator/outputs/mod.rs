@@ -413,8 +413,8 @@ impl Outputs {
         self.requested.get_or_insert(RequestedCheckpoint::new(furthest));
     }
 
-    /// Requests a checkpoint if one is due by time. None is while another one is not on disk yet, and
-    /// none if no step was finished since.
+    /// Requests a checkpoint if one is due by time. None is while another one is not on disk yet,
+    /// and none if no step was finished since.
     pub(super) fn request_timed_checkpoint(&mut self, now: Duration) {
         let Some(interval) = self.config.checkpoint_interval else {
             return;
