@@ -111,6 +111,25 @@ fn rule_12_a_coordinator_that_is_told_alone_hands_over() {
 }
 
 #[test]
+fn rule_12_a_coordinator_that_hands_over_stays_for_members_that_come_back() {
+    let mut coordinator = Coordinator::training("ab");
+    coordinator.report_steps("ab", 0, 4);
+    coordinator.handle(Event::Stop(Stop::HandOver));
+    // Both are frozen, and a is back first.
+    coordinator.passes(4.0, "");
+    coordinator.joins('a');
+    coordinator.acknowledges('a', 2, 4);
+    coordinator.uploads(4);
+    assert_eq!(coordinator.says('a', FromWorker::Leave), [""; 0]);
+    coordinator.passes(0.5, "a");
+    let lines = coordinator.joins('b');
+    assert_eq!(lines.last().map(String::as_str), Some("b: fence 2"));
+    coordinator.says('b', FromWorker::Leave);
+    let released = ["a: finish", "a: close", "b: finish", "b: close", SAVED];
+    assert_eq!(coordinator.acknowledges('b', 2, 4), released);
+}
+
+#[test]
 fn rule_12_an_end_waits_for_a_member_that_was_here_a_moment_ago() {
     let mut coordinator = Coordinator::training("a");
     coordinator.report_steps("a", 0, 4);
@@ -146,7 +165,9 @@ fn rule_12_a_member_that_is_lost_while_it_sends_its_state_is_waited_for() {
     assert_eq!(coordinator.waits_for(), "returning");
     let lines = coordinator.joins('a');
     assert!(lines.contains(&"a: request the snapshot of step 4".to_owned()), "{lines:?}");
-    assert_eq!(coordinator.uploads(4), ["save the checkpoint of step 4", "a: finish"]);
+    // It may have finished another step since: it is asked once more.
+    assert_eq!(coordinator.uploads(4), ["save the checkpoint of step 4", "a: fence 2"]);
+    assert_eq!(coordinator.acknowledges('a', 2, 4), ["a: finish"]);
 }
 
 #[test]

@@ -261,17 +261,17 @@ fn rule_8_what_can_never_be_written_is_given_up_or_ends_the_run() {
 
 #[test]
 fn rule_7_a_checkpoint_is_due_by_time_as_well() {
-    let mut coordinator = Coordinator::new(1, 1).with_checkpoints_every(30);
+    let mut coordinator = Coordinator::new(1, 1).with_checkpoints_every(3);
     coordinator.joins('a');
     coordinator.acknowledges('a', 1, 0);
     coordinator.report_steps("a", 0, 3);
-    assert_eq!(coordinator.passes(29.0, "a"), [""; 0]);
+    assert_eq!(coordinator.passes(2.0, "a"), [""; 0]);
     // As if a person had asked for one: two steps ahead, so that nobody waits.
     assert_eq!(coordinator.passes(1.1, "a"), ["a: retain the snapshot of step 5"]);
     let lines = coordinator.report_steps("a", 3, 5);
     assert_eq!(lines, ["a: request the snapshot of step 5"]);
     assert!(coordinator.uploads(5).contains(&"save the checkpoint of step 5".to_owned()));
     // Without a step in between none is due; the next one is when a step was finished.
-    assert_eq!(coordinator.passes(60.0, "a"), [""; 0]);
+    assert_eq!(coordinator.passes(4.0, "a"), [""; 0]);
     assert!(coordinator.reports('a', 6).contains(&"a: retain the snapshot of step 8".to_owned()));
 }

@@ -11,8 +11,8 @@ use crate::ids::{Generation, Step};
 /// was asked for. Afterwards the run ends without them, and says which steps are lost. Slurm kills
 /// a job 30 s after SIGTERM by default: this leaves time to save.
 pub(super) const RETURN_MAX: Duration = Duration::from_secs(20);
-/// A coordinator that hands over stays this long after it was asked to, at least, while workers are
-/// here. A whole job is often told to stop at once, and a worker that is told a moment later than
+/// A coordinator that hands over stays this long after it was asked to, and after the last hello of a
+/// worker, while workers are here or may come back. A whole job is often told to stop at once, and a worker that is told a moment later than
 /// the coordinator would find nobody to release it.
 pub(super) const HAND_OVER_MIN: Duration = Duration::from_secs(1);
 
@@ -132,9 +132,18 @@ impl CoordinatorMachine {
     }
 
     /// Returns whether a coordinator that hands over stays a little longer, for workers that may be
-    /// told to stop as well.
+    /// told to stop as well: those that are here, and members that may come back as others have a
+    /// moment ago.
     pub(super) fn is_hand_over_too_early(&self) -> bool {
-        let is_early = self.ending.is_some_and(|ending| self.now < ending.since + HAND_OVER_MIN);
-        is_early && self.registry.connected().any(|(worker, _)| worker.leaving.is_none())
+        let Some(ending) = self.ending else {
+            return false;
+        };
+        let hellos = self.registry.connected().map(|(worker, _)| worker.hello_at);
+        if self.now >= hellos.max().unwrap_or_default().max(ending.since) + HAND_OVER_MIN {
+            return false;
+        }
+        let may_return = |id| self.registry.may_return(id, ending.since, self.now).is_some();
+        self.registry.connected().any(|(worker, _)| worker.leaving.is_none())
+            || self.members().iter().any(|member| may_return(&member.id))
     }
 }

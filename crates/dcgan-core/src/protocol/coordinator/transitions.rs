@@ -527,8 +527,9 @@ impl CoordinatorMachine {
             self.reopen_fence(generation);
             return Ok(());
         };
-        // A member that was away may have reported more meanwhile.
-        if lost.is_some() && !self.awaited_members(generation).is_empty() {
+        // A member that was away may have more than is saved.
+        let is_somebody_awaited = lost.is_some() && !self.awaited_members(generation).is_empty();
+        if is_somebody_awaited || self.is_member_back(generation) {
             self.reopen_fence(generation);
             return Ok(());
         }
