@@ -209,7 +209,8 @@ fn honest_workers_go_on_whatever_bad_ones_do() {
     let count = std::env::var("DCGAN_SIMULATION_SEEDS").map_or(300, |count| count.parse().unwrap());
     let first = std::env::var("DCGAN_SIMULATION_FIRST").map_or(0, |first| first.parse().unwrap());
     let mut longest = Duration::ZERO;
-    for seed in first..first + count {
+    // Two liars who accuse all others, and each other, once kept them apart by turns.
+    for seed in [1766, 2307, 5385].into_iter().chain(first..first + count) {
         let wait = std::panic::catch_unwind(|| run_with_bad_workers(seed))
             .unwrap_or_else(|_| panic!("seed {seed} fails: see above"));
         longest = longest.max(wait);

@@ -25,6 +25,7 @@ mod planner;
 mod progress;
 mod registry;
 mod report;
+mod search;
 mod stragglers;
 mod transitions;
 mod trials;

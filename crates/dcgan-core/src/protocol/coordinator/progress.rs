@@ -2,12 +2,13 @@
 //!
 //! A member's report is a claim, so a step counts as finished when most members have reported it.
 //! The members of a plan that finished a step are the *core*: what has worked once is what to go
-//! back to. A plan that finishes no step is *fruitless*. One may be chance; after two in a row, the
-//! core goes on alone, or if there is none, without those that the others complain about.
+//! back to. A plan that finishes no step is *fruitless*. One may be chance; after two in a row,
+//! other workers are tried: see `search.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::search::Search;
 use crate::ids::{Step, WorkerId};
 use crate::protocol::plan::Plan;
 
@@ -47,6 +48,8 @@ pub(super) struct Progress {
     late: BTreeSet<WorkerId>,
     /// Workers that were left out since then.
     blamed: BTreeSet<WorkerId>,
+    /// The sets of workers that were tried since then.
+    search: Search,
     /// The last step that each member of the present plan has reported.
     reported: BTreeMap<WorkerId, Step>,
     /// The last step that most of them have reported.
@@ -115,6 +118,7 @@ impl Progress {
         self.accusations.clear();
         self.late.clear();
         self.blamed.clear();
+        self.search.clear();
         true
     }
 
@@ -156,9 +160,9 @@ impl Progress {
         self.blamed.insert(id.clone());
     }
 
-    /// Returns whether any worker was left out since the last finished step.
-    pub(super) fn is_anybody_blamed(&self) -> bool {
-        !self.blamed.is_empty()
+    /// Notes that a worker that was left out is tried again, with others.
+    pub(super) fn absolve(&mut self, id: &WorkerId) {
+        self.blamed.remove(id);
     }
 
     /// Returns whether a worker was left out since the last finished step.
@@ -218,13 +222,26 @@ impl Progress {
         self.fruitless += 1;
     }
 
-    /// Returns whether somebody is to be left out of the next plan. If so, the count starts again:
-    /// that plan has other members.
-    pub(super) fn take_verdict(&mut self) -> bool {
-        let is_due = self.fruitless >= FRUITLESS_MAX;
-        if is_due {
-            self.fruitless = 0;
-        }
-        is_due
+    /// Returns whether other workers are to be tried with the next plan.
+    pub(super) fn is_search_due(&self) -> bool {
+        self.fruitless >= FRUITLESS_MAX
+    }
+
+    /// Chooses the workers that are tried next, of which there are at least `min`, after a `plan`
+    /// that has failed. If there are enough, the count of fruitless plans starts again.
+    ///
+    /// Of the `workers`, the one that is left out first comes first. The `outsiders` come last.
+    pub(super) fn choose(
+        &mut self,
+        plan: &Plan,
+        workers: &[WorkerId],
+        outsiders: &[WorkerId],
+        min: usize,
+    ) -> Option<BTreeSet<WorkerId>> {
+        self.search.note(plan.members().iter().map(|member| member.id.clone()).collect());
+        let quarrels: Vec<_> = self.accusations.keys().cloned().collect();
+        let chosen = self.search.choose(workers, outsiders, &self.core, &quarrels, min)?;
+        self.fruitless = 0;
+        Some(chosen)
     }
 }

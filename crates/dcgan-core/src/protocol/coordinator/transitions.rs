@@ -78,15 +78,21 @@ impl CoordinatorMachine {
         if !self.trials.is_fit(&worker.id) {
             return false;
         }
-        // Those that kept the members from going on may do so again, so the others go first.
-        if self.progress.is_blamed(&worker.id) {
-            let is_free = |other: &&WorkerEntry| !self.progress.is_blamed(&other.id);
-            if self.fit_workers().filter(is_free).count() >= self.min_workers {
-                return false;
-            }
+        if self.is_kept_as_suspect(&worker.id) {
+            return false;
         }
-        // With too few healthy workers a suspect is planned all the same: it may be innocent.
-        !self.suspects.is_suspect(&worker.id) || self.healthy_workers() < self.min_workers
+        // Those that kept the members from going on may do so again, so the others go first.
+        let is_free = |other: &&WorkerEntry| {
+            !self.progress.is_blamed(&other.id) && !self.is_kept_as_suspect(&other.id)
+        };
+        !self.progress.is_blamed(&worker.id)
+            || self.fit_workers().filter(is_free).count() < self.min_workers
+    }
+
+    /// Returns whether a worker is suspect, and there are enough others. With too few healthy
+    /// workers a suspect is planned all the same: it may be innocent.
+    pub(super) fn is_kept_as_suspect(&self, id: &WorkerId) -> bool {
+        self.suspects.is_suspect(id) && self.healthy_workers() >= self.min_workers
     }
 
     /// Writes what is due, requests snapshots, and tells workers what they may forget and must
@@ -293,9 +299,9 @@ impl CoordinatorMachine {
     fn advance_fencing(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
         // Count the answers.
         let (mut asked, mut answered) = (0, 0);
-        // The last checkpoint may be the state of any worker.
-        let is_counted =
-            |worker: &&WorkerEntry| self.ending.is_some() || self.may_be_planned(worker);
+        // The last checkpoint may be the state of any worker, and a search is among all.
+        let are_all_counted = self.ending.is_some() || self.progress.is_search_due();
+        let is_counted = |worker: &&WorkerEntry| are_all_counted || self.may_be_planned(worker);
         for worker in self.registry.ready().filter(is_counted) {
             asked += 1;
             answered += usize::from(worker.has_answered(generation));
@@ -342,7 +348,7 @@ impl CoordinatorMachine {
             self.release(&leavers);
             return self.advance_fencing(generation, since);
         }
-        self.leave_out_culprits();
+        self.search_for_members();
         if let Some(plan) = self.make_plan(generation)? {
             self.enter_storing(plan, None);
         }

@@ -6,7 +6,7 @@
 //! tried first, while the others train on: it and every worker that counts reach each other, in
 //! both directions, and it copies a member's state and computes a shard from it. A worker that
 //! fails waits outside, and is tried again after a pause that grows. So does one that has passed
-//! and then keeps a plan from finishing a step: see `progress.rs`.
+//! and then keeps a plan from finishing a step: see `search.rs`.
 //!
 //! Before a first step is finished, nobody has shown more than the others. Then all are compared,
 //! and those are taken away that reach the fewest: see [`Links::group`].
@@ -311,64 +311,52 @@ impl CoordinatorMachine {
         self.registry.ready().any(|worker| self.trials.is_on_trial(&worker.id))
     }
 
-    /// Chooses who is left out of the next plan, after plans that have finished no step.
-    pub(super) fn leave_out_culprits(&mut self) {
-        if !self.progress.take_verdict() {
+    /// Chooses the workers that are tried next, after plans that have finished no step: the others
+    /// wait outside, and one of the chosen that does so need not wait any longer.
+    pub(super) fn search_for_members(&mut self) {
+        let Some(plan) = self.plan.clone().filter(|_| self.progress.is_search_due()) else {
             return;
-        }
-        let fit: BTreeMap<WorkerId, u64> = self
-            .fit_workers()
-            .filter(|worker| self.may_be_planned(worker))
-            .map(|worker| (worker.id.clone(), worker.arrival))
-            .collect();
-        let core: BTreeSet<WorkerId> =
-            self.progress.core().iter().filter(|id| fit.contains_key(*id)).cloned().collect();
-
-        let culprits = self.culprits(&fit, &core);
-        for id in culprits {
-            let about = self.accusations_about(&id);
-            self.leave_out(&id, &format!("with it the members finished no step{about}"));
-            if self.progress.is_late(&id) {
-                self.remove_worker(&id.name, Departure::Late);
+        };
+        // What was said of those that were left out since the last step may be false, and no trial
+        // since then can tell.
+        let (mut workers, mut outsiders) = (Vec::new(), Vec::new());
+        for worker in self.registry.ready() {
+            let id = &worker.id;
+            if worker.leaving.is_some() || self.is_kept_as_suspect(id) {
+                continue;
+            }
+            if self.trials.is_fit(id) || self.progress.is_blamed(id) {
+                let is_new = !self.progress.core().contains(id);
+                let mut members = plan.members().iter();
+                let lacked_state = members.any(|member| member.id == *id && !member.holds_start);
+                let shown = (self.progress.quarrels(id), is_new, lacked_state, worker.arrival);
+                workers.push((shown, id.clone()));
+            } else {
+                outsiders.push(id.clone());
             }
         }
-    }
-
-    /// The workers, of those that are `fit`, that are to wait outside. The `core` is the part of
-    /// them that last finished a step together.
-    fn culprits(
-        &mut self,
-        fit: &BTreeMap<WorkerId, u64>,
-        core: &BTreeSet<WorkerId>,
-    ) -> Vec<WorkerId> {
-        // What has worked once is what to go back to.
-        let newcomers: Vec<WorkerId> =
-            fit.keys().filter(|id| !core.contains(*id)).cloned().collect();
-        if !newcomers.is_empty() && core.len() >= self.min_workers {
-            return newcomers;
-        }
-
-        // The worker that most complaints are about goes. One at a time: what is left may do.
-        // Those that are not here now have had their quarrels, too.
-        let accused = fit
-            .iter()
-            .map(|(id, arrival)| (self.progress.quarrels(id), !core.contains(id), *arrival, id))
-            .filter(|(quarrels, ..)| *quarrels > (0, 0));
-        if let Some((_, _, _, worst)) = accused.max() {
-            return vec![worst.clone()];
-        }
-
-        // Nobody complains. The one that has shown least goes: one that had no state to begin with,
-        // and of these the one that came last. Without others to go on there is nobody to spare.
-        if fit.len() <= self.min_workers && !self.progress.is_anybody_blamed() {
-            return Vec::new();
-        }
-        let lacked_state = |id: &WorkerId| {
-            self.members().iter().any(|member| member.id == *id && !member.holds_start)
+        // Who is in most complaints comes first, then who has shown least.
+        workers.sort_by(|one, other| other.cmp(one));
+        let workers: Vec<WorkerId> = workers.into_iter().map(|(_, id)| id).collect();
+        let min = self.min_workers;
+        let Some(chosen) = self.progress.choose(&plan, &workers, &outsiders, min) else {
+            return;
         };
-        let shown = |id: &WorkerId| (!core.contains(id), lacked_state(id));
-        let last = fit.iter().max_by_key(|(id, arrival)| (shown(id), **arrival));
-        last.map(|(id, _)| id.clone()).into_iter().collect()
+        for id in workers.into_iter().chain(outsiders) {
+            let is_fit = self.trials.is_fit(&id);
+            if chosen.contains(&id) {
+                self.progress.absolve(&id);
+                if !is_fit {
+                    self.pass(&id);
+                }
+            } else if is_fit {
+                let about = self.accusations_about(&id);
+                self.leave_out(&id, &format!("with it the members finished no step{about}"));
+                if self.progress.is_late(&id) {
+                    self.remove_worker(&id.name, Departure::Late);
+                }
+            }
+        }
     }
 
     /// The complaints about a worker, and its own about others, as the end of a sentence.

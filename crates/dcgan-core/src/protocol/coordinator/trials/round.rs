@@ -293,7 +293,7 @@ impl CoordinatorMachine {
     }
 
     /// Lets a worker take part.
-    fn pass(&mut self, id: &WorkerId) {
+    pub(super) fn pass(&mut self, id: &WorkerId) {
         self.trials.mark();
         if let Some(record) = self.trials.records.get_mut(&id.name) {
             record.standing = Standing::Fit { since: self.now };
