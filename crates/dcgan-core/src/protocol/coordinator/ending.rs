@@ -11,9 +11,9 @@ use crate::ids::{Generation, Step};
 /// was asked for. Afterwards the run ends without them, and says which steps are lost. Slurm kills
 /// a job 30 s after SIGTERM by default: this leaves time to save.
 pub(super) const RETURN_MAX: Duration = Duration::from_secs(20);
-/// A coordinator that hands over stays this long after it was asked to, and after the last hello of a
-/// worker, while workers are here or may come back. A whole job is often told to stop at once, and a worker that is told a moment later than
-/// the coordinator would find nobody to release it.
+/// A coordinator that hands over stays this long after it was asked to, and after the last hello of
+/// a worker, while workers are here or may come back. A whole job is often told to stop at once,
+/// and a worker that is told a moment later than the coordinator would find nobody to release it.
 pub(super) const HAND_OVER_MIN: Duration = Duration::from_secs(1);
 
 /// An early end that was asked for.
