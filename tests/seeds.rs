@@ -1,6 +1,5 @@
 //! The seeds of `fuzz/`, through the same functions as the inputs of a fuzzer: what was a finding
 //! once is checked by whoever runs the tests.
-#![expect(clippy::unwrap_used, reason = "a test that is wrong should stop")]
 
 use std::fs;
 use std::path::Path;

@@ -60,6 +60,7 @@ pub(super) fn attack(address: &str, hold: Duration) {
             let _ = misuse(&mut stream).and_then(|()| stream.read(&mut [0; 1 << 16]));
         }
     }
+    #[expect(clippy::disallowed_methods, reason = "the attack lasts for a time")]
     thread::sleep(hold.saturating_sub(began.elapsed()));
     drop(idle);
 }
@@ -71,6 +72,7 @@ fn half_open(stream: &mut TcpStream) -> io::Result<()> {
 fn byte_by_byte(stream: &mut TcpStream) -> io::Result<()> {
     for byte in PREFACE {
         stream.write_all(&[*byte])?;
+        #[expect(clippy::disallowed_methods, reason = "the bytes come slowly")]
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())

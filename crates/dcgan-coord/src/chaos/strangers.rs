@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{sleep, timeout};
 
 /// Connections that a hostile client holds at a time.
 const CONNECTIONS: usize = 200;
@@ -18,17 +18,14 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Attacks a server for a time: connections that ask for nothing, connections that send nonsense,
 /// and new ones for those that the server closes.
 pub(super) async fn attack(server: SocketAddr, time: Duration) {
-    let until = Instant::now() + time;
     let mut clients = JoinSet::new();
     for number in 0..CONNECTIONS {
-        clients.spawn(async move {
-            while Instant::now() < until {
-                tokio::select! {
-                    _ = misuse(server, number) => sleep(PAUSE).await,
-                    () = sleep_until(until) => {}
-                }
+        clients.spawn(timeout(time, async move {
+            loop {
+                let _ = misuse(server, number).await;
+                sleep(PAUSE).await;
             }
-        });
+        }));
     }
     while clients.join_next().await.is_some() {}
 }
