@@ -26,7 +26,8 @@ fn the_coordinator_waits_for_a_disk_that_fails_and_the_workers_train_on() {
     fs::rename(&checkpoints, &away).unwrap();
     let worker = coordinator.worker(here, "--name w");
     let failure = coordinator.process.wait_for_event("disk_waiting", &[]);
-    assert_names(&failure.message, &["checkpoint of step 50"]);
+    // A loaded machine may have replaced the first checkpoint by a later one before it fails.
+    assert_names(&failure.message, &["cannot write the checkpoint of step"]);
     fs::rename(away, checkpoints).unwrap();
     coordinator.process.wait_for_event("disk_recovered", &[]);
     coordinator.process.expect(0);
