@@ -145,6 +145,22 @@ fn rule_12_an_end_waits_for_a_member_that_was_here_a_moment_ago() {
 }
 
 #[test]
+fn rule_12_a_member_that_comes_back_last_hears_that_the_run_is_over() {
+    let mut coordinator = Coordinator::training("ab");
+    coordinator.report_steps("ab", 0, 4);
+    coordinator.handle(Event::Stop(Stop::Finish));
+    coordinator.passes(4.0, "");
+    coordinator.joins('a');
+    coordinator.acknowledges('a', 2, 4);
+    assert_eq!(coordinator.uploads(4), ["save the checkpoint of step 4", "a: finish"]);
+    coordinator.loses_stream_of('a');
+    assert_eq!(coordinator.passes(0.5, ""), [""; 0]);
+    assert!(coordinator.joins('b').contains(&"b: finish".to_owned()));
+    coordinator.loses_stream_of('b');
+    assert_eq!(coordinator.passes(1.0, ""), [SAVED]);
+}
+
+#[test]
 fn rule_12_steps_that_an_end_cannot_save_are_said() {
     let mut coordinator = Coordinator::training("a");
     coordinator.report_steps("a", 0, 4);

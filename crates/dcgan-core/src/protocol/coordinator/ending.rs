@@ -131,6 +131,21 @@ impl CoordinatorMachine {
         is_somebody_asked || !self.awaited_members(generation).is_empty()
     }
 
+    /// Lets the stage Finishing last a little longer, so that members that may come back as others
+    /// have a moment ago hear that the run is over. What they have must be saved.
+    pub(super) fn await_the_last(&mut self, is_all_saved: bool) {
+        let Some(ending) = self.ending.filter(|_| is_all_saved) else {
+            return;
+        };
+        let may_return = |id| self.registry.may_return(id, ending.since, self.now).is_some();
+        let is_one_away = self.members().iter().any(|member| may_return(&member.id));
+        if let Stage::Finishing { until, .. } = &mut self.stage
+            && is_one_away
+        {
+            *until = self.now + HAND_OVER_MIN;
+        }
+    }
+
     /// Returns whether a coordinator that hands over stays a little longer, for workers that may be
     /// told to stop as well: those that are here, and members that may come back as others have a
     /// moment ago.

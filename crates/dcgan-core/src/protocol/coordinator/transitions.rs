@@ -545,7 +545,9 @@ impl CoordinatorMachine {
             // A coordinator that takes over finds the evaluations again, because the workers hold
             // what they need. Here the workers end, too.
             self.outputs.give_up_evaluations(&mut self.out);
+            let is_all_saved = lost.is_none();
             self.enter_finishing(outcome, Finish::Done);
+            self.await_the_last(is_all_saved);
             return Ok(());
         }
         if self.is_hand_over_too_early() {
