@@ -145,6 +145,16 @@ fn rule_12_an_end_waits_for_a_member_that_was_here_a_moment_ago() {
 }
 
 #[test]
+fn rule_12_a_process_that_ends_with_the_run_is_not_lost() {
+    let mut coordinator = Coordinator::training("a");
+    coordinator.report_steps("a", 0, 4);
+    coordinator.handle(Event::Stop(Stop::Finish));
+    coordinator.acknowledges('a', 2, 4);
+    assert_eq!(coordinator.uploads(4), ["save the checkpoint of step 4", "a: finish"]);
+    assert_eq!(coordinator.handle(Event::ProcessEnded("a".to_owned())), [SAVED]);
+}
+
+#[test]
 fn rule_12_a_member_that_comes_back_last_hears_that_the_run_is_over() {
     let mut coordinator = Coordinator::training("ab");
     coordinator.report_steps("ab", 0, 4);

@@ -202,7 +202,13 @@ impl CoordinatorMachine {
     fn on_process_ended(&mut self, name: &str) {
         self.draining.forget(name);
         if self.registry.by_name(name).is_some() {
-            self.remove_worker(name, Departure::Ended);
+            // A worker that was told that the run is over has ended as it should.
+            if matches!(self.stage, Stage::Finishing { .. }) {
+                self.outputs.on_closed(name);
+                self.registry.remove(name, Departure::Left);
+            } else {
+                self.remove_worker(name, Departure::Ended);
+            }
         } else {
             self.registry.note_end(name);
         }
