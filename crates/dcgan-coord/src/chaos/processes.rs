@@ -142,24 +142,14 @@ impl Processes {
         let listen = free_address()?;
         let data = Proxy::start(&self.network, listen)?;
         let name = format!("worker-{}", self.workers.len());
-        let arguments = [
-            "--coordinator",
-            &format!("http://{}", control.address),
-            "--name",
+        let program = self.start_worker(
             &name,
-            "--listen",
-            &listen.to_string(),
-            "--advertise",
-            &data.address.to_string(),
-            "--log-format",
-            &self.log_format.to_string(),
-            "--exit-with-stdin",
-        ]
-        .map(str::to_owned);
-        let path = beside_this_program("dcgan-worker")?;
-        let log = self.logs.join(format!("{name}.log"));
+            control.address,
+            &["--listen", &listen.to_string()],
+            data.address,
+        )?;
         self.workers.push(WorkerProcess {
-            program: Program::start(path, arguments.to_vec(), log)?,
+            program,
             control,
             data,
             stopped_until: None,
@@ -169,6 +159,28 @@ impl Processes {
             is_halted: false,
         });
         Ok(())
+    }
+
+    /// Starts the process of a worker that reaches the coordinator at one address, and tells others
+    /// to reach it at the other one.
+    fn start_worker(
+        &self,
+        name: &str,
+        coordinator: SocketAddr,
+        listen: &[&str],
+        advertised: SocketAddr,
+    ) -> anyhow::Result<Program> {
+        let coordinator = format!("http://{coordinator}");
+        let (advertised, log_format) = (advertised.to_string(), self.log_format.to_string());
+        let arguments = [
+            &["--coordinator", &coordinator, "--name", name],
+            listen,
+            &["--advertise", &advertised, "--log-format", &log_format, "--exit-with-stdin"],
+        ]
+        .concat();
+        let path = beside_this_program("dcgan-worker")?;
+        let log = self.logs.join(format!("{name}.log"));
+        Program::start(path, arguments.into_iter().map(str::to_owned).collect(), log)
     }
 
     /// Starts a worker for a time that gives the address of another one as its own, or an address
@@ -184,21 +196,7 @@ impl Processes {
         let advertised = other.map_or(free_address()?, |other| self.workers[other].data.address);
         let name = format!("bad-{}", self.bad_joins);
         self.bad_joins += 1;
-        let arguments = [
-            "--coordinator",
-            &format!("http://{}", self.address),
-            "--name",
-            &name,
-            "--advertise",
-            &advertised.to_string(),
-            "--log-format",
-            &self.log_format.to_string(),
-            "--exit-with-stdin",
-        ]
-        .map(str::to_owned);
-        let path = beside_this_program("dcgan-worker")?;
-        let log = self.logs.join(format!("{name}.log"));
-        let program = Program::start(path, arguments.to_vec(), log)?;
+        let program = self.start_worker(&name, self.address, &[], advertised)?;
         self.bad_joiners.push((program, Instant::now() + time));
         Ok(())
     }

@@ -9,7 +9,7 @@ use dcgan_core::protocol::worker::{Event as WorkerEvent, ReduceFrame, StateCopy}
 
 use crate::coordinator::{Coordinator, id, state};
 use crate::digest;
-use crate::worker::{Worker, plan, train_until};
+use crate::worker::{Worker, pair_and_successor, plan};
 
 /// Asserts that worker c is expelled for what it says, in these words, and that a and b go on.
 fn check_expelled(message: FromWorker, words: &str) {
@@ -371,12 +371,7 @@ fn rule_11_the_coordinators_plan_replaces_one_that_a_peer_made_up() {
 
 #[test]
 fn rule_11_a_worker_repeats_no_report_that_it_could_not_have_made() {
-    let mut pair = Worker::pair();
-    train_until(&mut pair, Position::after(1));
-    let [a, _] = &mut pair;
-    let mut c = Worker::new('c');
-    let plan = plan(2, "ac", "0011", a.machine.at(), "a");
-    c.hears(ToWorker::Fence(Generation(2)));
+    let ([mut a, _], mut c, plan) = pair_and_successor();
     c.hears(ToWorker::Plan(plan.clone()));
     a.handle(WorkerEvent::CopyAsked(Some(plan.start), 1));
     let state = (*a.served.pop().unwrap().unwrap()).clone();

@@ -1,14 +1,14 @@
 //! Holes that the simulation found in earlier forms of the protocol, and how each is closed. The
 //! seed in a story's comment, where there is one, is the run of `simulation/main.rs` that found it.
 
-use dcgan_core::ids::{Digest, Generation, Position, Rank};
+use dcgan_core::ids::{Digest, Generation, Rank};
 use dcgan_core::protocol::coordinator::{Event, SavedCheckpoint, Stop};
 use dcgan_core::protocol::message::{Complaint, FromWorker, ToWorker};
 use dcgan_core::protocol::worker::{Event as WorkerEvent, StateCopy};
 
 use crate::coordinator::{Coordinator, state};
 use crate::digest;
-use crate::worker::{Worker, plan, train_until};
+use crate::worker::pair_and_successor;
 
 #[test]
 fn a_worker_that_was_late_for_a_fence_is_asked_by_the_one_that_is_open_now() {
@@ -69,12 +69,7 @@ fn a_snapshot_that_was_given_up_is_due_again_when_the_members_come_by() {
 
 #[test]
 fn a_broken_stream_is_not_forgotten_when_a_copy_arrives() {
-    let mut pair = Worker::pair();
-    train_until(&mut pair, Position::after(1));
-    let [a, _] = &mut pair;
-    let mut c = Worker::new('c');
-    let plan = plan(2, "ac", "0011", a.machine.at(), "a");
-    c.hears(ToWorker::Fence(Generation(2)));
+    let ([mut a, _], mut c, plan) = pair_and_successor();
     c.hears(ToWorker::Plan(plan.clone()));
     // Seed 17804. While the copy is on its way, the stream of frames from a breaks.
     let broken = WorkerEvent::StreamBroken(Generation(2), Rank(0));

@@ -7,7 +7,7 @@ use dcgan_core::protocol::message::ToWorker;
 use dcgan_core::protocol::plan::StateRef;
 use dcgan_core::protocol::worker::{Event, StateCopy};
 
-use crate::worker::{Worker, plan, train_until};
+use crate::worker::{Worker, pair_and_successor, plan, train_until};
 
 /// In the middle of the first step.
 const SECOND_PHASE: Position = Position { step: 0, phase: Phase::DiscriminatorFake };
@@ -71,12 +71,7 @@ fn rule_1_a_worker_that_has_acknowledged_a_fence_applies_no_older_result() {
 
 #[test]
 fn rule_2_a_worker_copies_the_start_state_and_checks_it() {
-    let mut pair = Worker::pair();
-    train_until(&mut pair, Position::after(1));
-    let [a, _] = &mut pair;
-    let mut c = Worker::new('c');
-    let plan = plan(2, "ac", "0011", a.machine.at(), "a");
-    c.hears(ToWorker::Fence(Generation(2)));
+    let ([mut a, _], mut c, plan) = pair_and_successor();
     assert_eq!(
         c.hears(ToWorker::Plan(Arc::clone(&plan))),
         ["connect to the members of plan 2 as rank 1", "copy the state of rank 0"]

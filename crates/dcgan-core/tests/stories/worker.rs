@@ -209,6 +209,17 @@ pub(crate) fn plan(
     Arc::new(Plan::new(generation, members, owners, start).unwrap())
 }
 
+/// Two workers that have finished a step, and a third one that has answered the fence of a plan in
+/// which it takes the place of b, and must copy the state of a.
+pub(crate) fn pair_and_successor() -> ([Worker; 2], Worker, Arc<Plan>) {
+    let mut pair = Worker::pair();
+    train_until(&mut pair, Position::after(1));
+    let plan = plan(2, "ac", "0011", pair[0].machine.at(), "a");
+    let mut c = Worker::new('c');
+    c.hears(ToWorker::Fence(Generation(2)));
+    (pair, c, plan)
+}
+
 /// Delivers all frames between two workers, and lets them compute, until both have reached a
 /// position or wait for something else.
 pub(crate) fn train_until(pair: &mut [Worker; 2], position: Position) {
