@@ -25,7 +25,7 @@ use dcgan_core::ids::{Generation, Rank, RunId};
 use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::plan::{Plan, StateRef};
 use dcgan_core::protocol::worker::ReduceFrame;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use copy::{Copied, CopyError, CopyLimits, copy_state};
 pub use outgoing::Streams;
@@ -57,9 +57,16 @@ pub struct Offer {
     pub reports: Vec<StepDone>,
 }
 
-/// The run that this process belongs to. It is set when the coordinator's first welcome arrives;
-/// before that every member is refused, and after it the members of other runs.
-pub type RunCell = Arc<OnceLock<RunId>>;
+/// The run and the plan of a worker, as its service knows them. The driver sets them.
+#[derive(Debug, Default)]
+pub struct Membership {
+    /// The run that this process belongs to. It is set when the coordinator's first welcome
+    /// arrives; before that every member is refused, and after it the members of other runs.
+    pub run: OnceLock<RunId>,
+    /// The plan that this worker follows, if it follows one. It is set before the streams of the
+    /// plan are opened.
+    pub plan: watch::Sender<Option<Arc<Plan>>>,
+}
 
 /// The number of events that wait for the driver at most; then the sending members wait. A bucket
 /// has at most 256 KiB, so all of them have at most 64 MiB.

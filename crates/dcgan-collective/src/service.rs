@@ -15,7 +15,7 @@ use dcgan_rpc::{
 use tokio::sync::{Semaphore, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{Event, Events, Offer, RunCell};
+use crate::{Event, Events, Membership, Offer};
 
 /// How long the driver has to answer a request for a copy. It answers between two events, within
 /// milliseconds; a driver that takes longer is stuck.
@@ -24,14 +24,18 @@ const OFFER_MAX: Duration = Duration::from_secs(5);
 const COPIES_MAX: usize = 4;
 
 /// Creates the service of the worker `id`. Whatever arrives goes to `events`.
-pub fn service(id: WorkerId, run: RunCell, events: Events) -> CollectiveServer<impl Collective> {
+pub fn service(
+    id: WorkerId,
+    membership: Arc<Membership>,
+    events: Events,
+) -> CollectiveServer<impl Collective> {
     let copies = Arc::new(Semaphore::new(COPIES_MAX));
-    CollectiveServer::new(Service { id, run, events, copies })
+    CollectiveServer::new(Service { id, membership, events, copies })
 }
 
 struct Service {
     id: WorkerId,
-    run: RunCell,
+    membership: Arc<Membership>,
     events: Events,
     /// Held by each copy that is being given.
     copies: Arc<Semaphore>,
@@ -50,15 +54,35 @@ impl Collective for Service {
         self.check_meant(&to)?;
         let generation = plan.generation;
         let name = plan.member(from).map_or_else(String::new, |member| member.id.to_string());
-        self.send_event(Event::PeerPlan(plan)).await?;
-        open.keep();
+        self.send_event(Event::PeerPlan(Arc::clone(&plan))).await?;
+        // Anybody can invent a plan. The stream may stay, and its end matters, only while this
+        // worker follows the plan as well.
+        let mut followed = self.membership.plan.subscribe();
+        followed.mark_changed();
+        let mut is_followed = false;
         loop {
-            match receive_frame(&mut stream, generation).await {
+            let frame = tokio::select! {
+                frame = receive_frame(&mut stream, generation) => frame,
+                Ok(()) = followed.changed() => {
+                    let newest = followed.borrow_and_update().clone();
+                    if newest.as_ref().is_some_and(|newest| newest.generation > generation) {
+                        return Ok(Response::new(pb::ExchangeResponse {}));
+                    }
+                    is_followed = newest.as_ref() == Some(&plan);
+                    if is_followed {
+                        open.keep();
+                    }
+                    continue;
+                }
+            };
+            match frame {
                 Ok(Some(frame)) => self.send_event(Event::ReduceFrame(from, frame)).await?,
                 Ok(None) => return Ok(Response::new(pb::ExchangeResponse {})),
                 Err(status) => {
                     log_broken(generation, from, &name, open.peer(), &status);
-                    self.send_event(Event::StreamBroken(generation, from)).await?;
+                    if is_followed {
+                        self.send_event(Event::StreamBroken(generation, from)).await?;
+                    }
                     return Err(status);
                 }
             }
@@ -117,7 +141,7 @@ impl Service {
     /// The run of this worker. Before the first welcome it belongs to none, and refuses everybody.
     fn run(&self) -> Result<RunId, Status> {
         let not_yet = || Status::unavailable("this worker has not heard from the coordinator yet");
-        self.run.get().copied().ok_or_else(not_yet)
+        self.membership.run.get().copied().ok_or_else(not_yet)
     }
 
     /// Checks that a peer means this worker, and has not been given the address of another one.

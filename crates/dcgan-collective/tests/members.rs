@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dcgan_collective::{
-    Copied, CopyError, CopyLimits, EVENTS_MAX, Event, Events, Offer, RunCell, Streams, copy_state,
-    probe, service,
+    Copied, CopyError, CopyLimits, EVENTS_MAX, Event, Events, Membership, Offer, Streams,
+    copy_state, probe, service,
 };
 use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, RunId, ShardId, WorkerId};
 use dcgan_core::metrics::{Metrics, StepDone};
@@ -22,13 +22,17 @@ use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::spec::sharding::Partition;
 use dcgan_core::state::{Layout, State};
-use dcgan_rpc::Caller;
 use dcgan_rpc::net::{self, Connector, Places, Pulse};
+use dcgan_rpc::pb::collective_client::CollectiveClient;
 use dcgan_rpc::services::Program;
+use dcgan_rpc::{Caller, ExchangeMessage, Opening, pb};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_stream::StreamExt;
+use tonic::Status;
 use tonic::service::Routes;
+use tonic::transport::Channel;
 
 const SHARDS: u16 = 5;
 const NOBODY: [Option<Rank>; SHARDS as usize] = [None; SHARDS as usize];
@@ -90,6 +94,7 @@ struct Process {
     objective: Arc<Noise>,
     events: Events,
     received: mpsc::Receiver<Event>,
+    membership: Arc<Membership>,
     streams: Option<Streams>,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
 }
@@ -99,9 +104,9 @@ impl Process {
         let listener = net::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let (events, received) = mpsc::channel(EVENTS_MAX);
-        let run: RunCell = Arc::new(OnceLock::from(RUN));
+        let membership = Arc::new(Membership { run: OnceLock::from(RUN), ..Default::default() });
         let id = WorkerId { name: format!("worker-{rank}"), incarnation: 1 };
-        let routes = Routes::new(service(id.clone(), run, events.clone()));
+        let routes = Routes::new(service(id.clone(), Arc::clone(&membership), events.clone()));
         let server = tokio::spawn(async move {
             let (places, pulse) = (Places::new(1024), Pulse::default());
             net::serve(listener, routes, Program::Worker, &places, pulse, pending()).await
@@ -122,7 +127,17 @@ impl Process {
         };
         machine.handle(Duration::ZERO, worker::Event::Welcome(schedule));
         machine.handle(Duration::ZERO, worker::Event::Message(ToWorker::Fence(Generation(1))));
-        Self { machine, id, address, objective, events, received, streams: None, server }
+        Self {
+            machine,
+            id,
+            address,
+            objective,
+            events,
+            received,
+            membership,
+            streams: None,
+            server,
+        }
     }
 
     /// Trains by the plan until the last step or a complaint. Returns the digest of the final
@@ -137,6 +152,7 @@ impl Process {
             for command in self.machine.handle(Duration::ZERO, event) {
                 match command {
                     Command::Connect(plan, me) => {
+                        self.membership.plan.send_replace(Some(Arc::clone(&plan)));
                         self.streams = Some(open_streams(RUN, &plan, me, &self.events));
                     }
                     Command::Send(to, frame) => self.streams.as_ref().unwrap().send(to, frame),
@@ -275,6 +291,48 @@ async fn a_superseded_stream_is_not_reported_as_broken() {
     );
     drop(other);
     assert!(processes[1].received.try_recv().is_err(), "neither stream is reported as broken");
+}
+
+/// Opens a stream from rank 0 to rank 1 of a plan, which ends when the task is aborted.
+fn open_stream(plan: &Arc<Plan>) -> JoinHandle<Result<(), Status>> {
+    let Member { id, address, .. } = plan.member(Rank(1)).unwrap().clone();
+    let opening = Opening { run: RUN, plan: Arc::clone(plan), from: Rank(0), to: id };
+    let opening = pb::ExchangeMessage::from(&ExchangeMessage::Opening(opening));
+    tokio::spawn(async move {
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap();
+        let mut client = CollectiveClient::new(channel.connect().await.unwrap());
+        let messages = tokio_stream::once(opening).chain(tokio_stream::pending());
+        client.exchange(messages).await.map(|_| ())
+    })
+}
+
+#[tokio::test]
+async fn a_stream_matters_only_while_its_plan_is_followed() {
+    let mut processes = start_processes(2);
+    let plan = plan(&processes);
+    let mut invented = Plan::clone(&plan);
+    invented.start.digest = Digest(7);
+    let mut newer = Plan::clone(&plan);
+    newer.generation = Generation(2);
+    let process = &mut processes[1];
+
+    // Of two streams that are cut, one is that of a plan which is followed.
+    process.membership.plan.send_replace(Some(Arc::clone(&plan)));
+    for opened in [Arc::new(invented), Arc::clone(&plan)] {
+        let stream = open_stream(&opened);
+        let event = process.received.recv().await;
+        assert!(matches!(event, Some(Event::PeerPlan(plan)) if plan == opened));
+        stream.abort();
+    }
+    let broken = process.received.recv().await;
+    assert!(matches!(broken, Some(Event::StreamBroken(Generation(1), Rank(0)))), "{broken:?}");
+
+    // One of an older plan is over, and nobody has to say so.
+    let stream = open_stream(&plan);
+    assert!(matches!(process.received.recv().await, Some(Event::PeerPlan(_))));
+    process.membership.plan.send_replace(Some(Arc::new(newer)));
+    assert!(stream.await.unwrap().is_ok());
+    assert!(process.received.try_recv().is_err(), "neither is reported as broken");
 }
 
 /// Asks a process for a copy of its state, for a worker of `run`.

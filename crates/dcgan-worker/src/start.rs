@@ -2,11 +2,11 @@
 
 use std::future::pending;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use dcgan_collective::{EVENTS_MAX, RunCell};
+use dcgan_collective::{EVENTS_MAX, Membership};
 use dcgan_core::ids::{Generation, WorkerId};
 use dcgan_core::protocol::message::{Hello, PROTOCOL};
 use dcgan_process::exit::usage;
@@ -46,12 +46,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         .build()?;
     let (inputs_in, inputs) = mpsc::channel(INPUTS_MAX);
     let (events_in, events) = mpsc::channel(EVENTS_MAX);
-    let run = RunCell::new(OnceLock::new());
+    let membership = Arc::new(Membership::default());
     let (listener, advertised) = network.block_on(listen(args))?;
     let listening = listener.local_addr()?;
     let pulse = Pulse::default();
-    let (service_run, service_events) = (Arc::clone(&run), events_in.clone());
-    let service = dcgan_collective::service(id.clone(), service_run, service_events);
+    let service = dcgan_collective::service(id.clone(), Arc::clone(&membership), events_in.clone());
     serve_members(&network, listener, Routes::new(service), pulse.clone());
     let signal = dcgan_process::signals::listen()?;
     log_started(&id, listening, &advertised, &fingerprint);
@@ -74,7 +73,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     })?;
     let runtime = network.handle().clone();
     let driver =
-        Driver::new(args, id, client, run, runtime, inputs_in, events_in).with_pulse(pulse);
+        Driver::new(args, id, client, membership, runtime, inputs_in, events_in).with_pulse(pulse);
     let outcome = driver.run(inputs, events, signal);
     network.shutdown_background();
     outcome

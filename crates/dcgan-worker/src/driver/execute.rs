@@ -116,6 +116,7 @@ impl Driver<'_> {
         // The older streams are superseded first. An assignment alone would drop them only after
         // the new ones have opened.
         self.streams = None;
+        self.membership.plan.send_replace(Some(Arc::clone(plan)));
         self.streams = Some(Streams::open(
             &self.network,
             &self.client.connector,

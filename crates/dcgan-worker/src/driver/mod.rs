@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dcgan_collective::{Events, Offer, RunCell, Streams};
+use dcgan_collective::{Events, Membership, Offer, Streams};
 use dcgan_core::ids::{RunId, ShardId, WorkerId};
 use dcgan_core::objective::Objective;
 use dcgan_core::protocol::worker::{Event, TICK, WorkerMachine};
@@ -44,8 +44,8 @@ pub(crate) struct Driver<'a> {
     network: Handle,
     inputs_in: mpsc::Sender<Input>,
     events_in: Events,
-    /// The run that the worker's service lets members of in; set by the first welcome.
-    run: RunCell,
+    /// The run and the plan, for the worker's service.
+    membership: Arc<Membership>,
     /// The run; `None` before the first welcome.
     joined: Option<JoinedRun>,
     /// Takes messages for the coordinator. After the connection has broken, they are dropped.
@@ -98,7 +98,7 @@ impl<'a> Driver<'a> {
         args: &'a Args,
         id: WorkerId,
         client: Client,
-        run: RunCell,
+        membership: Arc<Membership>,
         network: Handle,
         inputs_in: mpsc::Sender<Input>,
         events_in: Events,
@@ -111,7 +111,7 @@ impl<'a> Driver<'a> {
             network,
             inputs_in,
             events_in,
-            run,
+            membership,
             joined: None,
             reports: None,
             streams: None,
@@ -289,7 +289,7 @@ impl<'a> Driver<'a> {
             spec.objective(),
             spec.data()
         );
-        let _ = self.run.set(run);
+        let _ = self.membership.run.set(run);
 
         // Start the compute threads. They wait for their partitions, and for the driver if it is
         // behind; when the driver is gone, results are of no use.
