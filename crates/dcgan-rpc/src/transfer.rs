@@ -39,11 +39,7 @@ pub async fn in_time<T, E: From<Status>>(
     bytes: usize,
     transfer: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    let max = time_max(bytes);
-    tokio::time::timeout(max, transfer).await.unwrap_or_else(|_| {
-        let text = format!("the transfer was not complete after {} s", max.as_secs());
-        Err(Status::deadline_exceeded(text).into())
-    })
+    within(time_max(bytes), "the transfer was not complete after", transfer).await
 }
 
 /// Receives the next message of a stream whose sender owes one; `None` at the end of the stream.
@@ -51,12 +47,21 @@ pub async fn in_time<T, E: From<Status>>(
 /// # Errors
 /// The stream's own error, or `DEADLINE_EXCEEDED` after [`STALLED_MAX`].
 pub async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
-    match tokio::time::timeout(STALLED_MAX, stream.message()).await {
-        Ok(message) => message,
-        Err(_) => {
-            Err(Status::deadline_exceeded(format!("no message for {} s", STALLED_MAX.as_secs())))
-        }
-    }
+    within(STALLED_MAX, "no message for", stream.message()).await
+}
+
+/// Waits for something for at most `max`.
+///
+/// # Errors
+/// Its own error, or `DEADLINE_EXCEEDED`, with `why` and the time.
+async fn within<T, E: From<Status>>(
+    max: Duration,
+    why: &str,
+    awaited: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    tokio::time::timeout(max, awaited).await.unwrap_or_else(|_| {
+        Err(Status::deadline_exceeded(format!("{why} {} s", max.as_secs())).into())
+    })
 }
 
 /// Splits a file into its chunks, without copying it. An empty file has one empty chunk.
@@ -240,6 +245,22 @@ mod tests {
 
     fn error_of(bytes_max: usize, chunks: &[Chunk]) -> String {
         assemble(bytes_max, chunks).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_large_file_may_take_longer_and_a_small_one_has_its_time() {
+        assert_eq!(time_max(0), TRANSFER_MIN);
+        assert_eq!(time_max(5 * TRANSFER_RATE_MIN), TRANSFER_MIN + Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn what_takes_too_long_fails_with_the_time_and_what_is_ready_does_not() {
+        let never = std::future::pending::<Result<(), Status>>();
+        let late = within(Duration::ZERO, "no message for", never).await.unwrap_err();
+        assert_eq!(late.code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(late.message(), "no message for 0 s");
+        let ready = async { Ok::<_, Status>(7) };
+        assert_eq!(within(Duration::ZERO, "", ready).await.unwrap(), 7);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use flate2::Crc;
 
 /// The largest grid that is kept, in bytes. One of 10 x 10 digits has less than 100 kB.
-pub const PNG_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub const PNG_BYTES_MAX: usize = 1024 * 1024;
 /// The largest width and height of a grid, in pixels. A grid of 32 x 32 digits has 962.
 const SIDE_MAX: u32 = 4096;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use dcgan_rpc::net::{Address, OpenRequest};
 use dcgan_rpc::pb::feed_server::Feed;
 use dcgan_rpc::{Checksummed, Throttle, pb};
+use dcgan_store::png::PNG_BYTES_MAX;
 use pb::follow_request::Kind;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,8 +24,6 @@ const SNAPSHOTS_MAX: usize = 4;
 const WHY_CHARS_MAX: usize = 256;
 /// A sampler whose page has a longer address is refused, in bytes. Names of hosts have 253.
 const PAGE_BYTES_MAX: usize = 300;
-/// A grid that is larger than this is refused, in bytes. The run's own have 60 KB.
-const GRID_BYTES_MAX: usize = 1024 * 1024;
 /// A sampler that was dropped is cut if it has not read its last generators by then.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
@@ -90,7 +89,7 @@ async fn forward_grids(
     while let Ok(Some(message)) = stream.message().await {
         let kind = message.verify_checksum().ok().and_then(|message| message.kind);
         let input = match kind {
-            Some(Kind::Grid(pb::Grid { step, png })) if png.len() <= GRID_BYTES_MAX => {
+            Some(Kind::Grid(pb::Grid { step, png })) if png.len() <= PNG_BYTES_MAX => {
                 let Ok(room) = service.room(png.len()).await else {
                     return;
                 };
