@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use dcgan_core::ids::Step;
 use tempfile::tempdir;
 
+use crate::network::Network;
 use crate::process::{COORD, Ended, Process, assert_names, run};
 use crate::run::{Coordinator, newest_manifest, saved_steps};
 
@@ -220,4 +221,44 @@ fn a_terminal_that_is_closed_ends_a_run_in_order() {
     coordinator.signal("HUP");
     let ended = coordinator.expect(129);
     assert_nothing_is_lost(here, &ended, 129);
+}
+
+#[test]
+fn a_stop_whose_connection_breaks_asks_again() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let coordinator = Coordinator::start(here, &arguments());
+    let worker = coordinator.worker(here, "--name a");
+    let other = coordinator.worker(here, "--name b");
+    coordinator.process.wait_for_step(3);
+    let network = Network::default();
+    let relay = network.relay();
+    relay.leads_to(coordinator.address.trim_start_matches("http://"));
+    // The end waits for the workers, and meanwhile the connection of the person breaks.
+    let workers = [&worker, &other];
+    workers.iter().for_each(|worker| worker.signal("STOP"));
+    let stop = Process::start(COORD, here, &format!("stop --coordinator http://{}", relay.address));
+    coordinator.process.wait_for_event("stop_requested", &[]);
+    network.break_connections();
+    stop.wait_for_text("the connection to the coordinator broke");
+    workers.iter().for_each(|worker| worker.signal("CONT"));
+    assert_names(&stop.expect(0).text, &["the run has ended"]);
+    coordinator.process.expect(0);
+}
+
+#[test]
+fn draining_the_last_worker_saves_what_it_has() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let coordinator = Coordinator::start(here, &arguments().replace("--workers 2", "--workers 1"));
+    let worker = coordinator.worker(here, "--name last");
+    coordinator.process.wait_for_step(3);
+    let drain = format!("drain last --coordinator {}", coordinator.address);
+    assert_names(&run(COORD, here, &drain, 0).text, &["worker last has left the run"]);
+    worker.expect(0);
+    let drained = [("worker", "last"), ("cause", "drained")];
+    coordinator.process.wait_for_event("worker_lost", &drained);
+    coordinator.process.signal("INT");
+    let ended = coordinator.process.expect(130);
+    assert_nothing_is_lost(here, &ended, 130);
 }

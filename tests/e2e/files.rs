@@ -7,10 +7,12 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use dcgan_core::protocol::plan::Plan;
 use dcgan_core::state::{Layout, State};
 use dcgan_rpc::pb::feed_client::FeedClient;
 use dcgan_rpc::pb::follow_request::Kind;
 use dcgan_rpc::{Caller, Checksummed, Who, pb};
+use dcgan_store::run_dir::RunDir;
 use dcgan_store::state_file;
 use tempfile::tempdir;
 use tokio::sync::mpsc;
@@ -201,4 +203,21 @@ async fn only_a_png_file_for_a_step_that_is_due_becomes_a_grid() {
     let grids = fs::read_dir(here.join("run/grids")).unwrap();
     let names: Vec<_> = grids.map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["step-00000020.pending"]);
+}
+
+#[test]
+fn a_plan_on_disk_that_does_not_fit_the_run_is_refused() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    local(here, &format!("{TOY} --steps 50"));
+    let (dir, file) = RunDir::open(&here.join("run")).unwrap();
+    let mut file = file.unwrap();
+    let plan = file.plan.unwrap();
+    let owners = plan.owners()[1..].to_vec();
+    let other = Plan::new(plan.generation, plan.members().to_vec(), owners, plan.start).unwrap();
+    file.plan = Some(other);
+    dir.save_run(&file).unwrap();
+    drop(dir);
+    let refused = run(COORD, here, &format!("--out run --local {TOY} --steps 100"), 1);
+    assert_names(refused.error(), &["run.json: its plan has 7 shards, and the run has 8"]);
 }

@@ -126,6 +126,13 @@ impl Process {
         assert!(found.is_some(), "{}: no row of step {step} in:\n{}", self.title, self.text());
     }
 
+    /// Waits for a line with this text.
+    pub(crate) fn wait_for_text(&self, text: &str) {
+        let line = |line: &&String| line.contains(text);
+        let found = self.wait_until(|printed| printed.lines.iter().find(line).cloned());
+        assert!(found.is_some(), "{}: no line with {text:?} in:\n{}", self.title, self.text());
+    }
+
     /// Waits until something is found in what the program printed. None if the program has ended,
     /// or patience has, and nothing is found.
     fn wait_until<T>(&self, find: impl Fn(&Printed) -> Option<T>) -> Option<T> {

@@ -1,10 +1,14 @@
 //! The services: who may find what where, whom they refuse, and in which words.
 
-use dcgan_rpc::pb;
+use dcgan_core::ids::{Generation, WorkerId};
+use dcgan_core::protocol::message::{Hello, PROTOCOL};
 use dcgan_rpc::pb::admin_client::AdminClient;
 use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
+use dcgan_rpc::{WorkerMessage, pb};
 use tempfile::tempdir;
+use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_health::pb::health_client::HealthClient;
@@ -110,4 +114,28 @@ async fn a_request_for_another_run_is_refused() {
     assert_eq!(nobody.code(), Code::InvalidArgument);
     assert_names(nobody.message(), &["does not say who sends it"]);
     admin.get_status(pb::GetStatusRequest::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_is_refused_is_not_read_any_more() {
+    let folder = tempdir().unwrap();
+    let coordinator = Coordinator::start(folder.path(), TOY);
+    let id = WorkerId { name: "old".to_owned(), incarnation: 1 };
+    let hello = Hello {
+        run: None,
+        id,
+        protocol: PROTOCOL - 1,
+        fingerprint: String::new(),
+        address: "127.0.0.1:1".to_owned(),
+        plan: Generation(0),
+        promised: Generation(0),
+    };
+    let (sender, queued) = mpsc::channel(1);
+    sender.send(WorkerMessage::Hello(hello).into()).await.unwrap();
+    let mut client = CoordinatorClient::new(connect(&coordinator.address).await);
+    let requests = ReceiverStream::new(queued);
+    let mut answers = client.control(requests).await.unwrap().into_inner();
+    while let Ok(Some(_)) = answers.message().await {}
+    // Nobody takes what it says now.
+    sender.closed().await;
 }

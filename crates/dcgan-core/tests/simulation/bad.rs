@@ -24,9 +24,11 @@ pub(crate) enum Bad {
     LiesAboutItsPosition,
     /// The worker says of others that they are late, and does nothing else.
     Accuses,
+    /// The worker trains, and does not report the steps that it finishes.
+    WithholdsReports,
 }
 
-pub(crate) const BAD: [Bad; 10] = [
+pub(crate) const BAD: [Bad; 11] = [
     Bad::Unreachable,
     Bad::ReachesNobody,
     Bad::ClaimsToReach,
@@ -37,4 +39,5 @@ pub(crate) const BAD: [Bad; 10] = [
     Bad::Slow,
     Bad::LiesAboutItsPosition,
     Bad::Accuses,
+    Bad::WithholdsReports,
 ];

@@ -11,6 +11,8 @@ use crate::coordinator::{Coordinator, id, state};
 use crate::digest;
 use crate::worker::{Worker, pair_and_successor, plan};
 
+const NOTHING: [&str; 0] = [];
+
 /// Asserts that worker c is expelled for what it says, in these words, and that a and b go on.
 fn check_expelled(message: FromWorker, words: &str) {
     let mut coordinator = Coordinator::training("abc");
@@ -393,4 +395,51 @@ fn rule_11_a_worker_repeats_no_report_that_it_could_not_have_made() {
     let copy = StateCopy { state, reports: vec![right] };
     let lines = d.handle(WorkerEvent::Copied(Generation(2), Some(copy)));
     assert_eq!(lines[0], "report: step 1 done");
+}
+
+#[test]
+fn rule_11_a_member_that_withholds_its_reports_is_expelled() {
+    let mut coordinator = Coordinator::training("abc");
+    coordinator.report_steps("abc", 0, 3);
+    // No report of step 4 could be on its way still: c has said nothing of it for 20 s.
+    coordinator.report_steps("ab", 3, 5);
+    assert_eq!(coordinator.passes(19.0, "abc"), NOTHING);
+    let lines = coordinator.passes(1.5, "abc");
+    assert_eq!(lines, ["c: turn away", "c: close", "a: fence 2", "b: fence 2"]);
+    let words = "not to have finished step 4, but most members finished step 5 20 s ago";
+    let is_it = |notice: &Notice| notice.to_string().contains(words);
+    assert!(coordinator.notices.iter().any(is_it), "{:?}", coordinator.notices);
+}
+
+#[test]
+fn rule_11_a_member_that_withholds_the_report_of_the_last_step_is_expelled() {
+    let mut coordinator = Coordinator::new(3, 1).with_steps(5).with_plan_of("abc");
+    coordinator.report_steps("abc", 0, 4);
+    coordinator.report_steps("ab", 4, 5);
+    let lines = coordinator.passes(20.5, "abc");
+    assert_eq!(lines[..2], ["c: turn away", "c: close"]);
+}
+
+#[test]
+fn rule_11_a_state_that_was_not_reported_leads_no_plan() {
+    let mut coordinator = Coordinator::training("ab");
+    coordinator.report_steps("ab", 0, 3);
+    coordinator.report_steps("b", 3, 5);
+    // Worker b stops. What a says to have, it has reported no more than the step that b lacks.
+    coordinator.says('b', FromWorker::Leave);
+    coordinator.acknowledges('b', 2, 5);
+    let lines = coordinator.acknowledges('a', 2, 5);
+    assert_eq!(lines[..2], ["a: turn away", "a: close"]);
+    let words = "to have finished step 5 without a report of it";
+    let is_it = |notice: &Notice| notice.to_string().contains(words);
+    assert!(coordinator.notices.iter().any(is_it), "{:?}", coordinator.notices);
+}
+
+#[test]
+fn rule_11_a_report_that_is_late_for_all_costs_nobody_anything() {
+    let mut coordinator = Coordinator::training("abc");
+    coordinator.report_steps("abc", 0, 3);
+    // Nobody has finished step 5, so c may still be at work on step 4.
+    coordinator.report_steps("ab", 3, 4);
+    assert_eq!(coordinator.passes(25.0, "abc"), NOTHING);
 }

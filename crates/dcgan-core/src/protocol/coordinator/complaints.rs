@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::registry::WorkerEntry;
 use super::{CoordinatorMachine, Failure, Notice, Stage};
 use crate::ids::{Generation, Rank, ShardId, WorkerId};
 use crate::protocol::message::{Complaint, FailedShards};
@@ -124,13 +125,19 @@ impl CoordinatorMachine {
     /// have answered the fence, and have said for whom they wait. Returns whether the complaint is
     /// true as far as the coordinator can see.
     fn on_late_member(&mut self, by: &WorkerId, plan: &Plan, late: Rank, about: &str) -> bool {
-        if self.progress.waited(self.now) < LATE_CLAIM_MIN {
+        let Some(member) = plan.member(late) else {
+            return false;
+        };
+        // One that has answered a later fence may contribute nothing more, whatever became of the
+        // coordinator that opened it.
+        let has_left = |worker: &WorkerEntry| worker.has_promised_after(plan.generation);
+        if self.progress.waited(self.now) < LATE_CLAIM_MIN
+            || self.registry.by_id(&member.id).is_some_and(has_left)
+        {
             return false;
         }
         self.accuse(by, plan, &[late], about);
-        if let Some(member) = plan.member(late) {
-            self.progress.note_late(&member.id);
-        }
+        self.progress.note_late(&member.id);
         true
     }
 

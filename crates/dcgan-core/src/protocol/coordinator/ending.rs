@@ -1,10 +1,14 @@
-//! The early end of a run: what it still waits for, and which steps it could not save.
+//! The end of a run: the stages that lead there, what an early end still waits for, and which steps
+//! it could not save.
 
 use std::time::Duration;
 
 use super::report::{LastSeen, LostSteps};
-use super::{CoordinatorMachine, ENDING_MAX, FENCE_MAX, Stage, Stop};
-use crate::ids::{Generation, Step};
+use super::{
+    Command, CoordinatorMachine, ENDING_MAX, FENCE_MAX, Failure, Notice, Outcome, Stage, Stop,
+};
+use crate::ids::{Generation, Step, WorkerId};
+use crate::protocol::message::{Finish, ToWorker};
 
 /// An early end waits this long for members of the last plan that were here a moment ago, if steps
 /// would be lost without them. A member counts that was heard of in the same time before the end
@@ -160,5 +164,127 @@ impl CoordinatorMachine {
         let may_return = |id| self.registry.may_return(id, ending.since, self.now).is_some();
         self.registry.connected().any(|(worker, _)| worker.leaving.is_none())
             || self.members().iter().any(|member| may_return(&member.id))
+    }
+
+    /// Enters Saving: what is due, and a checkpoint of the furthest state among the answers, is to
+    /// be written before the end, or before workers leave.
+    pub(super) fn enter_saving(&mut self, generation: Generation) -> Result<(), Failure> {
+        // From now on one report of a step is enough. Those that have come are used first, so that
+        // a step that only one worker has finished can become the checkpoint, too.
+        self.stage = Stage::Saving { generation, since: self.now };
+        self.outputs.leave_out_superseded_checkpoints(&mut self.out);
+        self.update_outputs()?;
+
+        if let Some(state) = self.furthest_answer(generation) {
+            let holders: Vec<WorkerId> = self
+                .registry
+                .ready()
+                .filter(|worker| worker.fenced_state(generation) == Some(state))
+                .map(|worker| worker.id.clone())
+                .collect();
+            self.outputs.pass_gap(&holders);
+            self.update_outputs()?;
+            self.outputs.add_last_checkpoint(state);
+        }
+        // The requests for snapshots go out now: no other event may come for a while.
+        self.update_outputs()
+    }
+
+    /// Leaves Saving when everything due is on disk: for Finishing, or for Storing and Done if
+    /// another coordinator takes over; without a stop for Fencing, after the workers that leave are
+    /// released. Workers get 10 s to send what is due. The disk gets all the time that it takes:
+    /// people are told, and may end the program with a second signal.
+    pub(super) fn advance_saving(
+        &mut self,
+        generation: Generation,
+        since: Duration,
+    ) -> Result<(), Failure> {
+        if self.is_snapshot_coming(generation, since) || self.outputs.is_writing() {
+            return Ok(());
+        }
+        let lost = self.lost_steps();
+        let Some(Ending { stop, .. }) = self.ending else {
+            if let Some(lost) = lost {
+                self.notify(Notice::StepsLost(lost));
+            }
+            let leavers = self.leavers(generation);
+            self.release(&leavers);
+            self.reopen_fence(generation);
+            return Ok(());
+        };
+        // A member that was away may have more than is saved.
+        let is_somebody_awaited = lost.is_some() && !self.awaited_members(generation).is_empty();
+        if is_somebody_awaited || self.is_member_back(generation) {
+            self.reopen_fence(generation);
+            return Ok(());
+        }
+        let saved = self.outputs.checkpoint().map_or(0, |saved| saved.step);
+        let outcome = Outcome::Stopped { saved, lost };
+        if stop == Stop::Finish {
+            // A coordinator that takes over finds the evaluations again, because the workers hold
+            // what they need. Here the workers end, too.
+            self.outputs.give_up_evaluations(&mut self.out);
+            let is_all_saved = lost.is_none();
+            self.enter_finishing(outcome, Finish::Done);
+            self.await_the_last(is_all_saved);
+            return Ok(());
+        }
+        if self.is_hand_over_too_early() {
+            return Ok(());
+        }
+        // What those hold that leave is saved. With a plan the others train on until the next
+        // coordinator adopts it.
+        let leavers = self.leavers(generation);
+        self.release(&leavers);
+        match self.make_plan(generation)? {
+            Some(plan) => self.enter_storing(plan, Some(outcome)),
+            None => self.enter_done(outcome),
+        }
+        Ok(())
+    }
+
+    /// Enters Fencing once more with the same fence, for those who have not answered it.
+    fn reopen_fence(&mut self, generation: Generation) {
+        self.stage = Stage::Fencing { generation, since: self.now };
+        for worker in self.registry.ready().filter(|worker| !worker.has_answered(generation)) {
+            if let Some(conn) = worker.conn {
+                self.out.push(Command::Send(conn, ToWorker::Fence(generation)));
+            }
+        }
+    }
+
+    /// Leaves Finishing for Done when all workers have left, or after 10 s, and nothing is on its
+    /// way to the disk. A run that has failed waits no longer than that for a disk: people are to
+    /// hear of the failure.
+    pub(super) fn advance_finishing(&mut self, since: Duration, until: Duration, outcome: Outcome) {
+        let all_left = self.registry.workers.is_empty() && self.now >= until;
+        let is_overdue = self.now >= since + ENDING_MAX;
+        let has_failed = matches!(outcome, Outcome::Failed(_));
+        let waits_for_disk = self.outputs.is_writing() && !(has_failed && is_overdue);
+        if (all_left || is_overdue) && !waits_for_disk {
+            self.enter_done(outcome);
+        }
+    }
+
+    /// Enters Finishing from any stage, because the run cannot go on.
+    pub(super) fn fail(&mut self, failure: Failure) {
+        // The first outcome counts.
+        if matches!(self.stage, Stage::Finishing { .. } | Stage::Done) {
+            return;
+        }
+        let finish = Finish::Failed(failure.to_string());
+        self.enter_finishing(Outcome::Failed(failure), finish);
+    }
+
+    /// Enters Finishing: tells every worker that the run is over.
+    pub(super) fn enter_finishing(&mut self, outcome: Outcome, finish: Finish) {
+        self.send_all(&ToWorker::Finish(finish.clone()));
+        self.stage = Stage::Finishing { since: self.now, until: self.now, finish, outcome };
+    }
+
+    /// Enters Done: tells the driver to exit.
+    pub(super) fn enter_done(&mut self, outcome: Outcome) {
+        self.out.push(Command::Exit(outcome));
+        self.stage = Stage::Done;
     }
 }

@@ -67,7 +67,7 @@ impl CoordinatorMachine {
             }
             FromWorker::SnapshotMissing(step) => self.outputs.on_snapshot_missing(&id, step),
             FromWorker::StateDiffered { position, tensor } => {
-                self.notify(Notice::StateDiffered { name: id.name, position, tensor });
+                self.on_state_differed(id, position, tensor);
             }
             FromWorker::ProbeResult { peer, result } => self.on_probe_result(&id, &peer, result),
             FromWorker::TrialResult { donor, result } => {
@@ -79,6 +79,19 @@ impl CoordinatorMachine {
             FromWorker::Leave => self.on_leave(&id.name),
         }
         Ok(())
+    }
+
+    /// Says that a member's state was not the plan's. It copies that state for its plan, so it says
+    /// so once in a plan.
+    fn on_state_differed(&mut self, id: WorkerId, position: Position, tensor: String) {
+        let generation = self.generation();
+        let is_member = self.members().iter().any(|member| member.id == id);
+        let Some(worker) = self.registry.workers.get_mut(&id.name) else {
+            return;
+        };
+        if is_member && worker.differed_in.replace(generation) != Some(generation) {
+            self.notify(Notice::StateDiffered { name: id.name, position, tensor });
+        }
     }
 
     fn on_heartbeat(&mut self, conn: ConnId) {
@@ -265,6 +278,7 @@ impl CoordinatorMachine {
             ending.since = self.now;
         }
         self.progress.restart_clock(self.now);
+        self.outputs.restart_clock();
         match &mut self.stage {
             Stage::Gathering { since }
             | Stage::Fencing { since, .. }

@@ -22,6 +22,7 @@ mod events;
 mod leaving;
 mod outputs;
 mod planner;
+mod possible;
 mod progress;
 mod registry;
 mod report;

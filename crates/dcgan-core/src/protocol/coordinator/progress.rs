@@ -190,16 +190,13 @@ impl Progress {
         (with.len(), by)
     }
 
-    /// The last step that most members of the plan have finished.
-    pub(super) fn finished(&self) -> Step {
-        self.finished
-    }
-
-    /// Returns whether a plan takes so long for a step that it is to be given up.
-    pub(super) fn is_stalled(&self, now: Duration, plan: &Plan) -> bool {
+    /// Returns whether a plan takes so long for a step that it is to be given up. After the
+    /// `last_step` there is nothing to compute, only to report and to send.
+    pub(super) fn is_stalled(&self, now: Duration, plan: &Plan, last_step: Step) -> bool {
         let has_newcomer = plan.members().iter().any(|member| !self.core.contains(&member.id));
         let min = if has_newcomer { JOIN_MIN } else { STALL_MIN };
         let patience = match self.recent.iter().max() {
+            _ if plan.start.position.step >= last_step => JOIN_MIN,
             Some(&slowest) => (slowest * STALL_STEPS).max(min),
             None => STALL_FIRST,
         };

@@ -50,6 +50,8 @@ pub(super) struct WorkerEntry {
     pub(super) promised_at_hello: Generation,
     /// The greatest step that it has reported.
     pub(super) last_step: Step,
+    /// The generation in which its state was last found to differ from the plan's.
+    pub(super) differed_in: Option<Generation>,
     /// Its place in the order in which workers came, from 1.
     pub(super) arrival: u64,
     /// Set if it leaves, and waits until it is released: why it leaves.
@@ -88,6 +90,12 @@ impl WorkerEntry {
             Some(answer) if answer.generation == generation => answer.state,
             _ => None,
         }
+    }
+
+    /// Returns whether it has answered a later fence than that of `generation`.
+    pub(super) fn has_promised_after(&self, generation: Generation) -> bool {
+        let answered = self.fence_answer.map_or(Generation(0), |answer| answer.generation);
+        answered.max(self.promised_at_hello) > generation
     }
 
     /// Returns whether it still trained by the plan of `generation`, undisturbed by a later fence,
@@ -178,6 +186,7 @@ impl Registry {
             plan_at_hello: hello.plan,
             promised_at_hello: hello.promised,
             last_step: 0,
+            differed_in: None,
             arrival: self.arrivals,
             leaving: None,
         };

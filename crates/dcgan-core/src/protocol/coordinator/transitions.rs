@@ -6,12 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ending::Ending;
 use super::planner::{self, Candidate};
 use super::registry::WorkerEntry;
 use super::{
-    ADOPT_MAX, CLOSED_MAX, COMPLAINT_PAUSE, Command, CoordinatorMachine, Departure, ENDING_MAX,
-    FENCE_MAX, Failure, Notice, Outcome, SILENCE_MAX, Stage, Stop,
+    ADOPT_MAX, CLOSED_MAX, COMPLAINT_PAUSE, Command, CoordinatorMachine, Departure, FENCE_MAX,
+    Failure, Notice, Outcome, SILENCE_MAX, Stage,
 };
 use crate::ids::{Generation, Position, Step, WorkerId};
 use crate::protocol::message::{Finish, ToWorker};
@@ -97,7 +96,7 @@ impl CoordinatorMachine {
 
     /// Writes what is due, requests snapshots, and tells workers what they may forget and must
     /// keep. Leaves Training or Fencing for Finishing when the last step is on disk.
-    fn update_outputs(&mut self) -> Result<(), Failure> {
+    pub(super) fn update_outputs(&mut self) -> Result<(), Failure> {
         // A step is logged when all members have reported it. Before an end it is enough that one
         // worker has: the others may be gone.
         let mut members: Vec<WorkerId> = Vec::new();
@@ -109,8 +108,12 @@ impl CoordinatorMachine {
             members.extend(self.members().iter().map(|member| member.id.clone()));
         }
         // Before the first plan there are no members, and nobody has finished a step.
-        if self.plan.is_some() {
-            let liars = self.outputs.add_agreed_steps(&members, through, &mut self.out)?;
+        if let Some(plan) = &self.plan {
+            let mut liars = self.outputs.add_agreed_steps(&members, through, &mut self.out)?;
+            if matches!(self.stage, Stage::Training { .. }) {
+                let start = plan.start.position.step;
+                liars.extend(self.outputs.withholders(self.now, &members, start));
+            }
             for (id, claim) in liars {
                 self.expel(&id, claim);
             }
@@ -235,6 +238,7 @@ impl CoordinatorMachine {
         };
         let is_lost =
             !plan.members().iter().all(|member| self.registry.by_id(&member.id).is_some());
+        let last_step = self.outputs.last_step();
         // Without progress a complaint waits: see `COMPLAINT_PAUSE`.
         let is_complaint_due =
             has_complaint && (has_progress || self.now >= since + COMPLAINT_PAUSE);
@@ -248,8 +252,8 @@ impl CoordinatorMachine {
             self.enter_fencing("a stop was asked for");
         } else if let Some(leaves) = self.leaving_member(&plan) {
             self.enter_fencing(&leaves.to_string());
-        } else if self.progress.finished() < self.outputs.last_step()
-            && self.progress.is_stalled(self.now, &plan)
+        } else if (self.outputs.reached() < last_step || self.outputs.lacks_last_checkpoint())
+            && self.progress.is_stalled(self.now, &plan, last_step)
         {
             let seconds = self.progress.waited(self.now).as_secs();
             self.progress.add_stall();
@@ -336,6 +340,7 @@ impl CoordinatorMachine {
         }
         let before = self.registry.workers.len();
         self.expel_impossible_answers(generation);
+        self.expel_silent_answers(generation);
         // Without those that are expelled there may be too few.
         if self.registry.workers.len() < before && self.ending.is_none() {
             return Ok(());
@@ -353,30 +358,6 @@ impl CoordinatorMachine {
             self.enter_storing(plan, None);
         }
         Ok(())
-    }
-
-    /// Enters Saving: what is due, and a checkpoint of the furthest state among the answers, is to
-    /// be written before the end, or before workers leave.
-    fn enter_saving(&mut self, generation: Generation) -> Result<(), Failure> {
-        // From now on one report of a step is enough. Those that have come are used first, so that
-        // a step that only one worker has finished can become the checkpoint, too.
-        self.stage = Stage::Saving { generation, since: self.now };
-        self.outputs.leave_out_superseded_checkpoints(&mut self.out);
-        self.update_outputs()?;
-
-        if let Some(state) = self.furthest_answer(generation) {
-            let holders: Vec<WorkerId> = self
-                .registry
-                .ready()
-                .filter(|worker| worker.fenced_state(generation) == Some(state))
-                .map(|worker| worker.id.clone())
-                .collect();
-            self.outputs.pass_first_gap(&holders);
-            self.update_outputs()?;
-            self.outputs.add_last_checkpoint(state);
-        }
-        // The requests for snapshots go out now: no other event may come for a while.
-        self.update_outputs()
     }
 
     /// The furthest state among the answers to a fence that others vouch for.
@@ -402,7 +383,10 @@ impl CoordinatorMachine {
 
     /// Makes the plan that follows from the answers. Makes none while answers are too few, or no
     /// state is known to go on from.
-    fn make_plan(&mut self, generation: Generation) -> Result<Option<Arc<Plan>>, Failure> {
+    pub(super) fn make_plan(
+        &mut self,
+        generation: Generation,
+    ) -> Result<Option<Arc<Plan>>, Failure> {
         let vouched = self.vouched_position(generation);
         let mut candidates = Vec::new();
         for worker in self.registry.ready() {
@@ -480,7 +464,7 @@ impl CoordinatorMachine {
 
     /// Enters Storing: the plan goes to the disk. A coordinator that hands over with it ends with
     /// this outcome afterwards.
-    fn enter_storing(&mut self, plan: Arc<Plan>, outcome: Option<Outcome>) {
+    pub(super) fn enter_storing(&mut self, plan: Arc<Plan>, outcome: Option<Outcome>) {
         let fingerprint = self.fingerprint.clone().unwrap_or_default();
         self.outputs.store_plan(Arc::clone(&plan), fingerprint);
         self.stage = Stage::Storing { plan, outcome };
@@ -513,99 +497,5 @@ impl CoordinatorMachine {
         self.plan = Some(plan);
         self.has_trained = true;
         self.stage = Stage::Training { since: self.now, has_progress: false, has_complaint: false };
-    }
-
-    /// Leaves Saving when everything due is on disk: for Finishing, or for Storing and Done if
-    /// another coordinator takes over; without a stop for Fencing, after the workers that leave are
-    /// released. Workers get 10 s to send what is due. The disk gets all the time that it takes:
-    /// people are told, and may end the program with a second signal.
-    fn advance_saving(&mut self, generation: Generation, since: Duration) -> Result<(), Failure> {
-        if self.is_snapshot_coming(generation, since) || self.outputs.is_writing() {
-            return Ok(());
-        }
-        let lost = self.lost_steps();
-        let Some(Ending { stop, .. }) = self.ending else {
-            if let Some(lost) = lost {
-                self.notify(Notice::StepsLost(lost));
-            }
-            let leavers = self.leavers(generation);
-            self.release(&leavers);
-            self.reopen_fence(generation);
-            return Ok(());
-        };
-        // A member that was away may have more than is saved.
-        let is_somebody_awaited = lost.is_some() && !self.awaited_members(generation).is_empty();
-        if is_somebody_awaited || self.is_member_back(generation) {
-            self.reopen_fence(generation);
-            return Ok(());
-        }
-        let saved = self.outputs.checkpoint().map_or(0, |saved| saved.step);
-        let outcome = Outcome::Stopped { saved, lost };
-        if stop == Stop::Finish {
-            // A coordinator that takes over finds the evaluations again, because the workers hold
-            // what they need. Here the workers end, too.
-            self.outputs.give_up_evaluations(&mut self.out);
-            let is_all_saved = lost.is_none();
-            self.enter_finishing(outcome, Finish::Done);
-            self.await_the_last(is_all_saved);
-            return Ok(());
-        }
-        if self.is_hand_over_too_early() {
-            return Ok(());
-        }
-        // What those hold that leave is saved. With a plan the others train on until the next
-        // coordinator adopts it.
-        let leavers = self.leavers(generation);
-        self.release(&leavers);
-        match self.make_plan(generation)? {
-            Some(plan) => self.enter_storing(plan, Some(outcome)),
-            None => self.enter_done(outcome),
-        }
-        Ok(())
-    }
-
-    /// Enters Fencing once more with the same fence, for those who have not answered it.
-    fn reopen_fence(&mut self, generation: Generation) {
-        self.stage = Stage::Fencing { generation, since: self.now };
-        for worker in self.registry.ready().filter(|worker| !worker.has_answered(generation)) {
-            if let Some(conn) = worker.conn {
-                self.out.push(Command::Send(conn, ToWorker::Fence(generation)));
-            }
-        }
-    }
-
-    /// Leaves Finishing for Done when all workers have left, or after 10 s, and nothing is on its
-    /// way to the disk. A run that has failed waits no longer than that for a disk: people are to
-    /// hear of the failure.
-    fn advance_finishing(&mut self, since: Duration, until: Duration, outcome: Outcome) {
-        let all_left = self.registry.workers.is_empty() && self.now >= until;
-        let is_overdue = self.now >= since + ENDING_MAX;
-        let has_failed = matches!(outcome, Outcome::Failed(_));
-        let waits_for_disk = self.outputs.is_writing() && !(has_failed && is_overdue);
-        if (all_left || is_overdue) && !waits_for_disk {
-            self.enter_done(outcome);
-        }
-    }
-
-    /// Enters Finishing from any stage, because the run cannot go on.
-    pub(super) fn fail(&mut self, failure: Failure) {
-        // The first outcome counts.
-        if matches!(self.stage, Stage::Finishing { .. } | Stage::Done) {
-            return;
-        }
-        let finish = Finish::Failed(failure.to_string());
-        self.enter_finishing(Outcome::Failed(failure), finish);
-    }
-
-    /// Enters Finishing: tells every worker that the run is over.
-    fn enter_finishing(&mut self, outcome: Outcome, finish: Finish) {
-        self.send_all(&ToWorker::Finish(finish.clone()));
-        self.stage = Stage::Finishing { since: self.now, until: self.now, finish, outcome };
-    }
-
-    /// Enters Done: tells the driver to exit.
-    pub(super) fn enter_done(&mut self, outcome: Outcome) {
-        self.out.push(Command::Exit(outcome));
-        self.stage = Stage::Done;
     }
 }

@@ -68,7 +68,10 @@ impl World {
                 };
                 Some(Command::Report(FromWorker::FenceAck { generation, state: Some(lie) }))
             }
-            (Bad::LiesAboutItsPosition, Command::Report(FromWorker::StepDone(_))) => None,
+            (
+                Bad::LiesAboutItsPosition | Bad::WithholdsReports,
+                Command::Report(FromWorker::StepDone(_)),
+            ) => None,
             (_, command) => Some(command),
         }
     }

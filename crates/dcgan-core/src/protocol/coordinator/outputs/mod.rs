@@ -6,6 +6,7 @@
 //! written twice all the same, so everything here is keyed by step, and what is on disk, or on its
 //! way there, is known.
 
+mod agreement;
 mod evaluations;
 mod log_position;
 mod requested_checkpoint;
@@ -21,15 +22,15 @@ use super::{Command, ConnId, Failure, Notice};
 use crate::evaluation::{EvaluationInfo, EvaluationRow, PartId};
 use crate::ids::{Digest, Step, WorkerId};
 use crate::metrics::{LogWindow, NamedMetrics, StepDone};
-use crate::protocol::false_claim::FalseClaim;
-use crate::protocol::plan::{Plan, StateRef};
+use crate::protocol::plan::Plan;
 use crate::spec::RunSpec;
 use crate::spec::schedule::Schedule;
+use agreement::MissingReport;
 use evaluations::Evaluations;
 use log_position::LogPosition;
 use requested_checkpoint::RequestedCheckpoint;
 use snapshots::{DueSnapshot, PlanView, Snapshots};
-use step_reports::{Agreed, StepReports};
+use step_reports::StepReports;
 pub use writes::Write;
 use writes::Writes;
 
@@ -133,6 +134,7 @@ pub(super) struct Outputs {
     requested: Option<RequestedCheckpoint>,
     /// The time at which the snapshot of the last checkpoint came, or workers began to train.
     checkpoint_since: Option<Duration>,
+    missing_report: Option<MissingReport>,
 }
 
 impl Outputs {
@@ -154,6 +156,7 @@ impl Outputs {
             missing_evaluations: BTreeSet::new(),
             requested: None,
             checkpoint_since: None,
+            missing_report: None,
         };
         if let Some(step) = end {
             outputs.end_at(step);
@@ -225,8 +228,6 @@ impl Outputs {
         {
             self.evaluations.add(step, digest, &info);
         }
-
-        self.pass_gap_before(step, members);
         self.reports.dissenter(step, digest, members)
     }
 
@@ -245,122 +246,6 @@ impl Outputs {
     /// Returns whether a step is so far ahead of the others that its report is not kept.
     fn is_too_far(&self, step: Step) -> bool {
         step.saturating_sub(self.log.through()) > STEPS_AHEAD_MAX
-    }
-
-    /// Logs the next steps up to `through`, one by one, as long as all of `members` agree on the
-    /// state: makes the rows of metrics and notes the snapshots that are due. Returns the workers
-    /// whose numbers of such a state are not those of most others.
-    ///
-    /// # Errors
-    /// If they agree on a state that is not the one that an earlier row has, or on a metric that is
-    /// not a finite number.
-    pub(super) fn add_agreed_steps(
-        &mut self,
-        members: &[WorkerId],
-        through: Step,
-        out: &mut Vec<Command>,
-    ) -> Result<Vec<(WorkerId, FalseClaim)>, Failure> {
-        let mut liars = Vec::new();
-        loop {
-            let step = self.log.through() + 1;
-            let agreed = self.reports.agreed(step, members).filter(|_| step <= through);
-            let Some(Agreed { done, contradicted_by }) = agreed else {
-                return Ok(liars);
-            };
-            for worker in contradicted_by {
-                let claim = format!("other numbers of step {step} than most members");
-                let possible = "the same state has the same numbers".to_owned();
-                liars.push((worker, FalseClaim::new(claim, possible)));
-            }
-            self.check_metrics(&done)?;
-            self.log.add(&done);
-            if done.ends_run {
-                self.end_at(step);
-            }
-            if self.config.schedule.row_due(step) {
-                self.add_row(&done, out)?;
-            }
-            self.reports.set_window(step, done.digest, self.log.window.clone());
-            if let Some(due) = self.due_after(step) {
-                let window = self.log.window.clone();
-                let snapshot = DueSnapshot::new(done.digest, window, done.ends_run, due);
-                self.snapshots.add(step, snapshot);
-            }
-            if let Some(info) = self.evaluation_due_after(step) {
-                self.evaluations.add(step, done.digest, &info);
-            }
-        }
-    }
-
-    /// Goes on with `step` if there is a gap before it in the reports of `members`.
-    ///
-    /// A worker reports every step in order, and drops a report only when the step is persisted. If
-    /// all members have reported a step and one of them does not have the step before, an earlier
-    /// coordinator has already written everything up to there. One worker alone may say anything.
-    fn pass_gap_before(&mut self, step: Step, members: &[WorkerId]) {
-        let previous = step - 1;
-        if previous <= self.log.through()
-            || members.is_empty()
-            || members.iter().all(|member| self.reports.has_reported(member, previous))
-            || self.reports.agreed(step, members).is_none()
-        {
-            return;
-        }
-        self.log = LogPosition::after(previous, self.config.metrics());
-    }
-
-    /// Goes on after the first gap that the reports of `members` have, before an early end: the
-    /// others may be gone.
-    pub(super) fn pass_first_gap(&mut self, members: &[WorkerId]) {
-        if let Some(step) = self.reports.first_agreed(self.log.through() + 1, members) {
-            self.pass_gap_before(step, members);
-        }
-    }
-
-    /// Checks that the metrics that members agree on are finite.
-    ///
-    /// # Errors
-    /// If one is not.
-    fn check_metrics(&self, done: &StepDone) -> Result<(), Failure> {
-        let names = self.config.spec.objective().metric_names();
-        let mut metrics = names.iter().zip(&done.metrics);
-        match metrics.find(|(_, value)| !value.is_finite()) {
-            Some((&metric, _)) => Err(Failure::MetricNotFinite { step: done.step, metric }),
-            None => Ok(()),
-        }
-    }
-
-    /// Ends the run with `step`, because its state says so. The schedule ends there, too: a row, a
-    /// grid and a checkpoint are due.
-    fn end_at(&mut self, step: Step) {
-        self.ends_at = Some(step);
-        self.config.schedule.last_step = step;
-    }
-
-    /// Adds the row of metrics at the step that `done` reports, unless it is written already.
-    fn add_row(&mut self, done: &StepDone, out: &mut Vec<Command>) -> Result<(), Failure> {
-        let (step, computed) = (done.step, done.digest);
-        match self.persisted.rows.insert(step, computed) {
-            None => {
-                let spec = &self.config.spec;
-                let names = spec.objective().metric_names();
-                let epoch = spec.sharding().epoch(step);
-                let rate = spec.learning_rate_at(step);
-                let row = self.log.window.row(names, done, epoch, spec.batch_size(), rate);
-                self.writes.add_row(row, self.log.last_logged_step);
-            }
-            Some(persisted) if persisted == computed => {
-                out.push(Command::Notice(Notice::StepRecomputed(step)));
-            }
-            Some(persisted) => {
-                return Err(Failure::NotReproducible { step, persisted, computed });
-            }
-        }
-        self.log.last_logged_step = step;
-        if self.config.schedule.window_ends(step) {
-            self.log.window = LogWindow::after(step, self.config.metrics());
-        }
-        Ok(())
     }
 
     /// The purposes of a snapshot after this step; `None` if no snapshot is due.
@@ -407,66 +292,9 @@ impl Outputs {
         self.evaluations.restart_after(step);
     }
 
-    /// Handles a person's request for a checkpoint: it will be that of a step a little ahead.
-    pub(super) fn request_checkpoint(&mut self) {
-        let furthest = self.furthest_step();
-        self.requested.get_or_insert(RequestedCheckpoint::new(furthest));
-    }
-
-    /// Requests a checkpoint if one is due by time. None is while another one is not on disk yet,
-    /// and none if no step was finished since.
-    pub(super) fn request_timed_checkpoint(&mut self, now: Duration) {
-        let Some(interval) = self.config.checkpoint_interval else {
-            return;
-        };
-        let since = *self.checkpoint_since.get_or_insert(now);
-        let furthest = self.furthest_step();
-        if now >= since + interval
-            && self.requested.is_none()
-            && !self.has_checkpoint(furthest)
-            && !self.writes.has_checkpoint(0)
-        {
-            // An attempt that fails is not repeated at once.
-            self.checkpoint_since = Some(now);
-            let request = RequestedCheckpoint::new(furthest);
-            // The last step is due anyway.
-            self.requested = Some(request).filter(|it| it.step < self.last_step());
-        }
-    }
-
-    /// The step of the checkpoint that a person has asked for: workers are to keep its snapshot.
-    pub(super) fn requested_checkpoint(&self) -> Option<Step> {
-        self.requested.map(|requested| requested.step)
-    }
-
     /// The greatest step that any worker has reported.
     fn furthest_step(&self) -> Step {
         self.log.through().max(self.reports.last_step().unwrap_or(0))
-    }
-
-    /// Adds a checkpoint of the last finished step of the state `reached`, outside the schedule.
-    pub(super) fn add_last_checkpoint(&mut self, reached: StateRef) {
-        let step = reached.position.step;
-        // The initial state needs no checkpoint: every worker has it, and none a snapshot.
-        if step == 0 {
-            return;
-        }
-        let is_saved = self.unreadable.is_none()
-            && self.checkpoint().is_some_and(|it| (it.step, it.digest) == (step, reached.digest));
-        if is_saved || self.snapshots.add_checkpoint(step) || self.writes.has_checkpoint(step) {
-            return;
-        }
-        // The log window there is known if the step was logged. It is also known if the step is the
-        // last one on disk and this coordinator was only just started.
-        let is_log_position = self.log.through() == step && reached.position.is_step_boundary();
-        let (digest, window) = match self.reports.window(step) {
-            Some(agreed) => agreed,
-            None if is_log_position => (reached.digest, self.log.window.clone()),
-            None => return,
-        };
-        let due = Purposes { checkpoint: true, grid: false };
-        let ends_run = self.ends_at == Some(step);
-        self.snapshots.add(step, DueSnapshot::new(digest, window, ends_run, due));
     }
 
     /// Requests the snapshots that are due from workers that hold them. A snapshot is given up when
@@ -634,6 +462,13 @@ impl Outputs {
         self.writes.leave_out_checkpoints(1, out);
     }
 
+    /// Returns whether the last step is reached and its checkpoint is missing, and no worker is
+    /// known that could send it.
+    pub(super) fn lacks_last_checkpoint(&self) -> bool {
+        let last_step = self.last_step();
+        self.reached() >= last_step && !self.has_checkpoint(last_step) && !self.awaits_snapshots()
+    }
+
     /// Returns whether something is on its way to the disk or waits for it.
     pub(super) fn is_writing(&self) -> bool {
         !self.writes.is_empty()
@@ -709,159 +544,4 @@ impl Outputs {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::Generation;
-    use crate::protocol::message::ToWorker;
-    use crate::spec::{DatasetInfo, ObjectiveKind, RunSpec};
-
-    /// Outputs with a row of metrics and a checkpoint at every second step.
-    fn outputs() -> Outputs {
-        let data = DatasetInfo { images: 100, rows: 1, columns: 1, digest: Digest(0) };
-        let builder = RunSpec::builder().objective(ObjectiveKind::Toy).batch_size(16);
-        let schedule = Schedule {
-            last_step: 10,
-            log_every: 2,
-            grid_every: 10,
-            checkpoint_every: 2,
-            evaluate_every: None,
-        };
-        let spec = builder.build(data).unwrap();
-        let config =
-            OutputConfig { schedule, spec, checkpoint_interval: None, keep_checkpoints: 5 };
-        Outputs::new(config, PersistedOutputs::default())
-    }
-
-    fn worker(name: &str) -> WorkerId {
-        WorkerId { name: name.to_owned(), incarnation: 1 }
-    }
-
-    /// The report of a step whose digest is the step's number.
-    fn done(step: Step) -> StepDone {
-        StepDone {
-            step,
-            generation: Generation(1),
-            world_size: 2,
-            digest: Digest(step),
-            ends_run: false,
-            metrics: vec![0.5, 0.25, 0.0, 0.0, 0.0, 0.0],
-            step_ms: 100.0,
-            allreduce_ms: 1.0,
-        }
-    }
-
-    #[test]
-    fn a_step_is_logged_once_and_only_when_all_members_have_reported_it() {
-        let members = [worker("a"), worker("b")];
-        let mut outputs = outputs();
-        let mut out = Vec::new();
-        for step in [1, 2] {
-            assert_eq!(outputs.on_step_done(&members[0], done(step), &members), None);
-        }
-        assert_eq!(outputs.add_agreed_steps(&members, Step::MAX, &mut out), Ok(Vec::new()));
-        assert_eq!(out, [], "b has reported nothing");
-
-        // b reports each step twice, as after a reconnection.
-        for step in [1, 1, 2, 2] {
-            assert_eq!(outputs.on_step_done(&members[1], done(step), &members), None);
-            assert_eq!(outputs.add_agreed_steps(&members, Step::MAX, &mut out), Ok(Vec::new()));
-        }
-        assert_eq!(out, []);
-        let Some(Write::Rows(rows)) = outputs.start_next_write() else { panic!() };
-        let [row] = &rows[..] else { panic!("{rows:?}") };
-        assert_eq!((row.step, row.state_digest), (2, Digest(2)));
-        let metrics: Vec<(&str, f64)> = row.metrics.iter().collect();
-        assert_eq!(metrics[..2], [("d_loss_real", 0.5), ("d_loss_fake", 0.25)]);
-        assert_eq!(outputs.persisted_through(), 0, "the row is on its way to the disk");
-        outputs.finish_write(&mut out);
-        assert_eq!(outputs.persisted_through(), 1, "the checkpoint of step 2 is due");
-    }
-
-    #[test]
-    fn a_snapshot_is_requested_from_one_holder_after_the_other() {
-        let members = [worker("a"), worker("b")];
-        let connected = BTreeMap::from([(worker("a"), ConnId(1)), (worker("b"), ConnId(2))]);
-        let mut outputs = outputs();
-        let mut out = Vec::new();
-        for step in [1, 2] {
-            for member in &members {
-                outputs.on_step_done(member, done(step), &members);
-            }
-        }
-        assert_eq!(outputs.add_agreed_steps(&members, Step::MAX, &mut out), Ok(Vec::new()));
-        outputs.start_next_write();
-        outputs.finish_write(&mut out);
-        out.clear();
-
-        // a does not hold it, so b is asked, and its snapshot becomes a checkpoint.
-        let now = Duration::ZERO;
-        outputs.request_snapshots(now, &members, 0, &connected, &mut out);
-        outputs.on_snapshot_missing(&members[0], 2);
-        outputs.request_snapshots(now, &members, 0, &connected, &mut out);
-        let bytes = Arc::new(vec![7]);
-        outputs.on_snapshot(2, Digest(2), &bytes, now, &mut out);
-        let saved = SavedCheckpoint {
-            step: 2,
-            digest: Digest(2),
-            window: LogWindow::after(2, 6),
-            ends_run: false,
-        };
-        assert_eq!(
-            out,
-            [
-                Command::Send(ConnId(1), ToWorker::RequestSnapshot(2)),
-                Command::Send(ConnId(2), ToWorker::RequestSnapshot(2)),
-            ]
-        );
-        assert_eq!(outputs.start_next_write(), Some(Write::Checkpoint { saved, bytes }));
-        assert_eq!(outputs.persisted_through(), 1, "the checkpoint is on its way to the disk");
-        outputs.finish_write(&mut out);
-        assert_eq!(outputs.persisted_through(), 2);
-    }
-
-    /// Lets members report steps one after the other, and logs what they agree on.
-    fn report(outputs: &mut Outputs, members: &[WorkerId], reports: &[(usize, StepDone)]) {
-        for (member, done) in reports {
-            outputs.on_step_done(&members[*member], done.clone(), members);
-            outputs.add_agreed_steps(members, Step::MAX, &mut Vec::new()).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_gap_counts_only_if_all_members_have_it() {
-        let members = [worker("a"), worker("b")];
-        let mut outputs = outputs();
-        // One member alone may say anything: the log does not follow it.
-        report(&mut outputs, &members, &[(0, done(9))]);
-        assert_eq!(outputs.reached(), 0);
-        report(&mut outputs, &members, &[(1, done(1)), (0, done(1))]);
-        assert_eq!(outputs.reached(), 1);
-        // Neither has step 2, so an earlier coordinator has written it.
-        report(&mut outputs, &members, &[(0, done(3)), (0, done(4)), (1, done(4))]);
-        assert_eq!(outputs.reached(), 4);
-    }
-
-    #[test]
-    fn of_the_numbers_of_a_state_those_of_most_members_are_logged() {
-        let members = [worker("a"), worker("b"), worker("c")];
-        let mut outputs = outputs();
-        let lie = StepDone { metrics: vec![f32::NAN; 6], ends_run: true, ..done(1) };
-        outputs.on_step_done(&members[0], lie, &members);
-        report(&mut outputs, &members, &[(1, done(1))]);
-        outputs.on_step_done(&members[2], done(1), &members);
-        let liars = outputs.add_agreed_steps(&members, Step::MAX, &mut Vec::new()).unwrap();
-        assert_eq!(liars.into_iter().map(|(id, _)| id.name).collect::<Vec<_>>(), ["a"]);
-        assert_eq!((outputs.reached(), outputs.last_step()), (1, 10), "the run has not ended");
-    }
-
-    #[test]
-    fn metrics_that_are_not_finite_end_the_run_when_the_members_agree_on_them() {
-        let members = [worker("a"), worker("b")];
-        let mut outputs = outputs();
-        let diverged = StepDone { metrics: vec![f32::NAN; 6], ..done(1) };
-        report(&mut outputs, &members, &[(0, diverged.clone())]);
-        outputs.on_step_done(&members[1], diverged, &members);
-        let failure = outputs.add_agreed_steps(&members, Step::MAX, &mut Vec::new()).unwrap_err();
-        assert!(matches!(failure, Failure::MetricNotFinite { step: 1, .. }), "{failure}");
-    }
-}
+mod tests;

@@ -151,7 +151,11 @@ impl Snapshots {
 
             // Ask the workers that may hold it one after the other.
             let reported_by = reports.holders(step, snapshot.digest);
-            let candidates = snapshot.candidates(reported_by, view.connected);
+            let mut candidates = snapshot.candidates(reported_by, view.connected);
+            if candidates.is_empty() && view.start == step {
+                // The members have copied this very state, if perhaps without a report.
+                candidates = snapshot.candidates(None, view.connected);
+            }
             let is_free =
                 |worker: &WorkerId| open.get(worker).is_none_or(|&n| n < OPEN_REQUESTS_MAX);
             let free: Vec<_> = candidates.iter().filter(|(worker, _)| is_free(worker)).collect();

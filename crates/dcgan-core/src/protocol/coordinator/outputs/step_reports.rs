@@ -145,13 +145,40 @@ impl StepReports {
             .cloned()
     }
 
+    /// Returns whether a worker other than this one has reported this step.
+    pub(super) fn has_another_reported(&self, worker: &WorkerId, step: Step) -> bool {
+        let mut reporters = self.reports(step).flat_map(|(_, report)| &report.workers);
+        reporters.any(|other| other != worker)
+    }
+
+    /// Returns whether this worker has passed a step without a report of it. It reports steps in
+    /// order, so none will come.
+    fn has_passed(&self, worker: &WorkerId, step: Step) -> bool {
+        let has_reported_later = self.last_steps.get(worker).is_some_and(|&last| last > step);
+        has_reported_later && !self.has_reported(worker, step)
+    }
+
+    /// The number of `members` that have passed a step without a report of it.
+    pub(super) fn passed(&self, step: Step, members: &[WorkerId]) -> usize {
+        members.iter().filter(|member| self.has_passed(member, step)).count()
+    }
+
     /// The report of the state that all of `members` have reported for this step, and the most
-    /// workers altogether.
-    pub(super) fn agreed(&self, step: Step, members: &[WorkerId]) -> Option<Agreed> {
+    /// workers altogether. Members that have passed the step do not count, if they are at most
+    /// `passed_max`.
+    pub(super) fn agreed(
+        &self,
+        step: Step,
+        members: &[WorkerId],
+        passed_max: usize,
+    ) -> Option<Agreed> {
+        let do_all_count = self.passed(step, members) > passed_max;
+        let counts = |member: &&WorkerId| do_all_count || !self.has_passed(member, step);
+        let counted = members.iter().filter(counts);
         let report = self
             .reports(step)
             .map(|(_, report)| report)
-            .filter(|report| members.iter().all(|member| report.workers.contains(member)))
+            .filter(|report| counted.clone().all(|member| report.workers.contains(member)))
             .max_by_key(|report| report.workers.len())?;
         if members.is_empty() {
             let workers: Vec<WorkerId> = report.workers.iter().cloned().collect();
@@ -160,10 +187,12 @@ impl StepReports {
         report.settle(members)
     }
 
-    /// The first step from `step` on that all of `members` have reported with the same state.
+    /// The first step from `step` on that all of `members` have reported with the same state, but
+    /// for fewer than half that have passed it.
     pub(super) fn first_agreed(&self, step: Step, members: &[WorkerId]) -> Option<Step> {
+        let passed_max = members.len().saturating_sub(1) / 2;
         let mut steps = self.steps.range(step..).map(|(&step, _)| step);
-        steps.find(|&step| self.agreed(step, members).is_some())
+        steps.find(|&step| self.agreed(step, members, passed_max).is_some())
     }
 
     /// Keeps the log window with this step in it: a checkpoint there needs it.
@@ -198,9 +227,7 @@ impl StepReports {
     pub(super) fn withdraw_after(&mut self, step: Step, members: &[WorkerId]) {
         // Only the members of the present plan are asked for.
         self.last_steps.retain(|worker, _| members.contains(worker));
-        for last in self.last_steps.values_mut() {
-            *last = step.min(*last);
-        }
+        self.last_steps.values_mut().for_each(|last| *last = step.min(*last));
         for reports in self.steps.range_mut(step + 1..).map(|(_, reports)| reports) {
             for report in reports.values_mut() {
                 for member in members {
