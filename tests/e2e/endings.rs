@@ -2,7 +2,8 @@
 //! is said and the exit status is 1.
 //!
 //! `DCGAN_ENDINGS=50` repeats each kind so often, for each time for which the workers are frozen;
-//! `DCGAN_ENDINGS_OBJECTIVE=dcgan` does it on the real model. Without, one quick round is done.
+//! `DCGAN_ENDINGS_OBJECTIVE=dcgan` does it on the real model, `DCGAN_ENDINGS_KIND=Stop` does one kind.
+//! Without, one quick round is done.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -162,7 +163,8 @@ fn endings_lose_no_finished_step_or_say_so() {
     let rounds: Option<usize> = std::env::var("DCGAN_ENDINGS").ok().map(|it| it.parse().unwrap());
     let chosen = std::env::var("DCGAN_ENDINGS_KIND").unwrap_or_default();
     let frozen = if rounds.is_some() { vec![0, 2, 4, 10] } else { vec![0, 4] };
-    for kind in KINDS.into_iter().filter(|kind| format!("{kind:?}").contains(&chosen)) {
+    for kind in KINDS.into_iter().filter(|kind| chosen.is_empty() || format!("{kind:?}") == chosen)
+    {
         for &seconds in &frozen {
             // Without a number of rounds only what used to be lost is tried with frozen workers.
             if rounds.is_none() && seconds > 0 && kind != Kind::Stop && kind != Kind::All {

@@ -13,7 +13,7 @@ use dcgan_process::exit::{status as exit, usage};
 use dcgan_process::names;
 use dcgan_rpc::net::{self, Address, Connector, Peer};
 use dcgan_rpc::pb::admin_client::AdminClient;
-use dcgan_rpc::{Caller, Who, pb, transfer};
+use dcgan_rpc::{Caller, Who, is_senders_fault, pb, transfer};
 use pb::stop_progress::Kind;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -70,7 +70,14 @@ impl Client {
     /// coordinator had said how the run ended.
     fn stop(&mut self, talk: &mut Progress) -> anyhow::Result<Option<pb::RunEnded>> {
         let request = pb::StopRequest { caller: self.caller() };
-        let mut stream = wait(&self.runtime, self.admin.stop(request))?;
+        let asked = async { timeout(transfer::STALLED_MAX, self.admin.stop(request)).await };
+        let answer = self.runtime.block_on(asked).context("the coordinator does not answer")?;
+        let mut stream = match answer {
+            Ok(response) => response.into_inner(),
+            Err(status) if is_senders_fault(&status) => bail!(net::in_words(&status)),
+            // Whether the request has arrived is not known.
+            Err(_) => return Ok(None),
+        };
         loop {
             // A coordinator that is dead is noticed by its connection.
             let message = self.runtime.block_on(stream.message());

@@ -101,6 +101,8 @@ pub fn in_words(status: &Status) -> String {
         (Code::Unimplemented, "") => {
             "the other program does not know this request: use programs of one build".to_owned()
         }
+        // Only the error of a connection has another error as its source.
+        (_, message) if status.source().is_some() => format!("the connection broke: {message}"),
         (_, message) => message.to_owned(),
     }
 }
