@@ -2,8 +2,8 @@
 //! is said and the exit status is 1.
 //!
 //! `DCGAN_ENDINGS=50` repeats each kind so often, for each time for which the workers are frozen;
-//! `DCGAN_ENDINGS_OBJECTIVE=dcgan` does it on the real model, `DCGAN_ENDINGS_KIND=Stop` does one kind.
-//! Without, one quick round is done.
+//! `DCGAN_ENDINGS_OBJECTIVE=dcgan` does it on the real model, and `DCGAN_ENDINGS_KIND=Stop` only
+//! that kind. Without, one quick round is done.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -217,8 +217,9 @@ fn a_second_signal_ends_a_coordinator_whose_driver_hangs() {
 fn a_terminal_that_is_closed_ends_a_run_in_order() {
     let folder = tempdir().unwrap();
     let here = folder.path();
-    let arguments = format!("--out run --local {}", arguments());
-    let coordinator = Process::start(COORD, here, &arguments);
+    // Whoever runs the tests may ignore the signal, and their programs would inherit that.
+    let arguments = format!("--default-signal=HUP {COORD} --out run --local {}", arguments());
+    let coordinator = Process::start("env", here, &arguments);
     coordinator.wait_for_step(3);
     coordinator.signal("HUP");
     let ended = coordinator.expect(129);

@@ -6,6 +6,7 @@
 //! files that they name.
 #![expect(clippy::unwrap_used, reason = "a test that is wrong should stop")]
 
+mod addresses;
 mod deployment;
 mod disk;
 mod elastic;
@@ -26,5 +27,6 @@ mod sampling;
 mod services;
 mod settings;
 mod strangers;
+mod terminals;
 mod training;
 mod usage;

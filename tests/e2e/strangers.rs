@@ -11,7 +11,8 @@ use crate::network::Network;
 use crate::process::{Process, assert_names};
 use crate::run::{Coordinator, local, logged_steps};
 
-const TOY: &str = "--objective toy --log-every 50 --checkpoint-every 50";
+/// Shards stay where they are, so that the order of the members does.
+const TOY: &str = "--objective toy --log-every 50 --checkpoint-every 50 --fixed-shards";
 /// A run that never ends by itself.
 const ENDLESS: &str = "--steps 1000000000";
 

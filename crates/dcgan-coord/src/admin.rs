@@ -110,9 +110,17 @@ fn wait<T>(
 /// Prints the status of the run, for people or as JSON.
 pub(crate) fn status(connector: &Connector, address: &Address, json: bool) -> anyhow::Result<u8> {
     let status = Client::connect(connector, address)?.status()?;
-    let text = if json { serde_json::to_string(&status)? + "\n" } else { describe(&status) };
+    let text = if json { as_json(&status)? + "\n" } else { describe(&status) };
     dcgan_process::print(&text);
     Ok(exit::FINISHED)
+}
+
+/// The status as one JSON object. The run is a text, as everywhere else: most programs that read
+/// JSON would round so large a number.
+fn as_json(status: &pb::Status) -> anyhow::Result<String> {
+    let mut object = serde_json::to_value(status)?;
+    object["run"] = format!("{:016x}", status.run).into();
+    Ok(object.to_string())
 }
 
 /// Takes a checkpoint, and waits until it is saved.
@@ -222,7 +230,7 @@ impl Progress {
     fn say(&mut self, what: &str) {
         if self.said != what {
             what.clone_into(&mut self.said);
-            eprintln!("{what}");
+            dcgan_process::output::say(what);
         }
     }
 }

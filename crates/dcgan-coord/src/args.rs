@@ -78,17 +78,16 @@ pub(crate) enum Verb {
     Chaos(ChaosArgs),
 }
 
-/// The flag that names a running coordinator.
+/// The flags that name a running coordinator.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CoordinatorArg {
-    /// The coordinator's address.
-    #[arg(
-        long = "coordinator",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:7420",
-        env = "DCGAN_COORDINATOR"
-    )]
-    pub(crate) address: Address,
+    /// The run directory, in which the coordinator keeps its address [default: runs/dcgan, if a
+    /// coordinator runs there].
+    #[arg(long, value_name = "RUN_DIR", env = "DCGAN_RUN")]
+    pub(crate) run: Option<PathBuf>,
+    /// The coordinator's address [default: http://127.0.0.1:7420].
+    #[arg(long = "coordinator", value_name = "URL", env = "DCGAN_COORDINATOR")]
+    pub(crate) address: Option<Address>,
 }
 
 /// The format of a summary.

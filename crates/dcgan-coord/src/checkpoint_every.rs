@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::Duration;
 
+use dcgan_process::settings::Time;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -36,17 +37,10 @@ impl FromStr for CheckpointEvery {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || "expected a number of steps, or a time such as 90s, 10m or 2h".to_owned();
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let number: NonZeroU64 = digits.parse().map_err(|_| expected())?;
-        let seconds = match &text[digits.len()..] {
-            "" => return Ok(Self::Steps(number)),
-            "s" => Some(number.get()),
-            "m" => number.get().checked_mul(60),
-            "h" => number.get().checked_mul(3600),
-            _ => None,
-        };
-        seconds.map(|seconds| Self::Time(Duration::from_secs(seconds))).ok_or_else(expected)
+        let steps = text.parse().map(Self::Steps);
+        let time = || text.parse().map(|Time(time)| Self::Time(time));
+        let expected = "expected a number of steps, or a time such as 90s, 10m or 2h";
+        steps.ok().or_else(|| time().ok()).ok_or_else(|| expected.to_owned())
     }
 }
 

@@ -2,7 +2,6 @@
 //! flags, variables and files give it; and [`RunConfig`], in which each has its value and all go
 //! together.
 
-use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +12,8 @@ use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::spec::sharding::Sharding;
 use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec, RunSpecBuilder, steps};
 use dcgan_process::logging::LogFormat;
-use dcgan_process::settings;
+use dcgan_process::settings::{self, Time};
+use dcgan_rpc::net::ListenAddress;
 use dcgan_store::dataset::{Source, default_source};
 use serde::{Deserialize, Serialize};
 use toml::Table;
@@ -28,7 +28,8 @@ use crate::checkpoint_every::CheckpointEvery;
 #[command(mut_args = settings::yes_or_no)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct PartialConfig {
-    /// Number of workers that must be connected before the first step.
+    /// Number of workers that must be connected before the first step [default with --local: one
+    /// for each core, and at most one for each shard].
     #[arg(long, value_name = "N", env = "DCGAN_WORKERS")]
     pub(crate) workers: Option<NonZeroU16>,
     /// After the start, the run pauses while fewer than N workers are connected [default: 1].
@@ -88,10 +89,17 @@ pub struct PartialConfig {
     /// The run directory: everything that is saved goes there [default: runs/dcgan].
     #[arg(long, value_name = "RUN_DIR", env = "DCGAN_OUT")]
     pub(crate) out: Option<PathBuf>,
-    /// The address that workers and samplers connect to [default: 127.0.0.1:7420, or a free port
-    /// with --local].
+    /// The address that workers and samplers connect to [default: 127.0.0.1:7420; with --local a
+    /// free port if that is taken].
     #[arg(long, value_name = "ADDR:PORT", env = "DCGAN_LISTEN")]
-    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) listen: Option<ListenAddress>,
+    /// The address of the page of --local [default: 127.0.0.1:7421, or a free port if that is
+    /// taken].
+    #[arg(long, value_name = "ADDR:PORT", env = "DCGAN_HTTP")]
+    pub(crate) http: Option<ListenAddress>,
+    /// The device of the workers of --local: cpu, cuda or cuda:N [default: cpu].
+    #[arg(long, value_name = "DEVICE", env = "DCGAN_DEVICE")]
+    pub(crate) device: Option<String>,
     /// Treatment of a run that the directory holds already: auto continues it, never refuses it
     /// [default: auto].
     #[arg(long, value_name = "WHEN", value_enum, env = "DCGAN_RESUME")]
@@ -100,6 +108,10 @@ pub struct PartialConfig {
     /// config.toml; flags and DCGAN_* variables override the file.
     #[arg(long, value_name = "FILE.toml", env = "DCGAN_CONFIG")]
     pub(crate) config: Option<PathBuf>,
+    /// The run ends when none of its workers has been connected for this long, such as 90s, 10m or
+    /// 2h [default: 1h].
+    #[arg(long, value_name = "TIME", env = "DCGAN_WORKERS_TIMEOUT")]
+    pub(crate) workers_timeout: Option<Time>,
     /// Does not move shards away from slow workers.
     #[arg(long, env = "DCGAN_FIXED_SHARDS")]
     pub(crate) fixed_shards: Option<bool>,
@@ -118,22 +130,32 @@ pub struct PartialConfig {
 }
 
 /// The settings that hold for one start, and are not saved with the run.
-const ONE_START: [&str; 9] = [
+const ONE_START: [&str; 12] = [
     "config",
+    "device",
     "dry-run",
     "fixed-shards",
+    "http",
     "insecure",
     "listen",
     "local",
     "log-format",
     "out",
     "resume",
+    "workers-timeout",
 ];
 
 /// The default number of epochs, and of steps between two rows and two grids.
 const TWENTY: NonZeroU64 = NonZeroU64::new(20).unwrap();
 /// The default number of checkpoints that are kept.
 const FIVE: NonZeroUsize = NonZeroUsize::new(5).unwrap();
+
+/// One worker for each core of this machine, and at most one for each shard.
+fn one_for_each_core(shards: u16) -> NonZeroU16 {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let workers = u16::try_from(cores).unwrap_or(u16::MAX).min(shards);
+    NonZeroU16::new(workers).unwrap_or(NonZeroU16::MIN)
+}
 
 /// Parses the name of an objective.
 fn parse_objective(name: &str) -> Result<ObjectiveKind, String> {
@@ -207,16 +229,20 @@ impl PartialConfig {
     /// # Errors
     /// If the settings contradict each other, or one that has no default is missing.
     pub(crate) fn resolve(mut self, data: DatasetInfo) -> anyhow::Result<(RunConfig, Self)> {
-        let workers = self
-            .workers
-            .context("--workers is missing: say how many workers the run starts with")?;
+        let spec = self.spec()?.build(data)?;
+        let is_local = self.local.unwrap_or_default();
+        let workers = self.workers.or_else(|| is_local.then(|| one_for_each_core(spec.shards())));
+        let workers = workers.context(
+            "--workers is missing: say how many workers the run starts with, or add --local to \
+             train on this machine",
+        )?;
+        self.workers = Some(workers);
         // A default becomes the value, and is saved with the others.
         let min_workers = *self.min_workers.get_or_insert(NonZeroU16::MIN);
         ensure!(
             min_workers <= workers,
             "--min-workers {min_workers} is more than --workers {workers}"
         );
-        let spec = self.spec()?.build(data)?;
         ensure!(
             self.eval_every.is_none() || spec.objective().evaluation().is_some(),
             "--eval-every: the objective {} has no evaluation; leave it out",
@@ -377,7 +403,7 @@ mod tests {
     #[test]
     fn settings_that_contradict_each_other_are_refused() {
         let error = |text: &str| given(text).resolve(MNIST).map(drop).unwrap_err().to_string();
-        assert_eq!(error(""), "--workers is missing: say how many workers the run starts with");
+        assert!(error("").starts_with("--workers is missing: say how many workers"));
         assert_eq!(
             error("workers = 2\nmin-workers = 3"),
             "--min-workers 3 is more than --workers 2"

@@ -6,10 +6,12 @@
 //! meanwhile.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use dcgan_core::ids::Step;
+use dcgan_process::output::{self, Stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// The progress bar is drawn again this often.
@@ -17,12 +19,21 @@ const REDRAW_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The terminal, or the files that stand in for it.
 pub(crate) struct Console {
-    /// Set once, and only on a terminal.
+    /// Set once, and only on a terminal. Whoever draws it may have to wait for the terminal, so
+    /// only the thread that prints does.
     bar: OnceLock<ProgressBar>,
+    /// The step and the message that the bar is to show.
+    shown: Mutex<(Step, String)>,
+    /// True while the thread that prints is about to show them.
+    is_shown_soon: AtomicBool,
 }
 
 /// The console of this process.
-pub(crate) static CONSOLE: Console = Console { bar: OnceLock::new() };
+pub(crate) static CONSOLE: Console = Console {
+    bar: OnceLock::new(),
+    shown: Mutex::new((0, String::new())),
+    is_shown_soon: AtomicBool::new(false),
+};
 
 impl Console {
     /// Shows a bar that begins at `step`, if this is a terminal.
@@ -30,7 +41,8 @@ impl Console {
     /// # Panics
     /// If the template is not valid.
     pub(crate) fn start_bar(&self, step: Step, last_step: Step, batch_size: usize) {
-        if !io::stderr().is_terminal() || !io::stdout().is_terminal() {
+        let is_dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+        if !io::stderr().is_terminal() || !io::stdout().is_terminal() || is_dumb {
             return;
         }
         let images_per_second = move |state: &ProgressState, f: &mut dyn std::fmt::Write| {
@@ -53,47 +65,70 @@ impl Console {
     }
 
     /// Moves the bar to `step`.
-    pub(crate) fn show_step(&self, step: Step) {
-        if let Some(bar) = self.bar.get().filter(|bar| bar.position() != step) {
-            bar.set_position(step);
+    pub(crate) fn show_step(&'static self, step: Step) {
+        if self.lock().0 != step {
+            self.lock().0 = step;
+            self.show_soon();
         }
     }
 
     /// Shows a message beside the bar, such as what the run waits for. An empty one removes it.
-    pub(crate) fn show_message(&self, message: &str) {
-        if let Some(bar) = self.bar.get() {
-            bar.set_message(message.to_owned());
+    pub(crate) fn show_message(&'static self, message: &str) {
+        if self.lock().1 != message {
+            message.clone_into(&mut self.lock().1);
+            self.show_soon();
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, (Step, String)> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the bar show the newest step and message, however many came since it did.
+    fn show_soon(&'static self) {
+        let Some(bar) =
+            self.bar.get().filter(|_| !self.is_shown_soon.swap(true, Ordering::Relaxed))
+        else {
+            return;
+        };
+        output::run(Stream::Err, 0, || {
+            self.is_shown_soon.store(false, Ordering::Relaxed);
+            let (step, message) = self.lock().clone();
+            bar.set_position(step);
+            bar.set_message(message);
+        });
+    }
+
     /// Removes the bar.
-    pub(crate) fn end_bar(&self) {
+    pub(crate) fn end_bar(&'static self) {
         if let Some(bar) = self.bar.get() {
-            bar.finish_and_clear();
+            output::run(Stream::Err, 0, || bar.finish_and_clear());
         }
     }
 
     /// Prints on standard output.
-    pub(crate) fn print(&self, text: &str) {
-        self.print_above_bar(|| dcgan_process::print(text));
+    pub(crate) fn print(&'static self, text: &str) {
+        self.write_above_bar(Stream::Out, text.as_bytes());
     }
 
-    /// Takes the bar away while `print` runs.
-    fn print_above_bar<T>(&self, print: impl FnOnce() -> T) -> T {
-        match self.bar.get() {
-            Some(bar) => bar.suspend(print),
-            None => print(),
-        }
+    /// Writes to a stream, and takes the bar away meanwhile.
+    fn write_above_bar(&'static self, stream: Stream, bytes: &[u8]) {
+        let bytes = bytes.to_vec();
+        output::run(stream, bytes.len(), move || match self.bar.get() {
+            Some(bar) => bar.suspend(|| output::write_now(stream, &bytes)),
+            None => output::write_now(stream, &bytes),
+        });
     }
 }
 
 /// Log lines go to standard error, above the bar.
-impl Write for &Console {
+impl Write for &'static Console {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.print_above_bar(|| io::stderr().write(bytes))
+        self.write_above_bar(Stream::Err, bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }

@@ -13,7 +13,8 @@
 //!   writes it; `newest_checkpoint` keeps what many ask for; `feed` sends generators to samplers,
 //!   which send grids back.
 //! * What a person sees: `sinks` (rows of metrics), `console`, `notices`, `reason_log`.
-//! * Other verbs: `admin` (status, checkpoint, drain, stop), `chaos`, `summary`, `verify`.
+//! * Other verbs: `admin` (status, checkpoint, drain, stop), which `find` the coordinator, `chaos`,
+//!   `summary`, `verify`.
 
 mod admin;
 mod args;
@@ -23,6 +24,7 @@ mod config;
 mod console;
 mod driver;
 mod feed;
+mod find;
 mod input;
 mod local_processes;
 mod merge;
@@ -46,6 +48,7 @@ pub use args::Args;
 use args::Verb;
 #[doc(hidden)]
 pub use config::resolve_text;
+use find::Found;
 
 /// Runs the program. Its exit status is one of [`dcgan_process::exit::status`].
 pub fn main() -> ExitCode {
@@ -60,15 +63,20 @@ pub fn main() -> ExitCode {
                 Ok(dcgan_process::exit::status::FINISHED)
             }
             Some(Verb::Status { coordinator, json }) => {
-                admin::status(&connector, &coordinator.address, *json)
+                match find::coordinator_or_ended(coordinator, &matches)? {
+                    Found::Running(address) => admin::status(&connector, &address, *json),
+                    Found::Ended(ended) => ended.print(*json),
+                }
             }
             Some(Verb::Checkpoint { coordinator }) => {
-                admin::checkpoint(&connector, &coordinator.address)
+                admin::checkpoint(&connector, &find::coordinator(coordinator, &matches)?)
             }
             Some(Verb::Drain { name, coordinator }) => {
-                admin::drain(&connector, &coordinator.address, name)
+                admin::drain(&connector, &find::coordinator(coordinator, &matches)?, name)
             }
-            Some(Verb::Stop { coordinator }) => admin::stop(&connector, &coordinator.address),
+            Some(Verb::Stop { coordinator }) => {
+                admin::stop(&connector, &find::coordinator(coordinator, &matches)?)
+            }
             Some(Verb::Verify { run, other }) => verify::run(run, other.as_deref()),
             Some(Verb::Chaos(chaos)) => chaos::run(chaos, connector),
         }

@@ -238,6 +238,11 @@ impl RunFiles {
         self.paths.root()
     }
 
+    /// The paths in the run directory.
+    pub(crate) fn paths(&self) -> &RunPaths {
+        &self.paths
+    }
+
     /// The folder of the local processes' logs.
     pub(crate) fn logs(&self) -> PathBuf {
         self.paths.logs()

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::ArgMatches;
+use dcgan_core::ids::{RunId, Step};
 use dcgan_core::spec::RunSpec;
 use dcgan_process::exit::usage;
 use dcgan_store::dataset::Dataset;
@@ -18,7 +19,7 @@ use crate::args::{Args, Resume};
 use crate::config::{PartialConfig, RunConfig};
 
 /// The run directory without `--out`.
-const DEFAULT_ROOT: &str = "runs/dcgan";
+pub(crate) const DEFAULT_ROOT: &str = "runs/dcgan";
 
 /// Everything that a run depends on, checked.
 pub(crate) struct ResolvedRun {
@@ -99,6 +100,19 @@ fn read_saved(paths: &RunPaths) -> anyhow::Result<Option<SavedRun>> {
     let completed = settings.clone().with_spec(&spec)?;
     log_if_older(run.format, &settings, &completed, paths.root())?;
     Ok(Some(SavedRun { settings: completed, spec }))
+}
+
+/// The identity of the run that a directory belongs to, and its last step.
+///
+/// # Errors
+/// If it belongs to none, or its files cannot be read.
+pub(crate) fn read_schedule(paths: &RunPaths) -> anyhow::Result<(RunId, Step)> {
+    let root = paths.root().display();
+    let run = read_run_file(paths)?.with_context(|| format!("{root}: there is no run"))?;
+    let settings = read_saved_config(paths)?;
+    let data_set = settings.data_set.with_context(|| format!("{root}/config.toml: no data-set"))?;
+    let (config, _) = settings.resolve(data_set)?;
+    Ok((run.run, config.schedule.last_step))
 }
 
 /// Says that a run was begun by an older version, if it was, and how it goes on.

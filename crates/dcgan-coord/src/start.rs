@@ -1,10 +1,11 @@
 //! Starts a coordinator from its command line, and runs it to its end.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow, bail};
 use clap::ArgMatches;
 use dcgan_core::ids::{RunId, Step};
 use dcgan_core::protocol::coordinator::{
@@ -12,10 +13,11 @@ use dcgan_core::protocol::coordinator::{
 };
 use dcgan_core::spec::{ObjectiveKind, RunSpec};
 use dcgan_process::exit::{status, usage};
-use dcgan_process::{logging, open_files, settings};
-use dcgan_rpc::net::{self, Address, Places, Pulse};
+use dcgan_process::settings::{self, Time, is_from_variable};
+use dcgan_process::{logging, names, open_files};
+use dcgan_rpc::net::{self, Address, ListenAddress, Places, Pulse};
 use dcgan_rpc::services::Program;
-use dcgan_store::run_dir::RunFile;
+use dcgan_store::run_dir::{self, AddressFile, RunFile, RunPaths, read_address};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
@@ -35,6 +37,8 @@ use crate::writer;
 
 /// The port without `--listen` and `--local`.
 const DEFAULT_PORT: u16 = 7420;
+/// The time without `--workers-timeout`.
+const WORKERS_TIMEOUT: Duration = Duration::from_secs(3600);
 /// At the very end, messages that are still on their way get this time to arrive.
 const LAST_MESSAGES_MAX: Duration = Duration::from_secs(2);
 
@@ -43,26 +47,35 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     // Resolve all settings. Nothing is bound or written if one of them is refused. The file may set
     // the format of the log, so the log begins after it; if the file is wrong, the flags alone do.
     let given = given_settings(args, matches);
+    dcgan_process::output::start()?;
     set_up_process(args, given.as_ref().unwrap_or(&args.given));
     let given = &given?;
     let is_local = given.local.unwrap_or_default();
-    let listen = listen_address(given)?;
+    check_local_flags(given, matches)?;
+    check_exposure(given)?;
     let ResolvedRun { root, config, config_text, dataset } = resolve_run(given)?;
+    let network = network_runtime()?;
+    let _entered = network.enter();
     if given.dry_run.unwrap_or_default() {
+        // The port is free, or will be taken, as without --dry-run.
+        let listening = listen(given, &root)?.local_addr()?;
+        run_dir::check(&root)?;
         let (root, description) = (root.display(), describe(&config));
-        dcgan_process::print(&format!("# {root}\n{config_text}# {description}\n"));
+        let address = Address::of_server(listening);
+        dcgan_process::print(&format!(
+            "# {root}\n{config_text}# {description}\n# listening on {address}\n"
+        ));
         return Ok(status::FINISHED);
     }
 
     // Bind the port and open the run directory.
-    let network = network_runtime()?;
-    let _entered = network.enter();
-    let listener = net::listen(listen)?;
+    let listener = listen(given, &root)?;
     let listening = listener.local_addr()?;
-    let address = Address::from(listening);
+    let address = Address::of_server(listening);
     let OpenedRun { recorder, files, run, persisted, pending_grids } =
         recorder::open(&root, &config, &config_text)?;
     let resumed_at = persisted.checkpoint.as_ref().map_or(0, |saved| saved.step);
+    let _address_file = AddressFile::publish(files.paths(), &address.to_string())?;
 
     // Start the producers of inputs: the service, the signals and the writer.
     let (inputs_sender, inputs) = mpsc::channel(INPUTS_MAX);
@@ -100,8 +113,11 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     // Run the driver to the end.
     CONSOLE.start_bar(resumed_at, config.schedule.last_step, config.spec.batch_size());
     let disk = Disk::new(files, newest, pending_grids, jobs, inputs_sender);
+    let resume = resume_command(given, &root);
     let driver = Driver::new(start, machine, config, run.run, disk, local, is_local)
-        .with_services(workers, pulse);
+        .with_services(workers, pulse)
+        .with_resume_command(resume)
+        .with_workers_timeout(given.workers_timeout.map_or(WORKERS_TIMEOUT, |Time(time)| time));
     let status = network.block_on(async {
         let status = driver.run(inputs, signal).await;
         server.shut_down().await;
@@ -124,17 +140,52 @@ fn set_up_process(args: &Args, given: &PartialConfig) {
     }
 }
 
-/// The address to listen on.
-///
-/// # Errors
-/// If other machines can reach it and the user did not allow that.
-fn listen_address(given: &PartialConfig) -> anyhow::Result<SocketAddr> {
-    // Several local runs may share a machine, so each takes a free port.
-    let port = if given.local.unwrap_or_default() { 0 } else { DEFAULT_PORT };
-    let listen = given.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+/// Refuses settings that only the processes of `--local` have, without it. Variables may be meant
+/// for other programs.
+fn check_local_flags(given: &PartialConfig, matches: &ArgMatches) -> anyhow::Result<()> {
+    let flags = [("http", given.http.is_some()), ("device", given.device.is_some())];
+    for (flag, _) in flags.into_iter().filter(|(_, is_given)| *is_given) {
+        if !given.local.unwrap_or_default() && !is_from_variable(matches, flag) {
+            let program = if flag == "http" { "dcgan-sampler serve" } else { "dcgan-worker" };
+            bail!(usage(anyhow!(
+                "--{flag} is for the processes of --local; without it, give it to {program}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses addresses that other machines can reach, if the user did not allow that.
+fn check_exposure(given: &PartialConfig) -> anyhow::Result<()> {
     let is_insecure = given.insecure.unwrap_or_default();
-    Address::from(listen).check(is_insecure).context("--listen").map_err(usage)?;
-    Ok(listen)
+    for (flag, address) in [("--listen", given.listen), ("--http", given.http)] {
+        if let Some(ListenAddress(address)) = address {
+            Address::from(address).check(is_insecure).context(flag).map_err(usage)?;
+        }
+    }
+    Ok(())
+}
+
+/// Listens where the settings say. Several local runs may share a machine: without `--listen` each
+/// has the address that it had before, the documented port, or a free one, the first that it gets.
+fn listen(given: &PartialConfig, root: &Path) -> anyhow::Result<TcpListener> {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT));
+    if let Some(ListenAddress(address)) = given.listen {
+        return Ok(net::listen(address)?);
+    }
+    if !given.local.unwrap_or_default() {
+        return Ok(net::listen(default)?);
+    }
+    // What cannot be read is no reason not to start.
+    let before = read_address(&RunPaths::new(root)).ok().flatten();
+    let before = before.and_then(|text| text.strip_prefix("http://")?.parse().ok());
+    let before: Option<SocketAddr> = before.filter(|it: &SocketAddr| it.ip().is_loopback());
+    for address in before.into_iter().chain([default]) {
+        if let Ok(listener) = net::listen(address) {
+            return Ok(listener);
+        }
+    }
+    Ok(net::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?)
 }
 
 /// The runtime of the network and the driver. One thread is enough: no gradient passes through the
@@ -211,26 +262,17 @@ fn local_settings(
     listening: SocketAddr,
 ) -> LocalSettings {
     LocalSettings {
-        coordinator: on_this_machine(listening).into(),
+        coordinator: Address::on_this_machine(listening),
         workers: config.workers,
         threads: config.threads,
         // The toy has no pictures.
         sampler: config.spec.objective() == ObjectiveKind::Dcgan,
         logs: files.logs(),
+        http: given.http,
+        device: given.device.clone(),
         insecure: given.insecure.unwrap_or_default(),
         log_format: given.log_format.unwrap_or_default(),
     }
-}
-
-/// The address at which processes of this machine reach a server that listens there.
-fn on_this_machine(listening: SocketAddr) -> SocketAddr {
-    // Nobody can connect to "all interfaces".
-    let ip = match listening.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listening.port())
 }
 
 /// Logs which run this is, where it begins, and how workers join it.
@@ -275,7 +317,30 @@ fn log_start(
 fn worker_hint(address: &Address) -> String {
     // A worker refuses an address outside its machine without this flag, too.
     let insecure = if address.check(false).is_err() { " --insecure" } else { "" };
-    format!("; start workers with: dcgan-worker --coordinator {address}{insecure}")
+    let worker = names::called_beside("dcgan-worker");
+    format!("; start workers with: {worker} --coordinator {address}{insecure}")
+}
+
+/// The command that goes on with the run, for people to copy.
+fn resume_command(given: &PartialConfig, root: &Path) -> String {
+    let mut command =
+        format!("{} --out {}", names::called(), names::quoted(&root.to_string_lossy()));
+    let mut add = |text: String| command += &text;
+    if given.local.unwrap_or_default() {
+        add(" --local".to_owned());
+    }
+    for (flag, address) in [("listen", given.listen), ("http", given.http)] {
+        if let Some(address) = address {
+            add(format!(" --{flag} {address}"));
+        }
+    }
+    if let Some(device) = &given.device {
+        add(format!(" --device {}", names::quoted(device)));
+    }
+    if given.insecure.unwrap_or_default() {
+        add(" --insecure".to_owned());
+    }
+    command
 }
 
 /// Describes a run in one line.
@@ -292,21 +357,4 @@ fn describe(config: &RunConfig) -> String {
         spec.sharding().steps_per_epoch(),
         spec.shards(),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn local_processes_reach_a_coordinator_that_listens_on_all_interfaces() {
-        for (listening, reached) in [
-            ("0.0.0.0:7420", "127.0.0.1:7420"),
-            ("[::]:7420", "[::1]:7420"),
-            ("10.0.0.1:7420", "10.0.0.1:7420"),
-            ("127.0.0.1:7420", "127.0.0.1:7420"),
-        ] {
-            assert_eq!(on_this_machine(listening.parse().unwrap()).to_string(), reached);
-        }
-    }
 }

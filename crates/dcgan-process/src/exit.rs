@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use crate::{logging, panics};
+use crate::{logging, output, panics};
 
 /// Exit statuses, the same for all programs. The README has them as a table.
 pub mod status {
@@ -45,17 +45,23 @@ pub fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
 /// as an event of the log if that is JSON, as plain text else.
 pub fn run(main: impl FnOnce() -> anyhow::Result<u8>) -> ExitCode {
     panics::end_the_process();
-    let error = match main() {
-        Ok(status) => return status.into(),
-        Err(error) => error,
-    };
-    let status = status_of(&error);
-    if logging::is_json() {
-        tracing::error!(event = "program_failed", status, "{error:#}");
-    } else {
-        eprintln!("error: {error:#}");
-    }
+    let status = main().unwrap_or_else(|error| {
+        let status = status_of(&error);
+        if logging::is_json() {
+            tracing::error!(event = "program_failed", status, "{error:#}");
+        } else {
+            output::say(&format!("error: {error:#}"));
+        }
+        status
+    });
+    output::flush();
     status.into()
+}
+
+/// Ends the process with a status, from any thread.
+pub(crate) fn now(status: u8) -> ! {
+    output::flush();
+    std::process::exit(status.into())
 }
 
 /// The exit status of a program that fails with this error.

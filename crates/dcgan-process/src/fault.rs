@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 
+use crate::output;
+
 /// A slow point takes this long.
 const SLOW_TIME: Duration = Duration::from_millis(500);
 
@@ -100,6 +102,8 @@ pub fn pass(point: &str) -> bool {
 
 /// Sends a signal to this process.
 fn send_to_self(signal: Signal) {
+    // What was printed before is not part of the fault.
+    output::flush();
     // Every process may do this. If the system refused, the test would miss its fault and fail.
     let _ = kill_process(getpid(), signal);
 }

@@ -8,6 +8,7 @@
 //! * [`signals`]: Ctrl-C, SIGTERM and SIGHUP; the second one ends the process.
 //! * [`lifeline`]: ends a child process when its parent ends.
 //! * [`names`]: what a process calls its machine, its user and itself.
+//! * [`output`]: standard output and standard error, which nobody waits for.
 //! * [`open_files`]: the limit of open files.
 //! * [`panics`]: a panic ends the process, or becomes an error.
 //! * [`fault`]: injects faults at points of a program, for tests.
@@ -18,18 +19,14 @@ pub mod lifeline;
 pub mod logging;
 pub mod names;
 pub mod open_files;
+pub mod output;
 pub mod panics;
 pub mod settings;
 pub mod signals;
 
-use std::io::{self, Write};
 use std::process::Command;
 
-/// Prints to standard output.
-pub fn print(text: &str) {
-    // A reader such as `head` may close the pipe early. That is no failure of this program.
-    let _ = io::stdout().write_all(text.as_bytes());
-}
+pub use output::print;
 
 /// Removes every `DCGAN_*` variable from the environment of a program that is about to start: its
 /// settings are its arguments alone. A variable that a person set for the parent must not change a

@@ -6,7 +6,7 @@
 
 use std::io::{self, Read};
 
-use crate::exit::status;
+use crate::exit::{self, status};
 
 /// Ends this process when its standard input closes.
 pub fn exit_with_stdin() {
@@ -20,6 +20,6 @@ pub fn exit_with_stdin() {
             event = "parent_gone",
             "the process that started this one has ended, so this one ends too"
         );
-        std::process::exit(status::FAILED.into());
+        exit::now(status::FAILED);
     });
 }

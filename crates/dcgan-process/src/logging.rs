@@ -6,7 +6,6 @@
 //! text it is the sentence alone. `docs/logs.md` lists the events.
 
 use std::fmt::{self, Write};
-use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
 
 use clap::ValueEnum;
@@ -18,6 +17,8 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::output::{self, StandardError};
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -72,15 +73,12 @@ pub fn is_json() -> bool {
 }
 
 impl LogArgs {
-    /// Sends the log lines of this process to `writer`.
+    /// Sends the log lines of this process to standard error.
     ///
     /// # Panics
     /// If it was called before.
-    pub fn start<W>(&self, writer: W)
-    where
-        W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
-    {
-        start(self.log_format, self.level, writer);
+    pub fn start(&self) {
+        start(self.log_format, self.level, || StandardError);
     }
 }
 
@@ -94,7 +92,7 @@ where
 {
     let _ = FORMAT.set(format);
     match format {
-        LogFormat::Text => text(level.log_level, io::stderr().is_terminal(), writer).init(),
+        LogFormat::Text => text(level.log_level, output::has_colours(), writer).init(),
         LogFormat::Json => json(level.log_level, writer).init(),
     }
 }
@@ -109,6 +107,8 @@ where
         .with_target(false)
         .with_writer(writer)
         .with_ansi(ansi)
+        // It would say on standard error that standard error fails, and panic.
+        .log_internal_errors(false)
         .fmt_fields(SentenceOnly)
         .finish()
 }
@@ -122,6 +122,7 @@ where
         .with_max_level(level)
         .with_target(false)
         .with_writer(writer)
+        .log_internal_errors(false)
         .json()
         .finish()
 }
@@ -192,6 +193,7 @@ impl Write for Escaping<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::sync::{Arc, Mutex};
 
     use tracing::Level;

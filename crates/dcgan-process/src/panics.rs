@@ -7,7 +7,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 
-use crate::exit::status;
+use crate::exit::{self, status};
 
 thread_local! {
     /// True if a panic of this thread is caught.
@@ -20,7 +20,7 @@ pub(crate) fn end_the_process() {
     std::panic::set_hook(Box::new(move |info| {
         print(info);
         if !IS_CAUGHT.get() {
-            std::process::exit(status::FAILED.into());
+            exit::now(status::FAILED);
         }
     }));
 }

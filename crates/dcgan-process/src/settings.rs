@@ -5,11 +5,14 @@
 
 use std::any::TypeId;
 use std::collections::BTreeSet;
-use std::env;
+use std::str::FromStr;
+use std::time::Duration;
+use std::{env, fmt};
 
 use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
+use serde::{Deserialize, Serialize};
 
 /// The names of all variables begin with this.
 pub const PREFIX: &str = "DCGAN_";
@@ -17,7 +20,7 @@ pub const PREFIX: &str = "DCGAN_";
 /// The flags of all three programs, without the dashes, except for the settings that the result of
 /// a run depends on: the core lists those. No program knows the others' flags, but each must know
 /// which variables are meant for another.
-pub const FLAGS: [&str; 34] = [
+pub const FLAGS: [&str; 35] = [
     "advertise",
     "checkpoint",
     "checkpoint-every",
@@ -52,6 +55,7 @@ pub const FLAGS: [&str; 34] = [
     "threads",
     "weights",
     "workers",
+    "workers-timeout",
 ];
 
 /// Parses the command line of this process. Ends the process with a message if it is wrong, or if
@@ -96,6 +100,56 @@ pub fn yes_or_no(arg: Arg) -> Arg {
         .hide_possible_values(true)
 }
 
+/// A time of at least a second, such as `90s`, `10m` or `2h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Time(pub Duration);
+
+impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let factor = match &text[digits.len()..] {
+            "s" => Some(1),
+            "m" => Some(60),
+            "h" => Some(3600),
+            _ => None,
+        };
+        let seconds = factor.and_then(|factor| digits.parse::<u64>().ok()?.checked_mul(factor));
+        match seconds {
+            Some(seconds) if seconds > 0 => Ok(Self(Duration::from_secs(seconds))),
+            _ => Err("expected a time such as 90s, 10m or 2h".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let (number, unit) = match seconds {
+            _ if seconds.is_multiple_of(3600) => (seconds / 3600, "h"),
+            _ if seconds.is_multiple_of(60) => (seconds / 60, "m"),
+            _ => (seconds, "s"),
+        };
+        write!(f, "{number}{unit}")
+    }
+}
+
+impl TryFrom<String> for Time {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Time> for String {
+    fn from(time: Time) -> Self {
+        time.to_string()
+    }
+}
+
 /// Tells whether a variable gives this setting, and no flag does.
 pub fn is_from_variable(matches: &ArgMatches, id: &str) -> bool {
     matches.value_source(id) == Some(ValueSource::EnvVariable)
@@ -121,5 +175,22 @@ pub fn warn_of_unknown_variables(result_settings: &[String]) {
             names,
             "no program knows these variables, and they have no effect: {names}"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_needs_a_unit() {
+        for (text, seconds) in [("90s", 90), ("10m", 600), ("2h", 7200)] {
+            let time: Time = text.parse().unwrap();
+            assert_eq!(time, Time(Duration::from_secs(seconds)));
+            assert_eq!(time.to_string(), text);
+        }
+        for wrong in ["", "10", "m", "0s", "-1s", "1.5h", "1d", "5 s", "18446744073709551615h"] {
+            assert!(wrong.parse::<Time>().is_err(), "{wrong}");
+        }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Each service is for one audience, so that a role is a list of services and nothing finer.
 
+use std::fmt;
+
 use crate::pb::{admin_server, collective_server, coordinator_server, feed_server, sampler_server};
 
 /// A gRPC service.
@@ -48,6 +50,16 @@ pub const SERVICES: [Service; 5] = [
 
 const fn service(name: &'static str, program: Program, role: Role) -> Service {
     Service { name, program, role }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Coordinator => "a coordinator",
+            Self::Worker => "a worker",
+            Self::Sampler => "a sampler",
+        })
+    }
 }
 
 impl Program {

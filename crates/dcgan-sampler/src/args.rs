@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::RangedI64ValueParser;
@@ -8,7 +7,7 @@ use clap::{ArgAction, ArgMatches, Args as ClapArgs, Parser, Subcommand, ValueEnu
 use dcgan_core::ids::Step;
 use dcgan_process::logging::LogArgs;
 use dcgan_process::settings::{self, is_from_variable};
-use dcgan_rpc::net::Address;
+use dcgan_rpc::net::{Address, ListenAddress};
 
 use crate::picture::{GRID, SIDE_MAX};
 
@@ -62,10 +61,13 @@ pub(crate) struct ServeArgs {
     pub(crate) run: Option<PathBuf>,
     /// The address of the web page
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7421", env = "DCGAN_HTTP")]
-    pub(crate) http: SocketAddr,
+    pub(crate) http: ListenAddress,
     /// The address for requests for samples over gRPC
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7422", env = "DCGAN_GRPC")]
-    pub(crate) grpc: SocketAddr,
+    pub(crate) grpc: ListenAddress,
+    /// Take a free port if one of these is taken
+    #[arg(long, hide = true)]
+    pub(crate) or_free_port: bool,
     /// Allow unencrypted connections to and from other machines
     #[arg(long, action = ArgAction::Set, default_value = "no", env = "DCGAN_INSECURE")]
     pub(crate) insecure: bool,

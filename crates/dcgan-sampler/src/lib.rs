@@ -34,7 +34,10 @@ use dcgan_process::settings::warn_of_unknown_variables;
 pub fn main() -> ExitCode {
     dcgan_process::exit::run(|| {
         let (args, matches) = dcgan_process::settings::parse::<Args>();
-        args.log.start(std::io::stderr);
+        if matches!(args.verb, Verb::Serve(_)) {
+            dcgan_process::output::start()?;
+        }
+        args.log.start();
         warn_of_unknown_variables(&RunSpec::setting_names());
         match &args.prefer_flags(&matches).verb {
             Verb::Serve(args) => serve::run(args),

@@ -2,13 +2,15 @@
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use dcgan_process::exit::usage;
 use dcgan_process::open_files;
-use dcgan_rpc::net::{self, Address, Connector, Places, Pulse};
+use dcgan_rpc::net::{self, Address, Connector, ListenAddress, Places, Pulse};
 use dcgan_rpc::services::Program;
+use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tonic::service::Routes;
 
@@ -53,21 +55,29 @@ fn check(args: &ServeArgs) -> anyhow::Result<()> {
     if let Some(coordinator) = &args.coordinator {
         coordinator.check(args.insecure).context("--coordinator").map_err(usage)?;
     }
-    Address::from(args.http).check(args.insecure).context("--http").map_err(usage)?;
-    Address::from(args.grpc).check(args.insecure).context("--grpc").map_err(usage)?;
+    Address::from(args.http.0).check(args.insecure).context("--http").map_err(usage)?;
+    Address::from(args.grpc.0).check(args.insecure).context("--grpc").map_err(usage)?;
     if let Some(run) = &args.run {
         run_dir::checkpoints(run).context("--run")?;
     }
     Ok(())
 }
 
+/// Listens on an address, or on another port of it if that one is taken and may be replaced.
+fn listen(ListenAddress(address): ListenAddress, or_free: bool) -> anyhow::Result<TcpListener> {
+    match net::listen(address) {
+        Err(_) if or_free => Ok(net::listen(SocketAddr::new(address.ip(), 0))?),
+        result => Ok(result?),
+    }
+}
+
 async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
     // Listen for signals and on both ports.
     let mut signal = dcgan_process::signals::listen()?;
-    let http = net::listen(args.http).context("--http")?;
-    let grpc = net::listen(args.grpc).context("--grpc")?;
-    let page = Address::from(http.local_addr()?).to_string();
-    let grpc_address = Address::from(grpc.local_addr()?);
+    let http = listen(args.http, args.or_free_port).context("--http")?;
+    let grpc = listen(args.grpc, args.or_free_port).context("--grpc")?;
+    let page = Address::of_server(http.local_addr()?).to_string();
+    let grpc_address = Address::of_server(grpc.local_addr()?);
     tracing::info!(
         event = "sampler_started",
         page,

@@ -198,10 +198,18 @@ pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
 
 /// Waits until the names in the folder of `path` are on disk: a rename is durable only then.
 pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match File::open(folder.unwrap_or(Path::new(".")))?.sync_all() {
+        // Some file systems of networks cannot do that with a folder. They have no better way.
+        Err(error) if is_unsupported(&error) => Ok(()),
+        result => result,
     }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    [Errno::INVAL, Errno::NOTSUP, Errno::NOSYS]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 #[cfg(test)]

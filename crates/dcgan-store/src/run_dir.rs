@@ -3,6 +3,7 @@
 //! ```text
 //! run.lock               locked while a coordinator uses the directory
 //! run.json               the run's identity and its newest plan
+//! address                where its coordinator listens, while it runs
 //! config.toml            every setting of the run
 //! metrics.jsonl          one row for each log window
 //! evaluations.jsonl      one row for each evaluation, if there are any
@@ -31,6 +32,8 @@ pub use crate::format::FORMAT;
 /// The most bytes of `run.json`. A larger file is damaged. A plan with as many members and shards
 /// as there may be has 20 MB.
 const RUN_FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// The most bytes of `address`. A larger file is damaged.
+const ADDRESS_BYTES_MAX: u64 = 1024;
 /// The most bytes of `config.toml`. A larger file is refused. It has 20 lines.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// The most bytes of a generator whose grid is not drawn yet: what a message to a sampler may have.
@@ -92,6 +95,10 @@ impl RunPaths {
     /// Returns the path of the generator whose grid is not drawn yet.
     fn pending_grid(&self, step: Step) -> PathBuf {
         self.grids().join(format!("step-{step:08}.pending"))
+    }
+
+    fn address(&self) -> PathBuf {
+        self.root.join("address")
     }
 
     fn run_file(&self) -> PathBuf {
@@ -276,6 +283,23 @@ fn create_folder(path: &Path) -> Result<(), RunDirError> {
     file::create_folder(path).map_err(|error| io_error(path, error))
 }
 
+/// Checks that a run directory can be used, or created, and leaves nothing behind.
+///
+/// # Errors
+/// If another coordinator is using it, or nothing can be created there.
+pub fn check(root: &Path) -> Result<(), RunDirError> {
+    let paths = RunPaths::new(root);
+    if paths.lock_file().exists() {
+        lock(&paths)?;
+    }
+    // The folder itself, or the nearest one above it that is there.
+    let nearest = root.ancestors().find(|folder| folder.exists());
+    let nearest = nearest.filter(|folder| !folder.as_os_str().is_empty());
+    let probe = file::temporary(&nearest.unwrap_or(Path::new(".")).join("check"));
+    fs::create_dir(&probe).map_err(|error| io_error(root, error))?;
+    fs::remove_dir(&probe).map_err(|error| io_error(&probe, error))
+}
+
 /// Reads `run.json`; `None` if there is none. Needs no lock.
 ///
 /// # Errors
@@ -293,6 +317,46 @@ pub fn read_run_file(paths: &RunPaths) -> Result<Option<RunFile>, RunDirError> {
         Err(Unreadable::Damaged(what) | Unreadable::Foreign(what)) => {
             Err(RunDirError::Damaged { path, what })
         }
+    }
+}
+
+/// The file `address`, while the coordinator of a run listens there. Dropping it removes the file;
+/// a coordinator that is killed leaves it behind.
+#[derive(Debug)]
+pub struct AddressFile(PathBuf);
+
+impl AddressFile {
+    /// Says in the run directory at which address its coordinator listens.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn publish(paths: &RunPaths, address: &str) -> Result<Self, RunDirError> {
+        let path = paths.address();
+        file::write(&path, format!("{address}\n").as_bytes())
+            .map_err(|error| io_error(&path, error))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for AddressFile {
+    fn drop(&mut self) {
+        // What is left behind leads to nobody.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Reads the address at which the coordinator of a run listens, or did when it was killed; `None`
+/// if it has ended.
+///
+/// # Errors
+/// If the file cannot be read, or is no text.
+pub fn read_address(paths: &RunPaths) -> Result<Option<String>, RunDirError> {
+    let path = paths.address();
+    match file::read(&path, ADDRESS_BYTES_MAX).map(String::from_utf8) {
+        Ok(Ok(text)) => Ok(Some(text.trim().to_owned())),
+        Ok(Err(_)) => Err(RunDirError::Damaged { path, what: "not a text".to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error(&path, error)),
     }
 }
 
@@ -351,6 +415,29 @@ mod tests {
         assert!(refused.ends_with("another coordinator is using this run directory"), "{refused}");
         drop(dir);
         assert_eq!(RunDir::open(&root).unwrap().1, Some(run));
+    }
+
+    #[test]
+    fn a_directory_is_checked_without_a_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        check(&folder.path().join("a/b/run")).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        fs::write(folder.path().join("file"), "").unwrap();
+        let refused = check(&folder.path().join("file/run")).unwrap_err().to_string();
+        assert!(refused.contains("file/run"), "{refused}");
+        let _in_use = RunDir::open(&folder.path().join("run")).unwrap();
+        assert!(matches!(check(&folder.path().join("run")), Err(RunDirError::Locked(_))));
+    }
+
+    #[test]
+    fn an_address_is_there_while_its_coordinator_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = RunPaths::new(folder.path());
+        assert_eq!(read_address(&paths).unwrap(), None);
+        let file = AddressFile::publish(&paths, "http://127.0.0.1:7420").unwrap();
+        assert_eq!(read_address(&paths).unwrap().unwrap(), "http://127.0.0.1:7420");
+        drop(file);
+        assert_eq!(read_address(&paths).unwrap(), None);
     }
 
     #[test]

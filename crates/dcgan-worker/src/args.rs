@@ -1,7 +1,6 @@
 //! The command line.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
 
 use anyhow::Context;
 use clap::{ArgAction, Parser};
@@ -10,8 +9,8 @@ use dcgan_model::DeviceChoice;
 use dcgan_process::exit::usage;
 use dcgan_process::fault::Fault;
 use dcgan_process::logging::LogArgs;
-use dcgan_process::settings;
-use dcgan_rpc::net::Address;
+use dcgan_process::settings::{self, Time};
+use dcgan_rpc::net::{Address, ListenAddress};
 
 /// Trains shards of a DCGAN's batch, together with the other workers of a coordinator
 #[derive(Debug, Parser)]
@@ -38,20 +37,14 @@ pub struct Args {
     /// The address to listen on for other workers [default: a free port on the interface that
     /// reaches the coordinator]
     #[arg(long, value_name = "ADDR:PORT", env = "DCGAN_LISTEN")]
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<ListenAddress>,
     /// The address that other workers connect to, as HOST:PORT [default: the one that this worker
     /// listens on]
     #[arg(long, value_name = "HOST:PORT", env = "DCGAN_ADVERTISE")]
     pub advertise: Option<Address>,
     /// Give up when the coordinator cannot be reached for this long, such as 90s, 10m or 2h
-    #[arg(
-        long,
-        value_name = "TIME",
-        default_value = "10m",
-        value_parser = duration,
-        env = "DCGAN_COORDINATOR_TIMEOUT"
-    )]
-    pub coordinator_timeout: Duration,
+    #[arg(long, value_name = "TIME", default_value = "10m", env = "DCGAN_COORDINATOR_TIMEOUT")]
+    pub coordinator_timeout: Time,
     /// Allow unencrypted connections to and from other machines
     #[arg(long, action = ArgAction::Set, default_value = "no", env = "DCGAN_INSECURE")]
     pub insecure: bool,
@@ -85,7 +78,7 @@ impl Args {
     /// If none was given, and the coordinator's name does not resolve (yet).
     pub(crate) fn listen_address(&self) -> std::io::Result<SocketAddr> {
         match self.listen {
-            Some(address) => Ok(address),
+            Some(ListenAddress(address)) => Ok(address),
             None => Ok(SocketAddr::new(interface_to(&self.coordinator)?, 0)),
         }
     }
@@ -111,7 +104,7 @@ impl Args {
     pub(crate) fn check_exposure(&self) -> anyhow::Result<()> {
         self.coordinator.check(self.insecure).context("--coordinator").map_err(usage)?;
         match self.listen {
-            Some(address) => {
+            Some(ListenAddress(address)) => {
                 Address::from(address).check(self.insecure).context("--listen").map_err(usage)
             }
             None => Ok(()),
@@ -141,40 +134,12 @@ fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Parses a time of at least a second, such as `90s`, `10m` or `2h`.
-fn duration(text: &str) -> Result<Duration, String> {
-    match seconds(text) {
-        Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
-        _ => Err("expected a time such as 90s, 10m or 2h".to_owned()),
-    }
-}
-
-fn seconds(text: &str) -> Option<u64> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let factor = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Args, clap::Error> {
         Args::try_parse_from(["dcgan-worker"].into_iter().chain(line.split_whitespace()))
-    }
-
-    #[test]
-    fn a_time_needs_a_unit() {
-        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
-        for wrong in ["", "10", "m", "0s", "-1s", "1.5h", "1d", "18446744073709551615h"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]

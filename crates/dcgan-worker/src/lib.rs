@@ -36,7 +36,8 @@ use dcgan_process::settings::warn_of_unknown_variables;
 pub fn main() -> ExitCode {
     dcgan_process::exit::run(|| {
         let (args, _) = dcgan_process::settings::parse::<Args>();
-        args.log.start(std::io::stderr);
+        dcgan_process::output::start()?;
+        args.log.start();
         warn_of_unknown_variables(&RunSpec::setting_names());
         if args.exit_with_stdin {
             dcgan_process::lifeline::exit_with_stdin();

@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             plan: Generation(0),
             promised: Generation(0),
         },
-        give_up_after: args.coordinator_timeout,
+        give_up_after: args.coordinator_timeout.0,
         driver: inputs_in.clone(),
     })?;
     let runtime = network.handle().clone();
@@ -100,7 +100,7 @@ async fn listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
             return Err(error);
         }
         let coordinator = args.coordinator.authority();
-        if waiting.elapsed() >= args.coordinator_timeout {
+        if waiting.elapsed() >= args.coordinator_timeout.0 {
             return Err(error.context(format!("cannot find {coordinator}")));
         }
         waiting.report(|| format!("the address of {coordinator}: {error}"));

@@ -77,7 +77,7 @@ pub(crate) struct ChaosArgs {
 
 /// Runs both trainings, and compares them. The exit status says whether they are the same.
 pub(crate) fn run(args: &ChaosArgs, connector: Connector) -> anyhow::Result<u8> {
-    args.log.start(std::io::stderr);
+    args.log.start();
     // Decide which faults are injected when.
     let (schedule, steps) = args.schedule()?;
     check(&schedule, steps, args.workers.into()).map_err(usage)?;

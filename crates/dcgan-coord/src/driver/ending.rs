@@ -1,10 +1,12 @@
 //! The last lines of a run: how it ended, what is saved, and how to resume it.
 
+use std::fmt::Write;
+
 use dcgan_core::ids::Step;
 use dcgan_core::protocol::coordinator::{LostSteps, Outcome};
 use dcgan_process::exit::status;
-use dcgan_process::logging;
 use dcgan_process::signals::Signal;
+use dcgan_process::{logging, output};
 use dcgan_rpc::pb;
 
 use super::Driver;
@@ -50,7 +52,7 @@ impl Driver {
                     event = "run_stopped",
                     step,
                     "stopped after step {step}; go on with: {}",
-                    self.resume_command()
+                    self.resume_command
                 );
                 let in_order = self.signal.map_or(status::FINISHED, Signal::status);
                 if lost.is_some() { status::FAILED } else { in_order }
@@ -69,7 +71,7 @@ impl Driver {
         let saved = self.machine.checkpoint().map_or("no checkpoint".to_owned(), |saved| {
             format!("checkpoint of step {}", saved.step)
         });
-        let resume = self.resume_command();
+        let resume = self.resume_command.clone();
         if logging::is_json() {
             tracing::error!(
                 event = "run_failed",
@@ -83,19 +85,16 @@ impl Driver {
             );
             return;
         }
-        eprintln!("\nthe run has failed: {what}");
-        for (key, value) in [("first:", first), ("log:", log), ("logs:", logs)] {
+        let mut block = format!("\nthe run has failed: {what}\n");
+        let saved = ("saved:", Some(saved));
+        let resume = ("resume:", Some(resume));
+        for (key, value) in [("first:", first), ("log:", log), ("logs:", logs), saved, resume] {
             if let Some(value) = value {
-                eprintln!("  {key:<8} {value}");
+                // Writing to a string cannot fail.
+                let _ = writeln!(block, "  {key:<8} {value}");
             }
         }
-        eprintln!("  saved:   {saved}");
-        eprintln!("  resume:  {resume}");
-    }
-
-    fn resume_command(&self) -> String {
-        let local = if self.is_local { " --local" } else { "" };
-        format!("dcgan-coord --out {}{local}", self.disk.files.root().display())
+        output::say(block.trim_end());
     }
 }
 

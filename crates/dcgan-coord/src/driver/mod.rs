@@ -23,6 +23,7 @@ use dcgan_core::protocol::coordinator::{
     ConnId, CoordinatorMachine, Event, Outcome, Reason, Stop, TICK,
 };
 use dcgan_core::protocol::message::Hello;
+use dcgan_process::settings::Time;
 use dcgan_process::signals::{FirstSignal, Signal};
 use dcgan_rpc::net::Pulse;
 use dcgan_rpc::{CoordinatorMessage, pb};
@@ -62,6 +63,8 @@ pub(crate) struct Driver {
     /// The processes of `--local`, as long as they run.
     local: Option<LocalProcesses>,
     is_local: bool,
+    /// The command that goes on with the run.
+    resume_command: String,
     /// The signal that asked for a stop.
     signal: Option<Signal>,
     reason_log: ReasonLog,
@@ -69,6 +72,10 @@ pub(crate) struct Driver {
     watchers: StopWatchers,
     /// Why the run was stopped, if too few local workers are left.
     out_of_workers: Option<String>,
+    /// The run ends when no worker has been connected for this long.
+    workers_timeout: Duration,
+    /// Since when no worker is connected, after one was.
+    deserted_since: Option<Duration>,
     /// When the next heartbeats are due, on the machine's clock.
     next_heartbeat: Duration,
     /// How the run ended, once the machine has said so.
@@ -100,10 +107,13 @@ impl Driver {
             served_workers: Arc::new(Workers::new()),
             local,
             is_local,
+            resume_command: String::new(),
             signal: None,
             reason_log: ReasonLog::default(),
             watchers: StopWatchers::default(),
             out_of_workers: None,
+            workers_timeout: Duration::MAX,
+            deserted_since: None,
             next_heartbeat: Duration::ZERO,
             outcome: None,
             pulse: Pulse::default(),
@@ -113,6 +123,16 @@ impl Driver {
     /// Makes the driver that of services which know these workers and show this pulse.
     pub(crate) fn with_services(self, served_workers: Arc<Workers>, pulse: Pulse) -> Self {
         Self { served_workers, pulse, ..self }
+    }
+
+    /// Makes the driver one that tells this command to people, for going on with the run.
+    pub(crate) fn with_resume_command(self, resume_command: String) -> Self {
+        Self { resume_command, ..self }
+    }
+
+    /// Makes the driver one that ends the run when no worker has been connected for so long.
+    pub(crate) fn with_workers_timeout(self, workers_timeout: Duration) -> Self {
+        Self { workers_timeout, ..self }
     }
 
     /// Runs the training to its end. Returns the exit status of the program.
@@ -273,6 +293,22 @@ impl Driver {
         self.handle(Event::Stop(Stop::Finish));
     }
 
+    /// Ends the run if all its workers have been away for too long: nobody pays for a machine that
+    /// waits for ever.
+    fn stop_if_deserted(&mut self, now: Duration) {
+        if !self.workers.is_empty() || self.machine.plan().is_none() || self.machine.is_ending() {
+            self.deserted_since = None;
+            return;
+        }
+        let since = *self.deserted_since.get_or_insert(now);
+        if now - since >= self.workers_timeout && self.out_of_workers.is_none() {
+            let time = Time(self.workers_timeout);
+            self.out_of_workers =
+                Some(format!("no worker was connected for {time} (--workers-timeout)"));
+            self.handle(Event::Stop(Stop::Finish));
+        }
+    }
+
     fn on_signal(&mut self, signal: Signal) {
         // A second one ends the program at once, without the driver. Local processes end then
         // because their standard input closes.
@@ -302,6 +338,7 @@ impl Driver {
             local.on_tick(now);
         }
         self.drop_stalled_samplers(now);
+        self.stop_if_deserted(now);
         self.handle(Event::Tick);
     }
 

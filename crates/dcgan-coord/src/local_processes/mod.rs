@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dcgan_process::logging::LogFormat;
-use dcgan_rpc::net::Address;
+use dcgan_rpc::net::{Address, ListenAddress};
 use tokio::sync::mpsc;
 
 use crate::input::Input;
@@ -49,6 +49,10 @@ pub(crate) struct LocalSettings {
     pub(crate) sampler: bool,
     /// The folder of their logs.
     pub(crate) logs: PathBuf,
+    /// The address of the sampler's page, if it is given.
+    pub(crate) http: Option<ListenAddress>,
+    /// The device of the workers, if it is given.
+    pub(crate) device: Option<String>,
     /// True if connections to other machines are allowed: the coordinator may listen on an address
     /// that is not this machine's own.
     pub(crate) insecure: bool,
@@ -106,11 +110,19 @@ impl LocalSettings {
         for worker in 0..self.workers {
             let name = format!("worker-{worker}");
             let threads = self.threads.to_string();
-            let arguments = self.arguments(&["--name", &name, "--threads", &threads]);
+            let mut own = vec!["--name", &name, "--threads", &threads];
+            own.extend(self.device.iter().flat_map(|device| ["--device", device]));
+            let arguments = self.arguments(&own);
             children.push(LocalProcess::new(&name, "dcgan-worker", arguments, &self.logs)?);
         }
         if self.sampler {
-            let mut arguments = self.arguments(&["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]);
+            let http = self.http.map(|address| address.to_string());
+            let own: &[&str] = match &http {
+                Some(http) => &["--http", http, "--grpc", "127.0.0.1:0"],
+                // The documented addresses, if nobody has them.
+                None => &["--or-free-port"],
+            };
+            let mut arguments = self.arguments(own);
             // The format of the log belongs to the program, the other options to its verb.
             arguments.insert(LOG_FORMAT_ARGUMENTS, "serve".to_owned());
             children.push(LocalProcess::new(SAMPLER, "dcgan-sampler", arguments, &self.logs)?);

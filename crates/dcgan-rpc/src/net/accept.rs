@@ -3,6 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -26,16 +27,22 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 pub(super) struct Incoming {
     listener: TcpIncoming,
     places: Places,
+    /// The text for somebody who speaks HTTP/1, if the server does not.
+    explanation: Option<Arc<str>>,
     /// Nothing is accepted before it is over.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Incoming {
-    pub(super) fn new(listener: TcpListener, places: Places) -> Self {
+    pub(super) fn new(
+        listener: TcpListener,
+        places: Places,
+        explanation: Option<Arc<str>>,
+    ) -> Self {
         let listener = TcpIncoming::from(listener)
             .with_nodelay(Some(true))
             .with_keepalive(Some(TCP_KEEPALIVE));
-        Self { listener, places, pause: None }
+        Self { listener, places, explanation, pause: None }
     }
 
     /// Accepts the next connection; `None` if it is turned away.
@@ -74,7 +81,7 @@ impl Incoming {
             }
             return None;
         };
-        Some(Connection::new(stream, seat))
+        Some(Connection::new(stream, seat, self.explanation.clone()))
     }
 
     fn on_error(&mut self, error: &io::Error) {

@@ -1,13 +1,16 @@
 //! Addresses of servers, as people write them.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 /// The address of a server: `http://host:port`.
 ///
-/// The host is a name, an IPv4 address or an IPv6 address in brackets. Parsing accepts the short
-/// form `host:port` as well; port 0 is refused.
+/// The host is a name, an IPv4 address or an IPv6 address. Parsing accepts the short form
+/// `host:port` as well, and an IPv6 address without its brackets, as Kubernetes fills it in; port 0
+/// is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     host: String,
@@ -48,17 +51,117 @@ impl Address {
     fn parse(text: &str) -> Option<Self> {
         let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
         let (host, port) = authority.rsplit_once(':')?;
-        // Without brackets, the end of an IPv6 address would be taken for a port.
         let is_bracketed = host.starts_with('[') && host.ends_with(']');
-        let has_stray_colon = host.contains(':') && !is_bracketed;
         let is_host = host.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '/' | '@'));
-        if host.is_empty() || has_stray_colon || !is_host {
+        if host.is_empty() || !is_host {
             return None;
         }
+        let host = match host.parse::<Ipv6Addr>() {
+            Ok(ip) => format!("[{ip}]"),
+            Err(_) if host.contains(':') && !is_bracketed => return None,
+            Err(_) => host.to_owned(),
+        };
         match port.parse() {
             Ok(0) | Err(_) => None,
-            Ok(port) => Some(Self { host: host.to_owned(), port }),
+            Ok(port) => Some(Self { host, port }),
         }
+    }
+
+    /// The address at which others reach a server that listens there: one that listens on all
+    /// interfaces is at this machine's own address, as far as the system tells one.
+    pub fn of_server(listening: SocketAddr) -> Self {
+        let mut address = listening;
+        if listening.ip().is_unspecified() {
+            // Connecting a UDP socket sends nothing: the system only chooses the interface. These
+            // two are addresses for documentation, which nobody has.
+            let (any, other): (IpAddr, IpAddr) = match listening {
+                SocketAddr::V4(_) => {
+                    (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into())
+                }
+                SocketAddr::V6(_) => (
+                    Ipv6Addr::UNSPECIFIED.into(),
+                    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+                ),
+            };
+            let own = UdpSocket::bind((any, 0))
+                .and_then(|socket| socket.connect((other, 9)).and_then(|()| socket.local_addr()));
+            address.set_ip(own.map_or_else(|_| loopback(listening), |own| own.ip()));
+        }
+        address.into()
+    }
+
+    /// The address at which processes of this machine reach a server that listens there.
+    pub fn on_this_machine(listening: SocketAddr) -> Self {
+        let mut address = listening;
+        // Nobody can connect to "all interfaces".
+        if listening.ip().is_unspecified() {
+            address.set_ip(loopback(listening));
+        }
+        address.into()
+    }
+}
+
+fn loopback(listening: SocketAddr) -> IpAddr {
+    match listening {
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+/// An address to listen on, as people write it: `10.0.0.4:7420`, `localhost:7420`, `[::]:7420` or
+/// `:::7420`, `:7420` for all interfaces, `7420` for this machine alone. Port 0 takes a free port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct ListenAddress(pub SocketAddr);
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || {
+            format!("expected an address such as 127.0.0.1:7420 or localhost:7420, found {text:?}")
+        };
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => (host, port),
+            None => ("127.0.0.1", text),
+        };
+        let port: u16 = port.parse().map_err(|_| expected())?;
+        let host = match host {
+            "" => "0.0.0.0",
+            host => host.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(host),
+        };
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(Self(SocketAddr::new(ip, port)));
+        }
+        if host.contains(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '-' | '_')) {
+            return Err(expected());
+        }
+        let mut known = (host, port)
+            .to_socket_addrs()
+            .map_err(|error| format!("the name {host} has no address here: {error}"))?;
+        let first = known.clone().next();
+        let address = known.find(SocketAddr::is_ipv4).or(first);
+        address.map(Self).ok_or_else(|| format!("the name {host} has no address here"))
+    }
+}
+
+impl TryFrom<String> for ListenAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<ListenAddress> for String {
+    fn from(address: ListenAddress) -> Self {
+        address.to_string()
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -88,8 +191,6 @@ impl fmt::Display for Address {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv6Addr;
-
     use super::*;
 
     #[test]
@@ -110,12 +211,64 @@ mod tests {
             "http://host:0",
             "http://host:65536",
             "ftp://host:1",
-            "::1:80",
             "ho\nst:80",
             "ho st:80",
         ];
         for text in wrong {
             assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_needs_no_brackets() {
+        for (text, authority) in [
+            ("fd00::5:7423", "[fd00::5]:7423"),
+            ("http://::1:80", "[::1]:80"),
+            ("[fd00::5]:7423", "[fd00::5]:7423"),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().authority(), authority);
+        }
+    }
+
+    #[test]
+    fn an_address_to_listen_on_has_many_forms() {
+        for (text, address) in [
+            ("10.0.0.4:7420", "10.0.0.4:7420"),
+            ("localhost:7420", "127.0.0.1:7420"),
+            ("[::]:7420", "[::]:7420"),
+            ("::1:7420", "[::1]:7420"),
+            (":7420", "0.0.0.0:7420"),
+            ("7420", "127.0.0.1:7420"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+        ] {
+            assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), address, "{text}");
+        }
+        for wrong in
+            ["", "localhost", "127.0.0.1:", "127.0.0.1:65536", "http://127.0.0.1:1", "a b:1"]
+        {
+            let error = wrong.parse::<ListenAddress>().unwrap_err();
+            assert!(error.contains("127.0.0.1:7420"), "{wrong}: {error}");
+        }
+        let unknown = "no-such-host.invalid:7420".parse::<ListenAddress>().unwrap_err();
+        assert!(
+            unknown.starts_with("the name no-such-host.invalid has no address here"),
+            "{unknown}"
+        );
+    }
+
+    #[test]
+    fn the_address_of_a_server_that_listens_on_all_interfaces_can_be_connected_to() {
+        for (listening, reached) in [
+            ("0.0.0.0:7420", "http://127.0.0.1:7420"),
+            ("[::]:7420", "http://[::1]:7420"),
+            ("10.0.0.1:7420", "http://10.0.0.1:7420"),
+            ("127.0.0.1:7420", "http://127.0.0.1:7420"),
+        ] {
+            let listening: SocketAddr = listening.parse().unwrap();
+            assert_eq!(Address::on_this_machine(listening).to_string(), reached);
+            let told = Address::of_server(listening).to_string();
+            assert!(!told.contains("0.0.0.0") && !told.contains("[::]"), "{told}");
+            assert!(listening.ip().is_unspecified() || told == reached);
         }
     }
 

@@ -93,6 +93,10 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
     cause.to_string()
 }
 
+/// The words for a server that is none of gRPC's.
+const NO_GRPC: &str =
+    "what answers there speaks no gRPC: it may be a page for browsers, or another program";
+
 /// Describes a failed request for people: the server's own words. Its other text, such as its
 /// metadata, says nothing to them.
 pub fn in_words(status: &Status) -> String {
@@ -101,8 +105,13 @@ pub fn in_words(status: &Status) -> String {
         (Code::Unimplemented, "") => {
             "the other program does not know this request: use programs of one build".to_owned()
         }
+        (_, message) if message.starts_with("grpc-status header missing") => NO_GRPC.to_owned(),
         // Only the error of a connection has another error as its source.
-        (_, message) if status.source().is_some() => format!("the connection broke: {message}"),
+        (_, message) if status.source().is_some() => match innermost(status) {
+            // The first bytes of an answer over HTTP/1, read as the head of a frame of HTTP/2.
+            cause if cause.contains("frame with invalid size") => NO_GRPC.to_owned(),
+            cause => format!("the connection broke: {cause} ({message})"),
+        },
         (_, message) => message.to_owned(),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,9 @@ use crate::Throttle;
 /// A connection looks this often whether it has become overdue.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The beginnings of requests over HTTP/1, which a browser sends. HTTP/2 begins with `PRI`.
+const HTTP_1: [&[u8; 4]; 4] = [b"GET ", b"HEAD", b"POST", b"PUT "];
+
 /// A TCP stream that has a place. It breaks when it loses its place: whatever is done on it fails
 /// then, and the server drops it with all of its requests.
 pub(super) struct Connection {
@@ -23,13 +27,15 @@ pub(super) struct Connection {
     seat: Seat,
     checks: Interval,
     is_closed: bool,
+    /// The text for somebody who speaks HTTP/1, on a port that does not, until the first bytes.
+    explanation: Option<Arc<str>>,
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, seat: Seat) -> Self {
+    pub(super) fn new(stream: TcpStream, seat: Seat, explanation: Option<Arc<str>>) -> Self {
         let mut checks = interval(CHECK_INTERVAL);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { stream, seat, checks, is_closed: false }
+        Self { stream, seat, checks, is_closed: false, explanation }
     }
 
     /// Fails if the connection has lost its place. Else wakes the task when it may have.
@@ -52,6 +58,32 @@ impl Connection {
             }
         }
         false
+    }
+
+    /// Looks at the first bytes of a connection where HTTP/1 is not spoken, and answers in words if
+    /// they are a browser's. Nothing else may be said before: a server of HTTP/2 speaks first.
+    fn poll_first_bytes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(text) = &self.explanation else {
+            return Poll::Ready(Ok(()));
+        };
+        let mut first = [0; 4];
+        ready!(self.stream.poll_peek(cx, &mut ReadBuf::new(&mut first)))?;
+        if HTTP_1.contains(&&first) {
+            let answer = format!(
+                "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                 Content-Length: {}\r\nConnection: close\r\n\r\n{text}\n",
+                text.len() + 1
+            );
+            // It fits into the buffer of a new connection. Who does not get it asks again.
+            let _ = self.stream.try_write(answer.as_bytes());
+            // Closing a connection with bytes that nobody has read would take the answer back.
+            let mut rest = [0; 4096];
+            while self.stream.try_read(&mut rest).is_ok_and(|bytes| bytes > 0) {}
+            self.is_closed = true;
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        self.explanation = None;
+        Poll::Ready(Ok(()))
     }
 
     fn log(&self, why: &str, is_warning: bool) {
@@ -90,6 +122,7 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.poll_place(cx)?;
+        ready!(self.poll_first_bytes(cx))?;
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
@@ -101,6 +134,7 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.poll_place(cx)?;
+        ready!(self.poll_first_bytes(cx))?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -110,6 +144,7 @@ impl AsyncWrite for Connection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.poll_place(cx)?;
+        ready!(self.poll_first_bytes(cx))?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 

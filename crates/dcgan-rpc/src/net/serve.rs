@@ -4,7 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 
 use axum::Router;
-use axum::middleware::{from_fn, map_response};
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use dcgan_core::protocol::message::PROTOCOL;
 use tokio::net::{TcpListener, TcpSocket};
@@ -20,7 +21,7 @@ use super::{
     RESETS_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX, requests,
 };
 use crate::pb;
-use crate::services::Program;
+use crate::services::{Program, SERVICES, Service};
 
 /// A port that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -79,11 +80,19 @@ pub async fn serve(
         .add_service(health_service)
         .add_service(reflection_v1.expect("the descriptors are our own"))
         .add_service(reflection_v1alpha.expect("the descriptors are our own"));
-    let router = all_routes.into_axum_router().layer(map_response(explain_unknown_method));
+    let router = all_routes
+        .into_axum_router()
+        .layer(from_fn(move |request, next| explain_unknown_method(program, request, next)));
 
-    let served = limited_server()
-        .add_routes(counted(router))
-        .serve_with_incoming_shutdown(Incoming::new(listener, places.clone()), shutdown);
+    let explanation = format!(
+        "This is the port of {program} of a DCGAN, which speaks gRPC (HTTP/2). A page for browsers \
+         is at the address that dcgan-sampler prints, by default http://127.0.0.1:7421."
+    );
+    let explanation = explanation.into();
+    let served = limited_server().add_routes(counted(router)).serve_with_incoming_shutdown(
+        Incoming::new(listener, places.clone(), Some(explanation)),
+        shutdown,
+    );
     tokio::select! {
         ended = served => ended,
         never = reported => match never {},
@@ -102,7 +111,7 @@ pub async fn serve_pages(
     limited_server()
         .accept_http1(true)
         .add_routes(counted(pages))
-        .serve_with_incoming(Incoming::new(listener, places.clone()))
+        .serve_with_incoming(Incoming::new(listener, places.clone(), None))
         .await
 }
 
@@ -126,18 +135,31 @@ fn counted(router: Router) -> Routes {
     Routes::from(router.layer(from_fn(requests::count)))
 }
 
-/// Says in words that a method is not known. A program of another version has called it, and would
-/// show its user an empty text.
-async fn explain_unknown_method(response: Response) -> Response {
+/// Says in words that a method is not known. The client means another program, or a program of
+/// another version has called it, and it would show its user an empty text.
+async fn explain_unknown_method(program: Program, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let response = next.run(request).await;
     match Status::from_header_map(response.headers()) {
         Some(status) if status.code() == Code::Unimplemented && status.message().is_empty() => {
-            Status::unimplemented(format!(
-                "this program speaks protocol version {PROTOCOL} and does not know this request: \
-                 use programs of one build"
-            ))
-            .into_http()
+            Status::unimplemented(explanation(program, &path)).into_http()
         }
         _ => response,
+    }
+}
+
+/// Why a program does not know the method of this path, in words.
+fn explanation(program: Program, path: &str) -> String {
+    let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    match SERVICES.iter().find(|one| one.name == service) {
+        Some(Service { program: meant, .. }) if *meant != program => format!(
+            "this is the address of {program}, and the request is for {meant}: give the address \
+             that {meant} prints at its start"
+        ),
+        _ => format!(
+            "this program speaks protocol version {PROTOCOL} and does not know this request: use \
+             programs of one build"
+        ),
     }
 }
 
@@ -156,12 +178,15 @@ fn reflection<'a>(program: Program) -> tonic_reflection::server::Builder<'a> {
 mod tests {
     use std::future::pending;
 
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
     use tonic::Request;
     use tonic::client::Grpc;
     use tonic_prost::ProstCodec;
 
     use super::*;
     use crate::net::{Connector, Peer, in_words};
+    use crate::pb::sampler_client::SamplerClient;
 
     #[tokio::test]
     async fn a_port_in_use_is_reported_with_its_address() {
@@ -170,6 +195,22 @@ mod tests {
         let error = listen(address).unwrap_err().to_string();
         let expected = format!("cannot listen on {address}: Address already in use");
         assert!(error.starts_with(&expected), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_browser_hears_in_words_what_the_port_is() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (places, pulse) = (Places::new(64), Pulse::default());
+            serve(listener, Routes::default(), Program::Worker, &places, pulse, pending()).await
+        });
+        let mut browser = TcpStream::connect(address).await.unwrap();
+        browser.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        browser.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+        assert!(answer.contains("the port of a worker of a DCGAN, which speaks gRPC"), "{answer}");
     }
 
     /// Programs of protocol version 2 called `Coordinator/Act`, and show the server's words.
@@ -184,7 +225,7 @@ mod tests {
         });
         let peer = Peer::Coordinator(None);
         let channel = Connector::new(false).connect(&address, &peer).await.unwrap();
-        // A service and a method that the server does not have.
+        // A service and a method that no program has.
         for path in ["/dcgan.v1.Coordinator/Act", "/grpc.health.v1.Health/Act"] {
             let mut client = Grpc::new(channel.clone());
             client.ready().await.unwrap();
@@ -199,5 +240,12 @@ mod tests {
             );
             assert_eq!(in_words(&status), expected);
         }
+        let mut samples = SamplerClient::new(channel);
+        let status = samples.sample(pb::SampleRequest::default()).await.unwrap_err();
+        assert_eq!(
+            in_words(&status),
+            "this is the address of a coordinator, and the request is for a sampler: give the \
+             address that a sampler prints at its start"
+        );
     }
 }

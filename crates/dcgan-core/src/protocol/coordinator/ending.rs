@@ -20,6 +20,11 @@ pub(super) const RETURN_MAX: Duration = Duration::from_secs(20);
 /// and a worker that is told a moment later than the coordinator would find nobody to release it.
 pub(super) const HAND_OVER_MIN: Duration = Duration::from_secs(1);
 
+/// With nothing to lose, a coordinator that hands over stays this long for members that may come
+/// back as others have a moment ago: machines that freeze together go on one after the other, and a
+/// worker that was told to stop would find nobody to release it.
+const STRAGGLING_MAX: Duration = Duration::from_secs(5);
+
 /// An early end that was asked for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ending {
@@ -141,13 +146,18 @@ impl CoordinatorMachine {
         let Some(ending) = self.ending.filter(|_| is_all_saved) else {
             return;
         };
-        let may_return = |id| self.registry.may_return(id, ending.since, self.now).is_some();
-        let is_one_away = self.members().iter().any(|member| may_return(&member.id));
+        let is_one_away = self.is_a_member_away(ending);
         if let Stage::Finishing { until, .. } = &mut self.stage
             && is_one_away
         {
             *until = self.now + HAND_OVER_MIN;
         }
+    }
+
+    /// Returns whether a member of the last plan is away and may come back.
+    fn is_a_member_away(&self, ending: Ending) -> bool {
+        let may_return = |id| self.registry.may_return(id, ending.since, self.now).is_some();
+        self.members().iter().any(|member| may_return(&member.id))
     }
 
     /// Returns whether a coordinator that hands over stays a little longer, for workers that may be
@@ -158,12 +168,12 @@ impl CoordinatorMachine {
             return false;
         };
         let hellos = self.registry.connected().map(|(worker, _)| worker.hello_at);
-        if self.now >= hellos.max().unwrap_or_default().max(ending.since) + HAND_OVER_MIN {
-            return false;
+        let since = hellos.max().unwrap_or_default().max(ending.since);
+        if self.is_a_member_away(ending) {
+            return self.now < since + STRAGGLING_MAX;
         }
-        let may_return = |id| self.registry.may_return(id, ending.since, self.now).is_some();
-        self.registry.connected().any(|(worker, _)| worker.leaving.is_none())
-            || self.members().iter().any(|member| may_return(&member.id))
+        let is_one_training = self.registry.connected().any(|(worker, _)| worker.leaving.is_none());
+        is_one_training && self.now < since + HAND_OVER_MIN
     }
 
     /// Enters Saving: what is due, and a checkpoint of the furthest state among the answers, is to

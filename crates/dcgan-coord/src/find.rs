@@ -1,0 +1,132 @@
+//! Finds the coordinator that a verb is for: at an address, or by its run directory.
+
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use clap::ArgMatches;
+use dcgan_core::ids::{RunId, Step};
+use dcgan_process::exit::{status as exit, usage};
+use dcgan_process::settings::is_from_variable;
+use dcgan_rpc::net::{Address, CONNECT_MAX};
+use dcgan_store::checkpoint::Checkpoints;
+use dcgan_store::run_dir::{RunPaths, read_address};
+use serde::Serialize;
+
+use crate::args::CoordinatorArg;
+use crate::resolve::{DEFAULT_ROOT, read_schedule};
+
+/// The address of a coordinator without a flag, a variable or a run directory.
+const DEFAULT_ADDRESS: &str = "http://127.0.0.1:7420";
+
+/// A run, as its directory tells.
+pub(crate) enum Found {
+    /// Its coordinator listens here.
+    Running(Address),
+    Ended(EndedRun),
+}
+
+/// A run that no coordinator works on.
+#[derive(Serialize)]
+pub(crate) struct EndedRun {
+    run: RunId,
+    /// True if all its steps are done.
+    is_finished: bool,
+    /// The step of the newest checkpoint; 0 without one.
+    step: Step,
+    last_step: Step,
+    directory: PathBuf,
+}
+
+/// Finds the coordinator that the flags of a verb name.
+///
+/// # Errors
+/// If none is running there.
+pub(crate) fn coordinator(given: &CoordinatorArg, matches: &ArgMatches) -> anyhow::Result<Address> {
+    match coordinator_or_ended(given, matches)? {
+        Found::Running(address) => Ok(address),
+        Found::Ended(ended) => bail!("no coordinator is running: {}", ended.describe()),
+    }
+}
+
+/// Finds the coordinator that the flags of a verb name, or else what has become of its run.
+///
+/// # Errors
+/// If the directory that they name is none of a run.
+pub(crate) fn coordinator_or_ended(
+    given: &CoordinatorArg,
+    matches: &ArgMatches,
+) -> anyhow::Result<Found> {
+    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
+    match (&given.run, &given.address) {
+        (Some(_), Some(address)) if is_from_variable(matches, "run") => {
+            Ok(Found::Running(address.clone()))
+        }
+        (Some(run), Some(_)) if is_from_variable(matches, "address") => look_into(run),
+        (Some(_), Some(_)) => {
+            bail!(usage(anyhow!("--run and --coordinator both name a coordinator: give one")))
+        }
+        (Some(run), None) => look_into(run),
+        (None, Some(address)) => Ok(Found::Running(address.clone())),
+        (None, None) => match address_in(Path::new(DEFAULT_ROOT))? {
+            Some(address) => Ok(Found::Running(address)),
+            None => Ok(Found::Running(DEFAULT_ADDRESS.parse()?)),
+        },
+    }
+}
+
+fn look_into(root: &Path) -> anyhow::Result<Found> {
+    match address_in(root)? {
+        Some(address) => Ok(Found::Running(address)),
+        None => Ok(Found::Ended(EndedRun::read(root)?)),
+    }
+}
+
+/// The address of the coordinator that uses a run directory, if one does.
+fn address_in(root: &Path) -> anyhow::Result<Option<Address>> {
+    let Some(text) = read_address(&RunPaths::new(root))? else {
+        return Ok(None);
+    };
+    let address: Address = text.parse().with_context(|| format!("{}/address", root.display()))?;
+    // A coordinator that was killed leaves its address behind.
+    Ok(is_anybody_at(&address).then_some(address))
+}
+
+fn is_anybody_at(address: &Address) -> bool {
+    let resolved = address.authority().to_socket_addrs();
+    let mut candidates = resolved.into_iter().flatten();
+    candidates.any(|address| TcpStream::connect_timeout(&address, CONNECT_MAX).is_ok())
+}
+
+impl EndedRun {
+    fn read(root: &Path) -> anyhow::Result<Self> {
+        let paths = RunPaths::new(root);
+        let (run, last_step) = read_schedule(&paths).map_err(usage)?;
+        let (newest, _) = Checkpoints::new(&paths).newest()?;
+        let (step, ends_run) = newest.map_or((0, false), |checkpoint| {
+            let manifest = checkpoint.manifest();
+            (manifest.step, manifest.ends_run)
+        });
+        let is_finished = ends_run || step >= last_step;
+        Ok(Self { run, is_finished, step, last_step, directory: root.to_owned() })
+    }
+
+    fn describe(&self) -> String {
+        let Self { run, is_finished, step, last_step, directory } = self;
+        let directory = directory.display();
+        match (is_finished, step) {
+            (true, _) => format!("run {run} in {directory} has finished: {step} steps"),
+            (false, 0) => format!("run {run} in {directory} has no checkpoint yet"),
+            (false, _) => {
+                format!("run {run} in {directory} is stopped after step {step} of {last_step}")
+            }
+        }
+    }
+
+    /// Prints what has become of the run, for people or as JSON.
+    pub(crate) fn print(&self, json: bool) -> anyhow::Result<u8> {
+        let text = if json { serde_json::to_string(self)? } else { self.describe() };
+        dcgan_process::print(&format!("{text}\n"));
+        Ok(exit::FINISHED)
+    }
+}
