@@ -40,9 +40,17 @@ pub(super) struct Injection<'a> {
     samples: Samples,
     injected: InjectedFaults,
     progress: Progress,
-    /// Set while all processes end because they were told to: how long after its end the
-    /// coordinator is started again.
-    ending: Option<Duration>,
+    /// Set while all processes end because they were told to.
+    ending: Option<Ending>,
+}
+
+/// All processes were told to end.
+#[derive(Clone, Copy)]
+struct Ending {
+    /// How long after its end the coordinator is started again.
+    restart_after: Duration,
+    /// True if a worker was killed since. It may have held the only copy of the newest step.
+    has_killed: bool,
 }
 
 /// The last step that was seen, and when it was seen first.
@@ -106,17 +114,19 @@ impl<'a> Injection<'a> {
     /// Starts the coordinator again if it has ended because it was told to.
     ///
     /// # Errors
-    /// If it has lost steps.
+    /// If it has lost steps that a worker still had.
     fn is_end_in_order(&mut self, status: ExitStatus) -> anyhow::Result<bool> {
         // The run may have reached its last step in this moment.
-        let Some(restart_after) = self.ending.take().filter(|_| !status.success()) else {
+        let Some(ending) = self.ending.take().filter(|_| !status.success()) else {
             return Ok(false);
         };
+        // A step that only a killed worker had is lost, and the status says so.
+        let is_loss_said = ending.has_killed && status.code() == Some(exit::FAILED.into());
         ensure!(
-            status.code() == Some(exit::TERMINATED.into()),
+            is_loss_said || status.code() == Some(exit::TERMINATED.into()),
             "the coordinator was told to stop, and ended with {status}"
         );
-        self.processes.kill_coordinator(restart_after);
+        self.processes.kill_coordinator(ending.restart_after);
         Ok(true)
     }
 
@@ -144,11 +154,14 @@ impl<'a> Injection<'a> {
             Fault::Kill(worker, restart_after) => {
                 if self.processes.kill(worker, restart_after) {
                     self.injected.kills.push(now);
+                    if let Some(ending) = &mut self.ending {
+                        ending.has_killed = true;
+                    }
                 }
             }
             Fault::End(restart_after) => {
                 if self.processes.terminate_all() {
-                    self.ending = Some(restart_after);
+                    self.ending = Some(Ending { restart_after, has_killed: false });
                 }
             }
             Fault::KillCoordinator(restart_after) => {
