@@ -124,7 +124,8 @@ fn a_checkpoint_that_is_damaged_later_is_noticed_when_it_is_needed() {
     let folder = tempdir().unwrap();
     let here = folder.path();
     let coordinator = Coordinator::start(here, &format!("--workers 1 {TOY} --steps 3000"));
-    let first = coordinator.worker(here, "--name first");
+    // It stops in the midst of the run, however fast that goes.
+    let first = coordinator.worker(here, "--name first --fault step-done=stop@1000");
     // A checkpoint may be left out on a slow disk: any later one will do.
     coordinator.process.wait_for_event_where("a later checkpoint_saved", |event| {
         event.is("checkpoint_saved", &[]) && event.field("step") != "50"

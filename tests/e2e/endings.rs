@@ -217,9 +217,8 @@ fn a_second_signal_ends_a_coordinator_whose_driver_hangs() {
 fn a_terminal_that_is_closed_ends_a_run_in_order() {
     let folder = tempdir().unwrap();
     let here = folder.path();
-    // Whoever runs the tests may ignore the signal, and their programs would inherit that.
-    let arguments = format!("--default-signal=HUP {COORD} --out run --local {}", arguments());
-    let coordinator = Process::start("env", here, &arguments);
+    let arguments = format!("--out run --local {}", arguments());
+    let coordinator = Process::start(COORD, here, &arguments);
     coordinator.wait_for_step(3);
     coordinator.signal("HUP");
     let ended = coordinator.expect(129);

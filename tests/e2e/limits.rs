@@ -28,6 +28,8 @@ use crate::training::all_cores;
 const TOY: &str = "--objective toy --log-every 500 --checkpoint-every 5000 --steps 30000";
 /// More than a usual limit of open files.
 const IDLE: usize = 1100;
+/// The system's words, if a program has no descriptor left.
+const TOO_MANY_FILES: &str = "Too many open files";
 
 /// Opens connections that ask for nothing.
 fn idle_connections(address: &str, count: usize) -> Vec<TcpStream> {
@@ -78,7 +80,7 @@ fn a_thousand_idle_connections_keep_nobody_out_and_are_closed() {
         assert!(process.text().matches("connection_closed").count() < 20, "{}", process.text());
     }
     let ended = coordinator.process.expect(0);
-    assert!(!ended.text.contains("disk_waiting"), "{}", ended.text);
+    assert!(!ended.text.contains(TOO_MANY_FILES), "{}", ended.text);
     first.expect(0);
     second.expect(0);
     let alone = tempdir().unwrap();
@@ -104,8 +106,8 @@ fn a_coordinator_that_may_open_few_files_keeps_some_for_its_run() {
     let ended = coordinator.process.expect(0);
     worker.expect(0);
     drop(idle);
-    for event in ["disk_waiting", "accept_failed"] {
-        assert!(!ended.text.contains(event), "{}", ended.text);
+    for words in [TOO_MANY_FILES, "accept_failed"] {
+        assert!(!ended.text.contains(words), "{}", ended.text);
     }
     let alone = tempdir().unwrap();
     assert_eq!(last_digest(here), local(alone.path(), &format!("--workers 1 {TOY}")));

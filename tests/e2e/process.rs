@@ -76,7 +76,9 @@ impl Process {
         folder: &Path,
         arguments: &str,
     ) -> Self {
-        let mut command = Command::new(program);
+        // Whoever runs the tests may ignore SIGHUP, and the programs would inherit that.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP", program]);
         // Every verb accepts the format in front of it.
         command.args(["--log-format", format]);
         command.args(arguments.split_whitespace()).current_dir(folder);

@@ -115,6 +115,14 @@ pub(crate) fn status(connector: &Connector, address: &Address, json: bool) -> an
     Ok(exit::FINISHED)
 }
 
+/// The run of the coordinator at an address.
+///
+/// # Errors
+/// If none answers there.
+pub(crate) fn run_at(connector: &Connector, address: &Address) -> anyhow::Result<RunId> {
+    Ok(RunId(Client::connect(connector, address)?.status()?.run))
+}
+
 /// The status as one JSON object. The run is a text, as everywhere else: most programs that read
 /// JSON would round so large a number.
 fn as_json(status: &pb::Status) -> anyhow::Result<String> {

@@ -8,11 +8,12 @@ use clap::ArgMatches;
 use dcgan_core::ids::{RunId, Step};
 use dcgan_process::exit::{status as exit, usage};
 use dcgan_process::settings::is_from_variable;
-use dcgan_rpc::net::{Address, CONNECT_MAX};
+use dcgan_rpc::net::{Address, CONNECT_MAX, Connector};
 use dcgan_store::checkpoint::Checkpoints;
-use dcgan_store::run_dir::{RunPaths, read_address};
+use dcgan_store::run_dir::{RunPaths, read_address, read_run_file};
 use serde::Serialize;
 
+use crate::admin;
 use crate::args::CoordinatorArg;
 use crate::resolve::{DEFAULT_ROOT, read_schedule};
 
@@ -42,8 +43,12 @@ pub(crate) struct EndedRun {
 ///
 /// # Errors
 /// If none is running there.
-pub(crate) fn coordinator(given: &CoordinatorArg, matches: &ArgMatches) -> anyhow::Result<Address> {
-    match coordinator_or_ended(given, matches)? {
+pub(crate) fn coordinator(
+    given: &CoordinatorArg,
+    matches: &ArgMatches,
+    connector: &Connector,
+) -> anyhow::Result<Address> {
+    match coordinator_or_ended(given, matches, connector)? {
         Found::Running(address) => Ok(address),
         Found::Ended(ended) => bail!("no coordinator is running: {}", ended.describe()),
     }
@@ -56,40 +61,47 @@ pub(crate) fn coordinator(given: &CoordinatorArg, matches: &ArgMatches) -> anyho
 pub(crate) fn coordinator_or_ended(
     given: &CoordinatorArg,
     matches: &ArgMatches,
+    connector: &Connector,
 ) -> anyhow::Result<Found> {
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     match (&given.run, &given.address) {
         (Some(_), Some(address)) if is_from_variable(matches, "run") => {
             Ok(Found::Running(address.clone()))
         }
-        (Some(run), Some(_)) if is_from_variable(matches, "address") => look_into(run),
+        (Some(run), Some(_)) if is_from_variable(matches, "address") => look_into(run, connector),
         (Some(_), Some(_)) => {
             bail!(usage(anyhow!("--run and --coordinator both name a coordinator: give one")))
         }
-        (Some(run), None) => look_into(run),
+        (Some(run), None) => look_into(run, connector),
         (None, Some(address)) => Ok(Found::Running(address.clone())),
-        (None, None) => match address_in(Path::new(DEFAULT_ROOT))? {
+        (None, None) => match address_in(Path::new(DEFAULT_ROOT), connector)? {
             Some(address) => Ok(Found::Running(address)),
             None => Ok(Found::Running(DEFAULT_ADDRESS.parse()?)),
         },
     }
 }
 
-fn look_into(root: &Path) -> anyhow::Result<Found> {
-    match address_in(root)? {
+fn look_into(root: &Path, connector: &Connector) -> anyhow::Result<Found> {
+    match address_in(root, connector)? {
         Some(address) => Ok(Found::Running(address)),
         None => Ok(Found::Ended(EndedRun::read(root)?)),
     }
 }
 
 /// The address of the coordinator that uses a run directory, if one does.
-fn address_in(root: &Path) -> anyhow::Result<Option<Address>> {
-    let Some(text) = read_address(&RunPaths::new(root))? else {
+fn address_in(root: &Path, connector: &Connector) -> anyhow::Result<Option<Address>> {
+    let paths = RunPaths::new(root);
+    let Some(text) = read_address(&paths)? else {
         return Ok(None);
     };
     let address: Address = text.parse().with_context(|| format!("{}/address", root.display()))?;
-    // A coordinator that was killed leaves its address behind.
-    Ok(is_anybody_at(&address).then_some(address))
+    // A coordinator that was killed leaves its address behind, and another run may be there now.
+    if !is_anybody_at(&address) {
+        return Ok(None);
+    }
+    let own = read_run_file(&paths)?.map(|file| file.run);
+    let is_another = admin::run_at(connector, &address).is_ok_and(|run| Some(run) != own);
+    Ok((!is_another).then_some(address))
 }
 
 fn is_anybody_at(address: &Address) -> bool {

@@ -63,19 +63,22 @@ pub fn main() -> ExitCode {
                 Ok(dcgan_process::exit::status::FINISHED)
             }
             Some(Verb::Status { coordinator, json }) => {
-                match find::coordinator_or_ended(coordinator, &matches)? {
+                match find::coordinator_or_ended(coordinator, &matches, &connector)? {
                     Found::Running(address) => admin::status(&connector, &address, *json),
                     Found::Ended(ended) => ended.print(*json),
                 }
             }
-            Some(Verb::Checkpoint { coordinator }) => {
-                admin::checkpoint(&connector, &find::coordinator(coordinator, &matches)?)
-            }
-            Some(Verb::Drain { name, coordinator }) => {
-                admin::drain(&connector, &find::coordinator(coordinator, &matches)?, name)
-            }
+            Some(Verb::Checkpoint { coordinator }) => admin::checkpoint(
+                &connector,
+                &find::coordinator(coordinator, &matches, &connector)?,
+            ),
+            Some(Verb::Drain { name, coordinator }) => admin::drain(
+                &connector,
+                &find::coordinator(coordinator, &matches, &connector)?,
+                name,
+            ),
             Some(Verb::Stop { coordinator }) => {
-                admin::stop(&connector, &find::coordinator(coordinator, &matches)?)
+                admin::stop(&connector, &find::coordinator(coordinator, &matches, &connector)?)
             }
             Some(Verb::Verify { run, other }) => verify::run(run, other.as_deref()),
             Some(Verb::Chaos(chaos)) => chaos::run(chaos, connector),
