@@ -79,7 +79,9 @@ fn text(bytes: &[u8]) -> &str {
 
 /// Returns what a dry run of the coordinator with these variables prints.
 fn dry_run(folder: &Path, variables: &[(&str, &str)], arguments: &str) -> String {
-    let output = run_with(COORD, folder, variables, &format!("--dry-run {arguments}"));
+    // The documented port may be another test's.
+    let arguments = format!("--dry-run --listen 127.0.0.1:0 {arguments}");
+    let output = run_with(COORD, folder, variables, &arguments);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     text(&output.stdout).to_owned()
 }
@@ -162,7 +164,7 @@ fn a_file_can_hold_every_setting() {
 fn a_variable_that_no_program_knows_is_said() {
     let folder = tempdir().unwrap();
     let variables = [("DCGAN_SEDD", "1"), ("DCGAN_SEED", "2"), ("DCGAN_COUNT", "3")];
-    let arguments = "--dry-run --workers 1 --log-format json";
+    let arguments = "--dry-run --workers 1 --listen 127.0.0.1:0 --log-format json";
     let output = run_with(COORD, folder.path(), &variables, arguments);
     let events: Vec<Event> = text(&output.stderr).lines().filter_map(Event::parse).collect();
     let unknown = events.iter().find(|event| event.is("unknown_variables", &[])).unwrap();

@@ -111,7 +111,7 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
 #[test]
 fn a_dry_run_prints_the_settings_and_creates_nothing() {
     let folder = tempdir().unwrap();
-    let text = run(COORD, folder.path(), "--workers 4 --dry-run", 0).text;
+    let text = run(COORD, folder.path(), "--workers 4 --listen 127.0.0.1:0 --dry-run", 0).text;
     let steps = "dcgan on 60000 images, 4680 steps of 256 images (234 an epoch)";
     assert_names(&text, &[&format!("{steps}, 8 shards on 4 workers")]);
     assert!(text.lines().any(|line| line == "learning-rate = 0.0002"), "{text}");
