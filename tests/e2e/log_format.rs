@@ -43,7 +43,7 @@ fn a_run_that_fails_ends_with_a_block_on_the_screen() {
     for (line, parts) in block[1..].iter().zip([
         ["  logs:    ", "run/logs"],
         ["  saved:   ", "no checkpoint"],
-        ["  resume:  ", "dcgan-coord --out run --local"],
+        ["  resume:  ", "dcgan-coord --out run --local --listen 127.0.0.1:0"],
     ]) {
         assert!(line.starts_with(parts[0]) && line.ends_with(parts[1]), "{line:?}");
     }

@@ -19,7 +19,7 @@ use crate::run::{Coordinator, last_digest, local, logged_steps};
 /// The length of a run that ends soon.
 const SHORT: Step = 200;
 /// The length of a run that still trains when a newcomer joins late.
-const LONG: Step = 6000;
+const LONG: Step = 4000;
 
 /// The fault that happens at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +77,8 @@ const WORKER_CASES: [WorkerCase; 13] = [
     case(("send-sum", 150), FAULTY, AtOnce, SHORT),
     case(("step-done", 40), FAULTY, AtOnce, SHORT),
     case(("upload", 1), FAULTY, AtOnce, SHORT),
-    case(("copy", 1), NEWCOMER, After(600), LONG),
-    case(("serve", 1), HONEST, After(600), LONG),
+    case(("copy", 1), NEWCOMER, After(400), LONG),
+    case(("serve", 1), HONEST, After(400), LONG),
 ];
 
 /// The points in the coordinator's code.

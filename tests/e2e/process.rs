@@ -86,6 +86,8 @@ impl Process {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DCGAN_")) {
             command.env_remove(name);
         }
+        // The documented ports may be another test's. A flag beats this.
+        command.env("DCGAN_LISTEN", "127.0.0.1:0");
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

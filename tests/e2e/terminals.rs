@@ -62,8 +62,8 @@ fn streams_that_nobody_reads_delay_no_step_and_no_end() {
     let folder = tempdir().unwrap();
     let here = folder.path();
     let mut child = start(here, 1_000_000_000, Stdio::piped(), Stdio::piped());
-    // A pipe holds 64 KiB, and a MiB waits: 20,000 rows are 2 MiB.
-    wait_for_rows(here, 20_000);
+    // A pipe holds 64 KiB, and a MiB waits: 12,000 rows are 1.5 MiB.
+    wait_for_rows(here, 12_000);
     signal("INT", &child.id().to_string());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let last = *logged_steps(here).last().unwrap();
