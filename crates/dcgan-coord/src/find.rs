@@ -74,11 +74,22 @@ pub(crate) fn coordinator_or_ended(
         }
         (Some(run), None) => look_into(run, connector),
         (None, Some(address)) => Ok(Found::Running(address.clone())),
-        (None, None) => match address_in(Path::new(DEFAULT_ROOT), connector)? {
-            Some(address) => Ok(Found::Running(address)),
-            None => Ok(Found::Running(DEFAULT_ADDRESS.parse()?)),
-        },
+        (None, None) => find_by_default(connector),
     }
+}
+
+/// Looks into the default folder, and at the documented address: another folder's run may be there.
+fn find_by_default(connector: &Connector) -> anyhow::Result<Found> {
+    let (root, address): (_, Address) = (Path::new(DEFAULT_ROOT), DEFAULT_ADDRESS.parse()?);
+    if let Some(address) = address_in(root, connector)? {
+        return Ok(Found::Running(address));
+    }
+    if !is_anybody_at(&address)
+        && let Ok(ended) = EndedRun::read(root)
+    {
+        return Ok(Found::Ended(ended));
+    }
+    Ok(Found::Running(address))
 }
 
 fn look_into(root: &Path, connector: &Connector) -> anyhow::Result<Found> {
