@@ -108,6 +108,10 @@ mod tests {
             if kills {
                 waitid(WaitId::Pid(process), WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT)
                     .unwrap();
+                // The child may be stopped before the thread has put it into its place.
+                while place.lock().child.is_none() {
+                    thread::yield_now();
+                }
                 assert!(place.kill());
             }
             place.end();
