@@ -70,9 +70,7 @@ impl Client {
     /// coordinator had said how the run ended.
     fn stop(&mut self, talk: &mut Progress) -> anyhow::Result<Option<pb::RunEnded>> {
         let request = pb::StopRequest { caller: self.caller() };
-        let asked = async { timeout(transfer::STALLED_MAX, self.admin.stop(request)).await };
-        let answer = self.runtime.block_on(asked).context("the coordinator does not answer")?;
-        let mut stream = match answer {
+        let mut stream = match answer_to(&self.runtime, self.admin.stop(request))? {
             Ok(response) => response.into_inner(),
             Err(status) if is_senders_fault(&status) => bail!(net::in_words(&status)),
             // Whether the request has arrived is not known.
@@ -100,11 +98,17 @@ fn wait<T>(
     runtime: &Runtime,
     request: impl Future<Output = Result<Response<T>, Status>>,
 ) -> anyhow::Result<T> {
+    let response = answer_to(runtime, request)?;
+    Ok(response.map_err(|status| anyhow!(net::in_words(&status)))?.into_inner())
+}
+
+/// The answer to a request, be it a refusal.
+fn answer_to<T>(
+    runtime: &Runtime,
+    request: impl Future<Output = Result<Response<T>, Status>>,
+) -> anyhow::Result<Result<Response<T>, Status>> {
     let answer = runtime.block_on(async { timeout(transfer::STALLED_MAX, request).await });
-    let response = answer
-        .context("the coordinator does not answer")?
-        .map_err(|status| anyhow!(net::in_words(&status)))?;
-    Ok(response.into_inner())
+    answer.context("the coordinator does not answer")
 }
 
 /// Prints the status of the run, for people or as JSON.
@@ -115,12 +119,15 @@ pub(crate) fn status(connector: &Connector, address: &Address, json: bool) -> an
     Ok(exit::FINISHED)
 }
 
-/// The run of the coordinator at an address.
+/// The run of the coordinator at an address; `None` if nobody is there.
 ///
 /// # Errors
-/// If none answers there.
-pub(crate) fn run_at(connector: &Connector, address: &Address) -> anyhow::Result<RunId> {
-    Ok(RunId(Client::connect(connector, address)?.status()?.run))
+/// If what is there does not answer as a coordinator.
+pub(crate) fn run_at(connector: &Connector, address: &Address) -> anyhow::Result<Option<RunId>> {
+    match Client::connect(connector, address) {
+        Ok(mut client) => Ok(Some(RunId(client.status()?.run))),
+        Err(_) => Ok(None),
+    }
 }
 
 /// The status as one JSON object. The run is a text, as everywhere else: most programs that read

@@ -41,8 +41,7 @@ impl Console {
     /// # Panics
     /// If the template is not valid.
     pub(crate) fn start_bar(&self, step: Step, last_step: Step, batch_size: usize) {
-        let is_dumb = std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
-        if !io::stderr().is_terminal() || !io::stdout().is_terminal() || is_dumb {
+        if !output::is_screen() || !io::stdout().is_terminal() {
             return;
         }
         let images_per_second = move |state: &ProgressState, f: &mut dyn std::fmt::Write| {
@@ -66,16 +65,16 @@ impl Console {
 
     /// Moves the bar to `step`.
     pub(crate) fn show_step(&'static self, step: Step) {
-        if self.lock().0 != step {
-            self.lock().0 = step;
+        let before = std::mem::replace(&mut self.lock().0, step);
+        if before != step {
             self.show_soon();
         }
     }
 
     /// Shows a message beside the bar, such as what the run waits for. An empty one removes it.
     pub(crate) fn show_message(&'static self, message: &str) {
-        if self.lock().1 != message {
-            message.clone_into(&mut self.lock().1);
+        let before = std::mem::replace(&mut self.lock().1, message.to_owned());
+        if before != message {
             self.show_soon();
         }
     }

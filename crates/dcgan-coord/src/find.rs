@@ -1,6 +1,5 @@
 //! Finds the coordinator that a verb is for: at an address, or by its run directory.
 
-use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
@@ -8,9 +7,10 @@ use clap::ArgMatches;
 use dcgan_core::ids::{RunId, Step};
 use dcgan_process::exit::{status as exit, usage};
 use dcgan_process::settings::is_from_variable;
-use dcgan_rpc::net::{Address, CONNECT_MAX, Connector};
+use dcgan_rpc::net::{Address, Connector};
+use dcgan_store::address_file::read_address;
 use dcgan_store::checkpoint::Checkpoints;
-use dcgan_store::run_dir::{RunPaths, read_address, read_run_file};
+use dcgan_store::run_dir::{RunPaths, read_run_file};
 use serde::Serialize;
 
 use crate::admin;
@@ -84,7 +84,7 @@ fn find_by_default(connector: &Connector) -> anyhow::Result<Found> {
     if let Some(address) = address_in(root, connector)? {
         return Ok(Found::Running(address));
     }
-    if !is_anybody_at(&address)
+    if matches!(admin::run_at(connector, &address), Ok(None))
         && let Ok(ended) = EndedRun::read(root)
     {
         return Ok(Found::Ended(ended));
@@ -107,18 +107,10 @@ fn address_in(root: &Path, connector: &Connector) -> anyhow::Result<Option<Addre
     };
     let address: Address = text.parse().with_context(|| format!("{}/address", root.display()))?;
     // A coordinator that was killed leaves its address behind, and another run may be there now.
-    if !is_anybody_at(&address) {
-        return Ok(None);
-    }
+    // One that does not answer is the verb's to report.
     let own = read_run_file(&paths)?.map(|file| file.run);
-    let is_another = admin::run_at(connector, &address).is_ok_and(|run| Some(run) != own);
-    Ok((!is_another).then_some(address))
-}
-
-fn is_anybody_at(address: &Address) -> bool {
-    let resolved = address.authority().to_socket_addrs();
-    let mut candidates = resolved.into_iter().flatten();
-    candidates.any(|address| TcpStream::connect_timeout(&address, CONNECT_MAX).is_ok())
+    let found = admin::run_at(connector, &address);
+    Ok(found.map_or(true, |run| run.is_some() && run == own).then_some(address))
 }
 
 impl EndedRun {

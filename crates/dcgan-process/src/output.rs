@@ -83,11 +83,15 @@ pub fn flush() {
     }
 }
 
-/// Returns whether text on standard error may have colours: it is a terminal, which understands
-/// them, and the person has not asked for none (<https://no-color.org>).
+/// Returns whether standard error is a terminal that obeys more than the end of a line.
+pub fn is_screen() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|it| it != "dumb")
+}
+
+/// Returns whether text on standard error may have colours: it is a terminal that obeys them, and
+/// the person has not asked for none (<https://no-color.org>).
 pub fn has_colours() -> bool {
-    let variable = |name| std::env::var_os(name).unwrap_or_default();
-    io::stderr().is_terminal() && variable("NO_COLOR").is_empty() && variable("TERM") != "dumb"
+    is_screen() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty())
 }
 
 /// Standard error, as a writer of log lines.

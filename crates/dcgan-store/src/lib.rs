@@ -9,6 +9,7 @@
 //!
 //! * [`idx`], [`dataset`]: the IDX format; MNIST and folders of its relatives.
 //! * [`run_dir`]: the files of a run directory, its lock, `run.json` and the grids.
+//! * [`address_file`]: where the coordinator of a run listens.
 //! * [`checkpoint`]: the folder of checkpoints.
 //! * [`format`]: the version of the formats of both; older and newer files.
 //! * [`state_file`]: states as safetensors files.
@@ -18,6 +19,7 @@
 //! * [`file`]: reading files that anybody may have made, and writing files that are complete or
 //!   absent.
 
+pub mod address_file;
 pub mod checkpoint;
 pub mod dataset;
 pub mod file;

@@ -32,8 +32,6 @@ pub use crate::format::FORMAT;
 /// The most bytes of `run.json`. A larger file is damaged. A plan with as many members and shards
 /// as there may be has 20 MB.
 const RUN_FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
-/// The most bytes of `address`. A larger file is damaged.
-const ADDRESS_BYTES_MAX: u64 = 1024;
 /// The most bytes of `config.toml`. A larger file is refused. It has 20 lines.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// The most bytes of a generator whose grid is not drawn yet: what a message to a sampler may have.
@@ -97,7 +95,7 @@ impl RunPaths {
         self.grids().join(format!("step-{step:08}.pending"))
     }
 
-    fn address(&self) -> PathBuf {
+    pub(crate) fn address(&self) -> PathBuf {
         self.root.join("address")
     }
 
@@ -320,46 +318,6 @@ pub fn read_run_file(paths: &RunPaths) -> Result<Option<RunFile>, RunDirError> {
     }
 }
 
-/// The file `address`, while the coordinator of a run listens there. Dropping it removes the file;
-/// a coordinator that is killed leaves it behind.
-#[derive(Debug)]
-pub struct AddressFile(PathBuf);
-
-impl AddressFile {
-    /// Says in the run directory at which address its coordinator listens.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub fn publish(paths: &RunPaths, address: &str) -> Result<Self, RunDirError> {
-        let path = paths.address();
-        file::write(&path, format!("{address}\n").as_bytes())
-            .map_err(|error| io_error(&path, error))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for AddressFile {
-    fn drop(&mut self) {
-        // What is left behind leads to nobody.
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-/// Reads the address at which the coordinator of a run listens, or did when it was killed; `None`
-/// if it has ended.
-///
-/// # Errors
-/// If the file cannot be read, or is no text.
-pub fn read_address(paths: &RunPaths) -> Result<Option<String>, RunDirError> {
-    let path = paths.address();
-    match file::read(&path, ADDRESS_BYTES_MAX).map(String::from_utf8) {
-        Ok(Ok(text)) => Ok(Some(text.trim().to_owned())),
-        Ok(Err(_)) => Err(RunDirError::Damaged { path, what: "not a text".to_owned() }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_error(&path, error)),
-    }
-}
-
 /// Reads `config.toml`. Needs no lock.
 ///
 /// # Errors
@@ -393,7 +351,7 @@ fn is_empty(root: &Path) -> io::Result<bool> {
     }
 }
 
-fn io_error(path: &Path, error: io::Error) -> RunDirError {
+pub(crate) fn io_error(path: &Path, error: io::Error) -> RunDirError {
     RunDirError::Io { path: path.to_owned(), error }
 }
 
@@ -427,17 +385,6 @@ mod tests {
         assert!(refused.contains("file/run"), "{refused}");
         let _in_use = RunDir::open(&folder.path().join("run")).unwrap();
         assert!(matches!(check(&folder.path().join("run")), Err(RunDirError::Locked(_))));
-    }
-
-    #[test]
-    fn an_address_is_there_while_its_coordinator_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let paths = RunPaths::new(folder.path());
-        assert_eq!(read_address(&paths).unwrap(), None);
-        let file = AddressFile::publish(&paths, "http://127.0.0.1:7420").unwrap();
-        assert_eq!(read_address(&paths).unwrap().unwrap(), "http://127.0.0.1:7420");
-        drop(file);
-        assert_eq!(read_address(&paths).unwrap(), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 
 use anyhow::Context;
 use clap::{ArgAction, Parser};
@@ -10,7 +10,7 @@ use dcgan_process::exit::usage;
 use dcgan_process::fault::Fault;
 use dcgan_process::logging::LogArgs;
 use dcgan_process::settings::{self, Time};
-use dcgan_rpc::net::{Address, ListenAddress};
+use dcgan_rpc::net::{Address, ListenAddress, interface_to};
 
 /// Trains shards of a DCGAN's batch, together with the other workers of a coordinator
 #[derive(Debug, Parser)]
@@ -79,7 +79,7 @@ impl Args {
     pub(crate) fn listen_address(&self) -> std::io::Result<SocketAddr> {
         match self.listen {
             Some(ListenAddress(address)) => Ok(address),
-            None => Ok(SocketAddr::new(interface_to(&self.coordinator)?, 0)),
+            None => Ok(SocketAddr::new(interface_to(&self.coordinator.authority())?, 0)),
         }
     }
 
@@ -91,7 +91,8 @@ impl Args {
         match &self.advertise {
             Some(address) => Ok(address.clone()),
             None if listening.ip().is_unspecified() => {
-                Ok(SocketAddr::new(interface_to(&self.coordinator)?, listening.port()).into())
+                Ok(SocketAddr::new(interface_to(&self.coordinator.authority())?, listening.port())
+                    .into())
             }
             None => Ok(listening.into()),
         }
@@ -110,19 +111,6 @@ impl Args {
             None => Ok(()),
         }
     }
-}
-
-/// Returns the address of the interface through which this machine reaches a server.
-///
-/// Connecting a UDP socket sends nothing: the operating system only chooses the interface.
-fn interface_to(server: &Address) -> std::io::Result<IpAddr> {
-    let ipv4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    if ipv4.connect(server.authority()).is_ok() {
-        return Ok(ipv4.local_addr()?.ip());
-    }
-    let ipv6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
-    ipv6.connect(server.authority())?;
-    Ok(ipv6.local_addr()?.ip())
 }
 
 /// Parses a worker's name.

@@ -27,6 +27,12 @@ fn check_expelled(message: FromWorker, words: &str) {
     assert!(coordinator.notices.iter().any(is_it), "{expected}: {:?}", coordinator.notices);
 }
 
+/// Asserts that a notice has these words.
+fn assert_says(coordinator: &Coordinator, words: &str) {
+    let notices = &coordinator.notices;
+    assert!(notices.iter().any(|it| it.to_string().contains(words)), "{words}: {notices:?}");
+}
+
 /// The report of a step of generation 1.
 fn step_done(step: Step) -> StepDone {
     StepDone {
@@ -407,8 +413,7 @@ fn rule_11_a_member_that_withholds_its_reports_is_expelled() {
     let lines = coordinator.passes(1.5, "abc");
     assert_eq!(lines, ["c: turn away", "c: close", "a: fence 2", "b: fence 2"]);
     let words = "not to have finished step 4, but most members finished step 5 20 s ago";
-    let is_it = |notice: &Notice| notice.to_string().contains(words);
-    assert!(coordinator.notices.iter().any(is_it), "{:?}", coordinator.notices);
+    assert_says(&coordinator, words);
 }
 
 #[test]
@@ -431,8 +436,7 @@ fn rule_11_a_state_that_was_not_reported_leads_no_plan() {
     let lines = coordinator.acknowledges('a', 2, 5);
     assert_eq!(lines[..2], ["a: turn away", "a: close"]);
     let words = "to have finished step 5 without a report of it";
-    let is_it = |notice: &Notice| notice.to_string().contains(words);
-    assert!(coordinator.notices.iter().any(is_it), "{:?}", coordinator.notices);
+    assert_says(&coordinator, words);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Addresses of servers, as people write them.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::str::FromStr;
+use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 
@@ -72,20 +72,12 @@ impl Address {
     pub fn of_server(listening: SocketAddr) -> Self {
         let mut address = listening;
         if listening.ip().is_unspecified() {
-            // Connecting a UDP socket sends nothing: the system only chooses the interface. These
-            // two are addresses for documentation, which nobody has.
-            let (any, other): (IpAddr, IpAddr) = match listening {
-                SocketAddr::V4(_) => {
-                    (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into())
-                }
-                SocketAddr::V6(_) => (
-                    Ipv6Addr::UNSPECIFIED.into(),
-                    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
-                ),
+            // Two addresses for documentation, which nobody has: the way to them is the way out.
+            let elsewhere = match listening {
+                SocketAddr::V4(_) => "192.0.2.1:9",
+                SocketAddr::V6(_) => "[2001:db8::1]:9",
             };
-            let own = UdpSocket::bind((any, 0))
-                .and_then(|socket| socket.connect((other, 9)).and_then(|()| socket.local_addr()));
-            address.set_ip(own.map_or_else(|_| loopback(listening), |own| own.ip()));
+            address.set_ip(interface_to(elsewhere).unwrap_or_else(|_| loopback(listening)));
         }
         address.into()
     }
@@ -99,6 +91,22 @@ impl Address {
         }
         address.into()
     }
+}
+
+/// Returns the address of the interface through which this machine reaches a server.
+///
+/// Connecting a UDP socket sends nothing: the operating system only chooses the interface.
+///
+/// # Errors
+/// If the server's name does not resolve, or no interface leads there.
+pub fn interface_to(server: &str) -> io::Result<IpAddr> {
+    let ipv4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    if ipv4.connect(server).is_ok() {
+        return Ok(ipv4.local_addr()?.ip());
+    }
+    let ipv6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+    ipv6.connect(server)?;
+    Ok(ipv6.local_addr()?.ip())
 }
 
 fn loopback(listening: SocketAddr) -> IpAddr {

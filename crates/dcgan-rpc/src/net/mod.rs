@@ -18,7 +18,7 @@ mod serve;
 
 use std::time::Duration;
 
-pub use address::{Address, InvalidAddress, ListenAddress, NotLoopback};
+pub use address::{Address, InvalidAddress, ListenAddress, NotLoopback, interface_to};
 pub use connect::{ConnectError, Connector, Peer, in_words};
 pub use health::Pulse;
 pub use places::{

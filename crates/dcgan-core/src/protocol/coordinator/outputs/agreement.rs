@@ -95,8 +95,12 @@ impl Outputs {
     /// it: fewer than half, or half if no earlier coordinator has written as far. Then they had no
     /// reason to drop the report, and it is theirs that is withheld.
     fn passed_max(&self, step: Step, members: &[WorkerId]) -> usize {
-        let is_on_disk = self.persisted.rows.last_key_value().is_some_and(|(&row, _)| row >= step);
-        members.len().saturating_sub(is_on_disk.into()) / 2
+        members.len().saturating_sub(self.has_row_from(step).into()) / 2
+    }
+
+    /// Returns whether there is a row of this step or of a later one.
+    fn has_row_from(&self, step: Step) -> bool {
+        self.persisted.rows.range(step..).next().is_some()
     }
 
     /// Checks that the metrics that members agree on are finite.
@@ -182,8 +186,7 @@ impl Outputs {
     /// Returns whether a worker that says that it has finished a step has kept back its report of
     /// it. Others have made theirs, and it is not old enough to be dropped.
     pub(in super::super) fn is_report_missing(&self, worker: &WorkerId, step: Step) -> bool {
-        let is_on_disk = self.persisted.rows.last_key_value().is_some_and(|(&row, _)| row >= step);
-        !is_on_disk
+        !self.has_row_from(step)
             && !self.reports.has_reported(worker, step)
             && self.reports.has_another_reported(worker, step)
     }
