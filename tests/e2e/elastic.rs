@@ -83,7 +83,9 @@ fn status_checkpoint_drain_and_stop_work_while_the_run_trains() {
     coordinator.process.wait_for_event("plan", &plan_without_it);
 
     let after = status();
-    assert_eq!((&after["generation"], &after["checkpoint"]), (&2.into(), &step.into()));
+    // If the one that left was ahead, its state is a checkpoint as well.
+    let newest = saved_steps(here).into_iter().max();
+    assert_eq!((&after["generation"], &after["checkpoint"]), (&2.into(), &newest.into()));
     assert_eq!(after["workers"][0]["name"], "staying");
     assert_eq!(after["workers"][0]["shards"].as_array().unwrap().len(), 8);
     let cause = after["recoveries"][0]["cause"].as_str().unwrap();

@@ -143,18 +143,111 @@ fn fail_plans(coordinator: &mut Coordinator, complaint: &Complaint) -> String {
 
 #[test]
 fn rule_13_two_plans_without_a_step_go_back_to_the_members_that_finished_one() {
-    let mut coordinator = Coordinator::training("ab");
-    coordinator.report_steps("ab", 0, 3);
+    // Worker d is lost when c joins, so it may be for want of d that they finish no step.
+    let mut coordinator = Coordinator::new(3, 2).with_plan_of("abd");
+    coordinator.report_steps("abd", 0, 3);
+    coordinator.loses_stream_of('d');
     coordinator.joins('c');
     for name in ['a', 'b'] {
         coordinator.acknowledges(name, 2, 3);
     }
     coordinator.acknowledges('c', 2, 0);
+    coordinator.passes(3.1, "abc");
     let line = fail_plans(&mut coordinator, &Complaint::StreamBroken(Rank(2)));
-    assert_eq!(line, "store plan 4: a=0123 b=4567, from the end of step 3");
+    assert_eq!(line, "store plan 4: a=0126 b=3457, from the end of step 3");
     let why = "c: with it the members finished no step; worker a: it lost its connection to \
                worker c";
     assert_eq!(outside(&coordinator), [why]);
+}
+
+/// Workers a and b take up to a second for a step, and c has joined them after a trial of a second.
+fn newcomer_joins() -> Coordinator {
+    let (mut coordinator, _) = newcomer();
+    for (by, peer) in [('a', 'c'), ('b', 'c'), ('c', 'a'), ('c', 'b')] {
+        coordinator.says(by, probed(peer, Ok(())));
+    }
+    coordinator.report_steps("ab", 3, 4);
+    coordinator.passes(1.0, "abc");
+    coordinator.report_steps("ab", 4, 12);
+    coordinator.says('c', tried('b', Ok(100.0)));
+    answer_fence(&mut coordinator, 2, 12);
+    coordinator
+}
+
+/// Workers a and b answer a fence after a step, and then c does.
+fn answer_fence(coordinator: &mut Coordinator, fence: u64, step: u64) -> Vec<String> {
+    coordinator.acknowledges('a', fence, step);
+    let lines = coordinator.acknowledges('b', fence, step);
+    if lines.is_empty() { coordinator.acknowledges('c', fence, 0) } else { lines }
+}
+
+#[test]
+fn rule_13_the_members_wait_for_a_newcomer_about_as_long_as_its_trial_took() {
+    let mut coordinator = newcomer_joins();
+    assert_eq!(coordinator.passes(3.9, "abc"), [""; 0]);
+    // A step and a copy could have been done twice. The next plan does not wait for its answer.
+    assert_eq!(coordinator.passes(0.5, "abc"), ["a: fence 3", "b: fence 3", "c: fence 3"]);
+    let lines = answer_fence(&mut coordinator, 3, 12);
+    assert_eq!(lines[0], "store plan 3: a=0123 b=4567, from the end of step 12");
+    assert_eq!(outside(&coordinator), ["c: the members finished no step with it in 4.0 s"]);
+}
+
+#[test]
+fn rule_13_a_newcomer_that_becomes_slow_is_left_out_and_a_member_is_waited_for() {
+    let mut coordinator = newcomer_joins();
+    coordinator.report_steps("abc", 12, 13);
+    // Nothing is to be copied any more.
+    let lines = coordinator.passes(2.2, "abc");
+    assert_eq!(lines[..3], ["a: fence 3", "b: fence 3", "c: fence 3"]);
+
+    let mut coordinator = newcomer_joins();
+    coordinator.report_steps("abc", 12, 20);
+    assert_eq!(coordinator.passes(29.0, "abc"), [""; 0]);
+}
+
+#[test]
+fn rule_13_a_member_that_becomes_much_slower_waits_outside() {
+    let mut coordinator = newcomer_joins();
+    coordinator.report_steps("abc", 12, 20);
+    coordinator.reports('a', 21);
+    coordinator.reports('b', 21);
+    let lines = coordinator.reports_after('c', 21, 20_000.0);
+    assert_eq!(lines, ["a: fence 3", "b: fence 3", "c: fence 3"]);
+    let reasons = outside(&coordinator);
+    assert!(reasons[0].starts_with("c: it takes 2040 ms for a shard"), "{reasons:?}");
+}
+
+#[test]
+fn rule_13_those_that_have_failed_before_join_one_by_one() {
+    let mut coordinator = Coordinator::training("ab");
+    coordinator.report_steps("ab", 0, 3);
+    // Of c and d, which join together, one copies for ever, and nobody knows which.
+    coordinator.joins('c');
+    coordinator.joins('d');
+    for name in ['a', 'b'] {
+        coordinator.acknowledges(name, 2, 3);
+    }
+    coordinator.acknowledges('c', 2, 0);
+    let lines = coordinator.acknowledges('d', 2, 0);
+    assert!(lines[0].contains(" c=") && lines[0].contains(" d="), "{lines:?}");
+    coordinator.passes(0.7, "abcd");
+    coordinator.acknowledges('a', 3, 3);
+    coordinator.acknowledges('b', 3, 3);
+    assert_eq!(outside(&coordinator).len(), 2);
+    coordinator.report_steps("ab", 3, 4);
+    coordinator.passes(1.1, "abcd");
+    for name in ['a', 'b'] {
+        coordinator.acknowledges(name, 4, 4);
+    }
+    let mut lines = coordinator.acknowledges('c', 4, 0);
+    lines.extend(coordinator.acknowledges('d', 4, 0));
+    let is_plan_of_c = |line: &String| line.contains(" c=") && !line.contains(" d=");
+    assert!(lines.iter().any(is_plan_of_c), "{lines:?}");
+    // It keeps up, and so the other one may try.
+    coordinator.report_steps("abc", 4, 11);
+    assert_eq!(coordinator.generation(), 4);
+    let lines = coordinator.report_steps("abc", 11, 12);
+    assert_eq!(lines, ["a: fence 5", "b: fence 5", "c: fence 5", "d: fence 5"]);
 }
 
 #[test]

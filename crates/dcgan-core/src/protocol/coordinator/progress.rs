@@ -23,9 +23,17 @@ const STALL_STEPS: u32 = 8;
 /// A plan of members that have trained together may take at least this long for a step. Members
 /// that wait for one of them have complained by then.
 const STALL_MIN: Duration = Duration::from_secs(30);
-/// A plan with new members may take at least this long for its first step. They have copied a state
-/// and computed a shard before, so they are not expected to be slow.
-const JOIN_MIN: Duration = Duration::from_secs(10);
+/// A plan may take this long after the last step: there is nothing to compute.
+const LAST_MAX: Duration = Duration::from_secs(10);
+/// A worker that joins is a *newcomer* until it has finished this many steps with the others.
+const PROBATION_STEPS: u32 = 8;
+/// A plan with a newcomer may take this many times what a step is expected to take: by the slowest
+/// recent step, and by what the newcomer has shown in its trial.
+const JOIN_STEPS: u32 = 2;
+/// A plan with a newcomer may take at least this long for a step: a busy machine may need it.
+const JOIN_MIN: Duration = Duration::from_millis(500);
+/// The slowness that a newcomer has shown gives it no more time than this.
+pub(super) const JOIN_MAX: Duration = Duration::from_secs(10);
 /// A plan may take this long for a step while it is not known how long steps take.
 const STALL_FIRST: Duration = Duration::from_secs(150);
 /// Each fruitless plan in a row doubles the time for the next one, this many times at most.
@@ -36,6 +44,8 @@ const DOUBLINGS_MAX: u32 = 4;
 pub(super) struct Progress {
     /// The members that last finished a step together.
     core: BTreeSet<WorkerId>,
+    /// The newcomers of the present plan, each with the steps after which it is none any more.
+    newcomers: BTreeMap<WorkerId, u32>,
     /// Plans since then that have finished no step.
     fruitless: usize,
     /// Plans since then that were given up because nothing happened.
@@ -60,6 +70,15 @@ pub(super) struct Progress {
     recent: VecDeque<Duration>,
 }
 
+/// What the newcomers of a plan are expected to take, by what they have shown in their trials.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct JoinTimes {
+    /// The time to copy a state and to compute a shard, as it was measured here.
+    pub(super) trial: Duration,
+    /// The time for the shards that the plan gives them in one step, as they say.
+    pub(super) step: Duration,
+}
+
 /// A complaint of one worker about another.
 #[derive(Debug)]
 struct Accusation {
@@ -77,12 +96,20 @@ impl Progress {
         self.reported.clear();
         self.finished = plan.start.position.step;
         self.since = now;
+        self.newcomers.retain(|id, _| plan.rank_of(id).is_some());
+        for member in plan.members() {
+            // Before a first step there are none: nobody has shown more than the others.
+            if !self.core.is_empty() && !self.core.contains(&member.id) {
+                self.newcomers.insert(member.id.clone(), PROBATION_STEPS);
+            }
+        }
     }
 
     /// Notes that the members of a plan train since an earlier coordinator announced it.
     pub(super) fn adopt(&mut self, now: Duration, plan: &Plan) {
         self.begin_plan(now, plan);
         self.core = plan.members().iter().map(|member| member.id.clone()).collect();
+        self.newcomers.clear();
     }
 
     /// Notes that a member of `plan` has reached a step. Returns whether most members have now
@@ -114,6 +141,10 @@ impl Progress {
         }
         self.since = now;
         self.core = plan.members().iter().map(|member| member.id.clone()).collect();
+        self.newcomers.retain(|_, steps| {
+            *steps -= 1;
+            *steps > 0
+        });
         (self.fruitless, self.stalls) = (0, 0);
         self.accusations.clear();
         self.late.clear();
@@ -125,6 +156,13 @@ impl Progress {
     /// The members that last finished a step together.
     pub(super) fn core(&self) -> &BTreeSet<WorkerId> {
         &self.core
+    }
+
+    /// The newcomers of a plan, if all others that last finished a step together are its members:
+    /// then it cannot be a loss that keeps them from finishing the next.
+    pub(super) fn newcomers(&self, plan: &Plan) -> Vec<WorkerId> {
+        let is_core_whole = self.core.iter().all(|id| plan.rank_of(id).is_some());
+        if is_core_whole { self.newcomers.keys().cloned().collect() } else { Vec::new() }
     }
 
     /// The time since the last finished step, or since the plan began.
@@ -190,15 +228,28 @@ impl Progress {
         (with.len(), by)
     }
 
-    /// Returns whether a plan takes so long for a step that it is to be given up. After the
-    /// `last_step` there is nothing to compute, only to report and to send.
-    pub(super) fn is_stalled(&self, now: Duration, plan: &Plan, last_step: Step) -> bool {
-        let has_newcomer = plan.members().iter().any(|member| !self.core.contains(&member.id));
-        let min = if has_newcomer { JOIN_MIN } else { STALL_MIN };
-        let patience = match self.recent.iter().max() {
-            _ if plan.start.position.step >= last_step => JOIN_MIN,
-            Some(&slowest) => (slowest * STALL_STEPS).max(min),
-            None => STALL_FIRST,
+    /// Returns whether a plan takes so long for a step that it is to be given up. With newcomers
+    /// that the others do not need, these take part for as long as they keep up: `join` is what
+    /// they have shown. After the `last_step` there is nothing to compute, only to report and to
+    /// send.
+    pub(super) fn is_stalled(
+        &self,
+        now: Duration,
+        plan: &Plan,
+        last_step: Step,
+        join: Option<JoinTimes>,
+    ) -> bool {
+        let start = plan.start.position.step;
+        let patience = match (self.recent.iter().max(), join) {
+            _ if start >= last_step => LAST_MAX,
+            (None, _) => STALL_FIRST,
+            (Some(&slowest), None) => (slowest * STALL_STEPS).max(STALL_MIN),
+            (Some(&slowest), Some(join)) => {
+                // A state is copied before the first step only.
+                let copy = if self.finished == start { join.trial } else { Duration::ZERO };
+                let shown = (JOIN_STEPS * (slowest.max(join.step) + copy)).min(JOIN_MAX);
+                shown.max(JOIN_STEPS * slowest).max(JOIN_MIN)
+            }
         };
         self.waited(now) >= patience * 2u32.pow(self.stalls.min(DOUBLINGS_MAX))
     }

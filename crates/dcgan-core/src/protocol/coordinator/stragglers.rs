@@ -108,6 +108,25 @@ impl Stragglers {
         (time.steps > UNMEASURED_STEPS).then_some(time.shard_ms)
     }
 
+    /// The member of this generation that takes longest for a shard, with its milliseconds; `None`
+    /// until enough steps are measured.
+    pub(super) fn slowest(&self) -> Option<(&WorkerId, f64)> {
+        self.measured_ms().max_by(|one, other| one.1.total_cmp(&other.1))
+    }
+
+    /// The median milliseconds for a shard of the members other than `id`.
+    pub(super) fn median_of_others(&self, id: &WorkerId) -> Option<f64> {
+        let others = self.measured_ms().filter(|(other, _)| *other != id);
+        let mut times: Vec<f64> = others.map(|(_, shard_ms)| shard_ms).collect();
+        times.sort_by(f64::total_cmp);
+        times.get(times.len() / 2).copied()
+    }
+
+    fn measured_ms(&self) -> impl Iterator<Item = (&WorkerId, f64)> {
+        let times = self.measured.iter().filter(|(_, time)| time.steps > UNMEASURED_STEPS);
+        times.map(|(id, time)| (id, time.shard_ms))
+    }
+
     /// Decides whether shards are to move from a slow member. If so, later plans assign shards by
     /// the members' present speed.
     pub(super) fn decide(&mut self, now: Duration, plan: &Plan) -> Option<Move> {

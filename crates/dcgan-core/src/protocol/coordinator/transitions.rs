@@ -239,6 +239,8 @@ impl CoordinatorMachine {
         let is_lost =
             !plan.members().iter().all(|member| self.registry.by_id(&member.id).is_some());
         let last_step = self.outputs.last_step();
+        let newcomers = self.dispensable_newcomers(&plan);
+        let join = self.join_times(&plan, &newcomers);
         // Without progress a complaint waits: see `COMPLAINT_PAUSE`.
         let is_complaint_due =
             has_complaint && (has_progress || self.now >= since + COMPLAINT_PAUSE);
@@ -253,12 +255,12 @@ impl CoordinatorMachine {
         } else if let Some(leaves) = self.leaving_member(&plan) {
             self.enter_fencing(&leaves.to_string());
         } else if (self.outputs.reached() < last_step || self.outputs.lacks_last_checkpoint())
-            && self.progress.is_stalled(self.now, &plan, last_step)
+            && self.progress.is_stalled(self.now, &plan, last_step, join)
         {
-            let seconds = self.progress.waited(self.now).as_secs();
-            self.progress.add_stall();
-            self.notify(Notice::Stalled(seconds));
-            self.enter_fencing(&format!("no step was finished for {seconds} s"));
+            self.give_up_plan(&newcomers);
+        } else if let Some((id, why)) = self.slow_member(&plan) {
+            self.leave_out(&id, &why);
+            self.enter_fencing(&format!("worker {id} is too slow"));
         } else if let Some(name) = self.newcomer(&plan) {
             self.enter_fencing(&format!("worker {name} joins"));
         } else if self.rebalance
@@ -270,6 +272,20 @@ impl CoordinatorMachine {
         }
     }
 
+    /// Gives up a plan that takes too long for a step. These newcomers are not in the next one.
+    fn give_up_plan(&mut self, newcomers: &[WorkerId]) {
+        let seconds = self.progress.waited(self.now).as_secs_f64();
+        for id in newcomers {
+            let why = format!("the members finished no step with it in {seconds:.1} s");
+            self.leave_out(id, &why);
+        }
+        if newcomers.is_empty() {
+            self.progress.add_stall();
+            self.notify(Notice::Stalled(seconds as u64));
+        }
+        self.enter_fencing(&format!("no step was finished for {seconds:.0} s"));
+    }
+
     /// The name of a worker that may join the members, if there is a shard for it.
     fn newcomer(&self, plan: &Plan) -> Option<String> {
         if plan.members().len() >= usize::from(self.shards) {
@@ -278,7 +294,7 @@ impl CoordinatorMachine {
         self.registry
             .ready()
             .filter(|worker| worker.leaving.is_none() && self.may_be_planned(worker))
-            .find(|worker| plan.rank_of(&worker.id).is_none())
+            .find(|worker| plan.rank_of(&worker.id).is_none() && self.may_join(plan, &worker.id))
             .map(|worker| worker.id.name.clone())
     }
 
@@ -405,6 +421,7 @@ impl CoordinatorMachine {
             let worker = self.registry.by_id(&candidate.id);
             worker.is_some_and(|worker| fingerprint.as_ref() == Some(&worker.fingerprint))
         });
+        self.admit_one_by_one(&mut candidates);
         // One may have been left out just now, for what it did or for its fingerprint.
         if candidates.len() < self.min_workers {
             return Ok(None);

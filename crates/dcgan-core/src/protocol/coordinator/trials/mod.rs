@@ -12,6 +12,7 @@
 //! and those are taken away that reach the fewest: see [`Links::group`].
 
 mod links;
+mod probation;
 mod round;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,8 +57,19 @@ struct Record {
     standing: Standing,
     /// How long it waits outside the next time.
     pause: Duration,
+    /// What it took in its last trial.
+    shown: Option<Shown>,
     /// The reason for which it waits outside, as people were told last.
     told: Option<String>,
+}
+
+/// What a worker took in its trial.
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    /// The time to copy a state and to compute a shard, as it was measured here.
+    trial: Duration,
+    /// The milliseconds for a shard in one step, as the worker says.
+    shard_ms: f64,
 }
 
 /// The part that a worker may take.
@@ -81,7 +93,7 @@ enum Transfer {
     /// No member was asked yet, after so many that could not help.
     Due { failed: usize },
     /// This member's state is being copied, since this time.
-    Running { donor: WorkerId, failed: usize },
+    Running { donor: WorkerId, failed: usize, since: Duration },
     /// The copy and the computation are done.
     Done,
 }
@@ -155,7 +167,7 @@ impl Trials {
             Standing::OnTrial { since: now, transfer: Transfer::Due { failed: 0 } }
         };
         let told = self.records.remove(&id.name).and_then(|record| record.told);
-        let record = Record { id: id.clone(), standing, pause, told };
+        let record = Record { id: id.clone(), standing, pause, shown: None, told };
         self.records.insert(id.name.clone(), record);
     }
 
@@ -173,6 +185,7 @@ impl Trials {
             id: id.clone(),
             standing: Standing::Gone,
             pause: PAUSE_MIN,
+            shown: None,
             told: None,
         });
         if let Standing::Fit { since } = record.standing

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::links::{Link, Pair};
-use super::{Record, Standing, Transfer};
+use super::probation::slowness;
+use super::{Record, Shown, Standing, Transfer};
 use crate::ids::WorkerId;
 use crate::protocol::coordinator::registry::WorkerEntry;
 use crate::protocol::coordinator::{Command, CoordinatorMachine, Notice};
@@ -16,13 +17,6 @@ use crate::protocol::plan::Member;
 const PROBE_MAX: Duration = Duration::from_secs(4);
 /// A worker that has not passed in this time has failed. The copy in it may take 10 s.
 const TRIAL_MAX: Duration = Duration::from_secs(30);
-/// A worker that takes more than this many times the members' median for a shard waits outside:
-/// with a single shard it would still keep all others waiting.
-const SLOWER_MAX: f64 = 10.0;
-/// A worker that takes less than this for a shard is never too slow. The times of quick shards vary
-/// with everything else that a machine does.
-const SLOW_MS_MIN: f64 = 250.0;
-
 impl CoordinatorMachine {
     /// Looks at all trials, if something has happened or time has passed.
     pub(in crate::protocol::coordinator) fn advance_trials(&mut self) {
@@ -115,7 +109,7 @@ impl CoordinatorMachine {
             // Workers that come at the same time begin with different members.
             let place = (worker.arrival as usize + failed) % donors.len();
             let (donor, address) = donors[place].clone();
-            *transfer = Transfer::Running { donor: donor.clone(), failed };
+            *transfer = Transfer::Running { donor: donor.clone(), failed, since: self.now };
             self.out.push(Command::Send(conn, ToWorker::Trial(donor, address)));
         }
     }
@@ -137,16 +131,18 @@ impl CoordinatorMachine {
         let donors = self.donors().len();
         let Some(record) = self.trials.records.get_mut(&by.name) else { return };
         let Standing::OnTrial { transfer, .. } = &mut record.standing else { return };
-        let Transfer::Running { donor: asked, failed } = transfer else { return };
+        let Transfer::Running { donor: asked, failed, since } = transfer else { return };
         if record.id != *by || asked != donor {
             return;
         }
-        let failed = *failed + 1;
+        let (failed, trial) = (*failed + 1, self.now.saturating_sub(*since));
         *transfer = if result.is_ok() { Transfer::Done } else { Transfer::Due { failed } };
+        record.shown = result.as_ref().ok().map(|&shard_ms| Shown { trial, shard_ms });
         self.trials.mark();
         match result {
             Ok(shard_ms) => {
-                if let Some(why) = self.slowness(shard_ms) {
+                let median_ms = self.median_shard_ms();
+                if let Some(why) = median_ms.and_then(|median_ms| slowness(shard_ms, median_ms)) {
                     self.fail_trial(by, &why);
                 }
             }
@@ -174,19 +170,6 @@ impl CoordinatorMachine {
         members.get(members.len() / 2).copied().or(self.trials.median_ms)
     }
 
-    /// Why a worker that takes this time for a shard is too slow, if it is.
-    fn slowness(&self, shard_ms: f64) -> Option<String> {
-        let median = self.median_shard_ms()?;
-        // A time that is no number is none that a worker measures.
-        let is_quick = shard_ms <= (SLOWER_MAX * median).max(SLOW_MS_MIN);
-        (!is_quick).then(|| {
-            format!(
-                "it takes {shard_ms:.0} ms for a shard, and the members take {median:.0} ms: start \
-                 it with more --threads, with another --device, or on a machine that is less busy"
-            )
-        })
-    }
-
     /// Decides who has passed, and who has failed.
     fn judge(&mut self) {
         if self.is_core_enough() {
@@ -198,7 +181,7 @@ impl CoordinatorMachine {
     }
 
     /// Returns whether enough of those that count have finished a step together.
-    fn is_core_enough(&self) -> bool {
+    pub(super) fn is_core_enough(&self) -> bool {
         let core = self.progress.core();
         let proven = self.fit_workers().filter(|worker| core.contains(&worker.id)).count();
         proven >= self.min_workers
