@@ -57,13 +57,13 @@ struct Record {
     standing: Standing,
     /// How long it waits outside the next time.
     pause: Duration,
-    /// What it took in its last trial.
+    /// The times of its last trial.
     shown: Option<Shown>,
     /// The reason for which it waits outside, as people were told last.
     told: Option<String>,
 }
 
-/// What a worker took in its trial.
+/// The times that a worker took in its trial.
 #[derive(Clone, Copy, Debug)]
 struct Shown {
     /// The time to copy a state and to compute a shard, as it was measured here.

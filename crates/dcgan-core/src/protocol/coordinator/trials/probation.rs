@@ -31,7 +31,7 @@ impl CoordinatorMachine {
         if others >= self.min_workers { newcomers } else { Vec::new() }
     }
 
-    /// What these members of a plan are expected to take; `None` if there are none.
+    /// The times that these members of a plan are expected to take; `None` if there are none.
     pub(in crate::protocol::coordinator) fn join_times(
         &self,
         plan: &Plan,
