@@ -70,7 +70,7 @@ pub(super) struct Progress {
     recent: VecDeque<Duration>,
 }
 
-/// The times that the newcomers of a plan are expected to take, by what they have shown in their trials.
+/// The times that the newcomers of a plan are expected to take, by their trials.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct JoinTimes {
     /// The time to copy a state and to compute a shard, as it was measured here.
