@@ -182,14 +182,14 @@ fn answer_fence(coordinator: &mut Coordinator, fence: u64, step: u64) -> Vec<Str
 }
 
 #[test]
-fn rule_13_the_members_wait_for_a_newcomer_about_as_long_as_its_trial_took() {
+fn rule_13_the_members_wait_for_a_newcomer_about_as_long_as_a_step_and_a_copy_take() {
     let mut coordinator = newcomer_joins();
-    assert_eq!(coordinator.passes(3.9, "abc"), [""; 0]);
-    // A step and a copy could have been done twice. The next plan does not wait for its answer.
+    assert_eq!(coordinator.passes(2.2, "abc"), [""; 0]);
+    // A copy took it 0.8 s, and a step takes up to a second. Its answer is not waited for.
     assert_eq!(coordinator.passes(0.5, "abc"), ["a: fence 3", "b: fence 3", "c: fence 3"]);
     let lines = answer_fence(&mut coordinator, 3, 12);
     assert_eq!(lines[0], "store plan 3: a=0123 b=4567, from the end of step 12");
-    assert_eq!(outside(&coordinator), ["c: the members finished no step with it in 4.0 s"]);
+    assert_eq!(outside(&coordinator), ["c: the members finished no step with it in 2.3 s"]);
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn rule_13_a_newcomer_that_becomes_slow_is_left_out_and_a_member_is_waited_for()
     let mut coordinator = newcomer_joins();
     coordinator.report_steps("abc", 12, 13);
     // Nothing is to be copied any more.
-    let lines = coordinator.passes(2.2, "abc");
+    let lines = coordinator.passes(1.6, "abc");
     assert_eq!(lines[..3], ["a: fence 3", "b: fence 3", "c: fence 3"]);
 
     let mut coordinator = newcomer_joins();
@@ -209,12 +209,13 @@ fn rule_13_a_newcomer_that_becomes_slow_is_left_out_and_a_member_is_waited_for()
 fn rule_13_a_member_that_becomes_much_slower_waits_outside() {
     let mut coordinator = newcomer_joins();
     coordinator.report_steps("abc", 12, 20);
-    coordinator.reports('a', 21);
-    coordinator.reports('b', 21);
-    let lines = coordinator.reports_after('c', 21, 20_000.0);
+    coordinator.report_steps("ab", 20, 22);
+    // Once may be chance.
+    assert_eq!(coordinator.reports_after('c', 21, 20_000.0), [""; 0]);
+    let lines = coordinator.reports_after('c', 22, 20_000.0);
     assert_eq!(lines, ["a: fence 3", "b: fence 3", "c: fence 3"]);
     let reasons = outside(&coordinator);
-    assert!(reasons[0].starts_with("c: it takes 2040 ms for a shard"), "{reasons:?}");
+    assert!(reasons[0].starts_with("c: it takes 10000 ms for a shard"), "{reasons:?}");
 }
 
 #[test]

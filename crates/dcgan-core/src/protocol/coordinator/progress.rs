@@ -29,7 +29,7 @@ const LAST_MAX: Duration = Duration::from_secs(10);
 const PROBATION_STEPS: u32 = 8;
 /// A plan with a newcomer may take this many times what a step is expected to take: by the slowest
 /// recent step, and by what the newcomer has shown in its trial.
-const JOIN_STEPS: u32 = 2;
+const JOIN_STEPS: f64 = 1.5;
 /// A plan with a newcomer may take at least this long for a step: a busy machine may need it.
 const JOIN_MIN: Duration = Duration::from_millis(500);
 /// The slowness that a newcomer has shown gives it no more time than this.
@@ -73,8 +73,8 @@ pub(super) struct Progress {
 /// The times that the newcomers of a plan are expected to take, by their trials.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct JoinTimes {
-    /// The time to copy a state and to compute a shard, as it was measured here.
-    pub(super) trial: Duration,
+    /// The time to copy a state, as it was measured here.
+    pub(super) copy: Duration,
     /// The time for the shards that the plan gives them in one step, as they say.
     pub(super) step: Duration,
 }
@@ -246,9 +246,9 @@ impl Progress {
             (Some(&slowest), None) => (slowest * STALL_STEPS).max(STALL_MIN),
             (Some(&slowest), Some(join)) => {
                 // A state is copied before the first step only.
-                let copy = if self.finished == start { join.trial } else { Duration::ZERO };
-                let shown = (JOIN_STEPS * (slowest.max(join.step) + copy)).min(JOIN_MAX);
-                shown.max(JOIN_STEPS * slowest).max(JOIN_MIN)
+                let copy = if self.finished == start { join.copy } else { Duration::ZERO };
+                let shown = (join.step.mul_f64(JOIN_STEPS) + copy).min(JOIN_MAX);
+                shown.max(slowest.mul_f64(JOIN_STEPS) + copy).max(JOIN_MIN)
             }
         };
         self.waited(now) >= patience * 2u32.pow(self.stalls.min(DOUBLINGS_MAX))

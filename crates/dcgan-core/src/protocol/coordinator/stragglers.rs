@@ -24,6 +24,12 @@ const GENERATION_MIN: Duration = Duration::from_secs(3);
 const WORTHWHILE_PART: f64 = 0.8;
 /// The weight of a new step in the moving average of a member's time.
 const NEW_STEP_WEIGHT: f64 = 0.2;
+/// A worker that takes more than this many times the others' median for a shard is too slow: with a
+/// single shard it would still keep all others waiting.
+const SLOWER_MAX: f64 = 10.0;
+/// A worker that takes less than this for a shard is never too slow. The times of quick shards vary
+/// with everything else that a machine does.
+const SLOW_MS_MIN: f64 = 250.0;
 /// The smallest time for a shard that is reckoned with, in milliseconds: it keeps ratios finite.
 const SHARD_MS_MIN: f64 = 1e-3;
 /// Shards rest for this long after their first move. Each later rest is twice as long.
@@ -38,6 +44,8 @@ pub(super) struct Stragglers {
     since: Duration,
     /// The times of the members in the present generation.
     measured: BTreeMap<WorkerId, ShardTime>,
+    /// The last steps of the members.
+    last: BTreeMap<WorkerId, LastStep>,
     /// Milliseconds for a shard, as they were when shards moved last: later plans keep to them.
     planned_ms: BTreeMap<WorkerId, f64>,
     /// The time for which shards rest after the next move.
@@ -55,6 +63,27 @@ struct ShardTime {
     shard_ms: f64,
 }
 
+/// The last step of one member, in whichever generation.
+#[derive(Clone, Copy, Debug, Default)]
+struct LastStep {
+    /// The milliseconds for one shard.
+    shard_ms: f64,
+    /// The last steps in a row in which it was too slow.
+    slow_steps: u32,
+}
+
+/// A member that is too slow to train with.
+#[derive(Debug, PartialEq)]
+pub(super) struct SlowMember {
+    pub(super) id: WorkerId,
+    /// The last steps in a row in which it was too slow.
+    pub(super) steps: u32,
+    /// The milliseconds for one shard in the last of them.
+    pub(super) shard_ms: f64,
+    /// The median of the other members' times.
+    pub(super) median_ms: f64,
+}
+
 /// A move of shards that is worthwhile.
 #[derive(Debug, PartialEq)]
 pub(super) struct Move {
@@ -70,6 +99,7 @@ impl Stragglers {
         Self {
             since: Duration::ZERO,
             measured: BTreeMap::new(),
+            last: BTreeMap::new(),
             planned_ms: BTreeMap::new(),
             rest: REST_MIN,
             not_before: Duration::ZERO,
@@ -77,9 +107,10 @@ impl Stragglers {
     }
 
     /// Begins to measure a new generation.
-    pub(super) fn restart(&mut self, now: Duration) {
+    pub(super) fn restart(&mut self, now: Duration, plan: &Plan) {
         self.since = now;
         self.measured.clear();
+        self.last.retain(|id, _| plan.rank_of(id).is_some());
     }
 
     /// Adds a step that a member has finished.
@@ -93,6 +124,13 @@ impl Stragglers {
         // The wait for the all-reduce is mostly the wait for slower members: it is not counted.
         let compute_ms = f64::from((done.step_ms - done.allreduce_ms).max(0.0));
         let shard_ms = compute_ms / plan.shards_of(rank).len() as f64;
+        // With thousands of members a median takes a while, so quick ones need none.
+        let is_noticed = shard_ms > SLOW_MS_MIN;
+        let is_slow = is_noticed
+            && self.median_of_others(id).is_some_and(|median_ms| is_too_slow(shard_ms, median_ms));
+        let last = self.last.entry(id.clone()).or_default();
+        last.shard_ms = shard_ms;
+        last.slow_steps = if is_slow { last.slow_steps + 1 } else { 0 };
         let time = self.measured.entry(id.clone()).or_default();
         time.steps += 1;
         if time.steps == UNMEASURED_STEPS + 1 {
@@ -108,23 +146,22 @@ impl Stragglers {
         (time.steps > UNMEASURED_STEPS).then_some(time.shard_ms)
     }
 
-    /// The member of this generation that takes longest for a shard, with its milliseconds; `None`
-    /// until enough steps are measured.
-    pub(super) fn slowest(&self) -> Option<(&WorkerId, f64)> {
-        self.measured_ms().max_by(|one, other| one.1.total_cmp(&other.1))
+    /// The member that is too slow for the most steps in a row, if one is.
+    pub(super) fn slow_member(&self) -> Option<SlowMember> {
+        let slow = self.last.iter().filter(|(_, last)| last.slow_steps > 0);
+        let (id, last) = slow.max_by_key(|(_, last)| last.slow_steps)?;
+        let median_ms = self.median_of_others(id)?;
+        let (id, steps, shard_ms) = (id.clone(), last.slow_steps, last.shard_ms);
+        Some(SlowMember { id, steps, shard_ms, median_ms })
     }
 
-    /// The median milliseconds for a shard of the members other than `id`.
-    pub(super) fn median_of_others(&self, id: &WorkerId) -> Option<f64> {
-        let others = self.measured_ms().filter(|(other, _)| *other != id);
-        let mut times: Vec<f64> = others.map(|(_, shard_ms)| shard_ms).collect();
+    /// The median milliseconds for a shard of the members other than `id`, in their last steps. A
+    /// pause of all members is in each of these times.
+    fn median_of_others(&self, id: &WorkerId) -> Option<f64> {
+        let others = self.last.iter().filter(|(other, _)| *other != id);
+        let mut times: Vec<f64> = others.map(|(_, last)| last.shard_ms).collect();
         times.sort_by(f64::total_cmp);
         times.get(times.len() / 2).copied()
-    }
-
-    fn measured_ms(&self) -> impl Iterator<Item = (&WorkerId, f64)> {
-        let times = self.measured.iter().filter(|(_, time)| time.steps > UNMEASURED_STEPS);
-        times.map(|(id, time)| (id, time.shard_ms))
     }
 
     /// Decides whether shards are to move from a slow member. If so, later plans assign shards by
@@ -192,6 +229,13 @@ impl Stragglers {
             members.iter().map(|id| self.planned_ms.get(id).copied().unwrap_or(mean)).collect();
         Some(spread(shards, &shard_ms))
     }
+}
+
+/// Returns whether a worker that takes this time for a shard is too slow beside others. A time that
+/// is no number is none that a worker measures.
+pub(super) fn is_too_slow(shard_ms: f64, median_ms: f64) -> bool {
+    let is_quick = shard_ms <= (SLOWER_MAX * median_ms).max(SLOW_MS_MIN);
+    !is_quick
 }
 
 /// The milliseconds that the slowest member takes for all its shards.
@@ -265,7 +309,7 @@ mod tests {
         let mut stragglers = Stragglers::new();
         observe(&mut stragglers, &plan, &[10.0, 12.0]);
         assert_eq!(stragglers.decide(later, &plan), None, "noise");
-        stragglers.restart(Duration::ZERO);
+        stragglers.restart(Duration::ZERO, &plan);
         observe(&mut stragglers, &plan, &[10.0, 30.0]);
         assert_eq!(stragglers.decide(Duration::from_secs(2), &plan), None, "too early");
         assert_eq!(

@@ -196,7 +196,7 @@ impl CoordinatorMachine {
         if self.all_members_train(&plan) {
             self.notify(Notice::PlanAdopted(plan.generation));
             self.outputs.give_up_missing_evaluations(&mut self.out);
-            self.stragglers.restart(self.now);
+            self.stragglers.restart(self.now, &plan);
             self.has_trained = true;
             self.trials.trust(self.now, &plan);
             self.progress.adopt(self.now, &plan);
@@ -258,9 +258,9 @@ impl CoordinatorMachine {
             && self.progress.is_stalled(self.now, &plan, last_step, join)
         {
             self.give_up_plan(&newcomers);
-        } else if let Some((id, why)) = self.slow_member(&plan) {
-            self.leave_out(&id, &why);
-            self.enter_fencing(&format!("worker {id} is too slow"));
+        } else if let Some(slow) = self.slow_member(&plan) {
+            // No shards move meanwhile: after a move all would be measured anew.
+            self.leave_out_slow_member(&slow);
         } else if let Some(name) = self.newcomer(&plan) {
             self.enter_fencing(&format!("worker {name} joins"));
         } else if self.rebalance
@@ -509,7 +509,7 @@ impl CoordinatorMachine {
         let ids: Vec<WorkerId> = plan.members().iter().map(|member| member.id.clone()).collect();
         self.outputs.restart_after(plan.start.position.step, &ids);
         self.announced_persisted = self.announced_persisted.min(self.outputs.persisted_through());
-        self.stragglers.restart(self.now);
+        self.stragglers.restart(self.now, &plan);
         self.progress.begin_plan(self.now, &plan);
         self.plan = Some(plan);
         self.has_trained = true;

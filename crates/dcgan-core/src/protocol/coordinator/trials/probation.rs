@@ -11,14 +11,13 @@ use super::{CoordinatorMachine, PAUSE_MIN};
 use crate::ids::WorkerId;
 use crate::protocol::coordinator::planner::Candidate;
 use crate::protocol::coordinator::progress::{JOIN_MAX, JoinTimes};
+use crate::protocol::coordinator::stragglers::{SlowMember, is_too_slow};
 use crate::protocol::plan::Plan;
 
-/// A worker that takes more than this many times the others' median for a shard waits outside: with
-/// a single shard it would still keep all others waiting.
-const SLOWER_MAX: f64 = 10.0;
-/// A worker that takes less than this for a shard is never too slow. The times of quick shards vary
-/// with everything else that a machine does.
-const SLOW_MS_MIN: f64 = 250.0;
+/// A member that is too slow for so many steps in a row is left out. One may be chance.
+const SLOW_STEPS: u32 = 2;
+/// A worker computes this many shards in a trial. The rest of the time it copies.
+const TRIAL_SHARDS: usize = 2;
 
 impl CoordinatorMachine {
     /// The newcomers of a plan, if the other members are enough to go on without them.
@@ -44,9 +43,13 @@ impl CoordinatorMachine {
             let (trial, shard_ms) =
                 shown.map_or((JOIN_MAX, 0.0), |shown| (shown.trial, shown.shard_ms));
             let shards = plan.rank_of(id).map_or(0, |rank| plan.shards_of(rank).len());
-            let step = Duration::try_from_secs_f64(1e-3 * shard_ms * shards as f64);
-            slowest.trial = slowest.trial.max(trial).min(JOIN_MAX);
-            slowest.step = slowest.step.max(step.unwrap_or(JOIN_MAX)).min(JOIN_MAX);
+            let time_of = |shards: usize| {
+                let time = Duration::try_from_secs_f64(1e-3 * shard_ms * shards as f64);
+                time.unwrap_or(JOIN_MAX).min(JOIN_MAX)
+            };
+            let copy = trial.min(JOIN_MAX).saturating_sub(time_of(TRIAL_SHARDS));
+            slowest.copy = slowest.copy.max(copy);
+            slowest.step = slowest.step.max(time_of(shards));
         }
         (!newcomers.is_empty()).then_some(slowest)
     }
@@ -78,28 +81,29 @@ impl CoordinatorMachine {
         self.trials.record(id).is_some_and(|record| record.pause > PAUSE_MIN)
     }
 
-    /// A member that is too slow to train with, if there are enough others, and why.
-    pub(in crate::protocol::coordinator) fn slow_member(
-        &self,
-        plan: &Plan,
-    ) -> Option<(WorkerId, String)> {
-        if plan.members().len() <= self.min_workers {
-            return None;
+    /// A member that is too slow to train with, if there are enough others.
+    pub(in crate::protocol::coordinator) fn slow_member(&self, plan: &Plan) -> Option<SlowMember> {
+        let are_enough = plan.members().len() > self.min_workers;
+        are_enough.then(|| self.stragglers.slow_member()).flatten()
+    }
+
+    /// Goes on without a member that is too slow, unless it may be chance.
+    pub(in crate::protocol::coordinator) fn leave_out_slow_member(&mut self, slow: &SlowMember) {
+        if slow.steps >= SLOW_STEPS {
+            self.leave_out(&slow.id, &in_words(slow.shard_ms, slow.median_ms));
+            self.enter_fencing(&format!("worker {} is too slow", slow.id));
         }
-        let (id, shard_ms) = self.stragglers.slowest()?;
-        let median_ms = self.stragglers.median_of_others(id)?;
-        Some((id.clone(), slowness(shard_ms, median_ms)?))
     }
 }
 
 /// Why a worker that takes this time for a shard is too slow beside others, if it is.
 pub(super) fn slowness(shard_ms: f64, median_ms: f64) -> Option<String> {
-    // A time that is no number is none that a worker measures.
-    let is_quick = shard_ms <= (SLOWER_MAX * median_ms).max(SLOW_MS_MIN);
-    (!is_quick).then(|| {
-        format!(
-            "it takes {shard_ms:.0} ms for a shard, and the members take {median_ms:.0} ms: start \
-             it with more --threads, with another --device, or on a machine that is less busy"
-        )
-    })
+    is_too_slow(shard_ms, median_ms).then(|| in_words(shard_ms, median_ms))
+}
+
+fn in_words(shard_ms: f64, median_ms: f64) -> String {
+    format!(
+        "it takes {shard_ms:.0} ms for a shard, and the members take {median_ms:.0} ms: start it \
+         with more --threads, with another --device, or on a machine that is less busy"
+    )
 }
