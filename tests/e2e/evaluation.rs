@@ -8,9 +8,10 @@ use tempfile::tempdir;
 use crate::process::{COORD, assert_names, run};
 use crate::run::{Coordinator, local};
 
-/// A run of the toy that evaluates the state after every hundredth step.
-const EVALUATED: &str =
-    "--objective toy --log-every 50 --checkpoint-every 100 --eval-every 100 --steps 1000";
+/// A run of the toy that evaluates the state after every hundredth step. It has few grids: workers
+/// keep 16 snapshots while a coordinator gets no processor, and leave out what is older.
+const EVALUATED: &str = "--objective toy --log-every 50 --checkpoint-every 100 --eval-every 100 \
+                         --grid-every 1000 --steps 1000";
 
 /// The lines of the log of evaluations, in the order of their steps.
 fn evaluations(here: &Path) -> Vec<String> {

@@ -165,6 +165,11 @@ impl Progress {
         if is_core_whole { self.newcomers.keys().cloned().collect() } else { Vec::new() }
     }
 
+    /// Returns whether the present plan has newcomers.
+    pub(super) fn has_newcomers(&self) -> bool {
+        !self.newcomers.is_empty()
+    }
+
     /// The time since the last finished step, or since the plan began.
     pub(super) fn waited(&self, now: Duration) -> Duration {
         now.saturating_sub(self.since)

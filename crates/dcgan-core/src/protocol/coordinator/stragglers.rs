@@ -68,6 +68,8 @@ struct ShardTime {
 struct LastStep {
     /// The milliseconds for one shard.
     shard_ms: f64,
+    /// The milliseconds for all its shards.
+    step_ms: f64,
     /// The last steps in a row in which it was too slow.
     slow_steps: u32,
 }
@@ -78,7 +80,9 @@ pub(super) struct SlowMember {
     pub(super) id: WorkerId,
     /// The last steps in a row in which it was too slow.
     pub(super) steps: u32,
-    /// The milliseconds for one shard in the last of them.
+    /// The milliseconds for all its shards in the last of them.
+    pub(super) step_ms: f64,
+    /// The milliseconds for one of them.
     pub(super) shard_ms: f64,
     /// The median of the other members' times.
     pub(super) median_ms: f64,
@@ -129,7 +133,7 @@ impl Stragglers {
         let is_slow = is_noticed
             && self.median_of_others(id).is_some_and(|median_ms| is_too_slow(shard_ms, median_ms));
         let last = self.last.entry(id.clone()).or_default();
-        last.shard_ms = shard_ms;
+        (last.shard_ms, last.step_ms) = (shard_ms, compute_ms);
         last.slow_steps = if is_slow { last.slow_steps + 1 } else { 0 };
         let time = self.measured.entry(id.clone()).or_default();
         time.steps += 1;
@@ -151,8 +155,8 @@ impl Stragglers {
         let slow = self.last.iter().filter(|(_, last)| last.slow_steps > 0);
         let (id, last) = slow.max_by_key(|(_, last)| last.slow_steps)?;
         let median_ms = self.median_of_others(id)?;
-        let (id, steps, shard_ms) = (id.clone(), last.slow_steps, last.shard_ms);
-        Some(SlowMember { id, steps, shard_ms, median_ms })
+        let LastStep { shard_ms, step_ms, slow_steps: steps } = *last;
+        Some(SlowMember { id: id.clone(), steps, step_ms, shard_ms, median_ms })
     }
 
     /// The median milliseconds for a shard of the members other than `id`, in their last steps. A

@@ -406,8 +406,9 @@ impl CoordinatorMachine {
         let vouched = self.vouched_position(generation);
         let mut candidates = Vec::new();
         for worker in self.registry.ready() {
+            let may_join = self.plan.as_ref().is_none_or(|plan| self.may_join(plan, &worker.id));
             let stays = worker.leaving.is_none() && self.may_be_planned(worker);
-            if stays && worker.has_answered(generation) {
+            if stays && may_join && worker.has_answered(generation) {
                 candidates.push(Candidate {
                     id: worker.id.clone(),
                     address: worker.address.clone(),
@@ -421,7 +422,6 @@ impl CoordinatorMachine {
             let worker = self.registry.by_id(&candidate.id);
             worker.is_some_and(|worker| fingerprint.as_ref() == Some(&worker.fingerprint))
         });
-        self.admit_one_by_one(&mut candidates);
         // One may have been left out just now, for what it did or for its fingerprint.
         if candidates.len() < self.min_workers {
             return Ok(None);

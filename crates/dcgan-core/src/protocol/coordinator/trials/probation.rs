@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use super::{CoordinatorMachine, PAUSE_MIN};
 use crate::ids::WorkerId;
-use crate::protocol::coordinator::planner::Candidate;
+use crate::protocol::coordinator::FENCE_MAX;
 use crate::protocol::coordinator::progress::{JOIN_MAX, JoinTimes};
 use crate::protocol::coordinator::stragglers::{SlowMember, is_too_slow};
 use crate::protocol::plan::Plan;
 
-/// A member that is too slow for so many steps in a row is left out. One may be chance.
+/// A member that is too slow for so many steps in a row is left out. One may be chance,
 const SLOW_STEPS: u32 = 2;
+/// unless it takes this long: as long as the others would wait for its answer to a fence.
+const SLOW_STEP_MS: f64 = 1e3 * FENCE_MAX.as_secs() as f64;
 /// A worker computes this many shards in a trial. The rest of the time it copies.
 const TRIAL_SHARDS: usize = 2;
 
@@ -54,31 +56,31 @@ impl CoordinatorMachine {
         (!newcomers.is_empty()).then_some(slowest)
     }
 
-    /// Returns whether a worker may join the members of a plan now. Of those that have failed
-    /// before one joins at a time, so that one that fails again takes no other down with it.
+    /// Returns whether a worker may be in the plan after this one. Of those that have failed before
+    /// one joins at a time, so that one that fails again takes no other down with it.
     pub(in crate::protocol::coordinator) fn may_join(&self, plan: &Plan, id: &WorkerId) -> bool {
-        !self.has_failed_before(id) || self.progress.newcomers(plan).is_empty()
-    }
-
-    /// Leaves one candidate of those that have failed before, if there are enough others.
-    pub(in crate::protocol::coordinator) fn admit_one_by_one(
-        &self,
-        candidates: &mut Vec<Candidate>,
-    ) {
-        if !self.is_core_enough() {
-            return;
-        }
-        let is_repeater = |candidate: &Candidate| {
-            !self.progress.core().contains(&candidate.id) && self.has_failed_before(&candidate.id)
+        let has_shown_nothing =
+            |id: &WorkerId| plan.rank_of(id).is_none() && !self.progress.core().contains(id);
+        let Some(pause) = self.pause_of_repeater(id).filter(|_| has_shown_nothing(id)) else {
+            return true;
         };
-        let repeaters = candidates.iter().filter(|candidate| is_repeater(candidate));
-        let pause = |id: &WorkerId| self.trials.record(id).map(|record| record.pause);
-        let first = repeaters.min_by_key(|it| (pause(&it.id), it.arrival)).map(|it| it.id.clone());
-        candidates.retain(|it| !is_repeater(it) || first.as_ref() == Some(&it.id));
+        if !self.is_core_enough() {
+            return true;
+        }
+        // It is the turn of the one that has failed least.
+        let mut others = self.fit_workers().filter(|other| {
+            other.id != *id && has_shown_nothing(&other.id) && self.may_be_planned(other)
+        });
+        let is_first = others.all(|other| {
+            let other_pause = self.pause_of_repeater(&other.id);
+            other_pause.is_none_or(|other_pause| (pause, id) < (other_pause, &other.id))
+        });
+        is_first && !self.progress.has_newcomers()
     }
 
-    fn has_failed_before(&self, id: &WorkerId) -> bool {
-        self.trials.record(id).is_some_and(|record| record.pause > PAUSE_MIN)
+    /// The pause of a worker that has failed before.
+    fn pause_of_repeater(&self, id: &WorkerId) -> Option<Duration> {
+        self.trials.record(id).map(|record| record.pause).filter(|&pause| pause > PAUSE_MIN)
     }
 
     /// A member that is too slow to train with, if there are enough others.
@@ -89,7 +91,7 @@ impl CoordinatorMachine {
 
     /// Goes on without a member that is too slow, unless it may be chance.
     pub(in crate::protocol::coordinator) fn leave_out_slow_member(&mut self, slow: &SlowMember) {
-        if slow.steps >= SLOW_STEPS {
+        if slow.steps >= SLOW_STEPS || slow.step_ms >= SLOW_STEP_MS {
             self.leave_out(&slow.id, &in_words(slow.shard_ms, slow.median_ms));
             self.enter_fencing(&format!("worker {} is too slow", slow.id));
         }
