@@ -5,6 +5,7 @@ use std::process::Command;
 
 use clap::Parser;
 use dcgan_rpc::services::Program;
+use dcgan_store::idx::PAYLOAD_BYTES_MAX;
 
 fn base() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base")
@@ -53,6 +54,14 @@ fn a_container_is_ready_when_a_service_that_its_program_offers_is() {
         let probed = text.lines().find_map(|line| line.trim().strip_prefix("service: ")).unwrap();
         assert!(program.services().any(|name| name == probed), "{manifest}: {probed}");
     }
+}
+
+#[test]
+fn the_coordinator_may_take_the_memory_that_the_largest_data_file_needs() {
+    let text = std::fs::read_to_string(base().join("coordinator.yaml")).unwrap();
+    let limits = text.lines().skip_while(|line| line.trim() != "limits:").nth(1).unwrap();
+    let limit = limits.trim().strip_prefix("memory: ").unwrap().strip_suffix("Mi").unwrap();
+    assert_eq!(limit.parse::<u64>().unwrap(), (PAYLOAD_BYTES_MAX >> 20) + 256);
 }
 
 #[test]

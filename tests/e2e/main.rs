@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that is wrong should stop")]
 
 mod addresses;
+mod data;
 mod deployment;
 mod disk;
 mod elastic;

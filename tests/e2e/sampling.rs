@@ -4,8 +4,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 
+use dcgan_core::spec::ObjectiveKind;
 use dcgan_rpc::pb;
 use dcgan_rpc::pb::sampler_client::SamplerClient;
+use dcgan_store::dataset::{Dataset, Source};
 use tempfile::tempdir;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -113,7 +115,7 @@ fn check_files(folder: &Path, newest: &[u8]) {
     assert_eq!(decode(&std::fs::read(folder.join("two.png")).unwrap()), (62, 32));
     std::fs::create_dir(folder.join("drawn")).unwrap();
     run(SAMPLER, folder, "export --run run --count 40 --out drawn/train-images-idx3-ubyte.gz", 0);
-    let source = dcgan_store::dataset::Source::Folder(folder.join("drawn"));
-    let drawn = dcgan_store::dataset::Dataset::load(&source).unwrap().info();
+    let source = Source::Path(folder.join("drawn"));
+    let drawn = Dataset::load(&source, None, ObjectiveKind::Dcgan).unwrap().info();
     assert_eq!((drawn.images, drawn.rows, drawn.columns), (40, 28, 28));
 }

@@ -28,7 +28,7 @@ fn a_coordinator_refuses_what_it_cannot_do() {
         ("--workers 2 --epochs 1 --steps 1", 2, &["--epochs and --steps", "give one"]),
         ("--workers 2 --shards 7", 2, &["batch size 256 cannot be split into 7 shards"]),
         ("--workers 2 --learning-rate -1", 2, &["learning rate -1 is not above 0"]),
-        ("--workers 2 --data nowhere", 2, &["nowhere: there is no train-images-idx3-ubyte"]),
+        ("--workers 2 --data nowhere", 2, &["--data: nowhere: there is no such file"]),
         ("--workers 2 --listen 0.0.0.0:0", 2, &["--listen: 0.0.0.0:0", "add --insecure"]),
         ("--config typo.toml", 2, &["typo.toml: line 3: unknown field `learning-rat`"]),
         ("--config none.toml", 2, &["none.toml: No such file"]),

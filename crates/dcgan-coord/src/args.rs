@@ -1,5 +1,6 @@
 //! The command line of `dcgan-coord`.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -96,6 +97,29 @@ pub(crate) enum SummaryFormat {
     #[default]
     Text,
     Dot,
+}
+
+/// The choice whether rows and columns of each image change places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Transpose {
+    /// Those of EMNIST, which is recognised by its name.
+    #[default]
+    Auto,
+    /// Those of any data set.
+    Yes,
+    /// Those of none.
+    No,
+}
+
+impl fmt::Display for Transpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Yes => "yes",
+            Self::No => "no",
+        })
+    }
 }
 
 /// The treatment of a run that the directory holds already.

@@ -18,7 +18,7 @@ use dcgan_store::dataset::{Source, default_source};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use crate::args::Resume;
+use crate::args::{Resume, Transpose};
 use crate::checkpoint_every::CheckpointEvery;
 
 /// Settings as a person gives them. A setting that is not given keeps its saved value, or else its
@@ -38,10 +38,15 @@ pub struct PartialConfig {
     /// Threads of each worker of --local; each computes one shard at a time [default: 1].
     #[arg(long, value_name = "N", env = "DCGAN_THREADS")]
     pub(crate) threads: Option<NonZeroU16>,
-    /// Training images: mnist, which is built in, or a folder that holds train-images-idx3-ubyte
-    /// (.gz or not) [default: mnist].
-    #[arg(long, value_name = "mnist|DIR", env = "DCGAN_DATA")]
+    /// Training images: mnist, which is built in, or a file in IDX format (gzip or not), or a
+    /// folder that holds one, such as train-images-idx3-ubyte.gz; a folder with the name mnist is
+    /// ./mnist [default: mnist].
+    #[arg(long, value_name = "mnist|PATH", env = "DCGAN_DATA")]
     pub(crate) data: Option<PathBuf>,
+    /// Exchange of rows and columns of each image: EMNIST is stored transposed, and auto recognises
+    /// it by the name of the file or its folder [default: auto].
+    #[arg(long, value_name = "WHEN", value_enum, env = "DCGAN_TRANSPOSE")]
+    pub(crate) transpose: Option<Transpose>,
     /// Length of the run in epochs [default: 20].
     #[arg(long, value_name = "N", env = "DCGAN_EPOCHS")]
     pub(crate) epochs: Option<NonZeroU64>,
@@ -189,7 +194,7 @@ impl PartialConfig {
         match &self.data {
             None => default_source(self.objective.unwrap_or_default()),
             Some(name) if name.as_os_str() == "mnist" => Source::Mnist,
-            Some(folder) => Source::Folder(folder.clone()),
+            Some(path) => Source::Path(path.clone()),
         }
     }
 
@@ -237,6 +242,7 @@ impl PartialConfig {
              train on this machine",
         )?;
         self.workers = Some(workers);
+        self.transpose.get_or_insert_default();
         // A default becomes the value, and is saved with the others.
         let min_workers = *self.min_workers.get_or_insert(NonZeroU16::MIN);
         ensure!(

@@ -15,7 +15,7 @@ use dcgan_store::format::Newer;
 use dcgan_store::run_dir::{CONFIG_BYTES_MAX, FORMAT, RunPaths, read_config_file, read_run_file};
 use toml::Table;
 
-use crate::args::{Args, Resume};
+use crate::args::{Args, Resume, Transpose};
 use crate::config::{PartialConfig, RunConfig};
 
 /// The run directory without `--out`.
@@ -62,17 +62,48 @@ pub(crate) fn resolve_run(given: &PartialConfig) -> anyhow::Result<ResolvedRun> 
     let root = given.out.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_ROOT));
     refuse_used_directory(given.resume.unwrap_or_default(), &root)?;
     let saved = read_saved(&RunPaths::new(&root))?;
-    let merged = match &saved {
+    let mut merged = match &saved {
         Some(saved) => given.clone().or(&saved.settings).map_err(usage)?,
         None => given.clone(),
     };
-    // Load the data, and check the settings against it.
-    let dataset = Dataset::load(&merged.source()).context("--data").map_err(usage)?;
+    // Load the data, and check the settings against it. What was guessed is kept with the run.
+    let dataset = load_data(&merged)?;
+    merged.transpose = Some(if dataset.is_transposed() { Transpose::Yes } else { Transpose::No });
     let (config, to_save) = merged.resolve(dataset.info()).map_err(usage)?;
     if let Some(saved) = saved {
-        refuse_other_run(&saved.spec, &config.spec, &root)?;
+        refuse_other_run(&saved, &config.spec, to_save.transpose, &root)?;
     }
     Ok(ResolvedRun { root, config, config_text: toml::to_string(&to_save)?, dataset })
+}
+
+/// Loads the training images, and says which file they are of.
+fn load_data(given: &PartialConfig) -> anyhow::Result<Dataset> {
+    let transpose = match given.transpose.unwrap_or_default() {
+        Transpose::Auto => None,
+        Transpose::Yes => Some(true),
+        Transpose::No => Some(false),
+    };
+    let objective = given.objective.unwrap_or_default();
+    let dataset = Dataset::load(&given.source(), transpose, objective);
+    let dataset = dataset.context("--data").map_err(usage)?;
+    if let Some(file) = dataset.file() {
+        let (file, transposed) = (file.display(), dataset.is_transposed());
+        let how = match transpose {
+            _ if !transposed => "",
+            Some(_) => ", transposed",
+            None => {
+                ", transposed, because the name says EMNIST, which is stored so (--transpose no \
+                 leaves them as they are)"
+            }
+        };
+        tracing::info!(
+            event = "data_loaded",
+            %file,
+            transposed,
+            "the images are those of {file}{how}"
+        );
+    }
+    Ok(dataset)
 }
 
 /// Refuses a run directory that holds something already, if the user asked for that.
@@ -97,7 +128,9 @@ fn read_saved(paths: &RunPaths) -> anyhow::Result<Option<SavedRun>> {
     let data_set = settings.data_set.with_context(|| format!("{}: no data-set", path.display()))?;
     let spec = settings.spec()?.build_saved(data_set);
     let spec = spec.with_context(|| path.display().to_string())?;
-    let completed = settings.clone().with_spec(&spec)?;
+    let mut completed = settings.clone().with_spec(&spec)?;
+    // A run that was begun before there was a choice has its images as they are stored.
+    completed.transpose.get_or_insert(Transpose::No);
     log_if_older(run.format, &settings, &completed, paths.root())?;
     Ok(Some(SavedRun { settings: completed, spec }))
 }
@@ -143,12 +176,23 @@ fn log_if_older(
 }
 
 /// Refuses settings that would change the result of the run that a directory belongs to.
-fn refuse_other_run(saved: &RunSpec, spec: &RunSpec, root: &Path) -> anyhow::Result<()> {
-    let differences = saved.differences(spec);
+fn refuse_other_run(
+    saved: &SavedRun,
+    spec: &RunSpec,
+    transpose: Option<Transpose>,
+    root: &Path,
+) -> anyhow::Result<()> {
+    let differences = saved.spec.differences(spec);
     if differences.is_empty() {
         return Ok(());
     }
-    let list: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    let mut list: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    // Other data may be the same images, transposed.
+    if let (Some(saved), Some(given)) = (saved.settings.transpose, transpose)
+        && saved != given
+    {
+        list.push(format!("transpose: saved {saved}, given {given}"));
+    }
     bail!(usage(anyhow!(
         "{} belongs to a run with other settings: {}; choose another --out",
         root.display(),

@@ -86,12 +86,10 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let served = Served {
         run: run.run,
         metrics: config.spec.objective().metric_names().len(),
-        partitions: service::partitions(&dataset, config.spec.sharding()),
+        partitions: service::partitions(dataset, config.spec.sharding()),
         newest: newest.clone(),
         workers: Arc::clone(&workers),
     };
-    // The partitions are made. Both together would take twice the memory.
-    drop(dataset);
     let server = Server::start(listener, served, inputs_sender.clone(), &pulse);
     let signal = dcgan_process::signals::listen()?;
     let jobs = writer::start(recorder, inputs_sender.clone())?;

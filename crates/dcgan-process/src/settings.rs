@@ -20,7 +20,7 @@ pub const PREFIX: &str = "DCGAN_";
 /// The flags of all three programs, without the dashes, except for the settings that the result of
 /// a run depends on: the core lists those. No program knows the others' flags, but each must know
 /// which variables are meant for another.
-pub const FLAGS: [&str; 35] = [
+pub const FLAGS: [&str; 36] = [
     "advertise",
     "checkpoint",
     "checkpoint-every",
@@ -53,6 +53,7 @@ pub const FLAGS: [&str; 35] = [
     "run",
     "steps",
     "threads",
+    "transpose",
     "weights",
     "workers",
     "workers-timeout",

@@ -1,51 +1,26 @@
-//! Data sets: MNIST, which is built in, or a folder of IDX files such as Fashion-MNIST, KMNIST or
-//! EMNIST.
+//! Data sets: MNIST, which is built in, or a file of images of another one, such as Fashion-MNIST,
+//! KMNIST, QMNIST or EMNIST.
 //!
-//! A folder holds up to four files with MNIST's names, plain or packed with gzip:
-//!
-//! ```text
-//! train-images-idx3-ubyte[.gz]  the only file that is needed
-//! train-labels-idx1-ubyte[.gz]
-//! t10k-images-idx3-ubyte[.gz]
-//! t10k-labels-idx1-ubyte[.gz]
-//! ```
-//!
-//! Training uses neither labels nor the test set. They are checked if they exist, because a file
-//! that does not fit the others is a mistake that should be noticed before the training, not after
-//! it.
+//! Training uses the training images alone. Labels and test sets are not read.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read};
+mod search;
+#[cfg(test)]
+mod tests;
+
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use dcgan_core::ids::{Digest, ShardId};
 use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::spec::sharding::Sharding;
 use dcgan_core::spec::{DatasetInfo, ObjectiveKind};
 use dcgan_core::state::digest;
-use flate2::read::MultiGzDecoder;
 
+use self::search::FILES_MAX;
 use crate::file;
-use crate::idx::{self, IdxError, Images};
+use crate::idx::{self, HEADER_BYTES, IdxError, Images, PAYLOAD_BYTES_MAX};
 
-/// The files of a split: its images and its labels, by their names without `.gz`.
-#[derive(Clone, Copy)]
-struct Split {
-    images: &'static str,
-    labels: &'static str,
-}
-
-const TRAIN: Split = Split { images: "train-images-idx3-ubyte", labels: "train-labels-idx1-ubyte" };
-const TEST: Split = Split { images: "t10k-images-idx3-ubyte", labels: "t10k-labels-idx1-ubyte" };
-
-/// MNIST as it ships inside the project; see the README beside the files for its authors and
-/// licence.
-const MNIST: [(&str, &[u8]); 4] = [
-    ("train-images-idx3-ubyte.gz", include_bytes!("../mnist/train-images-idx3-ubyte.gz")),
-    ("train-labels-idx1-ubyte.gz", include_bytes!("../mnist/train-labels-idx1-ubyte.gz")),
-    ("t10k-images-idx3-ubyte.gz", include_bytes!("../mnist/t10k-images-idx3-ubyte.gz")),
-    ("t10k-labels-idx1-ubyte.gz", include_bytes!("../mnist/t10k-labels-idx1-ubyte.gz")),
-];
+/// The training images of MNIST; see the README beside the file for its authors and licence.
+const MNIST: &[u8] = include_bytes!("../mnist/train-images-idx3-ubyte.gz");
 
 /// Images of the synthetic data set.
 const SYNTHETIC_IMAGES: usize = 4000;
@@ -55,24 +30,47 @@ const SYNTHETIC_IMAGES: usize = 4000;
 pub enum Source {
     /// MNIST, which is built into the program.
     Mnist,
-    /// A folder with files of the names above.
-    Folder(PathBuf),
+    /// A file of images, or a folder that holds one.
+    Path(PathBuf),
     /// 4000 random images of one pixel, for the toy objective.
     Synthetic,
 }
 
-/// Why a data set cannot be used; names the file.
+/// The error for a data set that cannot be used. It says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// The training images are missing.
-    #[error("{folder}: there is no {name} and no {name}.gz")]
-    Missing {
+    /// There is nothing at the path.
+    #[error(
+        "{0}: there is no such file or folder; mnist is the name of the data set that is built in, \
+         and any other is the path of its file or folder"
+    )]
+    Missing(PathBuf),
+    /// The path is an address.
+    #[error("{0}: nothing is downloaded; download the file, and give its path")]
+    Address(PathBuf),
+    /// No file in the folder has training images.
+    #[error(
+        "{folder}: no file here holds training images in IDX format, such as \
+         train-images-idx3-ubyte.gz; here are: {found}"
+    )]
+    NoImages {
         /// The folder that was searched.
         folder: PathBuf,
-        /// The name of the missing file, without `.gz`.
-        name: &'static str,
+        /// The files of the folder, and what they hold.
+        found: String,
     },
-    /// A file cannot be read or is not a valid IDX file.
+    /// Several files in the folder may be meant.
+    #[error("{folder}: several files hold training images: {found}; give one of them to --data")]
+    Several {
+        /// The folder that was searched.
+        folder: PathBuf,
+        /// The files.
+        found: String,
+    },
+    /// The folder has too many files.
+    #[error("{0}: more than {FILES_MAX} files; give the file of images to --data")]
+    TooManyFiles(PathBuf),
+    /// A file cannot be read or is not a valid file of images.
     #[error("{file}: {error}")]
     File {
         /// The file.
@@ -80,65 +78,73 @@ pub enum DataError {
         /// The fault.
         error: IdxError,
     },
-    /// Two files do not belong together.
-    #[error("{file}: expected {expected}, as in {other}, found {found}")]
-    Mismatch {
-        /// The file that is checked.
+    /// The images have another size than the objective is made for.
+    #[error(
+        "{file}: images of {found} pixels do not fit the networks, which are made for {expected}: \
+         scale them to that size"
+    )]
+    Size {
+        /// The file.
         file: PathBuf,
-        /// The file that it is checked against.
-        other: PathBuf,
-        /// The count of the other file.
-        expected: String,
-        /// The count of the checked file.
+        /// Rows x columns of the images.
         found: String,
+        /// Rows x columns of the objective's images.
+        expected: String,
     },
 }
 
 /// The training images of a data set.
 pub struct Dataset {
-    images: Images,
+    /// The pixels, `[images, rows, columns]`.
+    pixels: Vec<u8>,
     info: DatasetInfo,
+    file: Option<PathBuf>,
+    is_transposed: bool,
 }
 
 impl Dataset {
-    /// Reads the training images of a data set, and checks its other files if they exist.
+    /// Reads the training images of a data set for an objective. With `transpose` rows and columns
+    /// of each image change places; `None` leaves that to the name of the file or of its folder.
     ///
     /// # Errors
-    /// If the training images are missing, or a file is not what its name says or does not fit the
-    /// others.
-    pub fn load(source: &Source) -> Result<Self, DataError> {
-        if *source == Source::Synthetic {
-            return Ok(Self::new(synthetic()));
-        }
-        let Some(train) = read_split(source, TRAIN)? else {
-            let folder = match source {
-                Source::Folder(folder) => folder.clone(),
-                Source::Mnist | Source::Synthetic => PathBuf::new(),
-            };
-            return Err(DataError::Missing { folder, name: TRAIN.images });
-        };
-        if let Some(test) = read_split(source, TEST)? {
-            let (expected, found) = (size_of_images(&train.images), size_of_images(&test.images));
-            if expected != found {
-                return Err(DataError::Mismatch {
-                    file: test.file,
-                    other: train.file,
-                    expected,
-                    found,
-                });
+    /// If there is no file of training images, or more than one, or it is not a valid one, or does
+    /// not fit the objective.
+    pub fn load(
+        source: &Source,
+        transpose: Option<bool>,
+        objective: ObjectiveKind,
+    ) -> Result<Self, DataError> {
+        let (file, images) = match source {
+            Source::Synthetic => (None, synthetic()),
+            Source::Mnist => {
+                let file = Path::new("mnist (built in)");
+                (None, read_images(file, MNIST)?)
             }
+            Source::Path(path) => {
+                let file = search::find(path)?;
+                let images = read_images(&file, open(&file)?)?;
+                (Some(file), images)
+            }
+        };
+        if let (Some(file), Some((rows, columns))) = (&file, objective.image_size())
+            && (images.rows, images.columns) != (rows, columns)
+        {
+            return Err(DataError::Size {
+                file: file.clone(),
+                found: format!("{} x {}", images.rows, images.columns),
+                expected: format!("{rows} x {columns}"),
+            });
         }
-        Ok(Self::new(train.images))
+        let is_transposed = transpose.unwrap_or_else(|| file.as_deref().is_some_and(is_emnist));
+        let images = if is_transposed { transposed(images) } else { images };
+        Ok(Self::new(images, file, is_transposed))
     }
 
-    fn new(images: Images) -> Self {
-        let info = DatasetInfo {
-            images: images.count,
-            rows: images.rows,
-            columns: images.columns,
-            digest: digest::of_bytes(&images.pixels),
-        };
-        Self { images, info }
+    fn new(images: Images, file: Option<PathBuf>, is_transposed: bool) -> Self {
+        let Images { count, rows, columns, pixels } = images;
+        let digest = digest::of_bytes(&pixels);
+        let info = DatasetInfo { images: count, rows, columns, digest };
+        Self { pixels, info, file, is_transposed }
     }
 
     /// Returns what a training result depends on: the number of images, their size and their
@@ -147,32 +153,24 @@ impl Dataset {
         self.info
     }
 
-    /// Splits the data set into one partition for each shard.
-    pub fn partitions(&self, sharding: &Sharding) -> Partitions<'_> {
-        Partitions { dataset: self, indices: sharding.partitions() }
+    /// Returns the file of the images; `None` if they are built in.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
-}
 
-/// A data set that is split into partitions, one for each shard.
-pub struct Partitions<'a> {
-    dataset: &'a Dataset,
-    /// The indices of each shard's images in the data set.
-    indices: Vec<Vec<u32>>,
-}
+    /// Returns whether rows and columns of each image have changed places.
+    pub fn is_transposed(&self) -> bool {
+        self.is_transposed
+    }
 
-impl Partitions<'_> {
-    /// Returns the pixels of a shard's images, `[images, rows, columns]`, with their digest; `None`
-    /// if there is no such shard.
-    pub fn pixels(&self, shard: ShardId) -> Option<(Vec<u8>, Digest)> {
-        let indices = self.indices.get(usize::from(shard.0))?;
-        let image_bytes = self.dataset.info.image_bytes();
-        let mut pixels = Vec::with_capacity(indices.len() * image_bytes);
-        for &index in indices {
-            let start = index as usize * image_bytes;
-            pixels.extend_from_slice(&self.dataset.images.pixels[start..start + image_bytes]);
-        }
-        let digest = digest::of_bytes(&pixels);
-        Some((pixels, digest))
+    /// Sorts the images by partitions, and returns their pixels: the partition of the first shard,
+    /// then that of the second, and so on.
+    ///
+    /// A data set may fill most of the memory that there is, so it is sorted in place.
+    pub fn into_partitions(mut self, sharding: &Sharding) -> Vec<u8> {
+        let mut sources = sharding.partitions().concat();
+        reorder(&mut self.pixels, self.info.image_bytes(), &mut sources);
+        self.pixels
     }
 }
 
@@ -191,161 +189,63 @@ fn synthetic() -> Images {
     Images { count: SYNTHETIC_IMAGES, rows: 1, columns: 1, pixels }
 }
 
-fn size_of_images(images: &Images) -> String {
-    format!("images of {} x {}", images.rows, images.columns)
+fn open(path: &Path) -> Result<impl BufRead, DataError> {
+    let fault = |error| DataError::File { file: path.to_owned(), error };
+    let file = file::open(path).map_err(|error| fault(IdxError::Io(error)))?;
+    let found = file.metadata().map_err(|error| fault(IdxError::Io(error)))?.len();
+    // A packed file may be so large too, and pack little.
+    let bytes_max = PAYLOAD_BYTES_MAX + HEADER_BYTES as u64;
+    if found > bytes_max {
+        return Err(fault(IdxError::TooLarge { bytes_max, found: found.into() }));
+    }
+    Ok(BufReader::new(file))
 }
 
-/// The images of a split, with the file that they were read from.
-struct SplitImages {
-    file: PathBuf,
-    images: Images,
+fn read_images(file: &Path, source: impl BufRead) -> Result<Images, DataError> {
+    let images = idx::read_images(source, PAYLOAD_BYTES_MAX);
+    images.map_err(|error| DataError::File { file: file.to_owned(), error })
 }
 
-/// Reads the images of a split, and checks its labels if they exist; `None` if there are no images.
-fn read_split(source: &Source, split: Split) -> Result<Option<SplitImages>, DataError> {
-    let Some(SourceFile { path: file, reader }) = open(source, split.images)? else {
-        return Ok(None);
-    };
-    let images =
-        idx::read_images(reader).map_err(|error| DataError::File { file: file.clone(), error })?;
+/// Returns whether a file is one of EMNIST, whose images are stored transposed, by its own name and
+/// that of its folder.
+fn is_emnist(file: &Path) -> bool {
+    file.iter().rev().take(2).any(|name| lowercase(name.as_ref()).contains("emnist"))
+}
 
-    if let Some(SourceFile { path: labels_file, reader }) = open(source, split.labels)? {
-        let labels = idx::read_labels(reader)
-            .map_err(|error| DataError::File { file: labels_file.clone(), error })?;
-        if labels.len() != images.count {
-            return Err(DataError::Mismatch {
-                file: labels_file,
-                other: file,
-                expected: format!("{} items", images.count),
-                found: format!("{} items", labels.len()),
-            });
+fn lowercase(name: &Path) -> String {
+    name.to_string_lossy().to_lowercase()
+}
+
+/// Exchanges rows and columns of each image.
+fn transposed(mut images: Images) -> Images {
+    let Images { rows, columns, .. } = images;
+    let mut before = vec![0; rows * columns];
+    for image in images.pixels.chunks_exact_mut(rows * columns) {
+        before.copy_from_slice(image);
+        for (place, pixel) in image.iter_mut().enumerate() {
+            let (column, row) = (place / rows, place % rows);
+            *pixel = before[row * columns + column];
         }
     }
-    Ok(Some(SplitImages { file, images }))
+    Images { rows: columns, columns: rows, ..images }
 }
 
-/// An open file of a source. Its reader unpacks it if it is packed.
-struct SourceFile {
-    path: PathBuf,
-    reader: Box<dyn Read>,
-}
-
-/// Opens the file `name` of a source, or `name.gz`; `None` if neither exists.
-fn open(source: &Source, name: &str) -> Result<Option<SourceFile>, DataError> {
-    let packed_name = format!("{name}.gz");
-    match source {
-        Source::Synthetic => Ok(None),
-        Source::Mnist => {
-            let (_, bytes) = MNIST
-                .into_iter()
-                .find(|(file, _)| *file == packed_name)
-                .expect("MNIST has both files of both splits");
-            let path = Path::new("mnist (built in)").join(packed_name);
-            Ok(Some(SourceFile { path, reader: Box::new(MultiGzDecoder::new(bytes)) }))
-        }
-        Source::Folder(folder) => {
-            if let Some(file) = open_file(folder.join(name))? {
-                return Ok(Some(SourceFile { path: folder.join(name), reader: Box::new(file) }));
+/// Moves image `sources[place]` to each `place`. `sources` must be a permutation; afterwards each
+/// image is its own source.
+fn reorder(pixels: &mut [u8], image_bytes: usize, sources: &mut [u32]) {
+    let bytes_of = |image: usize| image * image_bytes..(image + 1) * image_bytes;
+    // A permutation consists of cycles. The first image of each makes room for the others.
+    for first in 0..sources.len() {
+        let image = pixels[bytes_of(first)].to_vec();
+        let mut place = first;
+        loop {
+            let source = std::mem::replace(&mut sources[place], place as u32) as usize;
+            if source == first {
+                break;
             }
-            let path = folder.join(packed_name);
-            let Some(file) = open_file(path.clone())? else {
-                return Ok(None);
-            };
-            Ok(Some(SourceFile { path, reader: Box::new(MultiGzDecoder::new(file)) }))
+            pixels.copy_within(bytes_of(source), place * image_bytes);
+            place = source;
         }
-    }
-}
-
-/// Opens a file; `None` if it does not exist.
-fn open_file(path: PathBuf) -> Result<Option<BufReader<File>>, DataError> {
-    match file::open(&path) {
-        Ok(file) => Ok(Some(BufReader::new(file))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(DataError::File { file: path, error: error.into() }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-
-    fn images(count: u32, side: u32) -> Vec<u8> {
-        let header = [0x803, count, side, side].into_iter().flat_map(u32::to_be_bytes);
-        header.chain((0..count * side * side).map(|i| i as u8)).collect()
-    }
-
-    fn labels(count: u32) -> Vec<u8> {
-        [0x801, count]
-            .into_iter()
-            .flat_map(u32::to_be_bytes)
-            .chain((0..count).map(|i| i as u8))
-            .collect()
-    }
-
-    fn load(files: &[(&str, Vec<u8>)]) -> Result<Dataset, String> {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, bytes) in files {
-            std::fs::write(folder.path().join(name), bytes).unwrap();
-        }
-        let root = folder.path().display().to_string();
-        Dataset::load(&Source::Folder(folder.path().to_owned()))
-            .map_err(|e| e.to_string().replace(&root, "DIR"))
-    }
-
-    #[test]
-    fn mnist_is_built_in() {
-        let mnist = Dataset::load(&Source::Mnist).unwrap();
-        let DatasetInfo { images, rows, columns, .. } = mnist.info();
-        assert_eq!((images, rows, columns), (60_000, 28, 28));
-        let sum: u64 = mnist.images.pixels.iter().map(|&p| u64::from(p)).sum();
-        let mean = sum as f64 / mnist.images.pixels.len() as f64 / 255.0;
-        assert!((mean - 0.13066).abs() < 1e-5, "{mean}");
-    }
-
-    #[test]
-    fn a_folder_needs_training_images_only() {
-        let set = load(&[("train-images-idx3-ubyte", images(5, 2))]).unwrap();
-        assert_eq!(set.info().images, 5);
-        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        packed.write_all(&images(5, 2)).unwrap();
-        let same = load(&[("train-images-idx3-ubyte.gz", packed.finish().unwrap())]).unwrap();
-        assert_eq!(same.info(), set.info());
-    }
-
-    fn check(files: &[(&str, Vec<u8>)], expected: &str) {
-        assert_eq!(load(files).err().unwrap(), expected);
-    }
-
-    #[test]
-    fn an_error_names_the_wrong_file() {
-        check(&[], "DIR: there is no train-images-idx3-ubyte and no train-images-idx3-ubyte.gz");
-        check(
-            &[("train-images-idx3-ubyte", images(5, 2)), ("train-labels-idx1-ubyte", labels(4))],
-            "DIR/train-labels-idx1-ubyte: expected 5 items, as in DIR/train-images-idx3-ubyte, \
-             found 4 items",
-        );
-        check(
-            &[("train-images-idx3-ubyte", images(5, 2)), ("t10k-images-idx3-ubyte", images(5, 3))],
-            "DIR/t10k-images-idx3-ubyte: expected images of 2 x 2, as in \
-             DIR/train-images-idx3-ubyte, \
-             found images of 3 x 3",
-        );
-        check(
-            &[("train-images-idx3-ubyte.gz", images(5, 2))],
-            "DIR/train-images-idx3-ubyte.gz: cannot be read: invalid gzip header",
-        );
-    }
-
-    #[test]
-    fn a_partition_holds_the_images_of_its_indices() {
-        let set = load(&[("train-images-idx3-ubyte", images(9, 2))]).unwrap();
-        let sharding = Sharding::new(1, 9, 2, 4).unwrap();
-        let (pixels, digest) = set.partitions(&sharding).pixels(ShardId(1)).unwrap();
-        let first = sharding.partitions()[1][0] as usize;
-        assert_eq!(pixels[..4], set.images.pixels[4 * first..][..4]);
-        assert_eq!(digest, digest::of_bytes(&pixels));
-        assert!(set.partitions(&sharding).pixels(ShardId(2)).is_none());
+        pixels[bytes_of(place)].copy_from_slice(&image);
     }
 }

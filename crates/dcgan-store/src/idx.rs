@@ -1,22 +1,39 @@
-//! The IDX format of MNIST and its relatives.
+//! The IDX format of MNIST's images and those of its relatives, plain or packed with gzip.
 //!
 //! ```text
-//! offset      bytes  content, numbers in big-endian order
-//! 0           4      magic number: 0x803 for images, 0x801 for labels
-//! 4           4      number of items
-//! 8, 12       4, 4   rows and columns; images only
-//! 16, or 8    ...    one byte for each pixel, or one for each label
+//! offset  bytes  content, numbers in big-endian order
+//! 0       4      magic number: 0x803 for unsigned bytes in 3 dimensions
+//! 4       4      number of images
+//! 8, 12   4, 4   rows and columns
+//! 16      ...    one byte for each pixel
 //! ```
 //!
-//! A damaged or hostile header can promise gigabytes. Nothing is allocated because of a header: the
-//! data is read up to the promised size, so memory grows with the bytes that really exist.
+//! The content decides what a file is, and not its name: browsers, archives and people rename
+//! files.
+//!
+//! A damaged or hostile file can promise gigabytes. Memory is taken in small steps as the data
+//! comes, so it grows with the bytes that really exist, and to no more than the data needs.
 
-use std::cmp::Ordering;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
+
+use flate2::bufread::MultiGzDecoder;
+
+use crate::content;
 
 /// The most bytes of data in a file; a longer one is refused. The images of EMNIST, the largest
 /// known relative of MNIST, have 547 MB.
 pub const PAYLOAD_BYTES_MAX: u64 = 1 << 30;
+/// The bytes of a header.
+pub const HEADER_BYTES: usize = 16;
+/// How a file of images begins.
+const MAGIC: [u8; 4] = [0, 0, 8, 3];
+
+/// The bytes of a file that tell what it holds.
+const HEAD_BYTES: u64 = 512;
+/// Memory for pixels is taken in steps of this size.
+const STEP_BYTES: u64 = 1 << 20;
+/// A file may be packed twice: some servers pack what is packed already.
+const LAYERS_MAX: usize = 2;
 
 /// Grey images, one byte for each pixel: 0 is black, 255 is white.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,40 +48,39 @@ pub struct Images {
     pub pixels: Vec<u8>,
 }
 
-/// The fault of a file, with the expected and the found value.
+/// The fault of a file, with the expected and the found value, or with what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum IdxError {
-    /// The file cannot be read or unpacked.
+    /// The file cannot be read.
     #[error("cannot be read: {0}")]
-    Io(#[from] io::Error),
-    /// The file is not an IDX file of the expected kind.
-    #[error("expected magic number {expected:#010x} ({what}), found {found:#010x}")]
-    Magic {
-        /// The magic number of the expected kind.
-        expected: u32,
-        /// The expected kind in words.
-        what: &'static str,
-        /// The magic number of the file.
-        found: u32,
-    },
+    Io(io::Error),
+    /// The gzip data in the file cannot be unpacked.
+    #[error("cannot be unpacked: {0}; the file is damaged or truncated: download it again")]
+    Packed(io::Error),
+    /// The file holds something else than images; says what.
+    #[error("expected images in IDX format, found {0}")]
+    Content(String),
     /// The file ends within its header.
-    #[error("expected a header of {expected} bytes, found {found} bytes")]
-    Header {
-        /// Bytes of a whole header.
-        expected: usize,
-        /// Bytes of the file.
-        found: usize,
-    },
-    /// The header promises no items, or items without pixels; holds the dimensions.
-    #[error("expected at least one item of at least one byte, found {0}")]
+    #[error(
+        "expected a header of {HEADER_BYTES} bytes, found {0} bytes: the file is truncated: \
+         download it again"
+    )]
+    Header(usize),
+    /// The header promises no images, or images without pixels; holds the dimensions.
+    #[error("expected at least one image of at least one pixel, found {0}")]
     Empty(String),
-    /// The header promises more than [`PAYLOAD_BYTES_MAX`] bytes; holds the promised number.
-    #[error("expected at most {PAYLOAD_BYTES_MAX} bytes of data, found a header that promises {0}")]
-    TooLarge(u128),
+    /// The file has more than the allowed number of bytes, or its header promises that.
+    #[error("expected at most {bytes_max} bytes of data, found {found}")]
+    TooLarge {
+        /// The allowed number of bytes.
+        bytes_max: u64,
+        /// The number of bytes that the file has or promises.
+        found: u128,
+    },
     /// The file is shorter than its header promises.
     #[error(
         "expected {expected} bytes of data, as its header says, found {found}: the file is \
-         truncated"
+         truncated: download it again"
     )]
     Truncated {
         /// Bytes of data that the header promises.
@@ -80,32 +96,52 @@ pub enum IdxError {
     },
 }
 
-/// A kind of IDX file.
-#[derive(Clone, Copy)]
-struct Kind {
-    magic: u32,
-    what: &'static str,
+impl From<io::Error> for IdxError {
+    fn from(error: io::Error) -> Self {
+        // The system's errors have a number. The others are those of the unpacker.
+        if error.raw_os_error().is_some() { Self::Io(error) } else { Self::Packed(error) }
+    }
 }
 
-const IMAGES: Kind = Kind { magic: 0x0000_0803, what: "unsigned bytes in 3 dimensions" };
-const LABELS: Kind = Kind { magic: 0x0000_0801, what: "unsigned bytes in 1 dimension" };
-
-/// Reads a file of images.
+/// Reads a file of images with at most `bytes_max` bytes of data.
 ///
 /// # Errors
 /// If the source cannot be read or is not exactly one file of images.
-pub fn read_images(source: impl Read) -> Result<Images, IdxError> {
-    let ([count, rows, columns], pixels) = read(source, IMAGES)?;
+pub fn read_images(source: impl BufRead, bytes_max: u64) -> Result<Images, IdxError> {
+    let mut source = unpack(source, bytes_max)?;
+    let head = read_head(&mut source)?;
+    // The content is checked first: the length of another kind of file says nothing.
+    if let Some(other) = describe_other(&head) {
+        return Err(IdxError::Content(other));
+    }
+    let Some((header, rest)) = head.split_at_checked(HEADER_BYTES) else {
+        return Err(IdxError::Header(head.len()));
+    };
+    let word = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|byte| header[at + byte])) as usize;
+    let [count, rows, columns] = [4, 8, 12].map(word);
+    let bytes = data_bytes([count, rows, columns], bytes_max)?;
+    let pixels = read_exactly(rest.chain(source), bytes)?;
     Ok(Images { count, rows, columns, pixels })
 }
 
-/// Reads a file of labels, one byte for each label.
+/// Returns what a source holds, in words, if it is something else than images.
 ///
 /// # Errors
-/// If the source cannot be read or is not exactly one file of labels.
-pub fn read_labels(source: impl Read) -> Result<Vec<u8>, IdxError> {
-    let ([_count], labels) = read(source, LABELS)?;
-    Ok(labels)
+/// If the source cannot be read.
+pub(crate) fn other_content(source: impl BufRead) -> Result<Option<String>, IdxError> {
+    Ok(describe_other(&read_head(&mut unpack(source, HEAD_BYTES)?)?))
+}
+
+fn read_head(source: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    source.take(HEAD_BYTES).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+/// Returns what a file that begins like this holds, in words, if it is something else than images.
+fn describe_other(head: &[u8]) -> Option<String> {
+    let is_images = head.starts_with(&MAGIC) || (!head.is_empty() && MAGIC.starts_with(head));
+    (!is_images).then(|| content::describe(head))
 }
 
 /// Writes a file of images. Each of the three dimensions must fit into 32 bits.
@@ -113,65 +149,57 @@ pub fn read_labels(source: impl Read) -> Result<Vec<u8>, IdxError> {
 /// # Errors
 /// If the sink cannot be written.
 pub fn write_images(images: &Images, sink: &mut impl io::Write) -> io::Result<()> {
-    let header = [IMAGES.magic, images.count as u32, images.rows as u32, images.columns as u32];
-    for word in header {
-        sink.write_all(&word.to_be_bytes())?;
+    sink.write_all(&MAGIC)?;
+    for dimension in [images.count, images.rows, images.columns] {
+        sink.write_all(&(dimension as u32).to_be_bytes())?;
     }
     sink.write_all(&images.pixels)
 }
 
-/// Reads a file with any number of dimensions, into its dimensions and its data.
-fn read<const DIMENSIONS: usize>(
-    mut source: impl Read,
-    kind: Kind,
-) -> Result<([usize; DIMENSIONS], Vec<u8>), IdxError> {
-    // Read the header. The magic number is checked first: the length of a file of another kind says
-    // nothing.
-    let header_bytes = 4 + 4 * DIMENSIONS;
-    let mut header = Vec::new();
-    source.by_ref().take(header_bytes as u64).read_to_end(&mut header)?;
-    match word(&header, 0) {
-        Some(found) if found != kind.magic => {
-            return Err(IdxError::Magic { expected: kind.magic, what: kind.what, found });
+/// Unpacks a source if it is packed. No layer gives more than a file with `bytes_max` bytes of data
+/// can have, and one byte to tell that there is more.
+fn unpack<'a>(source: impl BufRead + 'a, bytes_max: u64) -> io::Result<Box<dyn BufRead + 'a>> {
+    let mut source: Box<dyn BufRead + 'a> = Box::new(source);
+    for _ in 0..LAYERS_MAX {
+        if !source.fill_buf()?.starts_with(&content::GZIP) {
+            break;
         }
-        _ => {}
+        let unpacked = MultiGzDecoder::new(source).take(bytes_max + HEADER_BYTES as u64 + 1);
+        source = Box::new(BufReader::new(unpacked));
     }
-    let mut dimensions = [0; DIMENSIONS];
-    for (index, dimension) in dimensions.iter_mut().enumerate() {
-        let Some(number) = word(&header, index + 1) else {
-            return Err(IdxError::Header { expected: header_bytes, found: header.len() });
-        };
-        *dimension = number as usize;
-    }
-
-    // Read one byte more than promised, to notice a file that is too long.
-    let expected = payload_bytes(&dimensions)?;
-    let mut payload = Vec::new();
-    let found = source.take(expected + 1).read_to_end(&mut payload)? as u64;
-    match found.cmp(&expected) {
-        Ordering::Less => Err(IdxError::Truncated { expected, found }),
-        Ordering::Equal => Ok((dimensions, payload)),
-        Ordering::Greater => Err(IdxError::Oversized { expected }),
-    }
-}
-
-/// Returns word `index` of a header; `None` if the header ends before it.
-fn word(header: &[u8], index: usize) -> Option<u32> {
-    let bytes = header.get(4 * index..4 * index + 4)?;
-    Some(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    Ok(source)
 }
 
 /// Returns the bytes of data that a header with these dimensions promises.
-fn payload_bytes(dimensions: &[usize]) -> Result<u64, IdxError> {
+fn data_bytes(dimensions: [usize; 3], bytes_max: u64) -> Result<u64, IdxError> {
     // Three dimensions of 32 bits overflow 64 bits, but not 128.
-    let bytes: u128 = dimensions.iter().map(|&dimension| dimension as u128).product();
-    if bytes == 0 {
-        let numbers: Vec<String> = dimensions.iter().map(ToString::to_string).collect();
-        return Err(IdxError::Empty(numbers.join(" x ")));
+    let found: u128 = dimensions.iter().map(|&dimension| dimension as u128).product();
+    if found == 0 {
+        return Err(IdxError::Empty(dimensions.map(|number| number.to_string()).join(" x ")));
     }
-    match u64::try_from(bytes) {
-        Ok(bytes) if bytes <= PAYLOAD_BYTES_MAX => Ok(bytes),
-        _ => Err(IdxError::TooLarge(bytes)),
+    match u64::try_from(found) {
+        Ok(bytes) if bytes <= bytes_max => Ok(bytes),
+        _ => Err(IdxError::TooLarge { bytes_max, found }),
+    }
+}
+
+/// Reads a source that must have exactly `expected` more bytes.
+fn read_exactly(mut source: impl Read, expected: u64) -> Result<Vec<u8>, IdxError> {
+    let mut bytes = Vec::new();
+    loop {
+        let found = bytes.len() as u64;
+        let step = STEP_BYTES.min(expected - found);
+        if step == 0 {
+            break;
+        }
+        bytes.reserve_exact(step as usize);
+        if (source.by_ref().take(step).read_to_end(&mut bytes)? as u64) < step {
+            return Err(IdxError::Truncated { expected, found: bytes.len() as u64 });
+        }
+    }
+    match source.take(1).read_to_end(&mut Vec::new())? {
+        0 => Ok(bytes),
+        _ => Err(IdxError::Oversized { expected }),
     }
 }
 
@@ -181,9 +209,13 @@ mod tests {
 
     use super::*;
 
-    fn file(magic: u32, dimensions: &[u32], payload: usize) -> Vec<u8> {
-        let header = std::iter::once(&magic).chain(dimensions).flat_map(|word| word.to_be_bytes());
-        header.chain(std::iter::repeat_n(7, payload)).collect()
+    fn file(dimensions: &[u32], data: usize) -> Vec<u8> {
+        let header = [0x803].iter().chain(dimensions).flat_map(|word| word.to_be_bytes());
+        header.chain(std::iter::repeat_n(7, data)).collect()
+    }
+
+    fn read(bytes: &[u8]) -> Result<Images, IdxError> {
+        read_images(bytes, PAYLOAD_BYTES_MAX)
     }
 
     #[test]
@@ -191,48 +223,68 @@ mod tests {
         let images = Images { count: 3, rows: 2, columns: 5, pixels: (0..30).collect() };
         let mut bytes = Vec::new();
         write_images(&images, &mut bytes).unwrap();
-        assert_eq!(read_images(&*bytes).unwrap(), images);
-        assert_eq!(read_labels(&*file(0x801, &[4], 4)).unwrap(), [7; 4]);
+        assert_eq!(read(&bytes).unwrap(), images);
     }
 
-    fn check(bytes: Vec<u8>, expected: &str) {
-        assert_eq!(read_images(&*bytes).unwrap_err().to_string(), expected);
+    #[test]
+    fn pixels_take_no_more_memory_than_they_need() {
+        let data = 2 * STEP_BYTES as usize + 784;
+        for (promised, expected) in [(data, data), (data + 1, 0), (1 << 30, 0)] {
+            let bytes = file(&[promised as u32, 1, 1], data);
+            let pixels = read(&bytes).map_or(Vec::new(), |images| images.pixels);
+            assert_eq!((pixels.len(), pixels.capacity()), (expected, expected));
+        }
     }
 
     #[test]
     fn an_error_says_what_was_expected_and_what_was_found() {
+        let check = |bytes: Vec<u8>, expected: &str| {
+            assert_eq!(read(&bytes).unwrap_err().to_string(), expected);
+        };
+        let header = "expected a header of 16 bytes, found 12 bytes: the file is truncated: \
+                      download it again";
+        check(file(&[3, 2], 0), header);
         check(
-            file(0x801, &[4], 4),
-            "expected magic number 0x00000803 (unsigned bytes in 3 dimensions), found 0x00000801",
-        );
-        check(Vec::new(), "expected a header of 16 bytes, found 0 bytes");
-        check(file(0x803, &[3, 2], 0), "expected a header of 16 bytes, found 12 bytes");
-        check(
-            file(0x803, &[0, 28, 28], 0),
-            "expected at least one item of at least one byte, found 0 x 28 x 28",
-        );
-        check(
-            file(0x803, &[3, 2, 2], 11),
-            "expected 12 bytes of data, as its header says, found 11: the file is truncated",
+            file(&[0, 28, 28], 0),
+            "expected at least one image of at least one pixel, found 0 x 28 x 28",
         );
         check(
-            file(0x803, &[3, 2, 2], 13),
-            "expected 12 bytes of data, as its header says, found more",
+            file(&[3, 2, 2], 11),
+            "expected 12 bytes of data, as its header says, found 11: the file is truncated: \
+             download it again",
         );
+        check(file(&[3, 2, 2], 13), "expected 12 bytes of data, as its header says, found more");
         check(
-            file(0x803, &[u32::MAX; 3], 13),
-            "expected at most 1073741824 bytes of data, found a header that promises \
-             79228162458924105385300197375",
+            file(&[u32::MAX; 3], 13),
+            "expected at most 1073741824 bytes of data, found 79228162458924105385300197375",
         );
+    }
+
+    /// A source that gives a byte at a time.
+    struct Slow<'a>(&'a [u8]);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let bytes = buffer.len().min(1);
+            self.0.read(&mut buffer[..bytes])
+        }
+    }
+
+    #[test]
+    fn the_content_is_told_however_it_comes() {
+        let labels = BufReader::with_capacity(1, Slow(&[0, 0, 8, 1, 0, 0, 0, 1, 7]));
+        let error = read_images(labels, 9).unwrap_err().to_string();
+        assert_eq!(error, "expected images in IDX format, found labels: give the file of images");
+        let bytes = file(&[1, 1, 3], 3);
+        let images = BufReader::with_capacity(2, Slow(&bytes));
+        assert_eq!(read_images(images, 9).unwrap().pixels, [7; 3]);
     }
 
     proptest! {
         #[test]
         fn no_bytes_cause_a_panic(bytes: Vec<u8>) {
-            let _ = read_images(&*bytes);
-            let mut with_magic = 0x803u32.to_be_bytes().to_vec();
-            with_magic.extend(bytes);
-            let _ = read_images(&*with_magic);
+            let _ = read(&bytes);
+            let _ = read(&[&MAGIC[..], &bytes].concat());
         }
     }
 }

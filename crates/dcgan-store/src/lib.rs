@@ -7,7 +7,8 @@
 //!
 //! # Layout
 //!
-//! * [`idx`], [`dataset`]: the IDX format; MNIST and folders of its relatives.
+//! * [`idx`], `content`, [`dataset`]: the IDX format, and what stands in its place; MNIST, and the
+//!   search for files of its relatives.
 //! * [`run_dir`]: the files of a run directory, its lock, `run.json` and the grids.
 //! * [`address_file`]: where the coordinator of a run listens.
 //! * [`checkpoint`]: the folder of checkpoints.
@@ -21,6 +22,7 @@
 
 pub mod address_file;
 pub mod checkpoint;
+mod content;
 pub mod dataset;
 pub mod file;
 pub mod format;

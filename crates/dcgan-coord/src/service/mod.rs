@@ -19,6 +19,7 @@ use bytes::Bytes;
 use dcgan_core::ids::{Digest, RunId};
 use dcgan_core::spec::shard_ids;
 use dcgan_core::spec::sharding::Sharding;
+use dcgan_core::state::digest;
 use dcgan_rpc::pb::admin_server::AdminServer;
 use dcgan_rpc::pb::coordinator_server::CoordinatorServer;
 use dcgan_rpc::pb::feed_server::FeedServer;
@@ -63,12 +64,16 @@ pub(crate) fn routes(served: Served, driver: mpsc::Sender<Input>) -> Routes {
 }
 
 /// Splits a data set into the partitions of its shards.
-pub(crate) fn partitions(dataset: &Dataset, sharding: &Sharding) -> Vec<(Bytes, Digest)> {
-    let partitions = dataset.partitions(sharding);
-    shard_ids(sharding.shards())
-        .filter_map(|shard| partitions.pixels(shard))
-        .map(|(pixels, digest)| (Bytes::from(pixels), digest))
-        .collect()
+pub(crate) fn partitions(dataset: Dataset, sharding: &Sharding) -> Vec<(Bytes, Digest)> {
+    let image_bytes = dataset.info().image_bytes();
+    let mut rest = Bytes::from(dataset.into_partitions(sharding));
+    let partition = |shard| {
+        // All partitions share one memory.
+        let pixels = rest.split_to(sharding.partition_len(shard) * image_bytes);
+        let digest = digest::of_bytes(&pixels);
+        (pixels, digest)
+    };
+    shard_ids(sharding.shards()).map(partition).collect()
 }
 
 /// The implementation of all three services. Clones share everything.

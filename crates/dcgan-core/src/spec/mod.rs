@@ -44,6 +44,14 @@ impl ObjectiveKind {
 }
 
 impl ObjectiveKind {
+    /// The rows and columns that images must have, if the objective is made for one size.
+    pub fn image_size(self) -> Option<(usize, usize)> {
+        match self {
+            Self::Dcgan => Some((28, 28)),
+            Self::Toy => None,
+        }
+    }
+
     /// The properties of the objective's evaluation, if it has one.
     pub fn evaluation(self) -> Option<EvaluationInfo> {
         match self {

@@ -188,7 +188,7 @@ impl RunSpec {
             return Err(RunSpecError::Beta1(beta1));
         }
         let DatasetInfo { images, rows, columns, .. } = data;
-        if objective == ObjectiveKind::Dcgan && (rows, columns) != (28, 28) {
+        if objective.image_size().is_some_and(|size| size != (rows, columns)) {
             return Err(RunSpecError::Shape { rows, columns });
         }
         let sharding = Sharding::new(seed, images, shards, batch_size)?;

@@ -1,0 +1,268 @@
+//! Folders of data sets as other people have them.
+
+use std::fs;
+use std::io::Write;
+
+use super::*;
+
+/// A file of `count` images of `side` x `side` pixels.
+fn images(count: u32, side: u32) -> Vec<u8> {
+    let header = [0x803, count, side, side].into_iter().flat_map(u32::to_be_bytes);
+    header.chain((0..count * side * side).map(|i| i as u8)).collect()
+}
+
+fn labels() -> Vec<u8> {
+    [0x801, 3].into_iter().flat_map(u32::to_be_bytes).chain([7; 3]).collect()
+}
+
+fn packed(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+/// Loads `name` in a folder with these files.
+fn load_in(files: &[(&str, Vec<u8>)], name: &str) -> Result<(String, Dataset), String> {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        let path = folder.path().join("D").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    let root = folder.path().display().to_string();
+    let path = folder.path().join(name);
+    let loaded = Dataset::load(&Source::Path(path), None, ObjectiveKind::Toy);
+    let loaded = loaded.map_err(|error| error.to_string().replace(&format!("{root}/"), ""))?;
+    let file = loaded.file().unwrap().strip_prefix(folder.path()).unwrap().display().to_string();
+    Ok((file, loaded))
+}
+
+/// Checks which file of a folder is taken.
+fn check_found(files: &[(&str, Vec<u8>)], expected: &str) {
+    let (file, dataset) = load_in(files, "D").unwrap_or_else(|error| panic!("{expected}: {error}"));
+    assert_eq!((file, dataset.info().images), (format!("D/{expected}"), 5));
+}
+
+/// Checks what is said of a folder.
+fn check_refused(files: &[(&str, Vec<u8>)], expected: &str) {
+    assert_eq!(load_in(files, "D").map(|(file, _)| file).unwrap_err(), expected);
+}
+
+#[test]
+fn mnist_is_built_in() {
+    let mnist = Dataset::load(&Source::Mnist, None, ObjectiveKind::Dcgan).unwrap();
+    let DatasetInfo { images, rows, columns, .. } = mnist.info();
+    assert_eq!((images, rows, columns), (60_000, 28, 28));
+    let sum: u64 = mnist.pixels.iter().map(|&p| u64::from(p)).sum();
+    let mean = sum as f64 / mnist.pixels.len() as f64 / 255.0;
+    assert!((mean - 0.13066).abs() < 1e-5, "{mean}");
+}
+
+#[test]
+fn the_content_of_a_file_counts_and_not_its_name() {
+    let images = images(5, 2);
+    let twice = packed(&packed(&images));
+    for content in [images.clone(), packed(&images), twice.clone()] {
+        for name in [
+            "train-images-idx3-ubyte",
+            "train-images-idx3-ubyte.gz",
+            "train-images.idx3-ubyte",
+            "train-images-idx3-ubyte/train-images-idx3-ubyte",
+            "emnist-byclass-train-images-idx3-ubyte.gz",
+            "qmnist-train-images-idx3-ubyte",
+            "raw/TRAIN.bin",
+            "digits",
+        ] {
+            check_found(&[(name, content.clone())], name);
+        }
+    }
+    check_refused(
+        &[("train-images-idx3-ubyte.gz", packed(&twice))],
+        "D/train-images-idx3-ubyte.gz: expected images in IDX format, found a file that is packed \
+         with gzip more than twice: unpack it",
+    );
+}
+
+#[test]
+fn the_training_images_are_told_from_the_other_files_of_a_folder() {
+    let file = |name| (name, images(5, 2));
+    // MNIST's names come first, the plain one before the packed one.
+    let canonical = file("train-images-idx3-ubyte");
+    check_found(&[canonical.clone(), file("train-images-idx3-ubyte.gz")], canonical.0);
+    check_found(&[file("train-images.idx3-ubyte"), canonical.clone()], canonical.0);
+    let in_folder = file("train-images-idx3-ubyte/train-images-idx3-ubyte");
+    check_found(&[file("train-images.idx3-ubyte"), in_folder.clone()], in_folder.0);
+
+    let train = file("emnist-letters-train-images-idx3-ubyte");
+    let rest = [
+        ("emnist-letters-train-images-idx3-ubyte.gz", packed(&images(5, 2))),
+        ("emnist-letters-train-labels-idx1-ubyte", labels()),
+        ("emnist-letters-test-images-idx3-ubyte", images(2, 2)),
+        ("emnist-letters-mapping.txt", b"1 65 97\n".to_vec()),
+        (".cache/train-images", images(2, 2)),
+        ("__MACOSX/._emnist-letters-train-images-idx3-ubyte", b"\0\x05\x16\x07".to_vec()),
+    ];
+    check_found(&[&rest[..], std::slice::from_ref(&train)].concat(), train.0);
+    check_found(
+        &[file("digits-idx3-ubyte"), ("t10k-images-idx3-ubyte", images(2, 2))],
+        "digits-idx3-ubyte",
+    );
+}
+
+#[test]
+fn several_files_that_may_be_meant_are_listed() {
+    let both = ["letters", "digits"].map(|split| format!("emnist-{split}-train-images-idx3-ubyte"));
+    let both: Vec<_> = both.iter().map(|name| (&**name, images(5, 2))).collect();
+    check_refused(
+        &both,
+        "D: several files hold training images: emnist-digits-train-images-idx3-ubyte, \
+         emnist-letters-train-images-idx3-ubyte; give one of them to --data",
+    );
+    let (file, _) = load_in(&both, &format!("D/{}", both[1].0)).unwrap();
+    assert_eq!(file, format!("D/{}", both[1].0));
+}
+
+#[test]
+fn a_folder_without_training_images_says_what_it_holds() {
+    let none = "D: no file here holds training images in IDX format, such as \
+                train-images-idx3-ubyte.gz; here are: ";
+    let check = |files: &[(&str, Vec<u8>)], found: &str| {
+        check_refused(files, &format!("{none}{found}"));
+    };
+    check(&[(".hidden", images(5, 2))], "no files");
+    check(
+        &[
+            ("gzip.zip", b"PK\x03\x04".to_vec()),
+            ("train.gz", b"<!DOCTYPE html>".to_vec()),
+            ("t10k-images-idx3-ubyte", images(2, 2)),
+        ],
+        "train.gz (an HTML page: download the file again), gzip.zip (a zip archive: unpack it), \
+         t10k-images-idx3-ubyte (images of a test set)",
+    );
+    check(
+        &[("MNIST/raw/train-images-idx3-ubyte", images(5, 2))],
+        "MNIST/raw (a folder, which is not searched)",
+    );
+    let torn = packed(&images(5, 2))[..9].to_vec();
+    check(
+        &[("torn.gz", torn)],
+        "torn.gz (cannot be unpacked: unexpected end of file; the file is damaged or truncated: \
+         download it again)",
+    );
+    let many: Vec<_> = (0..10).map(|n| (format!("{n}.txt"), vec![1])).collect();
+    let many: Vec<_> = many.iter().map(|(name, text)| (&**name, text.clone())).collect();
+    let listed: Vec<String> =
+        (0..8).map(|n| format!("{n}.txt (something unknown, which begins with 0x01)")).collect();
+    check(&many, &format!("{}, 2 more", listed.join(", ")));
+}
+
+#[test]
+fn a_folder_with_very_many_files_is_not_searched() {
+    let many: Vec<_> = (0..=FILES_MAX).map(|n| format!("a/{n}.png")).collect();
+    let many: Vec<_> = many.iter().map(|name| (&**name, Vec::new())).collect();
+    check_refused(&many, "D: more than 1000 files; give the file of images to --data");
+}
+
+#[test]
+fn a_file_that_cannot_be_used_says_what_to_do() {
+    let name = "train-images-idx3-ubyte.gz";
+    for (content, expected) in [
+        (labels(), "expected images in IDX format, found labels: give the file of images"),
+        (Vec::new(), "expected images in IDX format, found an empty file: download it again"),
+        (packed(b""), "expected images in IDX format, found an empty file: download it again"),
+        (
+            b"<html>".to_vec(),
+            "expected images in IDX format, found an HTML page: download the file again",
+        ),
+        (
+            images(5, 2)[..35].to_vec(),
+            "expected 20 bytes of data, as its header says, found 19: the file is truncated: \
+             download it again",
+        ),
+    ] {
+        check_refused(&[(name, content)], &format!("D/{name}: {expected}"));
+    }
+    let torn = packed(&images(5, 2));
+    let unpack = |bytes: &[u8]| load_in(&[(name, bytes.to_vec())], "D").map(drop).unwrap_err();
+    for torn in [&torn[..torn.len() - 1], &torn[..30]] {
+        assert!(unpack(torn).contains("the file is damaged or truncated"), "{}", unpack(torn));
+    }
+    let mut flipped = torn.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    assert!(unpack(&flipped).contains("cannot be unpacked: "), "{}", unpack(&flipped));
+
+    let found = |name: &str| load_in(&[], name).map(drop).unwrap_err();
+    assert!(found("fashion").starts_with("fashion: there is no such file or folder; mnist is"));
+    assert!(
+        found("https://a.org/x")
+            .ends_with("x: nothing is downloaded; download the file, and give its path")
+    );
+}
+
+#[test]
+fn only_regular_files_of_an_allowed_size_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |path: &Path| {
+        let loaded = Dataset::load(&Source::Path(path.to_owned()), None, ObjectiveKind::Toy);
+        loaded.map(drop).unwrap_err().to_string()
+    };
+    assert_eq!(load(Path::new("/dev/zero")), "/dev/zero: cannot be read: not a regular file");
+    let endless = folder.path().join("train");
+    std::os::unix::fs::symlink("/dev/zero", &endless).unwrap();
+    assert!(load(folder.path()).ends_with("train (cannot be read: not a regular file)"));
+    fs::remove_file(&endless).unwrap();
+    let file = fs::File::create(&endless).unwrap();
+    file.set_len(PAYLOAD_BYTES_MAX + 17).unwrap();
+    assert!(
+        load(&endless).ends_with("expected at most 1073741840 bytes of data, found 1073741841")
+    );
+}
+
+#[test]
+fn an_objective_may_be_made_for_one_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("images");
+    fs::write(&file, images(1, 32)).unwrap();
+    let loaded = Dataset::load(&Source::Path(file), None, ObjectiveKind::Dcgan);
+    let error = loaded.map(drop).unwrap_err().to_string();
+    assert!(error.ends_with(
+        "images: images of 32 x 32 pixels do not fit the networks, which are made for 28 x 28: \
+         scale them to that size"
+    ));
+}
+
+#[test]
+fn emnist_is_transposed_unless_the_user_decides() {
+    let transposed = |name: &str, transpose| {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let header = [0x803, 2, 2, 3].into_iter().flat_map(u32::to_be_bytes);
+        fs::write(&file, header.chain(1..=12).collect::<Vec<u8>>()).unwrap();
+        let set = Dataset::load(&Source::Path(file), transpose, ObjectiveKind::Toy).unwrap();
+        let DatasetInfo { rows, columns, .. } = set.info();
+        let upright: [u8; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+        let turned: [u8; 12] = [1, 4, 2, 5, 3, 6, 7, 10, 8, 11, 9, 12];
+        let expected = if set.is_transposed() { ((3, 2), turned) } else { ((2, 3), upright) };
+        assert_eq!(((rows, columns), &*set.pixels), (expected.0, &expected.1[..]));
+        assert_eq!(set.info().digest, digest::of_bytes(&set.pixels));
+        set.is_transposed()
+    };
+    assert!(transposed("emnist-letters-train-images-idx3-ubyte", None));
+    assert!(transposed("EMNIST/train-images-idx3-ubyte", None));
+    assert!(!transposed("emnist/fashion/train-images-idx3-ubyte", None));
+    assert!(!transposed("kmnist/train-images-idx3-ubyte", None));
+    assert!(!transposed("emnist/train-images-idx3-ubyte", Some(false)));
+    assert!(transposed("kmnist/train-images-idx3-ubyte", Some(true)));
+}
+
+#[test]
+fn a_partition_holds_the_images_of_its_indices() {
+    let (_, set) = load_in(&[("train", images(9, 2))], "D").unwrap();
+    let sharding = Sharding::new(1, 9, 2, 4).unwrap();
+    let before = set.pixels.clone();
+    let images = sharding.partitions().concat();
+    let expected: Vec<u8> =
+        images.iter().flat_map(|&image| before[4 * image as usize..][..4].to_vec()).collect();
+    assert_eq!(set.into_partitions(&sharding), expected);
+}
