@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that is wrong should stop")]
 
 mod addresses;
+mod changed_files;
 mod deployment;
 mod disk;
 mod elastic;
@@ -19,6 +20,7 @@ mod limits;
 mod log_format;
 mod network;
 mod older_runs;
+mod outcomes;
 mod points;
 mod process;
 mod protocol;
@@ -26,6 +28,7 @@ mod run;
 mod sampling;
 mod services;
 mod settings;
+mod signals;
 mod strangers;
 mod terminals;
 mod training;
