@@ -376,8 +376,8 @@ fn hellos_and_refusals_are_those_of_every_version() {
     assert_eq!(hex(&pb::CoordinatorMessage::from(refused).encode_to_vec()), REFUSED);
 }
 
-/// A worker whose hello is damaged on its way tries again: it must not hear that it is of another
-/// version, which is for good.
+/// A worker whose first hello is damaged on its way tries again: it must not hear that it is of
+/// another version, which is for good.
 #[test]
 fn a_damaged_hello_is_not_one_of_another_version() {
     let sent = pb::WorkerMessage { kind: hello_with("cpu r2 fma", "127.0.0.1:7423"), checksum: 0 };

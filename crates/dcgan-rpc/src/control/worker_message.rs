@@ -76,11 +76,13 @@ impl WorkerMessage {
 
 /// Returns whether a message is a hello of another version. It can have fields that this version
 /// drops, and then the checksum cannot match. Its sender is turned away for its version, for good.
-/// So a hello of this version whose number is damaged is not one.
+/// So a hello of this version whose number is damaged is not one, and no version has the number 0.
 fn is_foreign_hello(message: &pb::WorkerMessage) -> bool {
     let mut own = message.clone();
     match &mut own.kind {
-        Some(Kind::Hello(hello)) if hello.protocol != PROTOCOL => hello.protocol = PROTOCOL,
+        Some(Kind::Hello(hello)) if ![0, PROTOCOL].contains(&hello.protocol) => {
+            hello.protocol = PROTOCOL;
+        }
         _ => return false,
     }
     own.verify_checksum().is_err()
