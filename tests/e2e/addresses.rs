@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 
 use tempfile::tempdir;
 
 use crate::process::{COORD, Process, SAMPLER, WORKER, assert_names, run};
-use crate::run::{Coordinator, local};
+use crate::run::{Coordinator, last_digest, local};
 
 const TOY: &str = "--objective toy --log-every 50 --checkpoint-every 50";
 
@@ -115,4 +116,52 @@ fn a_run_without_workers_ends_after_a_time() {
     worker.signal("KILL");
     let ended = coordinator.process.expect(1);
     assert_names(&ended.text, &["no worker was connected for 1s (--workers-timeout)"]);
+}
+
+#[test]
+fn a_worker_that_follows_the_address_file_finds_a_coordinator_on_another_port() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let arguments = format!("--workers 1 {TOY} --steps 20000");
+    let coordinator = Coordinator::start(here, &arguments);
+    let worker = Process::start(WORKER, here, "--coordinator file:run/address --name w");
+    let serve = "serve --coordinator file:run/address --http 127.0.0.1:0 --grpc 127.0.0.1:0";
+    let sampler = Process::start(SAMPLER, here, serve);
+    coordinator.process.wait_for_step(50);
+    let before = coordinator.address.clone();
+    coordinator.process.signal("KILL");
+    coordinator.process.wait();
+    // Another program has its port.
+    let _taken = TcpListener::bind(before.trim_start_matches("http://")).unwrap();
+    let second = Coordinator::start(here, &arguments);
+    assert_ne!(second.address, before);
+    second.process.wait_for_event("sampler_page", &[]);
+    second.process.expect(0);
+    worker.expect(0);
+    drop(sampler);
+    let alone = tempdir().unwrap();
+    let digest = local(alone.path(), &format!("--workers 1 {TOY} --steps 20000"));
+    assert_eq!(last_digest(here), digest);
+}
+
+#[test]
+fn a_resumed_run_has_the_address_that_it_had_before() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    // Nothing says where to listen.
+    let program = here.join("unasked");
+    fs::write(&program, format!("#!/bin/sh\nDCGAN_LISTEN= exec {COORD} \"$@\"\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let address = |steps: u64| {
+        let arguments = format!("--out run --local --workers 1 {TOY} --steps {steps}");
+        let ended = run(program.to_str().unwrap(), here, &arguments, 0);
+        ended.event("listening", &[]).field("address").to_owned()
+    };
+    let first = Coordinator::start(here, &format!("--workers 1 {TOY} --steps 50"));
+    first.process.signal("INT");
+    first.process.expect(130);
+    assert_eq!(address(100), first.address);
+    // Somebody else may have the port.
+    let _taken = TcpListener::bind(first.address.trim_start_matches("http://")).unwrap();
+    assert_ne!(address(150), first.address);
 }

@@ -17,6 +17,7 @@ use dcgan_store::state_file;
 use tempfile::tempdir;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
 
 use crate::process::{COORD, Process, SAMPLER, assert_names, run, signal};
 use crate::run::{Coordinator, LocalWorker, last_digest, local, logged_steps, saved_steps};
@@ -179,13 +180,11 @@ fn a_damaged_generator_stops_no_other_grid_and_is_asked_for_once() {
     assert_eq!(ended.text.matches("grid_failed").count(), 3, "{}", ended.text);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_a_png_file_for_a_step_that_is_due_becomes_a_grid() {
-    let folder = tempdir().unwrap();
-    let here = folder.path();
-    let coordinator = with_pending_grids(here, &[(20, &empty_generator())]);
+/// A sampler that is told to draw the grid of step 20: the pictures that it sends go there.
+async fn sampler(
+    coordinator: &Coordinator,
+) -> (mpsc::Sender<pb::FollowRequest>, Streaming<pb::GeneratorSnapshot>) {
     let (requests, queued) = mpsc::channel(4);
-    let request = |kind| pb::FollowRequest { kind: Some(kind), checksum: 0 }.with_checksum();
     let caller = Caller { run: None, who: Who::Sampler("test".to_owned()) };
     let page = "http://127.0.0.1:1".to_owned();
     let following = pb::Following { page, caller: Some(caller.into()) };
@@ -193,6 +192,19 @@ async fn only_a_png_file_for_a_step_that_is_due_becomes_a_grid() {
     let mut client = FeedClient::new(connect(&coordinator.address).await);
     let mut generators = client.follow(ReceiverStream::new(queued)).await.unwrap().into_inner();
     assert_eq!(generators.message().await.unwrap().unwrap().step, 20);
+    (requests, generators)
+}
+
+fn request(kind: Kind) -> pb::FollowRequest {
+    pb::FollowRequest { kind: Some(kind), checksum: 0 }.with_checksum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_png_file_for_a_step_that_is_due_becomes_a_grid() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let coordinator = with_pending_grids(here, &[(20, &empty_generator())]);
+    let (requests, _open) = sampler(&coordinator).await;
     for step in [999, 20] {
         let grid = pb::Grid { step, png: b"<html>"[..].into() };
         requests.send(request(Kind::Grid(grid))).await.unwrap();
@@ -205,12 +217,38 @@ async fn only_a_png_file_for_a_step_that_is_due_becomes_a_grid() {
     assert_eq!(names, ["step-00000020.pending"]);
 }
 
+/// A picture of one grey pixel.
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\0\0\0\0\x3a\x7e\x9b\x55\
+    \0\0\0\nIDAT\x78\x9c\x63\x68\0\0\0\x82\0\x81\x77\xcd\x72\xb6\0\0\0\0IEND\xae\x42\x60\x82";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grid_that_cannot_be_written_is_written_when_the_disk_is_well() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let coordinator = with_pending_grids(here, &[(20, &empty_generator())]);
+    let (requests, _open) = sampler(&coordinator).await;
+    // The grids lie on another disk, which is away.
+    let (grids, elsewhere) = (here.join("run/grids"), here.join("elsewhere"));
+    fs::rename(&grids, here.join("aside")).unwrap();
+    symlink(&elsewhere, &grids).unwrap();
+    let grid = pb::Grid { step: 20, png: PNG.into() };
+    requests.send(request(Kind::Grid(grid))).await.unwrap();
+    coordinator.process.wait_for_event("grid_waiting", &[("step", "20")]);
+    fs::rename(here.join("aside"), &elsewhere).unwrap();
+    // The end tries once more.
+    coordinator.process.signal("INT");
+    let ended = coordinator.process.expect(130);
+    assert!(!ended.text.contains("grid_failed"), "{}", ended.text);
+    assert_eq!(fs::read(grids.join("step-00000020.png")).unwrap(), PNG);
+    assert!(!grids.join("step-00000020.pending").exists());
+}
+
 #[test]
 fn a_plan_on_disk_that_does_not_fit_the_run_is_refused() {
     let folder = tempdir().unwrap();
     let here = folder.path();
     local(here, &format!("{TOY} --steps 50"));
-    let (dir, file) = RunDir::open(&here.join("run")).unwrap();
+    let (mut dir, file) = RunDir::open(&here.join("run")).unwrap();
     let mut file = file.unwrap();
     let plan = file.plan.unwrap();
     let owners = plan.owners()[1..].to_vec();

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that is wrong should stop")]
 
 mod addresses;
+mod changed_files;
 mod data;
 mod deployment;
 mod disk;
@@ -20,6 +21,7 @@ mod limits;
 mod log_format;
 mod network;
 mod older_runs;
+mod outcomes;
 mod points;
 mod process;
 mod protocol;
@@ -27,6 +29,7 @@ mod run;
 mod sampling;
 mod services;
 mod settings;
+mod signals;
 mod strangers;
 mod terminals;
 mod training;

@@ -135,6 +135,8 @@ pub(crate) fn run_at(connector: &Connector, address: &Address) -> anyhow::Result
 fn as_json(status: &pb::Status) -> anyhow::Result<String> {
     let mut object = serde_json::to_value(status)?;
     object["run"] = format!("{:016x}", status.run).into();
+    // As for a run that has ended.
+    object["state"] = "running".into();
     Ok(object.to_string())
 }
 

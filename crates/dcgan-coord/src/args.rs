@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use dcgan_process::fault::Fault;
 use dcgan_process::logging::LogLevel;
-use dcgan_rpc::net::Address;
+use dcgan_rpc::net::CoordinatorAt;
 use serde::{Deserialize, Serialize};
 
 use crate::chaos::ChaosArgs;
@@ -88,7 +88,7 @@ pub(crate) struct CoordinatorArg {
     pub(crate) run: Option<PathBuf>,
     /// The coordinator's address [default: http://127.0.0.1:7420].
     #[arg(long = "coordinator", value_name = "URL", env = "DCGAN_COORDINATOR")]
-    pub(crate) address: Option<Address>,
+    pub(crate) address: Option<CoordinatorAt>,
 }
 
 /// The format of a summary.

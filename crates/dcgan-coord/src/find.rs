@@ -8,9 +8,9 @@ use dcgan_core::ids::{RunId, Step};
 use dcgan_process::exit::{status as exit, usage};
 use dcgan_process::settings::is_from_variable;
 use dcgan_rpc::net::{Address, Connector};
-use dcgan_store::address_file::read_address;
+use dcgan_store::address_file::{read_address, read_address_at};
 use dcgan_store::checkpoint::Checkpoints;
-use dcgan_store::run_dir::{RunPaths, read_run_file};
+use dcgan_store::run_dir::{EndState, RunPaths, is_in_use, read_run_file};
 use serde::Serialize;
 
 use crate::admin;
@@ -27,16 +27,35 @@ pub(crate) enum Found {
     Ended(EndedRun),
 }
 
-/// A run that no coordinator works on.
+/// A run whose coordinator is not reached.
 #[derive(Serialize)]
 pub(crate) struct EndedRun {
     run: RunId,
+    state: State,
+    /// The signal or the person that stopped it, or the failure.
+    cause: Option<String>,
     /// True if all its steps are done.
     is_finished: bool,
     /// The step of the newest checkpoint; 0 without one.
     step: Step,
     last_step: Step,
     directory: PathBuf,
+}
+
+/// The state of a run whose coordinator is not reached.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    /// All steps were done when it ended.
+    Finished,
+    /// Somebody stopped it, and it can go on.
+    Stopped,
+    /// A failure ended it.
+    Failed,
+    /// The coordinator has ended without a word.
+    Killed,
+    /// A coordinator uses its directory, and does not answer here.
+    Running,
 }
 
 /// Finds the coordinator that the flags of a verb name.
@@ -66,14 +85,14 @@ pub(crate) fn coordinator_or_ended(
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     match (&given.run, &given.address) {
         (Some(_), Some(address)) if is_from_variable(matches, "run") => {
-            Ok(Found::Running(address.clone()))
+            Ok(Found::Running(address.find(read_address_at)?))
         }
         (Some(run), Some(_)) if is_from_variable(matches, "address") => look_into(run, connector),
         (Some(_), Some(_)) => {
             bail!(usage(anyhow!("--run and --coordinator both name a coordinator: give one")))
         }
         (Some(run), None) => look_into(run, connector),
-        (None, Some(address)) => Ok(Found::Running(address.clone())),
+        (None, Some(address)) => Ok(Found::Running(address.find(read_address_at)?)),
         (None, None) => find_by_default(connector),
     }
 }
@@ -116,24 +135,46 @@ fn address_in(root: &Path, connector: &Connector) -> anyhow::Result<Option<Addre
 impl EndedRun {
     fn read(root: &Path) -> anyhow::Result<Self> {
         let paths = RunPaths::new(root);
-        let (run, last_step) = read_schedule(&paths).map_err(usage)?;
+        let (file, last_step) = read_schedule(&paths).map_err(usage)?;
         let (newest, _) = Checkpoints::new(&paths).newest()?;
         let (step, ends_run) = newest.map_or((0, false), |checkpoint| {
             let manifest = checkpoint.manifest();
             (manifest.step, manifest.ends_run)
         });
         let is_finished = ends_run || step >= last_step;
-        Ok(Self { run, is_finished, step, last_step, directory: root.to_owned() })
+        let state = match file.ended.as_ref().map(|ended| ended.state) {
+            _ if is_in_use(&paths) => State::Running,
+            Some(EndState::Finished) => State::Finished,
+            Some(EndState::Stopped) => State::Stopped,
+            Some(EndState::Failed) => State::Failed,
+            // Earlier versions recorded no address and no end.
+            None if file.address.is_some() => State::Killed,
+            None if is_finished => State::Finished,
+            None => State::Stopped,
+        };
+        let (run, cause) = (file.run, file.ended.and_then(|ended| ended.cause));
+        Ok(Self { run, state, cause, is_finished, step, last_step, directory: root.to_owned() })
     }
 
     fn describe(&self) -> String {
-        let Self { run, is_finished, step, last_step, directory } = self;
-        let directory = directory.display();
-        match (is_finished, step) {
-            (true, _) => format!("run {run} in {directory} has finished: {step} steps"),
-            (false, 0) => format!("run {run} in {directory} has no checkpoint yet"),
-            (false, _) => {
-                format!("run {run} in {directory} is stopped after step {step} of {last_step}")
+        let Self { run, state, cause, is_finished, step, last_step, directory } = self;
+        let run = format!("run {run} in {}", directory.display());
+        let saved = match step {
+            0 => "has no checkpoint yet".to_owned(),
+            step if *is_finished => format!("has done its {step} steps"),
+            step => format!("is saved up to step {step} of {last_step}"),
+        };
+        let cause = cause.as_ref().map_or(String::new(), |cause| format!(" ({cause})"));
+        match state {
+            State::Finished => format!("{run} has finished: {step} steps"),
+            State::Stopped if *step > 0 && !is_finished => {
+                format!("{run} is stopped after step {step} of {last_step}{cause}")
+            }
+            State::Stopped => format!("{run} is stopped{cause}; it {saved}"),
+            State::Failed => format!("{run} has failed{cause}; it {saved}"),
+            State::Killed => format!("{run} was killed: it has not said how it ended; it {saved}"),
+            State::Running => {
+                format!("{run} {saved}; a coordinator uses it, and does not answer here")
             }
         }
     }

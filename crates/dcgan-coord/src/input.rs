@@ -65,8 +65,8 @@ pub(crate) enum Input {
     Machine(Event),
     /// A client asks for the status of the run.
     StatusRequested(oneshot::Sender<pb::Status>),
-    /// A person asks for the end of the run, and wants to know how it goes.
-    StopRequested(StopWatcher),
+    /// A person, USER@HOST, asks for the end of the run, and wants to know how it goes.
+    StopRequested { by: String, watcher: StopWatcher },
     /// A sampler wants to receive generators. Its page is at the URL `page`.
     SamplerConnected { sampler: SamplerId, page: String, sender: SamplerSender },
     /// The stream of a sampler ended.

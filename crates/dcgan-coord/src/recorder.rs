@@ -13,9 +13,10 @@ use dcgan_core::protocol::coordinator::{PersistedOutputs, SavedCheckpoint, Write
 use dcgan_core::protocol::plan::Plan;
 use dcgan_core::spec::RunSpec;
 use dcgan_core::state::digest;
-use dcgan_store::checkpoint::{Checkpoints, Manifest, Owner};
+use dcgan_store::address_file::AddressFile;
+use dcgan_store::checkpoint::{Checkpoints, Manifest, Owner, WatchedCheckpoint};
 use dcgan_store::metrics_log::MetricsLog;
-use dcgan_store::run_dir::{FORMAT, RunDir, RunFile, RunPaths, read_pending_grid};
+use dcgan_store::run_dir::{Ended, FORMAT, RunDir, RunFile, RunPaths, read_pending_grid};
 use dcgan_store::state_file;
 
 use crate::config::RunConfig;
@@ -40,19 +41,23 @@ pub(crate) fn open(
     config: &RunConfig,
     config_text: &str,
 ) -> anyhow::Result<OpenedRun> {
-    let (dir, run) = RunDir::open(root)?;
-    // The configuration is written before `run.json`: a directory that says which run it belongs
-    // to always has the settings of that run.
-    dir.save_config(config_text)?;
+    let (mut dir, run) = RunDir::open(root)?;
     let paths = dir.paths().clone();
     let owner = Owner { spec: Some(config.spec.clone()), ..Owner::default() };
     let run = match run {
-        // An older version must not read what this one adds to the directory.
-        Some(older) if older.format < FORMAT => {
-            save_run(&dir, RunFile { format: FORMAT, ..older })?
+        Some(run) => {
+            // The end of an earlier start is not that of this one, and an older version must not
+            // read what this one adds to the directory.
+            let run = save_run(&mut dir, RunFile { format: FORMAT, ended: None, ..run })?;
+            dir.save_config(config_text)?;
+            run
         }
-        Some(run) => run,
-        None => new_run(&dir, &Checkpoints::new(&paths).of_run(owner.clone()))?,
+        None => {
+            // The configuration is written before `run.json`: a directory that says which run it
+            // belongs to always has the settings of that run.
+            dir.save_config(config_text)?;
+            new_run(&mut dir, &Checkpoints::new(&paths).of_run(owner.clone()))?
+        }
     };
     let owner = Owner { run: Some(run.run), fingerprint: run.fingerprint.clone(), ..owner };
     let checkpoints = Checkpoints::new(&paths).of_run(owner);
@@ -87,6 +92,7 @@ pub(crate) fn open(
         run: run.clone(),
         metrics,
         evaluations,
+        newest: persisted.checkpoint.as_ref().map(|saved| files.checkpoints.watch(saved.step)),
         checkpoints: files.checkpoints.clone(),
         spec: config.spec.clone(),
         keep_checkpoints: config.keep_checkpoints,
@@ -98,7 +104,7 @@ pub(crate) fn open(
 
 /// Gives a run directory without `run.json` an identity, and saves it: that of its checkpoints, if
 /// there are any, because they belong to no other run.
-fn new_run(dir: &RunDir, checkpoints: &Checkpoints) -> anyhow::Result<RunFile> {
+fn new_run(dir: &mut RunDir, checkpoints: &Checkpoints) -> anyhow::Result<RunFile> {
     let (newest, _) = checkpoints.newest()?;
     let (id, fingerprint) = match newest {
         Some(checkpoint) => {
@@ -114,10 +120,10 @@ fn new_run(dir: &RunDir, checkpoints: &Checkpoints) -> anyhow::Result<RunFile> {
         // The identity only tells runs apart, so the random keys of a hasher are random enough.
         None => (RunId(RandomState::new().hash_one(dir.paths().root())), None),
     };
-    save_run(dir, RunFile { format: FORMAT, run: id, fingerprint, plan: None })
+    save_run(dir, RunFile { fingerprint, ..RunFile::new(id) })
 }
 
-fn save_run(dir: &RunDir, run: RunFile) -> anyhow::Result<RunFile> {
+fn save_run(dir: &mut RunDir, run: RunFile) -> anyhow::Result<RunFile> {
     dir.save_run(&run)?;
     Ok(run)
 }
@@ -130,6 +136,8 @@ pub(crate) struct Recorder {
     /// None if the run has no evaluations.
     evaluations: Option<MetricsLog<EvaluationRow>>,
     checkpoints: Checkpoints,
+    /// The newest checkpoint, as long as it is intact.
+    newest: Option<WatchedCheckpoint>,
     spec: RunSpec,
     keep_checkpoints: usize,
     /// Why old checkpoints could not be removed, once it is said.
@@ -147,6 +155,62 @@ impl Recorder {
             Write::PendingGrid { step, bytes } => self.save_pending_grid(*step, bytes),
         }
         .with_context(|| format!("cannot write {write}"))
+    }
+
+    /// Says in the directory at which address the coordinator listens.
+    pub(crate) fn publish_address(&mut self, address: &str) -> anyhow::Result<AddressFile> {
+        self.run.address = Some(address.to_owned());
+        self.dir.save_run(&self.run)?;
+        Ok(self.dir.publish_address(address)?)
+    }
+
+    /// Records how this start has ended.
+    pub(crate) fn save_end(&mut self, ended: &Ended) -> anyhow::Result<()> {
+        self.run.ended = Some(ended.clone());
+        Ok(self.dir.save_run(&self.run)?)
+    }
+
+    /// Restores what others have removed or changed in the directory, and says so.
+    ///
+    /// # Errors
+    /// If the directory cannot be written, or is not this run's any more.
+    pub(crate) fn restore(&mut self) -> anyhow::Result<()> {
+        let mut names = self.dir.restore()?;
+        let mut restore = |is_restored: bool, name: &str| {
+            names.extend(is_restored.then(|| name.to_owned()));
+        };
+        restore(self.metrics.restore()?, "metrics.jsonl");
+        if let Some(evaluations) = &mut self.evaluations {
+            restore(evaluations.restore()?, "evaluations.jsonl");
+        }
+        if !names.is_empty() {
+            let (root, names) = (self.dir.paths().root().display(), names.join(", "));
+            tracing::warn!(
+                event = "files_restored",
+                names,
+                "{root}: somebody has removed or changed these, and they are written again with \
+                 what is known: {names}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Returns whether others have removed or damaged the newest checkpoint, once, and says so.
+    pub(crate) fn lost_newest_checkpoint(&mut self) -> bool {
+        let Some(newest) = &mut self.newest else {
+            return false;
+        };
+        let Some(damage) = self.checkpoints.damage_of(newest) else {
+            return false;
+        };
+        let step = newest.step();
+        tracing::warn!(
+            event = "checkpoint_damaged",
+            step,
+            "the newest checkpoint is damaged, and another one is taken: {damage}"
+        );
+        self.newest = None;
+        true
     }
 
     /// Saves a plan, and the fingerprint of the run's arithmetic.
@@ -190,6 +254,9 @@ impl Recorder {
                 "the checkpoint of step {step} replaces another one, which is removed: {what}"
             );
         }
+        if self.newest.as_ref().is_none_or(|newest| newest.step() <= step) {
+            self.newest = Some(self.checkpoints.watch(step));
+        }
         self.remove_old_checkpoints(step);
         Ok(())
     }
@@ -214,7 +281,7 @@ impl Recorder {
     }
 
     /// Saves the generator of a state until its grid is drawn. `state` is a safetensors file.
-    fn save_pending_grid(&mut self, step: Step, state: &[u8]) -> anyhow::Result<()> {
+    pub(crate) fn save_pending_grid(&mut self, step: Step, state: &[u8]) -> anyhow::Result<()> {
         let generator = state_file::subset(state, GENERATOR_PREFIX)?;
         Ok(self.dir.save_pending_grid(step, &generator)?)
     }
@@ -236,11 +303,6 @@ impl RunFiles {
     /// The path of the directory.
     pub(crate) fn root(&self) -> &Path {
         self.paths.root()
-    }
-
-    /// The paths in the run directory.
-    pub(crate) fn paths(&self) -> &RunPaths {
-        &self.paths
     }
 
     /// The folder of the local processes' logs.

@@ -2,17 +2,20 @@
 //! refused while no port is bound and no file is created.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::ArgMatches;
-use dcgan_core::ids::{RunId, Step};
+use dcgan_core::ids::Step;
 use dcgan_core::spec::RunSpec;
 use dcgan_process::exit::usage;
 use dcgan_store::dataset::Dataset;
+use dcgan_store::file;
 use dcgan_store::format::Newer;
-use dcgan_store::run_dir::{CONFIG_BYTES_MAX, FORMAT, RunPaths, read_config_file, read_run_file};
+use dcgan_store::run_dir::{
+    CONFIG_BYTES_MAX, FORMAT, RunFile, RunPaths, read_config_file, read_run_file,
+};
 use toml::Table;
 
 use crate::args::{Args, Resume, Transpose};
@@ -108,7 +111,8 @@ fn load_data(given: &PartialConfig) -> anyhow::Result<Dataset> {
 
 /// Refuses a run directory that holds something already, if the user asked for that.
 fn refuse_used_directory(resume: Resume, root: &Path) -> anyhow::Result<()> {
-    if resume == Resume::Never && !is_empty(root)? {
+    let is_empty = || file::is_empty(root).with_context(|| root.display().to_string());
+    if resume == Resume::Never && !is_empty()? {
         bail!(usage(anyhow!(
             "{}: not empty, and --resume never was given; choose another --out, or leave \
              --resume out to continue the run in it",
@@ -135,17 +139,17 @@ fn read_saved(paths: &RunPaths) -> anyhow::Result<Option<SavedRun>> {
     Ok(Some(SavedRun { settings: completed, spec }))
 }
 
-/// The identity of the run that a directory belongs to, and its last step.
+/// The run that a directory belongs to, and its last step.
 ///
 /// # Errors
 /// If it belongs to none, or its files cannot be read.
-pub(crate) fn read_schedule(paths: &RunPaths) -> anyhow::Result<(RunId, Step)> {
+pub(crate) fn read_schedule(paths: &RunPaths) -> anyhow::Result<(RunFile, Step)> {
     let root = paths.root().display();
     let run = read_run_file(paths)?.with_context(|| format!("{root}: there is no run"))?;
     let settings = read_saved_config(paths)?;
     let data_set = settings.data_set.with_context(|| format!("{root}/config.toml: no data-set"))?;
     let (config, _) = settings.resolve(data_set)?;
-    Ok((run.run, config.schedule.last_step))
+    Ok((run, config.schedule.last_step))
 }
 
 /// Says that a run was begun by an older version, if it was, and how it goes on.
@@ -217,8 +221,8 @@ fn read_saved_config(paths: &RunPaths) -> anyhow::Result<PartialConfig> {
 fn read_config(path: &Path) -> anyhow::Result<PartialConfig> {
     let mut text = String::new();
     // It may be a pipe.
-    let file = File::open(path).with_context(|| path.display().to_string())?;
-    let read = file.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut text);
+    let source = File::open(path).with_context(|| path.display().to_string())?;
+    let read = source.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut text);
     read.with_context(|| path.display().to_string())?;
     ensure!(
         text.len() as u64 <= CONFIG_BYTES_MAX,
@@ -234,13 +238,4 @@ fn parse_config(path: &Path, text: &str) -> anyhow::Result<PartialConfig> {
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         anyhow!("{}: line {line}: {}", path.display(), error.message())
     })
-}
-
-/// True if a folder has no entries, or does not exist.
-fn is_empty(root: &Path) -> anyhow::Result<bool> {
-    match std::fs::read_dir(root) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(error).with_context(|| root.display().to_string()),
-    }
 }

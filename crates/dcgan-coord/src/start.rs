@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::ArgMatches;
 use dcgan_core::ids::{RunId, Step};
 use dcgan_core::protocol::coordinator::{
-    CoordinatorConfig, CoordinatorMachine, OutputConfig, PersistedOutputs, Reason,
+    CoordinatorConfig, CoordinatorMachine, Event, OutputConfig, PersistedOutputs, Reason,
 };
 use dcgan_core::spec::{ObjectiveKind, RunSpec};
 use dcgan_process::exit::{status, usage};
@@ -17,8 +17,7 @@ use dcgan_process::settings::{self, Time, is_from_variable};
 use dcgan_process::{logging, names, open_files};
 use dcgan_rpc::net::{self, Address, ListenAddress, Places, Pulse};
 use dcgan_rpc::services::Program;
-use dcgan_store::address_file::{AddressFile, read_address};
-use dcgan_store::run_dir::{self, RunFile, RunPaths};
+use dcgan_store::run_dir::{self, RunFile, RunPaths, read_run_file};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
@@ -73,10 +72,10 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let listener = listen(given, &root)?;
     let listening = listener.local_addr()?;
     let address = Address::of_server(listening);
-    let OpenedRun { recorder, files, run, persisted, pending_grids } =
+    let OpenedRun { mut recorder, files, run, persisted, pending_grids } =
         recorder::open(&root, &config, &config_text)?;
     let resumed_at = persisted.checkpoint.as_ref().map_or(0, |saved| saved.step);
-    let _address_file = AddressFile::publish(files.paths(), &address.to_string())?;
+    let _address_file = recorder.publish_address(&address.to_string())?;
 
     // Start the producers of inputs: the service, the signals and the writer.
     let (inputs_sender, inputs) = mpsc::channel(INPUTS_MAX);
@@ -91,6 +90,8 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
         workers: Arc::clone(&workers),
     };
     let server = Server::start(listener, served, inputs_sender.clone(), &pulse);
+    let requests = inputs_sender.clone();
+    dcgan_process::signals::at_user_1(move || request_checkpoint(&requests));
     let signal = dcgan_process::signals::listen()?;
     let jobs = writer::start(recorder, inputs_sender.clone())?;
 
@@ -165,26 +166,25 @@ fn check_exposure(given: &PartialConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Listens where the settings say. Several local runs may share a machine: without `--listen` each
-/// has the address that it had before, the documented port, or a free one, the first that it gets.
+/// Listens where the settings say. Without `--listen` a run has the address that it had before, if
+/// that is free and of this machine alone, or the documented port. Several local runs may share a
+/// machine: with `--local` it has a free port else.
 fn listen(given: &PartialConfig, root: &Path) -> anyhow::Result<TcpListener> {
-    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT));
     if let Some(ListenAddress(address)) = given.listen {
         return Ok(net::listen(address)?);
     }
-    if !given.local.unwrap_or_default() {
-        return Ok(net::listen(default)?);
-    }
     // What cannot be read is no reason not to start.
-    let before = read_address(&RunPaths::new(root)).ok().flatten();
-    let before = before.and_then(|text| text.strip_prefix("http://")?.parse().ok());
-    let before: Option<SocketAddr> = before.filter(|it: &SocketAddr| it.ip().is_loopback());
-    for address in before.into_iter().chain([default]) {
-        if let Ok(listener) = net::listen(address) {
-            return Ok(listener);
-        }
+    let run = read_run_file(&RunPaths::new(root)).ok().flatten();
+    let before = run.and_then(|run| run.address?.strip_prefix("http://")?.parse().ok());
+    let before = before.filter(|it: &SocketAddr| it.ip().is_loopback());
+    if let Some(listener) = before.and_then(|address| net::listen(address).ok()) {
+        return Ok(listener);
     }
-    Ok(net::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?)
+    let listener = net::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)));
+    if listener.is_err() && given.local.unwrap_or_default() {
+        return Ok(net::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?);
+    }
+    Ok(listener?)
 }
 
 /// The runtime of the network and the driver. One thread is enough: no gradient passes through the
@@ -227,6 +227,13 @@ impl Server {
         let _ = self.shut_down.send(());
         let _ = tokio::time::timeout(LAST_MESSAGES_MAX, self.task).await;
     }
+}
+
+/// Asks for a checkpoint because of SIGUSR1. Returns whether the driver will hear of it.
+fn request_checkpoint(inputs: &mpsc::Sender<Input>) -> bool {
+    let by = "SIGUSR1";
+    tracing::info!(event = "checkpoint_requested", by, "{by} asks for a checkpoint");
+    inputs.try_send(Input::Machine(Event::Checkpoint)).is_ok()
 }
 
 /// The configuration of the machine.

@@ -134,8 +134,10 @@ impl Run {
 
     fn read_checkpoints(&mut self) -> anyhow::Result<()> {
         for step in self.folder.steps().context(self.name.clone())? {
-            let checkpoint = match self.folder.load(step) {
+            // A run that goes on may have removed or replaced it meanwhile.
+            let checkpoint = match self.folder.load(step).or_else(|_| self.folder.load(step)) {
                 Ok(checkpoint) => checkpoint,
+                Err(_) if !self.folder.steps()?.contains(&step) => continue,
                 Err(error) => {
                     self.damages.push(error.to_string());
                     continue;

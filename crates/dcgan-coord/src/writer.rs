@@ -6,7 +6,9 @@
 //! the machine, which decides what is tried next.
 
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use dcgan_core::ids::Step;
 use dcgan_core::protocol::coordinator::Write;
 use dcgan_process::fault;
 use dcgan_store::metrics_log::MetricsError;
-use dcgan_store::run_dir::RunDirError;
+use dcgan_store::run_dir::{Ended, RunDirError};
 use tokio::sync::mpsc;
 
 use crate::input::Input;
@@ -23,6 +25,8 @@ use crate::recorder::Recorder;
 
 /// Pause after an attempt that has failed.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(500);
+/// Without a job, the writer looks this often whether others have changed the directory.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Something to write.
 pub(crate) enum Job {
@@ -30,6 +34,10 @@ pub(crate) enum Job {
     Machine(Write),
     /// A grid that was drawn, as a PNG file.
     Grid { step: Step, png: Bytes },
+    /// A write of the machine that has failed: the snapshot for a grid, as a safetensors file.
+    PendingGrid { step: Step, bytes: Arc<Vec<u8>> },
+    /// How this start has ended. It is the last job.
+    End(Ended),
 }
 
 impl Job {
@@ -38,11 +46,19 @@ impl Job {
         match self {
             Self::Machine(write) => write.to_string(),
             Self::Grid { step, .. } => format!("the grid of step {step}"),
+            Self::PendingGrid { step, .. } => format!("the snapshot for the grid of step {step}"),
+            Self::End(_) => "how the run has ended".to_owned(),
         }
     }
 
-    fn is_grid(&self) -> bool {
-        matches!(self, Self::Machine(Write::PendingGrid { .. }) | Self::Grid { .. })
+    /// The step of a grid.
+    pub(crate) fn grid_step(&self) -> Option<Step> {
+        match self {
+            Self::Machine(Write::PendingGrid { step, .. })
+            | Self::Grid { step, .. }
+            | Self::PendingGrid { step, .. } => Some(*step),
+            Self::Machine(_) | Self::End(_) => None,
+        }
     }
 
     /// The name by which `--fault` refers to the job.
@@ -52,7 +68,10 @@ impl Job {
             Self::Machine(Write::Rows(_)) => "append-row",
             Self::Machine(Write::Evaluation(_)) => "append-evaluation",
             Self::Machine(Write::Checkpoint { .. }) => "save-checkpoint",
-            Self::Machine(Write::PendingGrid { .. }) | Self::Grid { .. } => "save-grid",
+            Self::Machine(Write::PendingGrid { .. })
+            | Self::Grid { .. }
+            | Self::PendingGrid { .. } => "save-grid",
+            Self::End(_) => "save-end",
         }
     }
 }
@@ -62,9 +81,11 @@ pub(crate) enum JobNews {
     /// The job is done: its file is durable.
     Done(Job),
     /// The attempt has failed, for this reason. Another one may succeed.
-    Failed(String),
+    Failed(Job, String),
     /// The job is given up, for this reason.
     GivenUp(Job, String),
+    /// Somebody has removed or damaged the newest checkpoint.
+    CheckpointLost,
 }
 
 /// Starts the thread. It ends when the sender that is returned is dropped.
@@ -78,18 +99,31 @@ pub(crate) fn start(
     let (sender, jobs) = std_mpsc::channel::<Job>();
     thread::Builder::new().name("writer".to_owned()).spawn(move || {
         let mut has_failed = false;
-        for job in jobs {
-            if has_failed {
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "a disk gives no event when it works again"
-                )]
-                thread::sleep(ATTEMPT_PAUSE);
-            }
-            let news = attempt(&mut recorder, job);
-            has_failed = matches!(news, JobNews::Failed(_));
+        let mut said = String::new();
+        loop {
+            let news = match jobs.recv_timeout(LOOK_INTERVAL) {
+                Ok(job) => {
+                    if has_failed {
+                        #[expect(
+                            clippy::disallowed_methods,
+                            reason = "a disk gives no event when it works again"
+                        )]
+                        thread::sleep(ATTEMPT_PAUSE);
+                    }
+                    let news = attempt(&mut recorder, job);
+                    has_failed = matches!(news, JobNews::Failed(..));
+                    Some(news)
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    look(&mut recorder, &mut said);
+                    recorder.lost_newest_checkpoint().then_some(JobNews::CheckpointLost)
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let is_last = matches!(news, Some(JobNews::Done(Job::End(_))));
             // The driver is gone if the coordinator is ending.
-            if inputs.blocking_send(Input::Writer(news)).is_err() {
+            let is_sent = news.is_none_or(|it| inputs.blocking_send(Input::Writer(it)).is_ok());
+            if is_last || !is_sent {
                 return;
             }
         }
@@ -97,22 +131,36 @@ pub(crate) fn start(
     Ok(sender)
 }
 
+/// Restores what others have changed, while nothing is to be written. Why that fails is said once.
+fn look(recorder: &mut Recorder, said: &mut String) {
+    let error = recorder.restore().err().map(|error| format!("{error:#}")).unwrap_or_default();
+    if !error.is_empty() && error != *said {
+        tracing::warn!(
+            event = "directory_lost",
+            "somebody has changed the run directory, and it cannot be restored: {error}"
+        );
+    }
+    *said = error;
+}
+
 /// Does a job, if it can be done.
 fn attempt(recorder: &mut Recorder, job: Job) -> JobNews {
+    fault::pass("write");
     fault::pass(job.fault_point());
+    // Whatever keeps the directory from being restored may end.
+    if let Err(error) = recorder.restore() {
+        return JobNews::Failed(job, format!("{error:#}"));
+    }
     let result = match &job {
         Job::Machine(write) => recorder.write(write),
         Job::Grid { step, png } => recorder.save_grid(*step, png),
+        Job::PendingGrid { step, bytes } => recorder.save_pending_grid(*step, bytes),
+        Job::End(ended) => recorder.save_end(ended),
     };
-    let Err(error) = result else {
-        return JobNews::Done(job);
-    };
-    let text = format!("{error:#}");
-    // A grid is not tried again: a picture that is missing must not hold up a checkpoint.
-    if job.is_grid() || is_hopeless(&error) {
-        JobNews::GivenUp(job, text)
-    } else {
-        JobNews::Failed(text)
+    match result {
+        Ok(()) => JobNews::Done(job),
+        Err(error) if is_hopeless(&error) => JobNews::GivenUp(job, format!("{error:#}")),
+        Err(error) => JobNews::Failed(job, format!("{error:#}")),
     }
 }
 

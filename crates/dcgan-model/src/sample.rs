@@ -80,19 +80,33 @@ impl Generator {
         seed: Option<u64>,
         run_seed: u64,
     ) -> Option<Vec<u8>> {
+        let mut images = Vec::with_capacity(count * PIXELS);
+        let mut batches = self.batches(count, seed, run_seed);
+        while images.len() < count * PIXELS {
+            if !is_wanted() {
+                return None;
+            }
+            images.extend(batches.next()?);
+        }
+        Some(images)
+    }
+
+    /// Draws images like [`draw`](Self::draw), a few at a time.
+    pub fn batches(
+        &self,
+        count: usize,
+        seed: Option<u64>,
+        run_seed: u64,
+    ) -> impl Iterator<Item = Vec<u8>> {
         let stream = match seed {
             None => RandomStream::new(run_seed, Purpose::Grid, 0, 0),
             Some(seed) => RandomStream::new(seed, Purpose::Sample, 0, 0),
         };
-        let latents: Vec<f32> = stream.normals(count * LATENT_LEN).collect();
-        let mut images = Vec::with_capacity(count * PIXELS);
-        for latents in latents.chunks(BATCH * LATENT_LEN) {
-            if !is_wanted() {
-                return None;
-            }
-            images.extend(self.images(latents));
-        }
-        Some(images)
+        let mut latents = stream.normals(count * LATENT_LEN);
+        std::iter::from_fn(move || {
+            let batch: Vec<f32> = latents.by_ref().take(BATCH * LATENT_LEN).collect();
+            (!batch.is_empty()).then(|| self.images(&batch))
+        })
     }
 
     /// `G(z)` for latents `[N, 100]`, as bytes `[N, 28, 28]`.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use crate::{logging, output, panics};
+use crate::{logging, output, panics, signals};
 
 /// Exit statuses, the same for all programs. The README has them as a table.
 pub mod status {
@@ -45,7 +45,8 @@ pub fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
 /// as an event of the log if that is JSON, as plain text else.
 pub fn run(main: impl FnOnce() -> anyhow::Result<u8>) -> ExitCode {
     panics::end_the_process();
-    let status = main().unwrap_or_else(|error| {
+    let survived = signals::survive().map_err(anyhow::Error::from);
+    let status = survived.and_then(|()| main()).unwrap_or_else(|error| {
         let status = status_of(&error);
         if logging::is_json() {
             tracing::error!(event = "program_failed", status, "{error:#}");

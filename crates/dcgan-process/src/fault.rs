@@ -1,5 +1,5 @@
 //! Faults that a test injects at a named point of a program. `--fault POINT=ACTION@N` performs
-//! ACTION when the program passes POINT the Nth time.
+//! ACTION when the program passes POINT the Nth time; with `@N+` from then on each time.
 //!
 //! Some mistakes only show when a process dies between two particular lines. A kill from outside
 //! would hit that place by chance, once in many runs; from inside it hits it every time.
@@ -23,6 +23,8 @@ pub struct Fault {
     action: Action,
     /// Counted from 1.
     nth: u32,
+    /// True if the fault happens each time from then on.
+    is_lasting: bool,
 }
 
 /// The action at a point.
@@ -58,8 +60,9 @@ impl FromStr for Fault {
             "repeat" => Action::Repeat,
             _ => return Err("expected kill, stop, slow, hang or repeat".to_owned()),
         };
+        let (nth, is_lasting) = nth.strip_suffix('+').map_or((nth, false), |nth| (nth, true));
         let nth = nth.parse().map_err(|_| "expected a number after @".to_owned())?;
-        Ok(Self { point: point.to_owned(), action, nth })
+        Ok(Self { point: point.to_owned(), action, nth, is_lasting })
     }
 }
 
@@ -77,7 +80,8 @@ pub fn pass(point: &str) -> bool {
     let Some((fault, passed)) = FAULT.get().filter(|(fault, _)| fault.point == point) else {
         return false;
     };
-    if passed.fetch_add(1, Ordering::Relaxed) + 1 != fault.nth {
+    let count = passed.fetch_add(1, Ordering::Relaxed) + 1;
+    if count != fault.nth && !(fault.is_lasting && count > fault.nth) {
         return false;
     }
     match fault.action {
@@ -114,8 +118,10 @@ mod tests {
 
     #[test]
     fn a_fault_is_parsed_from_its_flag() {
-        let fault: Fault = "send-plan=kill@2".parse().unwrap();
-        assert_eq!(fault, Fault { point: "send-plan".to_owned(), action: Action::Kill, nth: 2 });
+        let (point, action, nth) = ("send-plan".to_owned(), Action::Kill, 2);
+        let once = Fault { point, action, nth, is_lasting: false };
+        assert_eq!("send-plan=kill@2".parse(), Ok(once.clone()));
+        assert_eq!("send-plan=kill@2+".parse(), Ok(Fault { is_lasting: true, ..once }));
     }
 
     #[test]

@@ -1,7 +1,14 @@
 //! Names by which a process says who it is, and how it was called. They are for people, and prove
 //! nothing.
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
+use std::sync::OnceLock;
+
+/// The link that says in which name space this process has its number.
+const PROCESS_SPACE: &str = "/proc/self/ns/pid";
+/// The name space outside all containers: the number is fixed in Linux (`PROC_PID_INIT_INO`).
+const OUTERMOST_SPACE: &str = "pid:[4026531836]";
 
 /// Returns the name of this machine; `None` if it is unknown.
 pub fn host() -> Option<String> {
@@ -16,7 +23,28 @@ pub fn host() -> Option<String> {
 
 /// Returns HOST-PROCESS, which no other process has at the same time.
 pub fn host_and_process() -> String {
-    format!("{}-{}", host().as_deref().unwrap_or("unknown"), std::process::id())
+    format!("{}-{}", host().as_deref().unwrap_or("unknown"), process())
+}
+
+/// Returns the number of this process, which tells it from all others of its host. In a container
+/// it has a random part: other containers of the same host count their processes from 1, too.
+pub fn process() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let space = std::fs::read_link(PROCESS_SPACE).ok();
+        let space = space.as_deref().and_then(Path::to_str);
+        process_in(space, std::process::id())
+    })
+}
+
+/// Names the process with a number in a name space.
+fn process_in(space: Option<&str>, number: u32) -> String {
+    // Without Linux there are no such spaces. Number 1 is the first process of a container anyway.
+    if number != 1 && space.is_none_or(|space| space == OUTERMOST_SPACE) {
+        return number.to_string();
+    }
+    let random = RandomState::new().hash_one(()) as u32;
+    format!("{number}-{random:08x}")
 }
 
 /// Returns USER@HOST for the person who started this process.
@@ -57,6 +85,17 @@ pub fn quoted(argument: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processes_of_two_containers_have_different_names() {
+        assert_eq!(process_in(Some(OUTERMOST_SPACE), 4321), "4321");
+        assert_eq!(process_in(None, 4321), "4321");
+        for (space, number) in [(Some("pid:[4026532621]"), 7), (None, 1)] {
+            let [one, other] = [(); 2].map(|()| process_in(space, number));
+            assert!(one != other && one.starts_with(&format!("{number}-")), "{one} {other}");
+        }
+        assert_eq!(process(), process());
+    }
 
     #[test]
     fn an_argument_is_quoted_if_a_shell_would_split_or_change_it() {

@@ -1,12 +1,16 @@
-//! Signals that ask a program to end.
+//! Signals that ask a program to end, and those that must not end it.
 //!
 //! The first one asks for an orderly end: the program's driver takes it when it can. The second one
 //! ends the process at once, from a thread that does nothing else. So neither a driver that is busy
 //! or hangs, nor a queue that is full, nor a disk that is away can keep a person from ending it.
+//!
+//! Clusters send SIGUSR1 or SIGUSR2 to every process of a job before they end it, and the system
+//! sends SIGXFSZ to whoever writes a file that may not grow. By default each of them kills.
 
 use std::fmt;
 use std::future::pending;
 use std::io;
+use std::sync::OnceLock;
 use std::thread;
 
 use tokio::runtime::Builder;
@@ -87,6 +91,53 @@ pub fn listen() -> io::Result<FirstSignal> {
         });
     })?;
     Ok(FirstSignal(first))
+}
+
+/// The action of this program at SIGUSR1, if it has one. Returns whether it could be done.
+static AT_USER_1: OnceLock<Box<dyn Fn() -> bool + Send + Sync>> = OnceLock::new();
+
+/// Lets SIGUSR1, SIGUSR2 and SIGXFSZ end this process no more. All programs call this first.
+///
+/// # Errors
+/// If the operating system refuses to deliver the signals.
+pub fn survive() -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    let (mut user_1, mut user_2, mut file_size) = {
+        let _entered = runtime.enter();
+        let file_size = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+        (
+            signal(SignalKind::user_defined1())?,
+            signal(SignalKind::user_defined2())?,
+            // The write fails, which is reported where it happens.
+            signal(file_size)?,
+        )
+    };
+    thread::Builder::new().name("survive".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            loop {
+                let name = tokio::select! {
+                    _ = user_1.recv() => "SIGUSR1",
+                    _ = user_2.recv() => "SIGUSR2",
+                    _ = file_size.recv() => continue,
+                };
+                let action = AT_USER_1.get().filter(|_| name == "SIGUSR1");
+                if !action.is_some_and(|action| action()) {
+                    tracing::info!(
+                        event = "signal_ignored",
+                        signal = name,
+                        "{name} has no meaning for this program now, and is ignored"
+                    );
+                }
+            }
+        });
+    })?;
+    Ok(())
+}
+
+/// Does this at each SIGUSR1 from now on. `action` returns whether it could be done.
+pub fn at_user_1(action: impl Fn() -> bool + Send + Sync + 'static) {
+    // A program has one action.
+    let _ = AT_USER_1.set(Box::new(action));
 }
 
 /// The signals that are listened for.

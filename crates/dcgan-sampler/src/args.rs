@@ -7,7 +7,7 @@ use clap::{ArgAction, ArgMatches, Args as ClapArgs, Parser, Subcommand, ValueEnu
 use dcgan_core::ids::Step;
 use dcgan_process::logging::LogArgs;
 use dcgan_process::settings::{self, is_from_variable};
-use dcgan_rpc::net::{Address, ListenAddress};
+use dcgan_rpc::net::{CoordinatorAt, ListenAddress};
 
 use crate::picture::{GRID, SIDE_MAX};
 
@@ -53,9 +53,10 @@ impl Args {
 #[derive(Debug, ClapArgs)]
 #[command(mut_args = settings::yes_or_no)]
 pub(crate) struct ServeArgs {
-    /// The coordinator of the run to follow, as http://HOST:PORT
+    /// The coordinator of the run to follow, as http://HOST:PORT, or the file that has its address
+    /// at the moment, as file:RUN_DIR/address
     #[arg(long, value_name = "URL", env = "DCGAN_COORDINATOR")]
-    pub(crate) coordinator: Option<Address>,
+    pub(crate) coordinator: Option<CoordinatorAt>,
     /// The run directory whose checkpoints to follow, instead of a coordinator
     #[arg(long, value_name = "RUN_DIR", env = "DCGAN_RUN")]
     pub(crate) run: Option<PathBuf>,

@@ -1,5 +1,6 @@
 //! The verbs `grid` and `export`: pictures of a checkpoint's generator as files.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -22,7 +23,9 @@ const SIDE: usize = 28;
 pub(crate) fn grid(args: &GridArgs) -> anyhow::Result<u8> {
     let GridArgs { rows, columns, .. } = *args;
     let generator = run_dir::load(&args.which)?;
-    write(&args.out, &generator.picture(GridSize { rows, columns }, args.seed))?;
+    write(&args.out, |file| {
+        file.write_all(&generator.picture(GridSize { rows, columns }, args.seed))
+    })?;
     let (out, step) = (args.out.display(), generator.step);
     print(&format!("{out}: {rows} x {columns} digits of step {step}\n"));
     Ok(status::FINISHED)
@@ -32,27 +35,41 @@ pub(crate) fn grid(args: &GridArgs) -> anyhow::Result<u8> {
 pub(crate) fn images(args: &ExportArgs) -> anyhow::Result<u8> {
     let generator = run_dir::load(&args.which)?;
     let count = args.count as usize;
-    let pixels = generator.generator.draw(count, args.seed, generator.seed);
-    let images = Images { count, rows: SIDE, columns: SIDE, pixels };
+    let batches = generator.generator.batches(count, args.seed, generator.seed);
     let is_packed = args.out.extension().is_some_and(|extension| extension == "gz");
-    write(&args.out, &encode(&images, is_packed)?)?;
+    write(&args.out, |file| {
+        if !is_packed {
+            return encode(count, batches, file);
+        }
+        let mut encoder = GzEncoder::new(file, Compression::default());
+        encode(count, batches, &mut encoder)?;
+        encoder.finish().map(drop)
+    })?;
     print(&format!("{}: {count} images of step {}\n", args.out.display(), generator.step));
     Ok(status::FINISHED)
 }
 
-/// Encodes images as an IDX file, packed with gzip or not.
-fn encode(images: &Images, is_packed: bool) -> io::Result<Vec<u8>> {
-    let mut file = Vec::new();
-    idx::write_images(images, &mut file)?;
-    if !is_packed {
-        return Ok(file);
+/// Encodes images as an IDX file. All of them may be more than the memory.
+fn encode(
+    count: usize,
+    batches: impl Iterator<Item = Vec<u8>>,
+    sink: &mut impl Write,
+) -> io::Result<()> {
+    // The pixels follow the header.
+    idx::write_images(&Images { count, rows: SIDE, columns: SIDE, pixels: Vec::new() }, sink)?;
+    for pixels in batches {
+        sink.write_all(&pixels)?;
     }
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(&file)?;
-    encoder.finish()
+    Ok(())
 }
 
 /// Writes a file, complete or not at all: the file may exist already, and the disk may be full.
-fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    file::write(path, bytes).with_context(|| path.display().to_string())
+/// What cannot be written is refused before anything is drawn.
+fn write(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> anyhow::Result<()> {
+    let written = if path.is_dir() {
+        Err(io::ErrorKind::IsADirectory.into())
+    } else {
+        file::write_by(path, fill)
+    };
+    written.with_context(|| path.display().to_string())
 }

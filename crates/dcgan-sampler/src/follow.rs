@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use dcgan_model::Generator;
-use dcgan_rpc::net::{self, Address, Connector, Peer};
+use dcgan_rpc::net::{self, Connector, CoordinatorAt, Peer};
 use dcgan_rpc::pb::feed_client::FeedClient;
 use dcgan_rpc::{Caller, Checksummed, Who, pb};
+use dcgan_store::address_file::read_address_at;
 use pb::follow_request::Kind;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -30,13 +32,13 @@ const GRIDS_MAX: usize = 4;
 /// `page` is the address of the sampler's web page: the coordinator shows it to people.
 pub(crate) async fn coordinator(
     connector: Connector,
-    address: Address,
+    at: CoordinatorAt,
     page: String,
     newest: Newest,
 ) {
     let mut wait = Wait { since: Instant::now(), reported: None };
     loop {
-        match Connection::open(&connector, &address, &page).await {
+        match Connection::open(&connector, &at, &page).await {
             Ok(connection) => {
                 let why = connection.follow(&newest).await;
                 tracing::warn!(
@@ -82,8 +84,10 @@ struct Connection {
 }
 
 impl Connection {
-    async fn open(connector: &Connector, address: &Address, page: &str) -> anyhow::Result<Self> {
-        let channel = connector.connect(address, &Peer::Coordinator(None)).await?;
+    async fn open(connector: &Connector, at: &CoordinatorAt, page: &str) -> anyhow::Result<Self> {
+        let at = at.clone();
+        let address = spawn_blocking(move || at.find(read_address_at)).await??;
+        let channel = connector.connect(&address, &Peer::Coordinator(None)).await?;
         let (requests, queued) = mpsc::channel(GRIDS_MAX);
         // A sampler shows whichever run its coordinator has.
         let who = Who::Sampler(dcgan_process::names::host_and_process());

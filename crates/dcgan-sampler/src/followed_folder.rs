@@ -152,8 +152,8 @@ mod tests {
     #[test]
     fn a_damaged_newest_checkpoint_is_read_once_until_the_folder_changes() {
         let folder = tempfile::tempdir().unwrap();
-        let (dir, _) = RunDir::open(folder.path()).unwrap();
-        let run = RunFile { format: FORMAT, run: RunId(7), fingerprint: None, plan: None };
+        let (mut dir, _) = RunDir::open(folder.path()).unwrap();
+        let run = RunFile::new(RunId(7));
         dir.save_run(&run).unwrap();
         let checkpoints = Checkpoints::new(dir.paths());
         save(&checkpoints, 10);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use dcgan_process::exit::usage;
 use dcgan_process::open_files;
-use dcgan_rpc::net::{self, Address, Connector, ListenAddress, Places, Pulse};
+use dcgan_rpc::net::{self, Address, Connector, CoordinatorAt, ListenAddress, Places, Pulse};
 use dcgan_rpc::services::Program;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
@@ -52,7 +52,8 @@ fn check(args: &ServeArgs) -> anyhow::Result<()> {
         }
         _ => {}
     }
-    if let Some(coordinator) = &args.coordinator {
+    // An address that comes from a file is checked when it is connected to.
+    if let Some(CoordinatorAt::Address(coordinator)) = &args.coordinator {
         coordinator.check(args.insecure).context("--coordinator").map_err(usage)?;
     }
     Address::from(args.http.0).check(args.insecure).context("--http").map_err(usage)?;

@@ -1,10 +1,10 @@
 //! The file `address` of a run directory: where the coordinator of the run listens.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::{fs, io};
 
 use crate::file;
-use crate::run_dir::{RunDirError, RunPaths, io_error};
+use crate::run_dir::{RunDir, RunDirError, RunPaths, io_error};
 
 /// The most bytes of the file. A larger one is damaged.
 const ADDRESS_BYTES_MAX: u64 = 1024;
@@ -12,25 +12,29 @@ const ADDRESS_BYTES_MAX: u64 = 1024;
 /// The file `address`, while the coordinator of a run listens there. Dropping it removes the file;
 /// a coordinator that is killed leaves it behind.
 #[derive(Debug)]
-pub struct AddressFile(PathBuf);
+pub struct AddressFile {
+    paths: RunPaths,
+    address: String,
+}
 
-impl AddressFile {
-    /// Says in the run directory at which address its coordinator listens.
+impl RunDir {
+    /// Says in the directory at which address its coordinator listens.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn publish(paths: &RunPaths, address: &str) -> Result<Self, RunDirError> {
-        let path = paths.address();
-        file::write(&path, format!("{address}\n").as_bytes())
-            .map_err(|error| io_error(&path, error))?;
-        Ok(Self(path))
+    pub fn publish_address(&mut self, address: &str) -> Result<AddressFile, RunDirError> {
+        self.write_and_keep(&self.paths.address(), format!("{address}\n").into_bytes())?;
+        Ok(AddressFile { paths: self.paths.clone(), address: address.to_owned() })
     }
 }
 
 impl Drop for AddressFile {
     fn drop(&mut self) {
-        // What is left behind leads to nobody.
-        let _ = fs::remove_file(&self.0);
+        // Another run may have taken the place of this one.
+        if read_address(&self.paths).is_ok_and(|found| found.as_ref() == Some(&self.address)) {
+            // What is left behind leads to nobody.
+            let _ = fs::remove_file(self.paths.address());
+        }
     }
 }
 
@@ -41,12 +45,21 @@ impl Drop for AddressFile {
 /// If the file cannot be read, or is no text.
 pub fn read_address(paths: &RunPaths) -> Result<Option<String>, RunDirError> {
     let path = paths.address();
-    match file::read(&path, ADDRESS_BYTES_MAX).map(String::from_utf8) {
-        Ok(Ok(text)) => Ok(Some(text.trim().to_owned())),
-        Ok(Err(_)) => Err(RunDirError::Damaged { path, what: "not a text".to_owned() }),
+    match read_address_at(&path) {
+        Ok(address) => Ok(Some(address)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io_error(&path, error)),
     }
+}
+
+/// Reads an address file by its own path.
+///
+/// # Errors
+/// If the file is missing, cannot be read, or is no text.
+pub fn read_address_at(path: &Path) -> io::Result<String> {
+    let text = String::from_utf8(file::read(path, ADDRESS_BYTES_MAX)?);
+    let text = text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not a text"))?;
+    Ok(text.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -56,11 +69,17 @@ mod tests {
     #[test]
     fn an_address_is_there_while_its_coordinator_is() {
         let folder = tempfile::tempdir().unwrap();
-        let paths = RunPaths::new(folder.path());
+        let (mut dir, _) = RunDir::open(&folder.path().join("run")).unwrap();
+        let paths = dir.paths().clone();
         assert_eq!(read_address(&paths).unwrap(), None);
-        let file = AddressFile::publish(&paths, "http://127.0.0.1:7420").unwrap();
+        let file = dir.publish_address("http://127.0.0.1:7420").unwrap();
         assert_eq!(read_address(&paths).unwrap().unwrap(), "http://127.0.0.1:7420");
         drop(file);
         assert_eq!(read_address(&paths).unwrap(), None);
+
+        let file = dir.publish_address("http://127.0.0.1:7420").unwrap();
+        fs::write(paths.address(), "http://127.0.0.1:9\n").unwrap();
+        drop(file);
+        assert!(paths.address().exists(), "it is another coordinator's");
     }
 }

@@ -19,9 +19,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,7 +30,7 @@ use dcgan_core::spec::RunSpec;
 use dcgan_core::state::digest;
 use serde::{Deserialize, Serialize};
 
-use crate::file;
+use crate::file::{self, Stamp};
 use crate::format::{self, Newer, Unreadable};
 use crate::run_dir::RunPaths;
 use crate::state_file;
@@ -153,16 +152,6 @@ pub struct Checkpoints {
     owner: Owner,
     /// The states that were verified for [`Checkpoints::prune`], as they were then.
     intact: Arc<Mutex<BTreeMap<Step, Stamp>>>,
-}
-
-/// The inode, size and time of a file, which tell that it is still the one that it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp(u64, u64, i64, i64);
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self(metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec())
-    }
 }
 
 impl Checkpoints {
@@ -324,8 +313,7 @@ impl Checkpoints {
     /// Returns whether a checkpoint is intact. One that was verified before is not read again
     /// unless its file has changed.
     fn is_intact(&self, step: Step) -> bool {
-        let stamp = || fs::metadata(self.path(step).join(STATE)).ok().as_ref().map(Stamp::of);
-        let before = stamp();
+        let before = Stamp::of(&self.path(step).join(STATE));
         let mut intact = self.intact.lock().unwrap_or_else(PoisonError::into_inner);
         if intact.get(&step).copied() != before || self.read_manifest(step).is_err() {
             intact.remove(&step);
@@ -476,3 +464,6 @@ fn verify(path: &Path, manifest: Manifest) -> Result<VerifiedCheckpoint, String>
 
 #[cfg(test)]
 mod tests;
+mod watched;
+
+pub use watched::WatchedCheckpoint;

@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
@@ -19,6 +19,31 @@ use rustix::io::Errno;
 /// The end of the name of a file or folder that is being written or removed. Before it come a point
 /// and 16 hexadecimal digits.
 const TEMPORARY: &str = ".tmp";
+
+/// The end of the name that a file gets which stands in the place of one of a run's.
+const ASIDE: &str = ".aside";
+
+/// Names that systems give, besides those that begin with a point.
+const OF_SYSTEMS: [&str; 3] = ["lost+found", "Thumbs.db", "desktop.ini"];
+
+/// The place, inode, size and time of a file, which tell that it is still the one that it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp([u64; 3], [i64; 2]);
+
+impl Stamp {
+    /// The stamp of a file; `None` if it is missing or cannot be looked at. That of a link is its
+    /// own.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::symlink_metadata(path).ok()?;
+        let file = [metadata.dev(), metadata.ino(), metadata.size()];
+        Some(Self(file, [metadata.mtime(), metadata.mtime_nsec()]))
+    }
+}
+
+/// Returns whether two files are one.
+pub(crate) fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
 
 /// Reads a regular file of at most `bytes_max` bytes.
 ///
@@ -106,9 +131,17 @@ fn check_regular(metadata: &Metadata) -> io::Result<()> {
 /// # Errors
 /// If it cannot be written. The old content stays then.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_by(path, |file| file.write_all(bytes))
+}
+
+/// Replaces a file like [`write`], with what a function writes to it.
+///
+/// # Errors
+/// If it cannot be written. The old content stays then.
+pub fn write_by(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let temporary = temporary(path);
     // The content must be on disk before the name points to it.
-    let written = write_new(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    let written = create_new(&temporary, fill).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // The error that counts is the one before.
         let _ = fs::remove_file(&temporary);
@@ -119,16 +152,31 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Writes a file that does not exist yet, and waits until its content is on disk.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    create_new(path, |file| file.write_all(bytes))
+}
+
+fn create_new(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let mut file = File::create_new(path)?;
-    file.write_all(bytes)?;
+    fill(&mut file)?;
     file.sync_all()
 }
 
 /// A name beside `path` for what is to become `path`, or to be removed. Nobody can know it before.
 pub(crate) fn temporary(path: &Path) -> PathBuf {
+    beside(path, TEMPORARY)
+}
+
+/// Gives what is at `path`, which is somebody else's, another name. Returns that name.
+pub(crate) fn move_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = beside(path, ASIDE);
+    fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
+fn beside(path: &Path, end: &str) -> PathBuf {
     let random = RandomState::new().hash_one(());
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{random:016x}{TEMPORARY}"));
+    name.push(format!(".{random:016x}{end}"));
     path.with_file_name(name)
 }
 
@@ -153,6 +201,27 @@ pub(crate) fn remove_remains(folder: &Path) -> io::Result<()> {
         }
     }
     result
+}
+
+/// Returns whether a folder has no entries, or does not exist. What systems and other programs
+/// leave in any folder, such as `.DS_Store` and `lost+found`, does not count.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn is_empty(folder: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let name = entry?.file_name();
+        let is_hidden = name.as_encoded_bytes().starts_with(b".");
+        if !is_hidden && !OF_SYSTEMS.iter().any(|of_system| name == *of_system) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Removes a file, a folder with everything in it, or a link.

@@ -9,7 +9,8 @@
 //!
 //! * [`idx`], `content`, [`dataset`]: the IDX format, and what stands in its place; MNIST, and the
 //!   search for files of its relatives.
-//! * [`run_dir`]: the files of a run directory, its lock, `run.json` and the grids.
+//! * [`run_dir`]: the files of a run directory, its lock and the grids; `run_file` is `run.json`,
+//!   and `restore` undoes what others do to them.
 //! * [`address_file`]: where the coordinator of a run listens.
 //! * [`checkpoint`]: the folder of checkpoints.
 //! * [`format`]: the version of the formats of both; older and newer files.
@@ -31,5 +32,7 @@ pub mod metrics_log;
 #[doc(hidden)]
 pub mod parsers;
 pub mod png;
+mod restore;
 pub mod run_dir;
+mod run_file;
 pub mod state_file;

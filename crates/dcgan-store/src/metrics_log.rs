@@ -6,7 +6,7 @@
 //! last line; opening the log cuts it off, and its steps are reported again. Anything else that is
 //! not a row means that the file is not this log, and it is refused and left alone.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -103,6 +103,49 @@ impl<R: Serialize + DeserializeOwned> MetricsLog<R> {
             self.is_torn = false;
         }
         written
+    }
+
+    /// Makes this log again what is at its path, if others have removed, replaced or changed the
+    /// file. Rows that are still known stay, and whatever is in their place gets another name.
+    /// Returns whether anything was to be done.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written.
+    pub fn restore(&mut self) -> Result<bool, MetricsError> {
+        self.try_restore().map_err(|error| io_error(&self.path, error))
+    }
+
+    fn try_restore(&mut self) -> io::Result<bool> {
+        let own = self.file.metadata()?;
+        let found = fs::symlink_metadata(&self.path);
+        let is_there = found.as_ref().is_ok_and(|found| file::is_same(found, &own));
+        if is_there && (self.is_torn || own.len() == self.end) {
+            return Ok(false);
+        }
+        // The open file may still have the rows, wherever its name is.
+        self.file.seek(SeekFrom::Start(0))?;
+        let rows = read_rows::<R>(&self.path, (&self.file).take(self.end));
+        let intact = rows.as_ref().map_or(0, |(_, bytes)| *bytes);
+        if is_there && rows.is_ok() {
+            (self.end, self.is_torn) = (intact, true);
+            self.cut()?;
+            return Ok(true);
+        }
+        if found.is_ok() {
+            file::move_aside(&self.path)?;
+        }
+        self.file.seek(SeekFrom::Start(0))?;
+        let mut known = (&self.file).take(intact);
+        file::write_by(&self.path, |file| io::copy(&mut known, file).map(drop))?;
+        self.file = file::open_in_place(&self.path)?;
+        (self.end, self.is_torn) = (intact, true);
+        self.cut()?;
+        Ok(true)
+    }
+
+    /// The path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Cuts off what is not a row, and goes on after the rows.
@@ -232,6 +275,40 @@ mod tests {
             read::<MetricsRow>(&path).unwrap_err().to_string(),
         ] {
             assert!(error.contains("line 2 is not a line of metrics: it has more than"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_log_goes_on_with_what_is_known_whatever_others_do_to_its_file() {
+        let row: MetricsRow = serde_json::from_str(LINE).unwrap();
+        for (change, known, asides) in [
+            ("", 2, 0),
+            ("rm metrics.jsonl", 2, 0),
+            ("mv metrics.jsonl old", 2, 0),
+            ("mv metrics.jsonl old; echo hello > metrics.jsonl", 2, 1),
+            ("mv metrics.jsonl old; ln -s old metrics.jsonl", 2, 1),
+            ("mv metrics.jsonl old; mkdir metrics.jsonl", 2, 1),
+            ("truncate -s 0 metrics.jsonl", 0, 0),
+            ("truncate -s 500 metrics.jsonl", 1, 0),
+            ("echo hello >> metrics.jsonl", 2, 0),
+            ("echo hello > metrics.jsonl", 0, 1),
+            ("mv metrics.jsonl old; truncate -s 500 old", 1, 0),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("metrics.jsonl");
+            let (mut log, _) = MetricsLog::open(&path).unwrap();
+            log.append(&[row.clone(), row.clone()]).unwrap();
+            let mut shell = std::process::Command::new("sh");
+            shell.args(["-c", change]).current_dir(folder.path());
+            assert!(shell.status().unwrap().success());
+            assert_eq!(log.restore().unwrap(), !change.is_empty(), "{change}");
+            assert!(!log.restore().unwrap(), "{change}");
+            log.append(std::slice::from_ref(&row)).unwrap();
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(text, format!("{LINE}\n").repeat(known + 1), "{change}");
+            let names = std::fs::read_dir(folder.path()).unwrap().flatten();
+            let aside = names.filter(|it| it.path().extension().is_some_and(|it| it == "aside"));
+            assert_eq!(aside.count(), asides, "{change}");
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! run.lock               locked while a coordinator uses the directory
-//! run.json               the run's identity and its newest plan
+//! run.json               the run's identity, its newest plan, and how its last start ended
 //! address                where its coordinator listens, while it runs
 //! config.toml            every setting of the run
 //! metrics.jsonl          one row for each log window
@@ -18,25 +18,28 @@ use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use dcgan_core::ids::{RunId, Step};
-use dcgan_core::protocol::plan::Plan;
-use serde::{Deserialize, Serialize};
 
 use crate::file;
-use crate::format::{self, Newer, Unreadable};
+use crate::format::Newer;
+use crate::restore::KeptFiles;
 use crate::state_file;
 
 pub use crate::format::FORMAT;
+pub use crate::run_file::{EndState, Ended, RunFile, read_run_file};
 
-/// The most bytes of `run.json`. A larger file is damaged. A plan with as many members and shards
-/// as there may be has 20 MB.
-const RUN_FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// The most bytes of `config.toml`. A larger file is refused. It has 20 lines.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// The most bytes of a generator whose grid is not drawn yet: what a message to a sampler may have.
 /// A larger one is damaged. The DCGAN's has 1.3 MB.
 const GENERATOR_BYTES_MAX: u64 = 4 * 1024 * 1024 - 1024;
+/// A directory whose lock is taken is tried so often. Whoever only looks takes it for a moment.
+const LOCK_ATTEMPTS: usize = 5;
+/// The pause between two of these attempts.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The paths of the files in a run directory. They may exist or not.
 #[derive(Clone, Debug)]
@@ -90,6 +93,11 @@ impl RunPaths {
         self.root.join("logs")
     }
 
+    /// The folders of a run directory.
+    pub(crate) fn folders(&self) -> [PathBuf; 3] {
+        [self.checkpoints(), self.grids(), self.logs()]
+    }
+
     /// Returns the path of the generator whose grid is not drawn yet.
     fn pending_grid(&self, step: Step) -> PathBuf {
         self.grids().join(format!("step-{step:08}.pending"))
@@ -99,26 +107,13 @@ impl RunPaths {
         self.root.join("address")
     }
 
-    fn run_file(&self) -> PathBuf {
+    pub(crate) fn run_file(&self) -> PathBuf {
         self.root.join("run.json")
     }
 
-    fn lock_file(&self) -> PathBuf {
+    pub(crate) fn lock_file(&self) -> PathBuf {
         self.root.join("run.lock")
     }
-}
-
-/// The content of `run.json`: the run that a directory belongs to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunFile {
-    /// The version of the format: at most [`FORMAT`].
-    pub format: u32,
-    /// The run's identity.
-    pub run: RunId,
-    /// The fingerprint of the workers' arithmetic; `None` until the first worker has connected.
-    pub fingerprint: Option<String>,
-    /// The newest plan; `None` until the first one is made.
-    pub plan: Option<Plan>,
 }
 
 /// Why a run directory cannot be used.
@@ -154,8 +149,11 @@ pub enum RunDirError {
 /// A run directory that this process may write, because it holds the lock.
 #[derive(Debug)]
 pub struct RunDir {
-    paths: RunPaths,
-    _lock: File,
+    pub(crate) paths: RunPaths,
+    pub(crate) lock: File,
+    /// The run that the directory belongs to, once it is known.
+    pub(crate) run: Option<RunId>,
+    pub(crate) kept: KeptFiles,
 }
 
 impl RunDir {
@@ -167,15 +165,8 @@ impl RunDir {
     /// files.
     pub fn open(root: &Path) -> Result<(Self, Option<RunFile>), RunDirError> {
         let paths = RunPaths::new(root);
-        // The lock file is the first file of a run directory. A directory that has one is a run
-        // directory, also if a crash came before `run.json` was written.
-        let has_lock = fs::symlink_metadata(paths.lock_file()).is_ok();
-        if !has_lock && !is_empty(root).map_err(|error| io_error(root, error))? {
-            return Err(RunDirError::Foreign(root.to_owned()));
-        }
-        create_folder(root)?;
-        let lock = lock(&paths)?;
-        for folder in [paths.checkpoints(), paths.grids(), paths.logs()] {
+        let lock = create_and_lock(&paths)?;
+        for folder in paths.folders() {
             create_folder(&folder)?;
         }
         for folder in [root, &paths.grids()] {
@@ -183,7 +174,8 @@ impl RunDir {
             let _ = file::remove_remains(folder);
         }
         let run = read_run_file(&paths)?;
-        Ok((Self { paths, _lock: lock }, run))
+        let id = run.as_ref().map(|file| file.run);
+        Ok((Self { paths, lock, run: id, kept: KeptFiles::default() }, run))
     }
 
     /// Returns the paths of the directory.
@@ -195,16 +187,17 @@ impl RunDir {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn save_run(&self, run: &RunFile) -> Result<(), RunDirError> {
-        self.write(&self.paths.run_file(), format::text(run).as_bytes())
+    pub fn save_run(&mut self, run: &RunFile) -> Result<(), RunDirError> {
+        self.run = Some(run.run);
+        self.write_and_keep(&self.paths.run_file(), run.text().into_bytes())
     }
 
     /// Replaces `config.toml`, and waits until it is on disk.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn save_config(&self, text: &str) -> Result<(), RunDirError> {
-        self.write(&self.paths.config(), text.as_bytes())
+    pub fn save_config(&mut self, text: &str) -> Result<(), RunDirError> {
+        self.write_and_keep(&self.paths.config(), text.as_bytes().to_vec())
     }
 
     /// Writes the grid of a step, waits until it is on disk, and removes the generator that it was
@@ -259,17 +252,50 @@ impl RunDir {
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), RunDirError> {
         file::write(path, bytes).map_err(|error| io_error(path, error))
     }
+
+    /// Writes a small file that is to stay as it is.
+    pub(crate) fn write_and_keep(
+        &mut self,
+        path: &Path,
+        bytes: Vec<u8>,
+    ) -> Result<(), RunDirError> {
+        self.write(path, &bytes)?;
+        self.kept.insert(path, bytes);
+        Ok(())
+    }
+}
+
+/// Creates and locks a run directory. The lock file is the first file of one: a directory that has
+/// it is a run directory, also if a crash came before `run.json` was written.
+pub(crate) fn create_and_lock(paths: &RunPaths) -> Result<File, RunDirError> {
+    let root = paths.root();
+    let has_lock = fs::symlink_metadata(paths.lock_file()).is_ok();
+    if !has_lock && !file::is_empty(root).map_err(|error| io_error(root, error))? {
+        return Err(RunDirError::Foreign(root.to_owned()));
+    }
+    create_folder(root)?;
+    lock(paths)
 }
 
 /// Locks a run directory for as long as the returned file is open.
-fn lock(paths: &RunPaths) -> Result<File, RunDirError> {
+pub(crate) fn lock(paths: &RunPaths) -> Result<File, RunDirError> {
     let path = paths.lock_file();
     let file = file::open_in_place(&path).map_err(|error| io_error(&path, error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(RunDirError::Locked(paths.root().to_owned())),
-        Err(TryLockError::Error(error)) => Err(io_error(&path, error)),
+    for _ in 0..LOCK_ATTEMPTS {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            #[expect(clippy::disallowed_methods, reason = "a lock gives no event")]
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(io_error(&path, error)),
+        }
     }
+    Err(RunDirError::Locked(paths.root().to_owned()))
+}
+
+/// Returns whether a coordinator uses a run directory, on this machine or on another one.
+pub fn is_in_use(paths: &RunPaths) -> bool {
+    let lock = file::open(&paths.lock_file()).map(|file| file.try_lock_shared());
+    matches!(lock, Ok(Err(TryLockError::WouldBlock)))
 }
 
 /// The step in the name of a file in the folder of grids.
@@ -277,7 +303,7 @@ fn step_of(name: &OsStr) -> Option<Step> {
     name.to_str()?.strip_prefix("step-")?.split_once('.')?.0.parse().ok()
 }
 
-fn create_folder(path: &Path) -> Result<(), RunDirError> {
+pub(crate) fn create_folder(path: &Path) -> Result<(), RunDirError> {
     file::create_folder(path).map_err(|error| io_error(path, error))
 }
 
@@ -296,26 +322,6 @@ pub fn check(root: &Path) -> Result<(), RunDirError> {
     let probe = file::temporary(&nearest.unwrap_or(Path::new(".")).join("check"));
     fs::create_dir(&probe).map_err(|error| io_error(root, error))?;
     fs::remove_dir(&probe).map_err(|error| io_error(&probe, error))
-}
-
-/// Reads `run.json`; `None` if there is none. Needs no lock.
-///
-/// # Errors
-/// If the file cannot be read, is damaged, or is of a newer version.
-pub fn read_run_file(paths: &RunPaths) -> Result<Option<RunFile>, RunDirError> {
-    let path = paths.run_file();
-    let content = match file::read(&path, RUN_FILE_BYTES_MAX) {
-        Ok(content) => content,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io_error(&path, error)),
-    };
-    match format::parse(&path, &content) {
-        Ok(run) => Ok(Some(run)),
-        Err(Unreadable::Newer(newer)) => Err(newer.into()),
-        Err(Unreadable::Damaged(what) | Unreadable::Foreign(what)) => {
-            Err(RunDirError::Damaged { path, what })
-        }
-    }
 }
 
 /// Reads `config.toml`. Needs no lock.
@@ -343,14 +349,6 @@ pub fn read_pending_grid(paths: &RunPaths, step: Step) -> Result<Vec<u8>, RunDir
     }
 }
 
-fn is_empty(root: &Path) -> io::Result<bool> {
-    match fs::read_dir(root) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(error),
-    }
-}
-
 pub(crate) fn io_error(path: &Path, error: io::Error) -> RunDirError {
     RunDirError::Io { path: path.to_owned(), error }
 }
@@ -365,9 +363,9 @@ mod tests {
     fn a_directory_belongs_to_one_run_and_one_coordinator() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("run");
-        let (dir, run) = RunDir::open(&root).unwrap();
+        let (mut dir, run) = RunDir::open(&root).unwrap();
         assert_eq!(run, None);
-        let run = RunFile { format: FORMAT, run: RunId(7), fingerprint: None, plan: None };
+        let run = RunFile::new(RunId(7));
         dir.save_run(&run).unwrap();
         let refused = RunDir::open(&root).unwrap_err().to_string();
         assert!(refused.ends_with("another coordinator is using this run directory"), "{refused}");
@@ -390,10 +388,15 @@ mod tests {
     #[test]
     fn a_folder_with_other_files_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
+        for of_system in [".DS_Store", "Thumbs.db", "lost+found"] {
+            fs::write(folder.path().join(of_system), "").unwrap();
+        }
+        RunDir::open(folder.path()).unwrap();
+        fs::remove_file(folder.path().join("run.lock")).unwrap();
         fs::write(folder.path().join("thesis.tex"), "important").unwrap();
         let refused = RunDir::open(folder.path()).unwrap_err().to_string();
         assert!(refused.ends_with("not empty, and not a run directory"), "{refused}");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(!folder.path().join("run.lock").exists());
     }
 
     #[test]
@@ -450,30 +453,15 @@ mod tests {
         assert!(error.contains("run.lock: a link to another file"), "{error}");
         fs::remove_file(root.join("run.lock")).unwrap();
 
-        let (dir, _) = RunDir::open(&root).unwrap();
+        let (mut dir, _) = RunDir::open(&root).unwrap();
         for path in [dir.paths().run_file(), dir.paths().config(), dir.paths().grid(20)] {
             std::os::unix::fs::symlink(&secret, path).unwrap();
         }
-        let run = RunFile { format: FORMAT, run: RunId(7), fingerprint: None, plan: None };
+        let run = RunFile::new(RunId(7));
         dir.save_run(&run).unwrap();
         dir.save_config("seed = 5").unwrap();
         dir.save_grid(20, b"png").unwrap();
         assert_eq!(fs::read_to_string(&secret).unwrap(), "important");
         assert_eq!(read_run_file(dir.paths()).unwrap(), Some(run));
-    }
-
-    #[test]
-    fn a_run_file_of_an_older_format_is_read_and_one_of_a_newer_format_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let read = |text: &str| {
-            fs::write(folder.path().join("run.json"), text).unwrap();
-            read_run_file(&RunPaths::new(folder.path()))
-        };
-        let old = read(r#"{"format":1,"run":"0000000000000007"}"#).unwrap().unwrap();
-        assert_eq!((old.format, old.run), (1, RunId(7)));
-        // The rest of a newer file may have any form.
-        let error = read(r#"{"format":9,"runs":[]}"#).unwrap_err().to_string();
-        let in_words = "run.json: format 9 is of a newer version of this program; use that version";
-        assert!(error.ends_with(in_words), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context;
 use clap::{ArgAction, Parser};
@@ -9,16 +9,19 @@ use dcgan_model::DeviceChoice;
 use dcgan_process::exit::usage;
 use dcgan_process::fault::Fault;
 use dcgan_process::logging::LogArgs;
+use dcgan_process::names;
 use dcgan_process::settings::{self, Time};
-use dcgan_rpc::net::{Address, ListenAddress, interface_to};
+use dcgan_rpc::net::{Address, CoordinatorAt, ListenAddress, interface_to};
+use dcgan_store::address_file::read_address_at;
 
 /// Trains shards of a DCGAN's batch, together with the other workers of a coordinator
 #[derive(Debug, Parser)]
 #[command(name = "dcgan-worker", version, mut_args = settings::yes_or_no)]
 pub struct Args {
-    /// Address of the coordinator, as http://HOST:PORT
+    /// Address of the coordinator, as http://HOST:PORT, or the file that has it at the moment, as
+    /// file:RUN_DIR/address
     #[arg(long, value_name = "URL", env = "DCGAN_COORDINATOR")]
-    pub coordinator: Address,
+    pub coordinator: CoordinatorAt,
     /// The name of this worker; a newer process with the same name replaces it [default:
     /// HOST-PROCESS]
     #[arg(long, value_parser = name, env = "DCGAN_NAME")]
@@ -64,10 +67,10 @@ impl Args {
         match &self.name {
             Some(name) => name.clone(),
             None => {
-                let host = dcgan_process::names::host();
+                let host = names::host();
                 // A host's name may have characters that a worker's name cannot have.
                 let host = host.filter(|host| WorkerId::is_name(host));
-                format!("{}-{}", host.as_deref().unwrap_or("worker"), std::process::id())
+                format!("{}-{}", host.as_deref().unwrap_or("worker"), names::process())
             }
         }
     }
@@ -75,27 +78,31 @@ impl Args {
     /// Returns the address to listen on.
     ///
     /// # Errors
-    /// If none was given, and the coordinator's name does not resolve (yet).
+    /// If none was given, and the coordinator is not found (yet): its name does not resolve, or it
+    /// has written no address.
     pub(crate) fn listen_address(&self) -> std::io::Result<SocketAddr> {
         match self.listen {
             Some(ListenAddress(address)) => Ok(address),
-            None => Ok(SocketAddr::new(interface_to(&self.coordinator.authority())?, 0)),
+            None => Ok(SocketAddr::new(self.interface_to_coordinator()?, 0)),
         }
     }
 
     /// Returns the address that other workers are told, given the one that this worker listens on.
     ///
     /// # Errors
-    /// If the worker listens on all interfaces, and the coordinator's name does not resolve (yet).
+    /// If the worker listens on all interfaces, and the coordinator is not found (yet).
     pub(crate) fn advertised(&self, listening: SocketAddr) -> std::io::Result<Address> {
         match &self.advertise {
             Some(address) => Ok(address.clone()),
             None if listening.ip().is_unspecified() => {
-                Ok(SocketAddr::new(interface_to(&self.coordinator.authority())?, listening.port())
-                    .into())
+                Ok(SocketAddr::new(self.interface_to_coordinator()?, listening.port()).into())
             }
             None => Ok(listening.into()),
         }
+    }
+
+    fn interface_to_coordinator(&self) -> std::io::Result<IpAddr> {
+        interface_to(&self.coordinator.find(read_address_at)?.authority())
     }
 
     /// Checks that no connection leaves this machine, unless `--insecure` is given.
@@ -103,7 +110,10 @@ impl Args {
     /// # Errors
     /// A usage error that names the flag.
     pub(crate) fn check_exposure(&self) -> anyhow::Result<()> {
-        self.coordinator.check(self.insecure).context("--coordinator").map_err(usage)?;
+        // An address that comes from a file is checked when it is connected to.
+        if let CoordinatorAt::Address(address) = &self.coordinator {
+            address.check(self.insecure).context("--coordinator").map_err(usage)?;
+        }
         match self.listen {
             Some(ListenAddress(address)) => {
                 Address::from(address).check(self.insecure).context("--listen").map_err(usage)
@@ -133,10 +143,8 @@ mod tests {
     #[test]
     fn workers_on_one_host_have_different_names() {
         let args = parse("--coordinator http://127.0.0.1:7420").unwrap();
-        assert!(
-            WorkerId::is_name(&args.name())
-                && args.name().ends_with(&format!("-{}", std::process::id()))
-        );
+        assert!(WorkerId::is_name(&args.name()));
+        assert!(args.name().ends_with(&format!("-{}", names::process())));
         assert!(parse("--coordinator http://127.0.0.1:7420 --name a/b").is_err());
     }
 

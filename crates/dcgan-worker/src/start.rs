@@ -25,7 +25,7 @@ use crate::input::INPUTS_MAX;
 use crate::session::CoordinatorSession;
 use crate::waiting::Waiting;
 
-/// The pause between two attempts to resolve the coordinator's name.
+/// The pause between two attempts to find the coordinator.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(250);
 
 /// Trains until the coordinator says that the run is over, and returns the exit status.
@@ -87,7 +87,7 @@ fn incarnation() -> u64 {
 }
 
 /// Listens for other workers, and returns the address that they are told. Both can depend on the
-/// coordinator's name, which may not resolve yet when a whole cluster starts at once.
+/// coordinator's address, which may not be there yet when a whole cluster starts at once.
 async fn listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
     let mut waiting = Waiting::default();
     loop {
@@ -95,11 +95,11 @@ async fn listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
             Ok(listening) => return Ok(listening),
             Err(error) => error,
         };
-        // Only a name that does not resolve is an I/O error. A port in use would stay in use.
+        // Only a coordinator that is not found is an I/O error. A port in use would stay in use.
         if !error.is::<std::io::Error>() {
             return Err(error);
         }
-        let coordinator = args.coordinator.authority();
+        let coordinator = &args.coordinator;
         if waiting.elapsed() >= args.coordinator_timeout.0 {
             return Err(error.context(format!("cannot find {coordinator}")));
         }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use dcgan_core::ids::Step;
 use dcgan_core::random::{Purpose, RandomStream};
 
+use super::program::LostStreams;
+
 /// A fault. Workers are named by their number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
@@ -30,6 +32,13 @@ pub(crate) enum Fault {
     Impostor(usize, Duration),
     /// A hostile client attacks the coordinator for this time.
     Attack(Duration),
+    /// The coordinator can write nothing for this time, as on a full disk.
+    FullDisk(Duration),
+    /// The coordinator is killed, and started again after this time on a slow disk.
+    SlowDisk(Duration),
+    /// A worker is killed, and started again after this time with standard streams that take
+    /// nothing.
+    LoseStreams(LostStreams, usize, Duration),
     /// All processes are told to stop at once (SIGTERM). The workers are started again when they
     /// have ended, the coordinator this long after it has.
     End(Duration),
@@ -49,6 +58,12 @@ impl fmt::Display for Fault {
             Self::Impostor(worker, time) => ("impostor", Some(worker), Some(time)),
             Self::Attack(time) => ("attack", None, Some(time)),
             Self::End(time) => ("end", None, Some(time)),
+            Self::FullDisk(time) => ("full-disk", None, Some(time)),
+            Self::SlowDisk(time) => ("slow-disk", None, Some(time)),
+            Self::LoseStreams(streams, worker, time) => {
+                let (name, _) = STREAMS.iter().find(|(_, it)| it == streams).ok_or(fmt::Error)?;
+                (*name, Some(worker), Some(time))
+            }
         };
         f.write_str(what)?;
         worker.map_or(Ok(()), |worker| write!(f, " {worker}"))?;
@@ -77,7 +92,11 @@ impl FromStr for ScheduledFault {
         let [after, name, arguments @ ..] = &words[..] else {
             return Err("expected STEP FAULT ...".to_owned());
         };
+        let streams = STREAMS.iter().find(|(streams, _)| streams == name);
         let fault = match (*name, arguments) {
+            (_, [worker, seconds]) if let Some((_, streams)) = streams => {
+                Fault::LoseStreams(*streams, number(worker)?, time(seconds)?)
+            }
             ("kill", [worker, seconds]) => Fault::Kill(number(worker)?, time(seconds)?),
             ("kill-coordinator", [seconds]) => Fault::KillCoordinator(time(seconds)?),
             ("stop", [worker, seconds]) => Fault::Stop(number(worker)?, time(seconds)?),
@@ -89,10 +108,13 @@ impl FromStr for ScheduledFault {
             ("impostor", [worker, seconds]) => Fault::Impostor(number(worker)?, time(seconds)?),
             ("attack", [seconds]) => Fault::Attack(time(seconds)?),
             ("end", [seconds]) => Fault::End(time(seconds)?),
+            ("full-disk", [seconds]) => Fault::FullDisk(time(seconds)?),
+            ("slow-disk", [seconds]) => Fault::SlowDisk(time(seconds)?),
             _ => {
                 return Err(format!(
-                    "expected kill, stop, slow, cut, cut-off or impostor WORKER SECONDS, \
-                     kill-coordinator, stray, attack or end SECONDS, or join; found {:?}",
+                    "expected kill, stop, slow, cut, cut-off, impostor, closed-streams, \
+                     full-streams or blocked-streams WORKER SECONDS, kill-coordinator, stray, \
+                     attack, end, full-disk or slow-disk SECONDS, or join; found {:?}",
                     words[1..].join(" ")
                 ));
             }
@@ -144,24 +166,51 @@ pub(crate) struct Counts {
     /// Number of times that all processes are told to stop at once (SIGTERM), and started again.
     #[arg(long, value_name = "N", default_value_t = 1)]
     endings: usize,
+    /// Number of times that the coordinator's disk is full for up to 3 s.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    full_disks: usize,
+    /// Number of times that the coordinator is killed, and started again on a slow disk.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    slow_disks: usize,
+    /// Number of times that a worker is killed, and started again with standard streams that take
+    /// nothing: closed, on a full disk, or a pipe that nobody reads.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    lost_streams: usize,
 }
 
+/// The names of lost streams in a schedule.
+const STREAMS: [(&str, LostStreams); 3] = [
+    ("closed-streams", LostStreams::Closed),
+    ("full-streams", LostStreams::Full),
+    ("blocked-streams", LostStreams::Blocked),
+];
 /// A worker of a drawn schedule is slow for this time.
 const SLOW_TIME: Duration = Duration::from_secs(2);
 
 impl Counts {
     /// The number of all faults together, without those that the length of a run does not depend
-    /// on: it has stayed the same since before there were endings.
+    /// on: it has stayed the same since before there were endings and bad surroundings.
     pub(crate) fn sum(self) -> usize {
-        let [disturbances @ .., _] = self.of_each_kind();
+        let [disturbances @ .., _, _, _, _] = self.of_each_kind();
         disturbances.iter().sum()
     }
 
     /// The number of faults of each kind, in the order of [`draw_faults`].
-    fn of_each_kind(self) -> [usize; 9] {
-        let Self { kills, coordinator_kills, stops, cuts, slows, joins, .. } = self;
-        let Self { bad_joins, attacks, endings, .. } = self;
-        [kills, coordinator_kills, stops, cuts, slows, joins, bad_joins, attacks, endings]
+    fn of_each_kind(self) -> [usize; 12] {
+        [
+            self.kills,
+            self.coordinator_kills,
+            self.stops,
+            self.cuts,
+            self.slows,
+            self.joins,
+            self.bad_joins,
+            self.attacks,
+            self.endings,
+            self.full_disks,
+            self.slow_disks,
+            self.lost_streams,
+        ]
     }
 }
 
@@ -216,7 +265,13 @@ fn draw_faults(draws: &mut Draws, counts: Counts, workers: usize) -> Vec<Fault> 
                 (6, 0) => Fault::Stray(draws.below_ms(4000)),
                 (6, _) => Fault::Impostor(worker, draws.below_ms(4000)),
                 (7, _) => Fault::Attack(draws.below_ms(4000)),
-                _ => Fault::End(draws.below_ms(300)),
+                (8, _) => Fault::End(draws.below_ms(300)),
+                (9, _) => Fault::FullDisk(draws.below_ms(3000)),
+                (10, _) => Fault::SlowDisk(draws.below_ms(300)),
+                _ => {
+                    let (_, streams) = STREAMS[draws.below(STREAMS.len())];
+                    Fault::LoseStreams(streams, worker, draws.below_ms(300))
+                }
             });
         }
     }
@@ -244,13 +299,16 @@ mod tests {
         bad_joins: 2,
         attacks: 1,
         endings: 1,
+        full_disks: 1,
+        slow_disks: 1,
+        lost_streams: 3,
     };
 
     #[test]
     fn a_drawn_schedule_is_repeatable_and_parses_back_from_its_text() {
         let schedule = draw(7, COUNTS, 4, 2000);
-        assert_eq!(schedule.len(), 35);
-        assert!(schedule.is_sorted_by_key(|planned| planned.after) && schedule[34].after < 2000);
+        assert_eq!(schedule.len(), 40);
+        assert!(schedule.is_sorted_by_key(|planned| planned.after) && schedule[39].after < 2000);
         for planned in &schedule {
             let read: ScheduledFault = planned.to_string().parse().unwrap();
             assert_eq!(read.to_string(), planned.to_string());

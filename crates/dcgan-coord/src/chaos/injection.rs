@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use super::fault::{Fault, ScheduledFault};
 use super::print;
 use super::processes::Processes;
+use super::program::Surroundings;
 use super::samples::Samples;
 
 /// Pause between two looks at the processes and the step.
@@ -126,7 +127,7 @@ impl<'a> Injection<'a> {
             is_loss_said || status.code() == Some(exit::TERMINATED.into()),
             "the coordinator was told to stop, and ended with {status}"
         );
-        self.processes.kill_coordinator(ending.restart_after);
+        self.processes.kill_coordinator(Surroundings::Well, ending.restart_after);
         Ok(true)
     }
 
@@ -149,15 +150,12 @@ impl<'a> Injection<'a> {
 
     fn inject(&mut self, fault: Fault, step: Step) -> anyhow::Result<()> {
         print(&format!("{step:>8}  {fault}"));
-        let now = Instant::now();
         match fault {
             Fault::Kill(worker, restart_after) => {
-                if self.processes.kill(worker, restart_after) {
-                    self.injected.kills.push(now);
-                    if let Some(ending) = &mut self.ending {
-                        ending.has_killed = true;
-                    }
-                }
+                self.kill(worker, Surroundings::Well, restart_after);
+            }
+            Fault::LoseStreams(streams, worker, restart_after) => {
+                self.kill(worker, Surroundings::Lost(streams), restart_after);
             }
             Fault::End(restart_after) => {
                 if self.processes.terminate_all() {
@@ -165,11 +163,12 @@ impl<'a> Injection<'a> {
                 }
             }
             Fault::KillCoordinator(restart_after) => {
-                self.ending = None;
-                if self.processes.kill_coordinator(restart_after) {
-                    self.injected.coordinator_kills.push(now);
-                }
+                self.kill_coordinator(Surroundings::Well, restart_after);
             }
+            Fault::SlowDisk(restart_after) => {
+                self.kill_coordinator(Surroundings::SlowDisk, restart_after);
+            }
+            Fault::FullDisk(time) => self.processes.fill_disk(time),
             Fault::Stop(worker, time) => self.processes.stop(worker, time),
             Fault::Slow(worker, time) => self.processes.slow(worker, time),
             Fault::CutData(worker, time) => self.processes.cut(worker, time),
@@ -182,6 +181,22 @@ impl<'a> Injection<'a> {
         Ok(())
     }
 
+    fn kill(&mut self, worker: usize, surroundings: Surroundings, restart_after: Duration) {
+        if self.processes.kill(worker, surroundings, restart_after) {
+            self.injected.kills.push(Instant::now());
+            if let Some(ending) = &mut self.ending {
+                ending.has_killed = true;
+            }
+        }
+    }
+
+    fn kill_coordinator(&mut self, surroundings: Surroundings, restart_after: Duration) {
+        self.ending = None;
+        if self.processes.kill_coordinator(surroundings, restart_after) {
+            self.injected.coordinator_kills.push(Instant::now());
+        }
+    }
+
     /// Waits until every worker has ended. A worker that was away when the run ended learns it from
     /// a coordinator that is started again.
     fn wait_for_workers(&mut self) -> anyhow::Result<()> {
@@ -190,7 +205,7 @@ impl<'a> Injection<'a> {
             ensure!(since.elapsed() < STUCK_MAX, "a worker did not learn that the run was over");
             self.processes.supervise()?;
             if self.processes.coordinator_ended().is_some() {
-                self.processes.kill_coordinator(RESTART_PAUSE);
+                self.processes.kill_coordinator(Surroundings::Well, RESTART_PAUSE);
             }
             self.pause();
         }

@@ -63,8 +63,9 @@ pub(crate) struct ChaosArgs {
     #[command(flatten)]
     counts: Counts,
     /// File of faults, one in a line, such as "120 kill 0 0.5": after step 120 worker 0 is killed,
-    /// and started again half a second later; also stop, slow, cut, cut-off, impostor WORKER
-    /// SECONDS, kill-coordinator, stray, attack, end SECONDS, join.
+    /// and started again half a second later; also stop, slow, cut, cut-off, impostor,
+    /// closed-streams, full-streams, blocked-streams WORKER SECONDS, kill-coordinator, stray,
+    /// attack, end, full-disk, slow-disk SECONDS, join.
     #[arg(long, value_name = "FILE")]
     schedule: Option<PathBuf>,
     /// Folder for both runs and all logs [default: a folder that is removed if the results are the
@@ -266,13 +267,19 @@ fn check(schedule: &[ScheduledFault], steps: Step, mut workers: usize) -> anyhow
         ensure!(scheduled.after < steps, "{scheduled}: the run has only {steps} steps");
         match scheduled.fault {
             Fault::Join => workers += 1,
-            Fault::KillCoordinator(_) | Fault::Stray(_) | Fault::Attack(_) | Fault::End(_) => {}
+            Fault::KillCoordinator(_)
+            | Fault::Stray(_)
+            | Fault::Attack(_)
+            | Fault::End(_)
+            | Fault::FullDisk(_)
+            | Fault::SlowDisk(_) => {}
             Fault::Kill(worker, _)
             | Fault::Stop(worker, _)
             | Fault::Slow(worker, _)
             | Fault::CutData(worker, _)
             | Fault::CutControl(worker, _)
-            | Fault::Impostor(worker, _) => {
+            | Fault::Impostor(worker, _)
+            | Fault::LoseStreams(_, worker, _) => {
                 ensure!(worker < workers, "{scheduled}: there are only {workers} workers then")
             }
         }

@@ -11,7 +11,7 @@ use dcgan_process::logging::LogFormat;
 use rustix::process::Signal;
 use tokio::runtime::Handle;
 
-use super::program::Program;
+use super::program::{Program, Surroundings};
 use super::proxy::Proxy;
 use super::strangers;
 use crate::local_processes::beside_this_program;
@@ -33,6 +33,7 @@ pub(super) struct Processes {
     /// The number of those that have joined so far.
     bad_joins: usize,
     coordinator: Program,
+    disk_full_until: Option<Instant>,
     /// The address that the coordinator listens on.
     pub(super) address: SocketAddr,
     network: Handle,
@@ -89,8 +90,8 @@ impl WorkerProcess {
     }
 
     /// Kills the process. The new one is neither stopped nor slow.
-    fn kill(&mut self, restart_after: Duration) {
-        self.program.kill(restart_after);
+    fn kill(&mut self, surroundings: Surroundings, restart_after: Duration) {
+        self.program.kill_into(surroundings, restart_after);
         self.stopped_until = None;
         self.slow_until = None;
         self.is_halted = false;
@@ -120,6 +121,7 @@ impl Processes {
             bad_joiners: Vec::new(),
             bad_joins: 0,
             coordinator,
+            disk_full_until: None,
             address,
             network: network.clone(),
             logs: logs.to_owned(),
@@ -206,27 +208,44 @@ impl Processes {
         self.network.spawn(strangers::attack(self.address, time));
     }
 
-    /// Kills a worker, or the next one if it is not running. It is started again after a time.
-    /// Returns false if no worker is running.
-    pub(super) fn kill(&mut self, worker: usize, restart_after: Duration) -> bool {
+    /// Kills a worker, or the next one if it is not running. It is started again after a time, in
+    /// these surroundings. Returns false if no worker is running.
+    pub(super) fn kill(
+        &mut self,
+        worker: usize,
+        surroundings: Surroundings,
+        restart_after: Duration,
+    ) -> bool {
         let count = self.workers.len();
         for number in worker..worker + count {
             let candidate = &mut self.workers[number % count];
             if candidate.program.is_running() {
-                candidate.kill(restart_after);
+                candidate.kill(surroundings, restart_after);
                 return true;
             }
         }
         false
     }
 
-    /// Kills the coordinator. It is started again after a time. Returns false if it is not running.
-    pub(super) fn kill_coordinator(&mut self, restart_after: Duration) -> bool {
+    /// Kills the coordinator. It is started again after a time, in these surroundings. Returns
+    /// false if it is not running.
+    pub(super) fn kill_coordinator(
+        &mut self,
+        surroundings: Surroundings,
+        restart_after: Duration,
+    ) -> bool {
         let is_running = self.coordinator.is_running();
         if is_running {
-            self.coordinator.kill(restart_after);
+            self.coordinator.kill_into(surroundings, restart_after);
+            self.disk_full_until = None;
         }
         is_running
+    }
+
+    /// Fills the coordinator's disk for a time.
+    pub(super) fn fill_disk(&mut self, time: Duration) {
+        self.coordinator.fill_disk(true);
+        self.disk_full_until = Some(Instant::now() + time);
     }
 
     /// Tells all processes to stop. Returns false if the coordinator is not running.
@@ -270,6 +289,9 @@ impl Processes {
             worker.supervise(self.began)?;
         }
         self.bad_joiners.retain(|(_, until)| Instant::now() < *until);
+        if self.disk_full_until.take_if(|until| Instant::now() >= *until).is_some() {
+            self.coordinator.fill_disk(false);
+        }
         self.coordinator.supervise()
     }
 

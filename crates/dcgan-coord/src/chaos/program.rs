@@ -1,18 +1,66 @@
 //! A program that a chaos run kills and starts again.
 
-use std::path::PathBuf;
-use std::process::{Child, ExitStatus};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
-use crate::local_processes::spawn_logged;
+use crate::local_processes::{spawn, spawn_logged};
+
+/// The arguments with which each write of a coordinator takes half a second.
+const SLOW_DISK: [&str; 2] = ["--fault", "write=slow@1+"];
+
+/// The surroundings of a program for one start.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Surroundings {
+    Well,
+    /// Its disk is slow.
+    SlowDisk,
+    /// Its standard output and standard error are lost.
+    Lost(LostStreams),
+}
+
+/// The state of standard streams that take nothing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum LostStreams {
+    /// They are closed.
+    Closed,
+    /// They are files on a full disk.
+    Full,
+    /// They are pipes that nobody reads.
+    Blocked,
+}
+
+impl LostStreams {
+    /// A command that starts a program with streams like these.
+    fn lose(self, program: &Path) -> io::Result<Command> {
+        let mut command = Command::new(program);
+        match self {
+            Self::Closed => {
+                command = Command::new("sh");
+                command.args(["-c", "exec \"$0\" \"$@\" >&- 2>&-"]).arg(program);
+            }
+            Self::Full => {
+                let full = File::options().write(true).open("/dev/full")?;
+                command.stdout(full.try_clone()?).stderr(full);
+            }
+            Self::Blocked => {
+                command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            }
+        }
+        Ok(command)
+    }
+}
 
 /// A program, running or about to be started again.
 pub(super) struct Program {
     path: PathBuf,
     arguments: Vec<String>,
     log: PathBuf,
+    surroundings: Surroundings,
     running: Option<Child>,
     /// When it is started again, if it was killed.
     restart_at: Option<Instant>,
@@ -25,13 +73,27 @@ impl Program {
         arguments: Vec<String>,
         log: PathBuf,
     ) -> anyhow::Result<Self> {
-        let mut program = Self { path, arguments, log, running: None, restart_at: None };
+        let mut program = Self {
+            path,
+            arguments,
+            log,
+            surroundings: Surroundings::Well,
+            running: None,
+            restart_at: None,
+        };
         program.spawn()?;
         Ok(program)
     }
 
     fn spawn(&mut self) -> anyhow::Result<()> {
-        self.running = Some(spawn_logged(&self.path, &self.arguments, &self.log)?);
+        self.running = Some(match self.surroundings {
+            Surroundings::Well => spawn_logged(&self.path, &self.arguments, &self.log)?,
+            Surroundings::SlowDisk => {
+                let slow = SLOW_DISK.map(str::to_owned);
+                spawn_logged(&self.path, &[&self.arguments[..], &slow].concat(), &self.log)?
+            }
+            Surroundings::Lost(streams) => spawn(streams.lose(&self.path)?.args(&self.arguments))?,
+        });
         self.restart_at = None;
         Ok(())
     }
@@ -44,6 +106,24 @@ impl Program {
             let _ = child.wait();
         }
         self.restart_at = Some(Instant::now() + restart_after);
+        self.surroundings = Surroundings::Well;
+    }
+
+    /// Kills the program. It is started again in these surroundings, which last until it is killed
+    /// again.
+    pub(super) fn kill_into(&mut self, surroundings: Surroundings, restart_after: Duration) {
+        self.kill(restart_after);
+        self.surroundings = surroundings;
+    }
+
+    /// Lets no file of the program grow, as on a full disk, or lets them grow again.
+    pub(super) fn fill_disk(&self, is_full: bool) {
+        let own = getrlimit(Resource::Fsize);
+        let limit = if is_full { Rlimit { current: Some(0), ..own } } else { own };
+        if let Some(child) = &self.running {
+            // A program that has ended by itself writes no files.
+            let _ = prlimit(Some(Pid::from_child(child)), Resource::Fsize, limit);
+        }
     }
 
     /// Sends a signal, if the program is running.

@@ -1,8 +1,9 @@
 //! The driver's side of the disk: jobs for the writer, reads on other threads, and what follows
 //! when they are done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::mpsc as std_mpsc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dcgan_core::ids::Step;
@@ -19,6 +20,12 @@ use crate::newest_checkpoint::NewestCheckpoint;
 use crate::recorder::RunFiles;
 use crate::writer::{Job, JobNews};
 
+/// Grids that could not be written are tried again after this pause.
+const GRID_PAUSE: Duration = Duration::from_secs(5);
+/// The number of such grids. With another one, the oldest is left out: a snapshot of the DCGAN
+/// takes 5 MB of memory.
+const POSTPONED_GRIDS_MAX: usize = 4;
+
 /// The run directory, as the driver sees it.
 pub(crate) struct Disk {
     pub(super) files: RunFiles,
@@ -32,6 +39,10 @@ pub(crate) struct Disk {
     pub(super) pending_grids: BTreeSet<Step>,
     /// The step whose generator is being read, for its grid.
     reading_grid: Option<Step>,
+    /// Grids that could not be written, and when they are tried again.
+    postponed_grids: VecDeque<Job>,
+    grids_again_at: Duration,
+    is_grid_failure_said: bool,
 }
 
 impl Disk {
@@ -45,7 +56,18 @@ impl Disk {
         inputs: mpsc::Sender<Input>,
     ) -> Self {
         let watch = DiskWatch::default();
-        Self { files, newest, jobs, watch, inputs, pending_grids, reading_grid: None }
+        Self {
+            files,
+            newest,
+            jobs,
+            watch,
+            inputs,
+            pending_grids,
+            reading_grid: None,
+            postponed_grids: VecDeque::new(),
+            grids_again_at: Duration::ZERO,
+            is_grid_failure_said: false,
+        }
     }
 }
 
@@ -59,23 +81,110 @@ impl Driver {
 
     pub(super) fn on_writer_news(&mut self, news: JobNews) {
         let now = self.start.elapsed();
-        if let JobNews::Failed(error) = news {
-            self.disk.watch.on_failure(now, error);
-            self.handle(Event::WritePostponed);
-            return;
-        }
-        self.disk.watch.on_end(now, matches!(news, JobNews::Done(_)));
         match news {
-            JobNews::Failed(_) => {}
-            JobNews::Done(Job::Machine(write)) => {
+            JobNews::CheckpointLost => self.handle(Event::Checkpoint),
+            JobNews::Failed(job, error) => match job.grid_step() {
+                Some(step) => {
+                    self.disk.watch.on_end(now, false);
+                    self.say_grids_wait(step, &error);
+                    self.postpone_grid(now, job);
+                }
+                None => {
+                    self.disk.watch.on_failure(now, error);
+                    match job {
+                        Job::Machine(_) => self.handle(Event::WritePostponed),
+                        job => self.submit(job),
+                    }
+                }
+            },
+            JobNews::Done(job) => {
+                self.disk.watch.on_end(now, true);
+                self.on_done(job);
+            }
+            JobNews::GivenUp(job, error) => {
+                self.disk.watch.on_end(now, false);
+                match job {
+                    Job::Machine(_) => self.handle(Event::WriteFailed(error)),
+                    job => {
+                        job.grid_step().into_iter().for_each(|step| warn_of_grid(step, &error));
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_done(&mut self, job: Job) {
+        match job {
+            Job::Machine(write) => {
                 fault::pass("written");
                 self.announce(&write);
                 self.handle(Event::Written);
             }
-            JobNews::GivenUp(Job::Machine(_), error) => self.handle(Event::WriteFailed(error)),
-            JobNews::Done(Job::Grid { .. }) => {}
-            JobNews::GivenUp(Job::Grid { step, .. }, error) => warn_of_grid(step, &error),
+            Job::PendingGrid { step, .. } => self.on_pending_grid(step),
+            Job::Grid { .. } => self.disk.is_grid_failure_said = false,
+            Job::End(_) => {}
         }
+    }
+
+    /// Logs the first failure of a grid, until one is written.
+    fn say_grids_wait(&mut self, step: Step, error: &str) {
+        if !std::mem::replace(&mut self.disk.is_grid_failure_said, true) {
+            tracing::warn!(
+                event = "grid_waiting",
+                step,
+                "the grid of step {step} cannot be written, and is tried again: {error}"
+            );
+        }
+    }
+
+    /// Puts a grid off that could not be written: a picture must not hold up a checkpoint. It is
+    /// tried again later.
+    fn postpone_grid(&mut self, now: Duration, job: Job) {
+        let job = match job {
+            Job::Machine(Write::PendingGrid { step, bytes }) => {
+                // The machine goes on without it.
+                self.handle(Event::Written);
+                Job::PendingGrid { step, bytes }
+            }
+            job => job,
+        };
+        let postponed = &mut self.disk.postponed_grids;
+        if postponed.is_empty() {
+            self.disk.grids_again_at = now + GRID_PAUSE;
+        }
+        postponed.push_back(job);
+        if postponed.len() > POSTPONED_GRIDS_MAX
+            && let Some(step) = postponed.pop_front().and_then(|job| job.grid_step())
+        {
+            warn_of_grid(step, "the disk takes no grid");
+        }
+    }
+
+    /// Tries the grids again that could not be written, if it is time to.
+    pub(super) fn retry_grids(&mut self, now: Duration) {
+        if now >= self.disk.grids_again_at {
+            for job in std::mem::take(&mut self.disk.postponed_grids) {
+                self.submit(job);
+            }
+        }
+    }
+
+    /// Tries the grids that could not be written for the last time.
+    pub(super) fn retry_grids_at_the_end(&mut self) {
+        self.disk.grids_again_at = Duration::ZERO;
+        self.retry_grids(Duration::ZERO);
+    }
+
+    /// Leaves out the grids that could not be written.
+    pub(super) fn leave_out_postponed_grids(&mut self) {
+        for step in self.disk.postponed_grids.drain(..).filter_map(|job| job.grid_step()) {
+            warn_of_grid(step, "the disk takes no grid");
+        }
+    }
+
+    fn on_pending_grid(&mut self, step: Step) {
+        self.disk.pending_grids.insert(step);
+        self.ask_for_grids();
     }
 
     /// Tells people and samplers of something that is on disk now.
@@ -107,10 +216,7 @@ impl Driver {
                     "checkpoint of step {step} saved, digest {digest}"
                 );
             }
-            Write::PendingGrid { step, .. } => {
-                self.disk.pending_grids.insert(*step);
-                self.ask_for_grids();
-            }
+            Write::PendingGrid { step, .. } => self.on_pending_grid(*step),
         }
     }
 

@@ -8,6 +8,7 @@ use dcgan_process::exit::status;
 use dcgan_process::signals::Signal;
 use dcgan_process::{logging, output};
 use dcgan_rpc::pb;
+use dcgan_store::run_dir::{EndState, Ended};
 
 use super::Driver;
 use crate::local_processes::LocalProcesses;
@@ -16,11 +17,7 @@ impl Driver {
     /// Reports how the run ended, in the log and to the people who have asked for the end. Returns
     /// the exit status of the program.
     pub(super) fn conclude(&mut self, outcome: &Outcome) -> u8 {
-        let failure = match (outcome, &self.out_of_workers) {
-            (Outcome::Failed(failure), _) => Some((failure.code(), failure.to_string())),
-            (_, Some(why)) => Some(("out_of_workers", why.clone())),
-            _ => None,
-        };
+        let failure = self.failure(outcome);
         let ended = describe(outcome, failure.as_ref().map(|(_, what)| &**what));
         self.watchers.tell_end(&ended);
         if let Outcome::Stopped { saved, lost: Some(lost) } = outcome {
@@ -56,6 +53,35 @@ impl Driver {
                 );
                 let in_order = self.signal.map_or(status::FINISHED, Signal::status);
                 if lost.is_some() { status::FAILED } else { in_order }
+            }
+        }
+    }
+
+    /// The code of a failure, and the failure in words.
+    fn failure(&self, outcome: &Outcome) -> Option<(&'static str, String)> {
+        match (outcome, &self.out_of_workers) {
+            (Outcome::Failed(failure), _) => Some((failure.code(), failure.to_string())),
+            (_, Some(why)) => Some(("out_of_workers", why.clone())),
+            _ => None,
+        }
+    }
+
+    /// How the run has ended, for its directory.
+    pub(super) fn ended(&self, outcome: &Outcome) -> Ended {
+        let reached = self.machine.reached();
+        if let Some((_, what)) = self.failure(outcome) {
+            return Ended { state: EndState::Failed, step: reached, cause: Some(what) };
+        }
+        match outcome {
+            Outcome::Finished | Outcome::Failed(_) => {
+                Ended { state: EndState::Finished, step: reached, cause: None }
+            }
+            Outcome::Stopped { saved: step, lost } => {
+                let by = self.stopped_by.clone();
+                let lost = lost.as_ref().map(|lost| format!("{lost} could not be saved"));
+                let causes: Vec<String> = by.into_iter().chain(lost).collect();
+                let cause = (!causes.is_empty()).then(|| causes.join("; "));
+                Ended { state: EndState::Stopped, step: *step, cause }
             }
         }
     }

@@ -38,11 +38,14 @@ use crate::local_processes::{ChildEnd, LocalProcesses};
 use crate::reason_log::ReasonLog;
 use crate::service::Workers;
 use crate::sinks::Sinks;
+use crate::writer::Job;
 pub(crate) use disk::Disk;
 use watchers::StopWatchers;
 
 /// The coordinator sends a heartbeat to every worker this often.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// The disk gets this time to record how the run has ended.
+const END_MAX: Duration = Duration::from_secs(5);
 /// At the end of the run, the local sampler gets this time to draw the grids that are pending.
 const LAST_GRIDS_MAX: Duration = Duration::from_secs(60);
 
@@ -67,6 +70,8 @@ pub(crate) struct Driver {
     resume_command: String,
     /// The signal that asked for a stop.
     signal: Option<Signal>,
+    /// The signal or the person that asked first.
+    stopped_by: Option<String>,
     reason_log: ReasonLog,
     /// The people who have asked for the end.
     watchers: StopWatchers,
@@ -109,6 +114,7 @@ impl Driver {
             is_local,
             resume_command: String::new(),
             signal: None,
+            stopped_by: None,
             reason_log: ReasonLog::default(),
             watchers: StopWatchers::default(),
             out_of_workers: None,
@@ -146,6 +152,7 @@ impl Driver {
         if !matches!(outcome, Outcome::Failed(_)) {
             self.wait_for_grids(&mut inputs).await;
         }
+        self.record_end(&outcome, &mut inputs).await;
         // The last lines stand where the bar was.
         CONSOLE.end_bar();
         let status = self.conclude(&outcome);
@@ -185,7 +192,8 @@ impl Driver {
             }
             Input::Machine(event) => self.handle(event),
             Input::StatusRequested(reply) => self.send_status(reply),
-            Input::StopRequested(watcher) => {
+            Input::StopRequested { by, watcher } => {
+                self.stopped_by.get_or_insert(by);
                 self.watchers.add(watcher);
                 self.handle(Event::Stop(Stop::Finish));
             }
@@ -313,6 +321,7 @@ impl Driver {
         // A second one ends the program at once, without the driver. Local processes end then
         // because their standard input closes.
         self.signal = Some(signal);
+        self.stopped_by.get_or_insert(signal.to_string());
         tracing::info!(
             event = "stop_requested",
             %signal,
@@ -334,6 +343,7 @@ impl Driver {
         self.show_progress();
         self.ask_for_grids();
         self.disk.watch.on_tick(now);
+        self.retry_grids(now);
         if let Some(local) = &mut self.local {
             local.on_tick(now);
         }
@@ -380,9 +390,11 @@ impl Driver {
     /// drawn are on disk.
     async fn wait_for_grids(&mut self, inputs: &mut mpsc::Receiver<Input>) {
         let since = Instant::now();
+        self.retry_grids_at_the_end();
         loop {
             let pending = if self.has_local_sampler() { self.disk.pending_grids.len() } else { 0 };
             if pending == 0 && !self.disk.watch.is_busy() {
+                self.leave_out_postponed_grids();
                 return;
             }
             let waits_for = if pending > 0 { "the last grid" } else { "the disk" };
@@ -404,6 +416,18 @@ impl Driver {
                 return;
             }
             // The sampler's and the writer's answers arrive as inputs.
+            if let Ok(Some(input)) = tokio::time::timeout(TICK, inputs.recv()).await {
+                self.on_input(input);
+            }
+        }
+    }
+
+    /// Records in the run directory how the run has ended. A disk that takes long is not waited
+    /// for.
+    async fn record_end(&mut self, outcome: &Outcome, inputs: &mut mpsc::Receiver<Input>) {
+        let since = Instant::now();
+        self.submit(Job::End(self.ended(outcome)));
+        while self.disk.watch.is_busy() && since.elapsed() < END_MAX {
             if let Ok(Some(input)) = tokio::time::timeout(TICK, inputs.recv()).await {
                 self.on_input(input);
             }

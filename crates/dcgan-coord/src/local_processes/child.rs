@@ -4,6 +4,7 @@
 //! waits first waits without that (`WNOWAIT`), and takes the child from its place before it reaps
 //! it. Whoever kills a child holds the lock of that place, and never hits another process.
 
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -77,15 +78,16 @@ pub(crate) fn spawn_logged(
     // A process that is restarted continues its log.
     let log = file::open_for_appending(log).with_context(|| log.display().to_string())?;
     let mut command = Command::new(program);
-    without_settings(&mut command)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        // A group of its own: Ctrl-C in a terminal then reaches only the process that the person
-        // started, which ends its children in order.
-        .process_group(0);
-    command.spawn().with_context(|| format!("cannot start {}", program.display()))
+    command.args(arguments).stdout(log.try_clone()?).stderr(log);
+    spawn(&mut command).with_context(|| format!("cannot start {}", program.display()))
+}
+
+/// Starts a program whose settings are its arguments alone. The caller holds the other end of its
+/// standard input.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+    // A group of its own: Ctrl-C in a terminal then reaches only the process that the person
+    // started, which ends its children in order.
+    without_settings(command).stdin(Stdio::piped()).process_group(0).spawn()
 }
 
 #[cfg(test)]

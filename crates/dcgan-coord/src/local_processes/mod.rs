@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::input::Input;
 use child::ChildPlace;
-pub(crate) use child::spawn_logged;
+pub(crate) use child::{spawn, spawn_logged};
 use restarts::{RESTARTS_MAX, Restarts};
 
 /// At the end of the run, the coordinator waits this long for its children, and then kills them.

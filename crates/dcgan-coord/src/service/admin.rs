@@ -74,7 +74,7 @@ impl Admin for Service {
         open.keep();
         tracing::info!(event = "stop_requested", by = %who, "{who} asks for the end of the run");
         let (watcher, progress) = mpsc::channel(PROGRESS_MAX);
-        self.send(Input::StopRequested(watcher)).await?;
+        self.send(Input::StopRequested { by: who.to_string(), watcher }).await?;
         Ok(Response::new(ReceiverStream::new(progress)))
     }
 }

@@ -376,6 +376,23 @@ fn hellos_and_refusals_are_those_of_every_version() {
     assert_eq!(hex(&pb::CoordinatorMessage::from(refused).encode_to_vec()), REFUSED);
 }
 
+/// A worker whose first hello is damaged on its way tries again: it must not hear that it is of
+/// another version, which is for good.
+#[test]
+fn a_damaged_hello_is_not_one_of_another_version() {
+    let sent = pb::WorkerMessage { kind: hello_with("cpu r2 fma", "127.0.0.1:7423"), checksum: 0 };
+    let bytes = sent.with_checksum().encode_to_vec();
+    for bit in 0..8 * bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let received = pb::WorkerMessage::decode(&*flipped).ok();
+        let received = received.and_then(|it| WorkerMessage::from_wire(it, METRICS).ok());
+        if let Some(WorkerMessage::Hello(hello)) = received {
+            assert_eq!(hello.protocol, PROTOCOL, "bit {bit}: {hello:?}");
+        }
+    }
+}
+
 const HELLO: &str = concat!(
     "0a3309a10000000000000012060a02773110071802220a63707520723220666d61",
     "2a0e3132372e302e302e313a373432333003380459d63a3f51a52ebd4c",

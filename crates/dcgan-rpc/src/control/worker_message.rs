@@ -26,11 +26,8 @@ impl WorkerMessage {
     /// # Errors
     /// If the checksum does not match, or no program of this version sends such a message.
     pub fn from_wire(message: pb::WorkerMessage, metrics: usize) -> Result<Self, Malformed> {
-        // A hello of another version can have fields that this version drops, and then the checksum
-        // cannot match. Its sender is turned away for its version, with an answer that says so.
-        let is_foreign_hello =
-            matches!(&message.kind, Some(Kind::Hello(hello)) if hello.protocol != PROTOCOL);
-        let verified = if is_foreign_hello { message } else { message.verify_checksum()? };
+        let verified =
+            if is_foreign_hello(&message) { message } else { message.verify_checksum()? };
         let kind = verified.kind.ok_or(Malformed("a worker's message of an unknown kind"))?;
         Ok(Self::Message(match kind {
             Kind::Hello(hello) => return Ok(Self::Hello(hello.try_into()?)),
@@ -75,6 +72,20 @@ impl WorkerMessage {
             Kind::Leave(pb::Leave {}) => FromWorker::Leave,
         }))
     }
+}
+
+/// Returns whether a message is a hello of another version. It can have fields that this version
+/// drops, and then the checksum cannot match. Its sender is turned away for its version, for good.
+/// So a hello of this version whose number is damaged is not one, and no version has the number 0.
+fn is_foreign_hello(message: &pb::WorkerMessage) -> bool {
+    let mut own = message.clone();
+    match &mut own.kind {
+        Some(Kind::Hello(hello)) if ![0, PROTOCOL].contains(&hello.protocol) => {
+            hello.protocol = PROTOCOL;
+        }
+        _ => return false,
+    }
+    own.verify_checksum().is_err()
 }
 
 impl From<FromWorker> for Kind {

@@ -11,6 +11,7 @@ mod accept;
 mod address;
 mod connect;
 mod connection;
+mod coordinator_at;
 mod health;
 mod places;
 mod requests;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 pub use address::{Address, InvalidAddress, ListenAddress, NotLoopback, interface_to};
 pub use connect::{ConnectError, Connector, Peer, in_words};
+pub use coordinator_at::CoordinatorAt;
 pub use health::Pulse;
 pub use places::{
     CONNECTIONS_MAX, DESCRIPTORS_RESERVED, FIRST_REQUEST_MAX, IDLE_MAX, OpenRequest, Places,

@@ -313,3 +313,35 @@ fn names_that_this_program_did_not_give_are_left_alone() {
     checkpoints.prune(1, 30).unwrap();
     assert_eq!(names(&checkpoints), ["notes.tmp", "step-+10", "step-00000030", "step-30"]);
 }
+
+#[test]
+fn no_flipped_bit_of_a_manifest_is_believed() {
+    let (_folder, checkpoints) = three_checkpoints();
+    let path = checkpoints.path(30).join(MANIFEST);
+    let text = fs::read(&path).unwrap();
+    for bit in 0..8 * text.len() {
+        let mut flipped = text.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, flipped).unwrap();
+        match checkpoints.read_manifest(30) {
+            Err(Unreadable::Damaged(_)) => {}
+            Ok(read) => assert_eq!(read, manifest(30), "bit {bit}"),
+            Err(other) => panic!("bit {bit}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_watched_checkpoint_is_read_again_only_if_its_files_have_changed() {
+    let (_folder, checkpoints) = three_checkpoints();
+    let mut watched = checkpoints.watch(30);
+    assert_eq!(checkpoints.damage_of(&mut watched), None);
+    let path = checkpoints.path(30).join(STATE);
+    let text = fs::read(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let damage = checkpoints.damage_of(&mut watched).unwrap();
+    assert!(damage.contains("step-00000030: state.safetensors: No such file"), "{damage}");
+    assert_eq!(checkpoints.damage_of(&mut watched), None, "it is said once");
+    fs::write(&path, &text).unwrap();
+    assert_eq!(checkpoints.damage_of(&mut watched), None, "it is intact again");
+}

@@ -1,0 +1,151 @@
+//! The file `run.json` of a run directory: the run's identity, its newest plan, and how its last
+//! start ended.
+//!
+//! A coordinator takes the end out of the file before it does anything else, and puts one in as the
+//! last thing that it does. So an end is that of the last start, and one that was killed has none.
+
+use std::{fmt, io};
+
+use dcgan_core::ids::{RunId, Step};
+use dcgan_core::protocol::plan::Plan;
+use serde::{Deserialize, Serialize};
+
+use crate::file;
+use crate::format::{self, FORMAT, Unreadable};
+use crate::run_dir::{RunDirError, RunPaths, io_error};
+
+/// The most bytes of `run.json`. A larger file is damaged. A plan with as many members and shards
+/// as there may be has 20 MB.
+const RUN_FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// The content of `run.json`: the run that a directory belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunFile {
+    /// The version of the format: at most [`FORMAT`].
+    pub format: u32,
+    /// The run's identity.
+    pub run: RunId,
+    /// The fingerprint of the workers' arithmetic; `None` until the first worker has connected.
+    pub fingerprint: Option<String>,
+    /// The newest plan; `None` until the first one is made.
+    pub plan: Option<Plan>,
+    /// The address at which the coordinator listens, or did at its last start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The end of the last start; `None` while it lasts, and if it was killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
+}
+
+/// The end of a start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// The way in which it ended.
+    pub state: EndState,
+    /// The last step that was finished.
+    pub step: Step,
+    /// The signal or the person that stopped it, or the failure; `None` if it has finished.
+    pub cause: Option<String>,
+}
+
+/// The way in which a start ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndState {
+    /// All steps are done.
+    Finished,
+    /// Somebody stopped it, and it can go on.
+    Stopped,
+    /// A failure ended it.
+    Failed,
+}
+
+impl RunFile {
+    /// Returns the content for a run that has not begun.
+    pub fn new(run: RunId) -> Self {
+        Self { format: FORMAT, run, fingerprint: None, plan: None, address: None, ended: None }
+    }
+
+    /// The text of the file.
+    pub(crate) fn text(&self) -> String {
+        format::text(self)
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let step = self.step;
+        match self.state {
+            EndState::Finished => write!(f, "finished: {step} steps"),
+            EndState::Stopped => write!(f, "stopped after step {step}"),
+            EndState::Failed => write!(f, "failed after step {step}"),
+        }?;
+        self.cause.as_ref().map_or(Ok(()), |cause| write!(f, " ({cause})"))
+    }
+}
+
+/// Reads `run.json`; `None` if there is none. Needs no lock.
+///
+/// # Errors
+/// If the file cannot be read, is damaged, or is of a newer version.
+pub fn read_run_file(paths: &RunPaths) -> Result<Option<RunFile>, RunDirError> {
+    let path = paths.run_file();
+    let content = match file::read(&path, RUN_FILE_BYTES_MAX) {
+        Ok(content) => content,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error(&path, error)),
+    };
+    match format::parse(&path, &content) {
+        Ok(run) => Ok(Some(run)),
+        Err(Unreadable::Newer(newer)) => Err(newer.into()),
+        Err(Unreadable::Damaged(what) | Unreadable::Foreign(what)) => {
+            Err(RunDirError::Damaged { path, what })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_run_file_of_an_older_format_is_read_and_one_of_a_newer_format_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |text: &str| {
+            fs::write(folder.path().join("run.json"), text).unwrap();
+            read_run_file(&RunPaths::new(folder.path()))
+        };
+        let old = read(r#"{"format":1,"run":"0000000000000007"}"#).unwrap().unwrap();
+        assert_eq!(old, RunFile { format: 1, ..RunFile::new(RunId(7)) });
+        // The rest of a newer file may have any form.
+        let error = read(r#"{"format":9,"runs":[]}"#).unwrap_err().to_string();
+        let in_words = "run.json: format 9 is of a newer version of this program; use that version";
+        assert!(error.ends_with(in_words), "{error}");
+    }
+
+    #[test]
+    fn no_flipped_bit_of_a_run_file_is_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = RunPaths::new(folder.path());
+        let cause = Some("SIGTERM".to_owned());
+        let ended = Some(Ended { state: EndState::Stopped, step: 40, cause });
+        let run = RunFile {
+            fingerprint: Some("cpu r2 fma".to_owned()),
+            address: Some("http://127.0.0.1:7420".to_owned()),
+            ended,
+            ..RunFile::new(RunId(7))
+        };
+        let text = run.text().into_bytes();
+        for bit in 0..8 * text.len() {
+            let mut flipped = text.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            fs::write(paths.run_file(), flipped).unwrap();
+            match read_run_file(&paths) {
+                Err(RunDirError::Damaged { .. }) => {}
+                read => assert_eq!(read.unwrap(), Some(run.clone()), "bit {bit}"),
+            }
+        }
+    }
+}
