@@ -41,9 +41,12 @@ pub(crate) fn open(
     config_text: &str,
 ) -> anyhow::Result<OpenedRun> {
     let (dir, run) = RunDir::open(root)?;
-    // The configuration is written before `run.json`: a directory that says which run it belongs
-    // to always has the settings of that run.
-    dir.save_config(config_text)?;
+    let is_new = run.is_none();
+    if is_new {
+        // The configuration is written before `run.json`: a directory that says which run it
+        // belongs to always has the settings of that run.
+        dir.save_config(config_text)?;
+    }
     let paths = dir.paths().clone();
     let owner = Owner { spec: Some(config.spec.clone()), ..Owner::default() };
     let run = match run {
@@ -82,6 +85,11 @@ pub(crate) fn open(
         grids: drawn.into_iter().chain(pending.iter().copied()).collect(),
         evaluations: evaluated.into_iter().map(|row| row.step).collect(),
     };
+    // A start that has nothing to do is no reason to remember its settings.
+    let done = persisted.checkpoint.as_ref().map_or(0, |saved| saved.step);
+    if !is_new && done < config.schedule.last_step {
+        dir.save_config(config_text)?;
+    }
     let recorder = Recorder {
         dir,
         run: run.clone(),

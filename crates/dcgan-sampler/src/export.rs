@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context;
+use dcgan_core::words::counted;
 use dcgan_process::exit::status;
 use dcgan_process::print;
 use dcgan_store::file;
@@ -36,7 +37,8 @@ pub(crate) fn images(args: &ExportArgs) -> anyhow::Result<u8> {
     let images = Images { count, rows: SIDE, columns: SIDE, pixels };
     let is_packed = args.out.extension().is_some_and(|extension| extension == "gz");
     write(&args.out, &encode(&images, is_packed)?)?;
-    print(&format!("{}: {count} images of step {}\n", args.out.display(), generator.step));
+    let (out, images) = (args.out.display(), counted(count, "image"));
+    print(&format!("{out}: {images} of step {}\n", generator.step));
     Ok(status::FINISHED)
 }
 

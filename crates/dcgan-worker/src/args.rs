@@ -14,7 +14,7 @@ use dcgan_rpc::net::{Address, ListenAddress, interface_to};
 
 /// Trains shards of a DCGAN's batch, together with the other workers of a coordinator
 #[derive(Debug, Parser)]
-#[command(name = "dcgan-worker", version, mut_args = settings::yes_or_no)]
+#[command(name = "dcgan-worker", version, mut_args = settings::in_plain_words)]
 pub struct Args {
     /// Address of the coordinator, as http://HOST:PORT
     #[arg(long, value_name = "URL", env = "DCGAN_COORDINATOR")]
