@@ -277,8 +277,10 @@ fn write_run(status: &pb::Status, f: &mut String) -> std::fmt::Result {
     )?;
     writeln!(f, "{reason}")?;
     if let Some(row) = newest_row {
-        let left = HumanDuration(Duration::from_secs_f64(row.seconds_left));
-        writeln!(f, "{:.0} img/s, {left} left; at step {}:", row.images_per_second, row.step)?;
+        // The number comes from the network, and may be no time.
+        let left = Duration::try_from_secs_f64(row.seconds_left)
+            .map_or_else(|_| String::new(), |left| format!(", {} left", HumanDuration(left)));
+        writeln!(f, "{:.0} img/s{left}; at step {}:", row.images_per_second, row.step)?;
         let metric = |it: &pb::Metric| format!("  {} {:.3}", it.name, it.value);
         writeln!(f, "{}", row.metrics.iter().map(metric).collect::<String>())?;
     }
@@ -425,6 +427,16 @@ mod tests {
             "last interruption, 5 s ago: lost worker b; no step was finished since",
         ] {
             assert!(text.contains(part), "{part:?} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_status_with_a_time_that_is_none_is_described_without_it() {
+        for seconds_left in [f64::NAN, f64::INFINITY, -1.0] {
+            let row = pb::NewestRow { seconds_left, ..pb::NewestRow::default() };
+            let status = pb::Status { newest_row: Some(row), ..pb::Status::default() };
+            let text = describe(UNIX_EPOCH, &status);
+            assert!(text.contains("0 img/s; at step 0:"), "{text}");
         }
     }
 }
