@@ -66,7 +66,7 @@ fn a_local_run_needs_no_number_of_workers_and_its_commands_can_be_pasted() {
     let log = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{log}");
     let cores = std::thread::available_parallelism().unwrap().get().min(8);
-    assert_names(&log, &[&format!("8 shards on {cores} worker")]);
+    assert_names(&log, &[&format!("steps of 256 images, {cores} worker")]);
 }
 
 #[test]

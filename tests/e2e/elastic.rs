@@ -58,7 +58,7 @@ fn status_checkpoint_drain_and_stop_work_while_the_run_trains() {
 
     // Two workers train, and nothing is saved.
     let training = "training: generation 1, 2 workers";
-    let shown = [training, "no checkpoint yet", "staying", "rank 1"];
+    let shown = [training, " img/s, ", "no checkpoint yet", "staying", "rank 1", "127.0.0.1:"];
     assert_names(&ask("status", 0).text, &shown);
     let before = status();
     assert_eq!((&before["generation"], &before["reason_code"]), (&1.into(), &"training".into()));
@@ -76,7 +76,7 @@ fn status_checkpoint_drain_and_stop_work_while_the_run_trains() {
     assert_names(refused.error(), &names);
     ask("drain leaving", 0);
     coordinator.process.wait_for_event("drain_requested", &[("worker", "leaving")]);
-    leaving.expect(0);
+    leaving.expect(0).event("drained", &[]);
     let drained = [("worker", "leaving"), ("cause", "drained")];
     coordinator.process.wait_for_event("worker_lost", &drained);
     let plan_without_it = [("generation", "2"), ("members", "staying")];
@@ -98,6 +98,25 @@ fn status_checkpoint_drain_and_stop_work_while_the_run_trains() {
     staying.expect(0);
     let unreachable = run(COORD, here, "status --coordinator http://127.0.0.1:1", 1);
     assert_names(unreachable.error(), &["cannot reach the coordinator at http://127.0.0.1:1"]);
+}
+
+#[test]
+fn a_checkpoint_that_nobody_can_take_yet_says_for_whom_it_waits() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let coordinator = Coordinator::start(
+        here,
+        "--workers 2 --objective toy --checkpoint-every 1000000 --steps 1000000000",
+    );
+    let _first = coordinator.worker(here, "--name first");
+    coordinator.process.wait_for_event("worker_ready", &[]);
+    let waits = "waiting for 1 of 2 workers to start";
+    let status = run(COORD, here, "status --run run", 0).text;
+    assert_names(&status, &[waits, "first            ready "]);
+    let asking = Process::start(COORD, here, "checkpoint --run run");
+    asking.wait_for_text(waits);
+    let _second = coordinator.worker(here, "--name second");
+    assert_names(&asking.expect(0).text, &["checkpoint of step "]);
 }
 
 #[test]

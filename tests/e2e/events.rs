@@ -67,7 +67,7 @@ fn an_event_is_matched_by_its_name_and_fields() {
         "timestamp": "2026-01-01T00:00:00Z",
         "level": "INFO",
         "fields": {
-            "message": "lost worker a: it was drained",
+            "message": "worker a leaves: it was drained",
             "event": "worker_lost",
             "worker": "a",
             "cause": "drained",
@@ -82,7 +82,7 @@ fn an_event_is_matched_by_its_name_and_fields() {
     assert!(!event.is("worker_ready", &[("worker", "a")]));
     assert_eq!(
         (event.field("cause"), &*event.message),
-        ("drained", "lost worker a: it was drained")
+        ("drained", "worker a leaves: it was drained")
     );
     assert!(Event::parse("error: --workers is missing").is_none());
     assert!(Event::parse("7").is_none());

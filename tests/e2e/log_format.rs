@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tempfile::tempdir;
 
-use crate::process::{COORD, Ended, Process};
+use crate::process::{COORD, Ended, Process, assert_names};
 
 /// Trains the toy for some steps, with the log in this format.
 fn train(folder: &Path, format: &str) -> Ended {
@@ -43,10 +43,28 @@ fn a_run_that_fails_ends_with_a_block_on_the_screen() {
     for (line, parts) in block[1..].iter().zip([
         ["  logs:    ", "run/logs"],
         ["  saved:   ", "no checkpoint"],
-        ["  resume:  ", "dcgan-coord --out run --local --listen 127.0.0.1:0"],
+        ["  resume:  ", "dcgan-coord --out run --local --listen 127.0.0.1:0 --workers 1"],
     ]) {
         assert!(line.starts_with(parts[0]) && line.ends_with(parts[1]), "{line:?}");
     }
+}
+
+#[test]
+fn a_quiet_run_says_how_it_ended_and_a_verbose_one_says_more() {
+    let train = |arguments: &str| {
+        let folder = tempdir().unwrap();
+        let toy = "--out run --local --workers 1 --objective toy --steps 20";
+        let ended = Process::start(COORD, folder.path(), &format!("{toy} {arguments}")).expect(0);
+        let log = std::fs::read_to_string(folder.path().join("run/logs/worker-0.log")).unwrap();
+        (ended, log)
+    };
+    let (quiet, log) = train("--quiet");
+    quiet.event("run_finished", &[("step", "20")]);
+    assert_eq!(quiet.text.lines().count(), 1, "{}", quiet.text);
+    assert!(log.contains("worker_started"), "the log of a worker explains failures: {log}");
+    let (verbose, log) = train("-v");
+    verbose.event("worker_connected", &[("worker", "worker-0")]);
+    assert_names(&log, &["\"DEBUG\""]);
 }
 
 #[test]
@@ -54,7 +72,6 @@ fn a_log_as_json_has_events_with_their_sentences() {
     let folder = tempdir().unwrap();
     let ended = train(folder.path(), "json");
     for (event, fields) in [
-        ("worker_connected", vec![("worker", "worker-0")]),
         ("worker_ready", vec![("worker", "worker-0")]),
         ("plan", vec![("generation", "1"), ("members", "worker-0"), ("step", "1")]),
         ("checkpoint_saved", vec![("step", "20")]),

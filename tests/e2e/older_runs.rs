@@ -43,7 +43,7 @@ fn a_run_of_format_1_goes_on_to_the_digest_of_an_undisturbed_run() {
     assert_eq!((newest_manifest(here).format, newest_manifest(here).step), (1, 30));
     run(COORD, here, "verify run", 0);
 
-    let resumed = run(COORD, here, "--out run --local", 0);
+    let resumed = run(COORD, here, "--out run --local --steps 60", 0);
     resumed.event("older_run", &[("format", "1")]);
     resumed.event("run_resumed", &[("step", "30")]);
     assert_eq!(last_digest(here).to_string(), DIGEST);

@@ -90,7 +90,7 @@ fn workers_train_on_without_their_coordinator() {
     let workers =
         ["a", "b"].map(|name| coordinator.worker(folder.path(), &format!("--name {name}")));
     coordinator.process.wait_for_step(50);
-    let again = coordinator.same_port();
+    let again = format!("--workers 2 {ENDLESS} {}", coordinator.same_port());
     // The first coordinator crashes.
     coordinator.process.signal("KILL");
     assert_eq!(coordinator.process.wait().status, None);
@@ -144,9 +144,14 @@ fn a_run_fails_with_an_explanation_when_its_local_worker_has_crashed_too_often()
 fn a_run_that_is_complete_is_not_trained_again() {
     let folder = folder();
     local(folder.path(), &format!("--workers 1 {TOY} {SHORT}"));
-    let again = crate::process::run(COORD, folder.path(), "--out run --local", 0);
+    let again = crate::process::run(COORD, folder.path(), "--out run --local --steps 300", 0);
     again.event("run_complete", &[("step", "300")]);
     assert_eq!(last_digest(folder.path()), undisturbed(300));
+    let fewer = crate::process::run(COORD, folder.path(), "--out run --local --steps 200", 0);
+    let complete = fewer.event("run_complete", &[("step", "300")]);
+    assert_names(&complete.message, &["has done 300 steps (you ask for 200)"]);
+    let saved = std::fs::read_to_string(folder.path().join("run/config.toml")).unwrap();
+    assert_names(&saved, &["steps = 300"]);
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn every_flag_has_its_variable() {
     }
 
     // The programs know each other's variables. These are hidden.
-    variables.extend(["eval-every", "log-level", "objective"].map(variable_of));
+    variables.extend(["eval-every", "objective"].map(variable_of));
     let known = FLAGS.into_iter().map(variable_of);
     let of_results = RunSpec::setting_names().into_iter().map(|name| variable_of(&name));
     assert_eq!(variables, known.chain(of_results).collect(), "update FLAGS");
@@ -102,6 +102,23 @@ fn flags_beat_variables_and_variables_beat_the_file() {
     // An empty variable is none.
     let empty = [file, ("DCGAN_SEED", ""), ("DCGAN_LOCAL", ""), ("DCGAN_OUT", "")];
     assert_names(&dry_run(here, &empty, ""), &["# runs/dcgan\n", "seed = 1\n"]);
+}
+
+#[test]
+fn a_shorter_trial_changes_nothing_for_the_next_start() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let toy = "--out run --local";
+    assert_names(&dry_run(here, &[], toy), &["# a new run would begin\n"]);
+    let trial =
+        format!("{toy} --listen 127.0.0.1:0 --objective toy --workers 1 --threads 2 --steps 30");
+    assert_eq!(run_with(COORD, here, &[], &trial).status.code(), Some(0));
+    let next = dry_run(here, &[], toy);
+    let defaults = ["epochs = 20\n", "threads = 1\n", "objective = \"toy\"\n"];
+    assert_names(&next, &defaults);
+    assert_names(&next, &["# the run would go on after step 30\n"]);
+    let shorter = dry_run(here, &[], &format!("{toy} --steps 20"));
+    assert_names(&shorter, &["# the run has done 30 steps\n"]);
 }
 
 #[test]

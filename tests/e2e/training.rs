@@ -74,7 +74,7 @@ fn a_run_that_is_stopped_goes_on_with_another_number_of_workers_and_threads() {
     // The command that resumes the run.
     assert_names(&event.message, &["dcgan-coord", "--out run --local"]);
     assert!((2..6).contains(&stopped_at), "{stopped_at}");
-    assert_eq!(local(folder.path(), "--workers 2 --threads 2"), alone());
+    assert_eq!(local(folder.path(), "--workers 2 --threads 2 --steps 6"), alone());
     assert_eq!(logged_steps(folder.path()), [2, 4, 6]);
 }
 
@@ -89,7 +89,7 @@ fn the_children_of_a_killed_coordinator_end_and_the_run_resumes_with_the_same_bi
     coordinator.signal("KILL");
     assert_eq!(coordinator.wait().status, None);
     workers.into_iter().for_each(LocalWorker::wait_until_gone);
-    assert_eq!(local(folder.path(), "--workers 1 --threads 2"), alone());
+    assert_eq!(local(folder.path(), "--workers 1 --threads 2 --steps 6"), alone());
     assert_eq!(logged_steps(folder.path()), [2, 4, 6]);
     for row in rows(folder.path()) {
         let names: Vec<&str> = row.metrics.iter().map(|(name, _)| name).collect();

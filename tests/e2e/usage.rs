@@ -4,9 +4,10 @@
 
 use std::path::Path;
 
+use dcgan_process::settings::POSITIVE;
 use tempfile::tempdir;
 
-use crate::process::{COORD, SAMPLER, WORKER, assert_names, run};
+use crate::process::{COORD, Process, SAMPLER, WORKER, assert_names, run};
 use crate::run::{Coordinator, local};
 
 const TOY: &str = "--objective toy --steps 20";
@@ -21,8 +22,10 @@ fn a_coordinator_refuses_what_it_cannot_do() {
     let folder = tempdir().unwrap();
     let here = folder.path();
     std::fs::write(here.join("typo.toml"), "workers = 2\n\nlearning-rat = 0.1\n").unwrap();
+    std::fs::write(here.join("zero.toml"), "workers = 0\n").unwrap();
+    std::fs::write(here.join("bare.toml"), "steps = 1k\n").unwrap();
     std::fs::write(here.join("file"), "").unwrap();
-    let mistakes: [(&str, i32, &[&str]); 10] = [
+    let mistakes: [(&str, i32, &[&str]); 16] = [
         ("", 2, &["--workers is missing"]),
         ("--workers 2 --min-workers 3", 2, &["--min-workers 3 is more than --workers 2"]),
         ("--workers 2 --epochs 1 --steps 1", 2, &["--epochs and --steps", "give one"]),
@@ -31,6 +34,12 @@ fn a_coordinator_refuses_what_it_cannot_do() {
         ("--workers 2 --data nowhere", 2, &["--data: nowhere: there is no such file"]),
         ("--workers 2 --listen 0.0.0.0:0", 2, &["--listen: 0.0.0.0:0", "add --insecure"]),
         ("--config typo.toml", 2, &["typo.toml: line 3: unknown field `learning-rat`"]),
+        ("--workers 0", 2, &["'0' for '--workers <N>'", POSITIVE]),
+        ("--steps 1k", 2, &["'1k' for '--steps <N>'", POSITIVE]),
+        ("--learning-rate x", 2, &["'x' for '--learning-rate <X>'", "expected a number"]),
+        ("--workers 2 --quiet --verbose", 2, &["--quiet and --verbose", "give one"]),
+        ("--config zero.toml", 2, &["zero.toml: line 1", "`0`", POSITIVE]),
+        ("--config bare.toml", 2, &["bare.toml: line 1: expected NAME = VALUE"]),
         ("--config none.toml", 2, &["none.toml: No such file"]),
         ("--workers 2 --local --out file/run", 1, &["file/run"]),
     ];
@@ -116,6 +125,54 @@ fn a_dry_run_prints_the_settings_and_creates_nothing() {
     assert_names(&text, &[&format!("{steps}, 8 shards on 4 workers")]);
     assert!(text.lines().any(|line| line == "learning-rate = 0.0002"), "{text}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn words_of_other_programs_lead_to_those_of_this_one() {
+    let folder = tempdir().unwrap();
+    for (program, arguments, tip) in [
+        (COORD, "train", "tip: leave 'train' out"),
+        (COORD, "--port 8080", "tip: use '--listen'"),
+        (COORD, "--gpus 2", "tip: use '--device'"),
+        (COORD, "--learn-rate 1", "a similar argument exists: '--learning-rate'"),
+        (WORKER, "--port 8080", "tip: use '--listen'"),
+        (SAMPLER, "serve --port 8080", "tip: use '--http'"),
+        (SAMPLER, "serve --gpus 1", "tip: 'serve' has no such setting"),
+    ] {
+        let text = run(program, folder.path(), arguments, 2).text;
+        assert!(text.contains(tip) && text.matches("tip: ").count() == 1, "{arguments}: {text}");
+    }
+}
+
+#[test]
+fn every_program_describes_its_command_line() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    for (program, name) in
+        [(COORD, "dcgan-coord"), (WORKER, "dcgan-worker"), (SAMPLER, "dcgan-sampler")]
+    {
+        let script = run(program, here, "completions bash", 0).text;
+        assert_names(&script, &[name, "--log-format"]);
+        assert_names(&run(program, here, "man", 0).text, &[&format!(".TH {name} 1"), "verbose"]);
+        run(program, here, "man .", 0);
+        assert!(here.join(format!("{name}.1")).exists());
+    }
+    assert!(here.join("dcgan-sampler-grid.1").exists());
+    run(COORD, here, "man nowhere", 2);
+}
+
+#[test]
+fn a_worker_says_at_once_why_it_waits() {
+    let folder = tempdir().unwrap();
+    for (coordinator, names) in [
+        ("http://127.0.0.1:1", ["the coordinator: cannot reach ", "http://127.0.0.1:1"]),
+        ("http://nowhere.invalid:1", ["failed to lookup", "nowhere.invalid:1"]),
+    ] {
+        let arguments = format!("--coordinator {coordinator} --insecure");
+        let worker = Process::start(WORKER, folder.path(), &arguments);
+        let waiting = worker.wait_for_event("waiting", &[]);
+        assert_names(waiting.field("for"), &names);
+    }
 }
 
 #[test]

@@ -5,15 +5,17 @@
 //! they see the result.
 
 use std::fmt::Write;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use dcgan_core::ids::RunId;
+use dcgan_core::words::counted;
 use dcgan_process::exit::{status as exit, usage};
 use dcgan_process::names;
 use dcgan_rpc::net::{self, Address, Connector, Peer};
 use dcgan_rpc::pb::admin_client::AdminClient;
 use dcgan_rpc::{Caller, Who, is_senders_fault, pb, transfer};
+use indicatif::HumanDuration;
 use pb::stop_progress::Kind;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -114,7 +116,7 @@ fn answer_to<T>(
 /// Prints the status of the run, for people or as JSON.
 pub(crate) fn status(connector: &Connector, address: &Address, json: bool) -> anyhow::Result<u8> {
     let status = Client::connect(connector, address)?.status()?;
-    let text = if json { as_json(&status)? + "\n" } else { describe(&status) };
+    let text = if json { as_json(&status)? + "\n" } else { describe(SystemTime::now(), &status) };
     dcgan_process::print(&text);
     Ok(exit::FINISHED)
 }
@@ -145,6 +147,7 @@ pub(crate) fn checkpoint(connector: &Connector, address: &Address) -> anyhow::Re
     let mut client = Client::connect(connector, address)?;
     let before = client.status()?.checkpoint;
     client.take_checkpoint()?;
+    let mut talk = Progress::default();
     loop {
         let status = client.status().context("the run ended before the checkpoint was taken")?;
         if let (Some(step), Some(digest)) = (status.checkpoint, status.digest)
@@ -152,6 +155,9 @@ pub(crate) fn checkpoint(connector: &Connector, address: &Address) -> anyhow::Re
         {
             dcgan_process::print(&format!("checkpoint of step {step}, digest {digest}\n"));
             return Ok(exit::FINISHED);
+        }
+        if status.reason_code != "training" {
+            talk.say(&status.reason);
         }
         client.pause();
     }
@@ -253,11 +259,11 @@ impl Progress {
 }
 
 /// Describes a run for people.
-fn describe(status: &pb::Status) -> String {
+fn describe(now: SystemTime, status: &pb::Status) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = write_run(status, &mut text);
-    let _ = write_workers(&status.workers, &mut text);
+    let _ = write_workers(now, &status.workers, &mut text);
     let _ = write_waiting(&status.workers, &mut text);
     let _ = write_outsiders(&status.outside, &mut text);
     let _ = write_interruptions(&status.recoveries, &mut text);
@@ -265,12 +271,21 @@ fn describe(status: &pb::Status) -> String {
 }
 
 fn write_run(status: &pb::Status, f: &mut String) -> std::fmt::Result {
-    let pb::Status { run, reason, generation, step, last_step, epoch, checkpoint, .. } = status;
+    let pb::Status { run, reason, generation, step, last_step, epoch, .. } = status;
+    let pb::Status { checkpoint, newest_row, .. } = status;
     writeln!(
         f,
         "run {run:016x}: step {step} of {last_step}, epoch {epoch}, generation {generation}"
     )?;
     writeln!(f, "{reason}")?;
+    if let Some(row) = newest_row {
+        // The number comes from the network, and may be no time.
+        let left = Duration::try_from_secs_f64(row.seconds_left)
+            .map_or_else(|_| String::new(), |left| format!(", {} left", HumanDuration(left)));
+        writeln!(f, "{:.0} img/s{left}; at step {}:", row.images_per_second, row.step)?;
+        let metric = |it: &pb::Metric| format!("  {} {:.3}", it.name, it.value);
+        writeln!(f, "{}", row.metrics.iter().map(metric).collect::<String>())?;
+    }
     match checkpoint {
         Some(step) => writeln!(f, "newest checkpoint: step {step}"),
         None => writeln!(f, "no checkpoint yet"),
@@ -278,14 +293,21 @@ fn write_run(status: &pb::Status, f: &mut String) -> std::fmt::Result {
 }
 
 /// Writes a table with one row for each worker.
-fn write_workers(workers: &[pb::WorkerStatus], f: &mut String) -> std::fmt::Result {
+fn write_workers(
+    now: SystemTime,
+    workers: &[pb::WorkerStatus],
+    f: &mut String,
+) -> std::fmt::Result {
     writeln!(
         f,
-        "\n{:<20} {:<9} {:>10} {:>10} {:>10}  {:<17} shards",
-        "worker", "role", "step", "heartbeat", "ms/shard", "started (us)"
+        "\n{:<16} {:<12} {:>7} {:>9} {:>8} {:>4}  {:<21} shards",
+        "worker", "role", "step", "heartbeat", "ms/shard", "up", "address"
     )?;
     for worker in workers {
-        let pb::WorkerStatus { name, incarnation, step, .. } = worker;
+        let pb::WorkerStatus { name, address, step, .. } = worker;
+        let started = UNIX_EPOCH + Duration::from_micros(worker.incarnation);
+        // The worker's clock may be ahead.
+        let up = HumanDuration(now.duration_since(started).unwrap_or_default());
         let role = match worker.rank {
             Some(rank) => format!("rank {rank}"),
             None => worker.role.clone(),
@@ -294,7 +316,8 @@ fn write_workers(workers: &[pb::WorkerStatus], f: &mut String) -> std::fmt::Resu
         let shard_ms = worker.shard_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}"));
         writeln!(
             f,
-            "{name:<20} {role:<9} {step:>10} {heartbeat:>10} {shard_ms:>10}  {incarnation:<17} {}",
+            "{name:<16} {role:<12} {step:>7} {heartbeat:>9} {shard_ms:>8} {:>4}  {address:<21} {}",
+            format!("{up:#}"),
             describe_shards(&worker.shards)
         )?;
     }
@@ -348,8 +371,8 @@ fn write_interruptions(recoveries: &[pb::Recovery], f: &mut String) -> std::fmt:
         let median = times[times.len() / 2];
         writeln!(
             f,
-            "{} interruptions since the coordinator was started: median {:.2} s, longest {:.2} s",
-            recoveries.len(),
+            "{} since the coordinator was started: median {:.2} s, longest {:.2} s",
+            counted(recoveries.len(), "interruption"),
             median / 1e3,
             longest / 1e3
         )?;
@@ -375,6 +398,8 @@ mod tests {
             rank: Some(0),
             shards: vec![0, 1],
             heartbeat_ms: 100,
+            incarnation: 1_000_000,
+            address: "127.0.0.1:4000".to_owned(),
             ..pb::WorkerStatus::default()
         };
         let lost = pb::Recovery {
@@ -382,18 +407,38 @@ mod tests {
             seconds_ago: 5,
             ..pb::Recovery::default()
         };
-        let text = describe(&pb::Status {
+        let row = pb::NewestRow {
+            step: 40,
+            metrics: vec![pb::Metric { name: "loss".to_owned(), value: 0.5 }],
+            images_per_second: 573.4,
+            seconds_left: 840.0,
+        };
+        let now = UNIX_EPOCH + Duration::from_secs(36);
+        let status = pb::Status {
+            newest_row: Some(row),
             reason: "training".to_owned(),
             workers: vec![worker],
             recoveries: vec![lost],
             ..pb::Status::default()
-        });
+        };
+        let text = describe(now, &status);
         for part in [
             "no checkpoint yet",
-            "a                    rank 0             0      0.1 s          -  0  ",
+            "training\n573 img/s, 14 minutes left; at step 40:\n  loss 0.500\n",
+            "a                rank 0             0     0.1 s        -  35s  127.0.0.1:4000  ",
             "last interruption, 5 s ago: lost worker b; no step was finished since",
         ] {
             assert!(text.contains(part), "{part:?} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_status_with_a_time_that_is_none_is_described_without_it() {
+        for seconds_left in [f64::NAN, f64::INFINITY, -1.0] {
+            let row = pb::NewestRow { seconds_left, ..pb::NewestRow::default() };
+            let status = pb::Status { newest_row: Some(row), ..pb::Status::default() };
+            let text = describe(UNIX_EPOCH, &status);
+            assert!(text.contains("0 img/s; at step 0:"), "{text}");
         }
     }
 }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use dcgan_process::fault::Fault;
-use dcgan_process::logging::LogLevel;
 use dcgan_rpc::net::CoordinatorAt;
 use serde::{Deserialize, Serialize};
 
@@ -28,8 +27,6 @@ pub struct Args {
     /// Ends the program when standard input closes.
     #[arg(long, hide = true)]
     pub(crate) exit_with_stdin: bool,
-    #[command(flatten)]
-    pub(crate) log_level: LogLevel,
 }
 
 /// Verbs: things that the program does instead of running a training.

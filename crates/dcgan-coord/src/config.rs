@@ -25,7 +25,7 @@ use crate::checkpoint_every::CheckpointEvery;
 /// default. Each is a flag, a variable and a key of a configuration file; the keys are the names of
 /// the flags.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Serialize, Deserialize)]
-#[command(mut_args = settings::yes_or_no)]
+#[command(mut_args = settings::in_plain_words)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct PartialConfig {
     /// Number of workers that must be connected before the first step [default with --local: one
@@ -129,13 +129,19 @@ pub struct PartialConfig {
     /// Format of the log lines, which go to standard error [default: text].
     #[arg(long, value_name = "FORMAT", value_enum, env = "DCGAN_LOG_FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
+    /// Shows only warnings, errors and the result.
+    #[arg(short, long, env = "DCGAN_QUIET")]
+    pub(crate) quiet: Option<bool>,
+    /// Logs more, such as what is sent to whom; with --local the workers and the sampler do, too.
+    #[arg(short, long, env = "DCGAN_VERBOSE")]
+    pub(crate) verbose: Option<bool>,
     /// Data set that a saved configuration was used with. No flag gives it.
     #[arg(skip)]
     pub(crate) data_set: Option<DatasetInfo>,
 }
 
 /// The settings that hold for one start, and are not saved with the run.
-const ONE_START: [&str; 12] = [
+const ONE_START: [&str; 14] = [
     "config",
     "device",
     "dry-run",
@@ -146,19 +152,29 @@ const ONE_START: [&str; 12] = [
     "local",
     "log-format",
     "out",
+    "quiet",
     "resume",
+    "verbose",
     "workers-timeout",
 ];
+
+/// The settings that are saved as a record of the last start, and that the next one does not go on
+/// with: a trial must not change what the same command does later.
+const LAST_START: [&str; 4] = ["epochs", "steps", "threads", "workers"];
 
 /// The default number of epochs, and of steps between two rows and two grids.
 const TWENTY: NonZeroU64 = NonZeroU64::new(20).unwrap();
 /// The default number of checkpoints that are kept.
 const FIVE: NonZeroUsize = NonZeroUsize::new(5).unwrap();
 
+/// The number of cores that this process may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
 /// One worker for each core of this machine, and at most one for each shard.
 fn one_for_each_core(shards: u16) -> NonZeroU16 {
-    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let workers = u16::try_from(cores).unwrap_or(u16::MAX).min(shards);
+    let workers = u16::try_from(cores()).unwrap_or(u16::MAX).min(shards);
     NonZeroU16::new(workers).unwrap_or(NonZeroU16::MIN)
 }
 
@@ -276,7 +292,7 @@ impl PartialConfig {
             },
             spec,
         };
-        let saved = self.without_one_start()?.with_spec(&config.spec)?;
+        let saved = self.without(&ONE_START)?.with_spec(&config.spec)?;
         Ok((config, saved))
     }
 
@@ -291,9 +307,14 @@ impl PartialConfig {
         }
     }
 
-    fn without_one_start(&self) -> anyhow::Result<Self> {
+    /// Those of these saved settings that the next start goes on with.
+    pub(crate) fn without_last_start(&self) -> anyhow::Result<Self> {
+        self.without(&LAST_START)
+    }
+
+    fn without(&self, keys: &[&str]) -> anyhow::Result<Self> {
         let mut table = self.table()?;
-        table.retain(|key, _| !ONE_START.contains(&key));
+        table.retain(|key, _| !keys.contains(&key));
         Ok(table.try_into()?)
     }
 }
@@ -390,6 +411,16 @@ mod tests {
             let says_it = help.ends_with(&format!("[default: {default}]"));
             assert!(says_it || flag.is_hide_set(), "--{setting}, by default {default}: {help}");
         }
+    }
+
+    #[test]
+    fn the_next_start_does_not_go_on_with_the_length_and_the_workers_of_the_last() {
+        let (_, saved) =
+            given("workers = 4\nthreads = 2\nsteps = 9\nseed = 1").resolve(MNIST).unwrap();
+        let next = saved.without_last_start().unwrap();
+        let given = (next.workers, next.threads, next.steps, next.epochs);
+        assert_eq!(given, (None, None, None, None));
+        assert_eq!((next.seed, next.log_every), (Some(1), Some(TWENTY)));
     }
 
     #[test]

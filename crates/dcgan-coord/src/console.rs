@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use dcgan_core::ids::Step;
 use dcgan_process::output::{self, Stream};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// The progress bar is drawn again this often.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(250);
@@ -26,6 +26,8 @@ pub(crate) struct Console {
     shown: Mutex<(Step, String)>,
     /// True while the thread that prints is about to show them.
     is_shown_soon: AtomicBool,
+    /// True if there is no bar, and no rows.
+    is_quiet: AtomicBool,
 }
 
 /// The console of this process.
@@ -33,26 +35,36 @@ pub(crate) static CONSOLE: Console = Console {
     bar: OnceLock::new(),
     shown: Mutex::new((0, String::new())),
     is_shown_soon: AtomicBool::new(false),
+    is_quiet: AtomicBool::new(false),
 };
 
 impl Console {
+    /// Shows neither a bar nor rows from now on, only log lines.
+    pub(crate) fn be_quiet(&self) {
+        self.is_quiet.store(true, Ordering::Relaxed);
+    }
+
     /// Shows a bar that begins at `step`, if this is a terminal.
     ///
     /// # Panics
     /// If the template is not valid.
     pub(crate) fn start_bar(&self, step: Step, last_step: Step, batch_size: usize) {
-        if !output::is_screen() || !io::stdout().is_terminal() {
+        let is_quiet = self.is_quiet.load(Ordering::Relaxed);
+        if is_quiet || !output::is_screen() || !io::stdout().is_terminal() {
             return;
         }
-        let images_per_second = move |state: &ProgressState, f: &mut dyn std::fmt::Write| {
-            // An error would only make the bar incomplete until it is drawn again.
-            let _ = write!(f, "{:.0} images/s", state.per_sec() * batch_size as f64);
+        let speed = move |state: &ProgressState, f: &mut dyn std::fmt::Write| {
+            // Before the first step there is none.
+            if state.per_sec() > 0.0 {
+                let (images, left) =
+                    (state.per_sec() * batch_size as f64, HumanDuration(state.eta()));
+                // An error would only make the bar incomplete until it is drawn again.
+                let _ = write!(f, "  {images:.0} img/s  {left:#} left");
+            }
         };
-        let style = ProgressStyle::with_template(
-            "{wide_bar} {pos}/{len} steps  {images}  {eta} left  {msg}",
-        )
-        .expect("the template is valid")
-        .with_key("images", images_per_second);
+        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} steps{speed}  {msg}")
+            .expect("the template is valid")
+            .with_key("speed", speed);
         let bar = ProgressBar::with_draw_target(Some(last_step), ProgressDrawTarget::stderr())
             .with_style(style);
         bar.set_position(step);
@@ -105,9 +117,11 @@ impl Console {
         }
     }
 
-    /// Prints on standard output.
-    pub(crate) fn print(&'static self, text: &str) {
-        self.write_above_bar(Stream::Out, text.as_bytes());
+    /// Prints a row of metrics on standard output.
+    pub(crate) fn print_row(&'static self, text: &str) {
+        if !self.is_quiet.load(Ordering::Relaxed) {
+            self.write_above_bar(Stream::Out, text.as_bytes());
+        }
     }
 
     /// Writes to a stream, and takes the bar away meanwhile.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use clap::ArgMatches;
 use dcgan_core::ids::{RunId, Step};
+use dcgan_core::words::counted;
 use dcgan_process::exit::{status as exit, usage};
 use dcgan_process::settings::is_from_variable;
 use dcgan_rpc::net::{Address, Connector};
@@ -132,15 +133,29 @@ fn address_in(root: &Path, connector: &Connector) -> anyhow::Result<Option<Addre
     Ok(found.map_or(true, |run| run.is_some() && run == own).then_some(address))
 }
 
+/// How far a run is, by its newest checkpoint.
+pub(crate) struct Progress {
+    /// The step of the checkpoint; 0 without one.
+    pub(crate) step: Step,
+    /// True if its state ends the run, although the schedule goes on.
+    pub(crate) ends_run: bool,
+}
+
+/// Reads how far the run of a directory is.
+pub(crate) fn progress(paths: &RunPaths) -> anyhow::Result<Progress> {
+    let (newest, _) = Checkpoints::new(paths).newest()?;
+    let newest = newest.map(|checkpoint| checkpoint.manifest().clone());
+    Ok(newest.map_or(Progress { step: 0, ends_run: false }, |manifest| Progress {
+        step: manifest.step,
+        ends_run: manifest.ends_run,
+    }))
+}
+
 impl EndedRun {
     fn read(root: &Path) -> anyhow::Result<Self> {
         let paths = RunPaths::new(root);
         let (file, last_step) = read_schedule(&paths).map_err(usage)?;
-        let (newest, _) = Checkpoints::new(&paths).newest()?;
-        let (step, ends_run) = newest.map_or((0, false), |checkpoint| {
-            let manifest = checkpoint.manifest();
-            (manifest.step, manifest.ends_run)
-        });
+        let Progress { step, ends_run } = progress(&paths)?;
         let is_finished = ends_run || step >= last_step;
         let state = match file.ended.as_ref().map(|ended| ended.state) {
             _ if is_in_use(&paths) => State::Running,
@@ -161,12 +176,12 @@ impl EndedRun {
         let run = format!("run {run} in {}", directory.display());
         let saved = match step {
             0 => "has no checkpoint yet".to_owned(),
-            step if *is_finished => format!("has done its {step} steps"),
+            step if *is_finished => format!("has done its {}", counted(*step, "step")),
             step => format!("is saved up to step {step} of {last_step}"),
         };
         let cause = cause.as_ref().map_or(String::new(), |cause| format!(" ({cause})"));
         match state {
-            State::Finished => format!("{run} has finished: {step} steps"),
+            State::Finished => format!("{run} has finished: {}", counted(*step, "step")),
             State::Stopped if *step > 0 && !is_finished => {
                 format!("{run} is stopped after step {step} of {last_step}{cause}")
             }

@@ -39,6 +39,11 @@ pub(crate) fn log(notice: &Notice) {
         );
         return;
     }
+    // Whoever counts workers counts those that are ready, a moment later.
+    if let Notice::Connected(name) = notice {
+        tracing::debug!(event = notice.code(), worker = name, "{notice}");
+        return;
+    }
     let Fields {
         cause,
         address,

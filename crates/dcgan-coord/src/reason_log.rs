@@ -59,9 +59,11 @@ impl ReasonLog {
 fn first_line(reason: &Reason) -> Option<Duration> {
     match reason {
         Reason::Training { .. } => None,
-        // These two usually last until a person starts a worker.
-        Reason::Gathering { .. } | Reason::BelowMinimum { .. } => Some(Duration::ZERO),
-        Reason::Adopting { .. }
+        // It usually lasts until a person starts a worker.
+        Reason::BelowMinimum { .. } => Some(Duration::ZERO),
+        // Workers that come within a moment are said to be ready.
+        Reason::Gathering { .. }
+        | Reason::Adopting { .. }
         | Reason::Fencing { .. }
         | Reason::Storing { .. }
         | Reason::OnTrial { .. }

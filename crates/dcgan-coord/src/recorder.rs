@@ -42,15 +42,14 @@ pub(crate) fn open(
     config_text: &str,
 ) -> anyhow::Result<OpenedRun> {
     let (mut dir, run) = RunDir::open(root)?;
+    let is_new = run.is_none();
     let paths = dir.paths().clone();
     let owner = Owner { spec: Some(config.spec.clone()), ..Owner::default() };
     let run = match run {
         Some(run) => {
             // The end of an earlier start is not that of this one, and an older version must not
             // read what this one adds to the directory.
-            let run = save_run(&mut dir, RunFile { format: FORMAT, ended: None, ..run })?;
-            dir.save_config(config_text)?;
-            run
+            save_run(&mut dir, RunFile { format: FORMAT, ended: None, ..run })?
         }
         None => {
             // The configuration is written before `run.json`: a directory that says which run it
@@ -87,6 +86,11 @@ pub(crate) fn open(
         grids: drawn.into_iter().chain(pending.iter().copied()).collect(),
         evaluations: evaluated.into_iter().map(|row| row.step).collect(),
     };
+    // A start that has nothing to do is no reason to remember its settings.
+    let done = persisted.checkpoint.as_ref().map_or(0, |saved| saved.step);
+    if !is_new && done < config.schedule.last_step {
+        dir.save_config(config_text)?;
+    }
     let recorder = Recorder {
         dir,
         run: run.clone(),

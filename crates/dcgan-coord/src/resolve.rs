@@ -10,6 +10,7 @@ use clap::ArgMatches;
 use dcgan_core::ids::Step;
 use dcgan_core::spec::RunSpec;
 use dcgan_process::exit::usage;
+use dcgan_process::settings::POSITIVE;
 use dcgan_store::dataset::Dataset;
 use dcgan_store::file;
 use dcgan_store::format::Newer;
@@ -33,6 +34,9 @@ pub(crate) struct ResolvedRun {
     pub(crate) config_text: String,
     pub(crate) dataset: Dataset,
 }
+
+/// The toml library's words for a number, by the type that holds it.
+const NUMBERS: [&str; 3] = ["a nonzero u16", "a nonzero u64", "a nonzero usize"];
 
 /// The settings of the run that a directory belongs to.
 struct SavedRun {
@@ -66,7 +70,7 @@ pub(crate) fn resolve_run(given: &PartialConfig) -> anyhow::Result<ResolvedRun> 
     refuse_used_directory(given.resume.unwrap_or_default(), &root)?;
     let saved = read_saved(&RunPaths::new(&root))?;
     let mut merged = match &saved {
-        Some(saved) => given.clone().or(&saved.settings).map_err(usage)?,
+        Some(saved) => given.clone().or(&saved.settings.without_last_start()?).map_err(usage)?,
         None => given.clone(),
     };
     // Load the data, and check the settings against it. What was guessed is kept with the run.
@@ -236,6 +240,13 @@ fn parse_config(path: &Path, text: &str) -> anyhow::Result<PartialConfig> {
     toml::from_str(text).map_err(|error| {
         // The library's message takes several lines. Ours is one: the file, the line, the mistake.
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-        anyhow!("{}: line {line}: {}", path.display(), error.message())
+        let mut mistake = error.message().to_owned();
+        for number in NUMBERS {
+            mistake = mistake.replace(number, POSITIVE);
+        }
+        if text.parse::<Table>().is_err() {
+            mistake = format!("expected NAME = VALUE, a text in quotes: {mistake}");
+        }
+        anyhow!("{}: line {line}: {mistake}", path.display())
     })
 }

@@ -1,6 +1,7 @@
 //! Starts a coordinator from its command line, and runs it to its end.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use dcgan_core::protocol::coordinator::{
     CoordinatorConfig, CoordinatorMachine, Event, OutputConfig, PersistedOutputs, Reason,
 };
 use dcgan_core::spec::{ObjectiveKind, RunSpec};
+use dcgan_core::words::counted;
 use dcgan_process::exit::{status, usage};
 use dcgan_process::settings::{self, Time, is_from_variable};
 use dcgan_process::{logging, names, open_files};
@@ -24,9 +26,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::args::Args;
-use crate::config::{PartialConfig, RunConfig};
+use crate::config::{PartialConfig, RunConfig, cores};
 use crate::console::CONSOLE;
 use crate::driver::{Disk, Driver};
+use crate::find::{self, Progress};
 use crate::input::{INPUTS_MAX, Input};
 use crate::local_processes::{LocalProcesses, LocalSettings};
 use crate::newest_checkpoint::NewestCheckpoint;
@@ -48,7 +51,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     // the format of the log, so the log begins after it; if the file is wrong, the flags alone do.
     let given = given_settings(args, matches);
     dcgan_process::output::start()?;
-    set_up_process(args, given.as_ref().unwrap_or(&args.given));
+    set_up_process(args, given.as_ref().unwrap_or(&args.given))?;
     let given = &given?;
     let is_local = given.local.unwrap_or_default();
     check_local_flags(given, matches)?;
@@ -60,10 +63,10 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
         // The port is free, or will be taken, as without --dry-run.
         let listening = listen(given, &root)?.local_addr()?;
         run_dir::check(&root)?;
-        let (root, description) = (root.display(), describe(&config));
-        let address = Address::of_server(listening);
+        let (description, plan) = (describe(&config), describe_start(&root, &config)?);
+        let (root, address) = (root.display(), Address::of_server(listening));
         dcgan_process::print(&format!(
-            "# {root}\n{config_text}# {description}\n# listening on {address}\n"
+            "# {root}\n{config_text}# {description}\n# listening on {address}\n# {plan}\n"
         ));
         return Ok(status::FINISHED);
     }
@@ -129,8 +132,13 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
 }
 
 /// Sets up what belongs to the process itself: its log, an injected fault, and its lifeline.
-fn set_up_process(args: &Args, given: &PartialConfig) {
-    logging::start(given.log_format.unwrap_or_default(), args.log_level, || &CONSOLE);
+fn set_up_process(args: &Args, given: &PartialConfig) -> anyhow::Result<()> {
+    let is_quiet = given.quiet.unwrap_or_default();
+    let level = logging::level(is_quiet, given.verbose.unwrap_or_default())?;
+    logging::start(given.log_format.unwrap_or_default(), level, || &CONSOLE);
+    if is_quiet {
+        CONSOLE.be_quiet();
+    }
     settings::warn_of_unknown_variables(&RunSpec::setting_names());
     if let Some(fault) = args.fault.clone() {
         fault.arm();
@@ -138,6 +146,7 @@ fn set_up_process(args: &Args, given: &PartialConfig) {
     if args.exit_with_stdin {
         dcgan_process::lifeline::exit_with_stdin();
     }
+    Ok(())
 }
 
 /// Refuses settings that only the processes of `--local` have, without it. Variables may be meant
@@ -278,6 +287,7 @@ fn local_settings(
         device: given.device.clone(),
         insecure: given.insecure.unwrap_or_default(),
         log_format: given.log_format.unwrap_or_default(),
+        verbose: given.verbose.unwrap_or_default(),
     }
 }
 
@@ -291,23 +301,32 @@ fn log_start(
     resumed_at: Step,
     is_complete: bool,
 ) {
+    let RunConfig { spec, schedule, workers, .. } = config;
     let directory = files.root().display();
     tracing::info!(
         event = "run_opened",
         %run,
         %directory,
-        "run {run} in {directory}: {}",
-        describe(config)
+        "run {run} in {directory}: {}, {} of {} images, {}",
+        spec.objective(),
+        counted(schedule.last_step, "step"),
+        spec.batch_size(),
+        counted(*workers, "worker")
     );
     if is_complete {
+        let asked = match schedule.last_step {
+            fewer if fewer < resumed_at => format!(" (you ask for {fewer})"),
+            _ => String::new(),
+        };
         tracing::info!(
             event = "run_complete",
             step = resumed_at,
-            "this run is complete ({resumed_at} steps); give a greater --steps or --epochs to \
-             continue it, or another --out for a new run"
+            "this run has done {}{asked}: give more --steps or --epochs, or another --out",
+            counted(resumed_at, "step")
         );
         return;
     }
+    log_idle(is_local, config);
     if resumed_at > 0 {
         tracing::info!(
             event = "run_resumed",
@@ -317,6 +336,34 @@ fn log_start(
     }
     let hint = if is_local { String::new() } else { worker_hint(address) };
     tracing::info!(event = "listening", %address, "listening on {address}{hint}");
+}
+
+/// Says that workers or threads are more than can compute at the same time.
+fn log_idle(is_local: bool, config: &RunConfig) {
+    let RunConfig { spec, workers, threads, .. } = config;
+    let shards = usize::from(spec.shards());
+    if *workers > shards {
+        tracing::info!(
+            event = "spare_workers",
+            workers,
+            shards,
+            "{} for {}: the others wait as spares",
+            counted(*workers, "worker"),
+            counted(shards, "shard")
+        );
+    }
+    let cores = cores();
+    let computing = (*workers).min(shards) * usize::from(*threads);
+    if is_local && computing > cores {
+        tracing::info!(
+            event = "few_cores",
+            threads = computing,
+            cores,
+            "{} on {}: fewer --workers or --threads train as fast",
+            counted(computing, "computing thread"),
+            counted(cores, "core")
+        );
+    }
 }
 
 /// The command that starts a worker, for people to copy.
@@ -346,21 +393,47 @@ fn resume_command(given: &PartialConfig, root: &Path) -> String {
     if given.insecure.unwrap_or_default() {
         add(" --insecure".to_owned());
     }
+    // These hold for one start, and the next one is to do what this one would have done.
+    let numbers = [
+        ("epochs", given.epochs.map(NonZeroU64::get)),
+        ("steps", given.steps.map(NonZeroU64::get)),
+        ("workers", given.workers.map(|workers| workers.get().into())),
+        ("threads", given.threads.map(|threads| threads.get().into())),
+    ];
+    for (flag, number) in numbers {
+        if let Some(number) = number {
+            add(format!(" --{flag} {number}"));
+        }
+    }
     command
 }
 
 /// Describes a run in one line.
 fn describe(config: &RunConfig) -> String {
     let RunConfig { spec, schedule, workers, .. } = config;
-    let plural = if *workers == 1 { "" } else { "s" };
     format!(
-        "{} on {} images, {} steps of {} images ({} an epoch), {} shards on {workers} \
-         worker{plural}",
+        "{} on {} images, {} of {} images ({} an epoch), {} on {}",
         spec.objective(),
         spec.data().images,
-        schedule.last_step,
+        counted(schedule.last_step, "step"),
         spec.batch_size(),
         spec.sharding().steps_per_epoch(),
-        spec.shards(),
+        counted(spec.shards(), "shard"),
+        counted(*workers, "worker"),
     )
+}
+
+/// Describes in one line what a start with these settings would do.
+fn describe_start(root: &Path, config: &RunConfig) -> anyhow::Result<String> {
+    let paths = RunPaths::new(root);
+    if read_run_file(&paths)?.is_none() {
+        return Ok("a new run would begin".to_owned());
+    }
+    let Progress { step, ends_run } = find::progress(&paths)?;
+    let last_step = config.schedule.last_step;
+    Ok(match step {
+        0 => "the run would begin at step 1: it has no checkpoint".to_owned(),
+        _ if ends_run || step >= last_step => format!("the run has done {}", counted(step, "step")),
+        _ => format!("the run would go on after step {step}"),
+    })
 }

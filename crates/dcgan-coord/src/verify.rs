@@ -11,6 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use dcgan_core::evaluation::EvaluationRow;
 use dcgan_core::ids::{Digest, Step};
 use dcgan_core::metrics::MetricsRow;
+use dcgan_core::words::counted;
 use dcgan_process::exit::{status, usage};
 use dcgan_store::checkpoint::{Checkpoints, Owner};
 use dcgan_store::run_dir::{RunFile, RunPaths, read_run_file};
@@ -157,7 +158,8 @@ impl Run {
 
     fn describe(&self) -> String {
         let (rows, checkpoints) = (self.rows.len(), self.checkpoints.len());
-        format!("{}: {rows} lines and {checkpoints} checkpoints are intact", self.name)
+        let (rows, checkpoints) = (counted(rows, "line"), counted(checkpoints, "checkpoint"));
+        format!("{}: {rows} and {checkpoints} are intact", self.name)
     }
 
     /// The digest after a step, from its checkpoint or else from its row.
@@ -198,10 +200,10 @@ fn compare(first: &Run, second: &Run) -> anyhow::Result<Comparison> {
         return Ok(Comparison { text: "the runs have no step in common".to_owned(), same: false });
     };
     let Some(differing) = common.iter().find(|step| !step.is_same()) else {
-        let (count, CommonStep { step, first: digest, .. }) = (common.len(), last);
+        let (steps, CommonStep { step, first: digest, .. }) = (counted(common.len(), "step"), last);
         return Ok(Comparison {
             text: format!(
-                "the same at all {count} steps that both have, up to step {step} (digest {digest})"
+                "the same at all {steps} that both have, up to step {step} (digest {digest})"
             ),
             same: true,
         });

@@ -18,7 +18,8 @@
 //! * [`reduction`]: the sum over shards, in an order that never changes.
 //! * [`protocol`]: the two state machines, their messages and their plans. `docs/protocol.md`
 //!   explains the rules.
-//! * [`metrics`], [`random`], [`ids`]: rows of metrics, keyed random numbers, small types.
+//! * [`metrics`], [`random`], [`ids`], [`words`]: rows of metrics, keyed random numbers, small
+//!   types, numbers in sentences.
 //!
 //! # Glossary
 //!
@@ -69,3 +70,4 @@ pub mod spec;
 pub mod state;
 pub mod toy;
 pub mod train;
+pub mod words;

@@ -4,7 +4,7 @@
 //!
 //! * [`exit`]: exit statuses, and how an error becomes one.
 //! * [`logging`]: log lines as text or as JSON, with stable fields.
-//! * [`settings`]: flags and `DCGAN_*` variables.
+//! * [`settings`]: flags and `DCGAN_*` variables; `help` describes them.
 //! * [`signals`]: Ctrl-C, SIGTERM and SIGHUP; the second one ends the process.
 //! * [`lifeline`]: ends a child process when its parent ends.
 //! * [`names`]: what a process calls its machine, its user and itself.
@@ -15,6 +15,7 @@
 
 pub mod exit;
 pub mod fault;
+mod help;
 pub mod lifeline;
 pub mod logging;
 pub mod names;

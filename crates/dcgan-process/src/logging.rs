@@ -6,19 +6,26 @@
 //! text it is the sentence alone. `docs/logs.md` lists the events.
 
 use std::fmt::{self, Write};
+use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
+use std::time::UNIX_EPOCH;
 
-use clap::ValueEnum;
+use anyhow::anyhow;
+use clap::{ArgAction, ValueEnum};
 use serde::{Deserialize, Serialize};
-use tracing::Subscriber;
 use tracing::field::{Field, Visit};
+use tracing::{Metadata, Subscriber};
 use tracing_subscriber::field::RecordFields;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{FilterFn, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::exit::usage;
 use crate::output::{self, StandardError};
+use crate::settings;
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -42,26 +49,42 @@ impl fmt::Display for LogFormat {
 
 /// The flags about the log of a program without a configuration file.
 #[derive(Clone, Copy, Debug, clap::Args)]
+#[command(mut_args = settings::in_plain_words)]
 pub struct LogArgs {
     /// Format of the log lines, which go to standard error.
-    #[arg(long, value_name = "FORMAT", default_value_t, value_enum, env = "DCGAN_LOG_FORMAT")]
-    pub log_format: LogFormat,
-    #[command(flatten)]
-    level: LogLevel,
-}
-
-/// The hidden flag of every program about its log.
-#[derive(Clone, Copy, Debug, clap::Args)]
-pub struct LogLevel {
-    /// Least important level of log lines that are shown.
     #[arg(
         long,
-        hide = true,
-        value_name = "LEVEL",
-        default_value = "info",
-        env = "DCGAN_LOG_LEVEL"
+        global = true,
+        value_name = "FORMAT",
+        default_value_t,
+        value_enum,
+        env = "DCGAN_LOG_FORMAT"
     )]
-    log_level: LevelFilter,
+    pub log_format: LogFormat,
+    /// Logs only warnings, errors and the result.
+    #[arg(short, long, global = true, default_value = "no", env = "DCGAN_QUIET")]
+    #[arg(action = ArgAction::Set)]
+    quiet: bool,
+    /// Logs more, such as what is sent to whom.
+    #[arg(short, long, global = true, default_value = "no", env = "DCGAN_VERBOSE")]
+    #[arg(action = ArgAction::Set)]
+    verbose: bool,
+}
+
+/// The target of the lines that say how a program has ended. They are shown at every level.
+pub const RESULT: &str = "result";
+
+/// Returns the least important level of log lines that are shown.
+///
+/// # Errors
+/// If both are asked for.
+pub fn level(quiet: bool, verbose: bool) -> anyhow::Result<LevelFilter> {
+    match (quiet, verbose) {
+        (true, true) => Err(usage(anyhow!("--quiet and --verbose exclude each other: give one"))),
+        (true, false) => Ok(LevelFilter::WARN),
+        (false, true) => Ok(LevelFilter::DEBUG),
+        (false, false) => Ok(LevelFilter::INFO),
+    }
 }
 
 /// The format of this process's log, once it has one.
@@ -75,10 +98,14 @@ pub fn is_json() -> bool {
 impl LogArgs {
     /// Sends the log lines of this process to standard error.
     ///
+    /// # Errors
+    /// If the flags contradict each other.
+    ///
     /// # Panics
     /// If it was called before.
-    pub fn start(&self) {
-        start(self.log_format, self.level, || StandardError);
+    pub fn start(&self) -> anyhow::Result<()> {
+        start(self.log_format, level(self.quiet, self.verbose)?, || StandardError);
+        Ok(())
     }
 }
 
@@ -86,24 +113,46 @@ impl LogArgs {
 ///
 /// # Panics
 /// If it was called before.
-pub fn start<W>(format: LogFormat, level: LogLevel, writer: W)
+pub fn start<W>(format: LogFormat, level: LevelFilter, writer: W)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let _ = FORMAT.set(format);
     match format {
-        LogFormat::Text => text(level.log_level, output::has_colours(), writer).init(),
-        LogFormat::Json => json(level.log_level, writer).init(),
+        LogFormat::Text if io::stderr().is_terminal() => {
+            text(level, output::has_colours(), TimeOfDay, writer).init();
+        }
+        LogFormat::Text => text(level, false, SystemTime, writer).init(),
+        LogFormat::Json => json(level, writer).init(),
     }
 }
 
+/// Writes the time of day in UTC: a person at a terminal knows the date.
+struct TimeOfDay;
+
+impl FormatTime for TimeOfDay {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let now = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (hours, minutes) = (now.as_secs() / 3600 % 24, now.as_secs() / 60 % 60);
+        write!(writer, "{hours:02}:{minutes:02}:{:02}Z", now.as_secs() % 60)
+    }
+}
+
+/// Shows lines of this level and more important ones, and results.
+fn important(level: LevelFilter) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
+    filter_fn(move |line: &Metadata<'_>| *line.level() <= level || line.target() == RESULT)
+        .with_max_level_hint(level.max(LevelFilter::INFO))
+}
+
 /// Writes lines as text, in colour if `ansi`.
-fn text<W>(level: LevelFilter, ansi: bool, writer: W) -> impl Subscriber + Send + Sync
+fn text<T, W>(level: LevelFilter, ansi: bool, timer: T, writer: W) -> impl Subscriber + Send + Sync
 where
+    T: FormatTime + Send + Sync + 'static,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     tracing_subscriber::fmt()
-        .with_max_level(level)
+        .with_max_level(LevelFilter::DEBUG)
+        .with_timer(timer)
         .with_target(false)
         .with_writer(writer)
         .with_ansi(ansi)
@@ -111,6 +160,7 @@ where
         .log_internal_errors(false)
         .fmt_fields(SentenceOnly)
         .finish()
+        .with(important(level))
 }
 
 /// Writes lines as JSON.
@@ -119,12 +169,13 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     tracing_subscriber::fmt()
-        .with_max_level(level)
+        .with_max_level(LevelFilter::DEBUG)
         .with_target(false)
         .with_writer(writer)
         .log_internal_errors(false)
         .json()
         .finish()
+        .with(important(level))
 }
 
 /// Formats the fields of a line that has an `event` as its sentence alone. Others, such as those of
@@ -193,7 +244,6 @@ impl Write for Escaping<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::sync::{Arc, Mutex};
 
     use tracing::Level;
@@ -224,7 +274,7 @@ mod tests {
     fn logged_as_text(log: impl FnOnce()) -> String {
         let buffer = Buffer::default();
         let writer = buffer.clone();
-        let lines = text(LevelFilter::INFO, false, move || writer.clone());
+        let lines = text(LevelFilter::INFO, false, SystemTime, move || writer.clone());
         tracing::subscriber::with_default(lines, log);
         let text = buffer.text();
         text.split_once("INFO ").unwrap().1.to_owned()
@@ -251,6 +301,23 @@ mod tests {
             tracing::info!(event = "worker_refused", "refused: {}", "\u{1b}[31m\u{9b}red");
         });
         assert_eq!(line, "refused: \\u{1b}[31m\\u{9b}red\n");
+    }
+
+    #[test]
+    fn a_quiet_log_has_warnings_and_the_result() {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let quiet = level(true, false).unwrap();
+        let lines = text(quiet, false, TimeOfDay, move || writer.clone());
+        tracing::subscriber::with_default(lines, || {
+            tracing::info!(event = "plan", "news");
+            tracing::warn!(event = "coordinator_lost", "a warning");
+            tracing::info!(target: RESULT, event = "run_finished", "the result");
+        });
+        let text = buffer.text();
+        let lines: Vec<&str> = text.lines().map(|line| &line["00:00:00Z ".len()..]).collect();
+        assert_eq!(lines, [" WARN a warning", " INFO the result"]);
+        assert!(level(true, true).is_err());
     }
 
     #[test]

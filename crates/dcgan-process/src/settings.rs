@@ -5,14 +5,19 @@
 
 use std::any::TypeId;
 use std::collections::BTreeSet;
+use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 use std::str::FromStr;
 use std::time::Duration;
 use std::{env, fmt};
 
 use clap::builder::BoolishValueParser;
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use serde::{Deserialize, Serialize};
+
+use crate::exit::{self, status};
+use crate::help;
 
 /// The names of all variables begin with this.
 pub const PREFIX: &str = "DCGAN_";
@@ -20,7 +25,7 @@ pub const PREFIX: &str = "DCGAN_";
 /// The flags of all three programs, without the dashes, except for the settings that the result of
 /// a run depends on: the core lists those. No program knows the others' flags, but each must know
 /// which variables are meant for another.
-pub const FLAGS: [&str; 36] = [
+pub const FLAGS: [&str; 37] = [
     "advertise",
     "checkpoint",
     "checkpoint-every",
@@ -44,26 +49,35 @@ pub const FLAGS: [&str; 36] = [
     "local",
     "log-every",
     "log-format",
-    "log-level",
     "min-workers",
     "name",
     "out",
+    "quiet",
     "resume",
     "rows",
     "run",
     "steps",
     "threads",
     "transpose",
+    "verbose",
     "weights",
     "workers",
     "workers-timeout",
 ];
 
 /// Parses the command line of this process. Ends the process with a message if it is wrong, or if
-/// help is asked for.
+/// help, a manual page or a completion script is asked for.
 pub fn parse<A: CommandFactory + FromArgMatches>() -> (A, ArgMatches) {
-    let mut command = without_empty_variables(A::command());
-    let matches = command.get_matches_mut();
+    let mut command = help::with_verbs(without_empty_variables(A::command()));
+    let matches = match command.try_get_matches_from_mut(env::args_os()) {
+        Ok(matches) => matches,
+        Err(error) => help::with_tip(error, &command).exit(),
+    };
+    match help::print_if_asked_for(&command, &matches) {
+        Ok(true) => exit::now(status::FINISHED),
+        Ok(false) => {}
+        Err(error) => command.error(ErrorKind::Io, error).exit(),
+    }
     match A::from_arg_matches(&matches) {
         Ok(args) => (args, matches),
         Err(error) => error.format(&mut command).exit(),
@@ -84,21 +98,47 @@ fn without_empty_variables(command: Command) -> Command {
     command.mut_args(forget_if_empty).mut_subcommands(without_empty_variables)
 }
 
-/// Lets a setting that is yes or no take a value: `--local=no`. Without a value the flag means yes;
-/// variables take `1` and `0`, `true` and `false`, `yes` and `no`, `on` and `off`.
+/// Parses settings in words for people.
 ///
-/// For `#[command(mut_args = yes_or_no)]`: other settings stay as they are.
-pub fn yes_or_no(arg: Arg) -> Arg {
-    let is_bool = arg.get_value_parser().type_id() == TypeId::of::<bool>();
-    if !is_bool || !matches!(arg.get_action(), ArgAction::Set) {
-        return arg;
+/// One that is yes or no can take a value: `--local=no`. Without a value the flag means yes;
+/// variables take `1` and `0`, `true` and `false`, `yes` and `no`, `on` and `off`. A number that is
+/// wrong is answered by the numbers that are right.
+///
+/// For `#[command(mut_args = in_plain_words)]`: other settings stay as they are.
+pub fn in_plain_words(arg: Arg) -> Arg {
+    let kind = arg.get_value_parser().type_id();
+    if kind == TypeId::of::<NonZeroU16>() {
+        arg.value_parser(positive::<NonZeroU16>)
+    } else if kind == TypeId::of::<NonZeroU64>() {
+        arg.value_parser(positive::<NonZeroU64>)
+    } else if kind == TypeId::of::<NonZeroUsize>() {
+        arg.value_parser(positive::<NonZeroUsize>)
+    } else if kind == TypeId::of::<f64>() {
+        arg.value_parser(number)
+    } else if kind == TypeId::of::<bool>() && matches!(arg.get_action(), ArgAction::Set) {
+        arg.value_name("YES|NO")
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("yes")
+            .value_parser(BoolishValueParser::new())
+            .hide_possible_values(true)
+    } else {
+        arg
     }
-    arg.value_name("YES|NO")
-        .num_args(0..=1)
-        .require_equals(true)
-        .default_missing_value("yes")
-        .value_parser(BoolishValueParser::new())
-        .hide_possible_values(true)
+}
+
+/// A value that must be a whole number of at least 1, as messages say it.
+pub const POSITIVE: &str = "a whole number of at least 1";
+
+/// Parses a number of at least 1, such as a number of steps.
+fn positive<N: TryFrom<NonZeroU64>>(text: &str) -> Result<N, String> {
+    let number: NonZeroU64 = text.parse().map_err(|_| format!("expected {POSITIVE}"))?;
+    N::try_from(number).map_err(|_| "it is too large".to_owned())
+}
+
+/// Parses a number.
+fn number(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "expected a number, such as 0.0002".to_owned())
 }
 
 /// A time of at least a second, such as `90s`, `10m` or `2h`.
@@ -182,6 +222,16 @@ pub fn warn_of_unknown_variables(result_settings: &[String]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrong_number_is_answered_by_the_right_ones() {
+        assert_eq!(positive::<NonZeroU16>("7"), Ok(NonZeroU16::new(7).unwrap()));
+        for wrong in ["", "0", "-1", "1k", "1.5"] {
+            let error = positive::<NonZeroU16>(wrong).unwrap_err();
+            assert_eq!(error, "expected a whole number of at least 1");
+        }
+        assert_eq!(positive::<NonZeroU16>("65536").unwrap_err(), "it is too large");
+    }
 
     #[test]
     fn a_time_needs_a_unit() {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use dcgan_core::ids::RunId;
+use dcgan_core::ids::{RunId, Step};
+use dcgan_core::metrics::MetricsRow;
 use dcgan_core::protocol::coordinator::{Outsider, Recovery, Role, Status, WorkerStatus};
 
 use crate::pb;
@@ -35,6 +36,24 @@ pub fn status(run: RunId, epoch: u64, now: Duration, status: Status) -> pb::Stat
         outside: outside.into_iter().map(outsider).collect(),
         recoveries: recoveries.into_iter().map(|one| recovery(one, now)).collect(),
         draining,
+        newest_row: None,
+    }
+}
+
+/// Converts the newest row of metrics, in a run that is at `step`.
+pub fn newest_row(
+    row: &MetricsRow,
+    batch_size: usize,
+    step: Step,
+    last_step: Step,
+) -> pb::NewestRow {
+    let metric = |(name, value): (&str, f64)| pb::Metric { name: name.to_owned(), value };
+    let images_left = last_step.saturating_sub(step) as f64 * batch_size as f64;
+    pb::NewestRow {
+        step: row.step,
+        metrics: row.metrics.iter().map(metric).collect(),
+        images_per_second: row.images_per_second,
+        seconds_left: images_left / row.images_per_second,
     }
 }
 
@@ -63,6 +82,7 @@ fn worker_status(worker: WorkerStatus) -> pb::WorkerStatus {
     // Only a member has a rank and shards.
     let (role, rank, shards) = match role {
         Role::Member(rank, shards) => ("member", Some(rank.into()), shards),
+        Role::Ready => ("ready", None, Vec::new()),
         Role::Spare => ("spare", None, Vec::new()),
         Role::Starting => ("starting", None, Vec::new()),
         Role::OnTrial => ("trial", None, Vec::new()),

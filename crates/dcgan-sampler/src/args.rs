@@ -51,7 +51,7 @@ impl Args {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(mut_args = settings::yes_or_no)]
+#[command(mut_args = settings::in_plain_words)]
 pub(crate) struct ServeArgs {
     /// The coordinator of the run to follow, as http://HOST:PORT, or the file that has its address
     /// at the moment, as file:RUN_DIR/address

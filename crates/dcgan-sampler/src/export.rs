@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context;
+use dcgan_core::words::counted;
 use dcgan_process::exit::status;
 use dcgan_process::print;
 use dcgan_store::file;
@@ -45,7 +46,8 @@ pub(crate) fn images(args: &ExportArgs) -> anyhow::Result<u8> {
         encode(count, batches, &mut encoder)?;
         encoder.finish().map(drop)
     })?;
-    print(&format!("{}: {count} images of step {}\n", args.out.display(), generator.step));
+    let (out, images) = (args.out.display(), counted(count, "image"));
+    print(&format!("{out}: {images} of step {}\n", generator.step));
     Ok(status::FINISHED)
 }
 

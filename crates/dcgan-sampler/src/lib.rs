@@ -37,7 +37,7 @@ pub fn main() -> ExitCode {
         if matches!(args.verb, Verb::Serve(_)) {
             dcgan_process::output::start()?;
         }
-        args.log.start();
+        args.log.start()?;
         warn_of_unknown_variables(&RunSpec::setting_names());
         match &args.prefer_flags(&matches).verb {
             Verb::Serve(args) => serve::run(args),

@@ -16,7 +16,7 @@ use dcgan_store::address_file::read_address_at;
 
 /// Trains shards of a DCGAN's batch, together with the other workers of a coordinator
 #[derive(Debug, Parser)]
-#[command(name = "dcgan-worker", version, mut_args = settings::yes_or_no)]
+#[command(name = "dcgan-worker", version, mut_args = settings::in_plain_words)]
 pub struct Args {
     /// Address of the coordinator, as http://HOST:PORT, or the file that has it at the moment, as
     /// file:RUN_DIR/address

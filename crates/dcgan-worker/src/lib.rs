@@ -12,7 +12,7 @@
 //! * `session`: the connection to the coordinator, with its heartbeats, on a thread of its own.
 //! * `compute`: the threads that compute gradients.
 //! * `partitions`, `transfers`: images and states that are fetched and sent in the background.
-//! * `waiting`: log lines about long waits.
+//! * `waiting`, `progress`: log lines about long waits and about the training.
 
 mod args;
 mod client;
@@ -20,6 +20,7 @@ mod compute;
 mod driver;
 mod input;
 mod partitions;
+mod progress;
 mod session;
 mod start;
 mod transfers;
@@ -37,7 +38,7 @@ pub fn main() -> ExitCode {
     dcgan_process::exit::run(|| {
         let (args, _) = dcgan_process::settings::parse::<Args>();
         dcgan_process::output::start()?;
-        args.log.start();
+        args.log.start()?;
         warn_of_unknown_variables(&RunSpec::setting_names());
         if args.exit_with_stdin {
             dcgan_process::lifeline::exit_with_stdin();

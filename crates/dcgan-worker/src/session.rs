@@ -74,7 +74,7 @@ impl CoordinatorSession {
     /// Connects again and again, until the driver ends, the coordinator turns the worker away, or
     /// it was unreachable for too long.
     pub(crate) async fn run(self) {
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting::reported_at_once();
         let mut pause = PAUSE_MIN;
         loop {
             let mut welcomed = false;

@@ -89,7 +89,7 @@ fn incarnation() -> u64 {
 /// Listens for other workers, and returns the address that they are told. Both can depend on the
 /// coordinator's address, which may not be there yet when a whole cluster starts at once.
 async fn listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
-    let mut waiting = Waiting::default();
+    let mut waiting = Waiting::reported_at_once();
     loop {
         let error = match try_listen(args) {
             Ok(listening) => return Ok(listening),
@@ -103,7 +103,9 @@ async fn listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
         if waiting.elapsed() >= args.coordinator_timeout.0 {
             return Err(error.context(format!("cannot find {coordinator}")));
         }
-        waiting.report(|| format!("the address of {coordinator}: {error}"));
+        waiting.report(|| {
+            format!("the address of {coordinator}, which this machine does not know: {error}")
+        });
         tokio::time::sleep(RESOLVE_PAUSE).await;
     }
 }

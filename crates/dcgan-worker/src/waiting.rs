@@ -20,6 +20,11 @@ impl Default for Waiting {
 }
 
 impl Waiting {
+    /// A wait that is reported at once: it is the first thing that a person sees.
+    pub(crate) fn reported_at_once() -> Self {
+        Self { since: Instant::now(), next_report: Duration::ZERO }
+    }
+
     /// Returns how long the wait has lasted.
     pub(crate) fn elapsed(&self) -> Duration {
         self.since.elapsed()
@@ -33,11 +38,10 @@ impl Waiting {
         }
         self.next_report = elapsed + REPORT_INTERVAL;
         let (what, seconds) = (what(), elapsed.as_secs());
-        tracing::info!(
-            event = "waiting",
-            "for" = what,
-            seconds,
-            "waiting for {what} (for {seconds} s so far)"
-        );
+        let so_far = match seconds {
+            0 => String::new(),
+            _ => format!(" (for {seconds} s so far)"),
+        };
+        tracing::info!(event = "waiting", "for" = what, seconds, "waiting for {what}{so_far}");
     }
 }

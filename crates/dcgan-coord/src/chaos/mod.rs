@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow, ensure};
 use dcgan_core::ids::Step;
+use dcgan_core::words::counted;
 use dcgan_process::exit::{status, usage};
 use dcgan_process::logging::LogArgs;
 use dcgan_rpc::net::{Address, Connector};
@@ -78,7 +79,7 @@ pub(crate) struct ChaosArgs {
 
 /// Runs both trainings, and compares them. The exit status says whether they are the same.
 pub(crate) fn run(args: &ChaosArgs, connector: Connector) -> anyhow::Result<u8> {
-    args.log.start();
+    args.log.start()?;
     // Decide which faults are injected when.
     let (schedule, steps) = args.schedule()?;
     check(&schedule, steps, args.workers.into()).map_err(usage)?;
@@ -89,8 +90,10 @@ pub(crate) fn run(args: &ChaosArgs, connector: Connector) -> anyhow::Result<u8> 
     train_undisturbed(args, &folders, steps)?;
     let count = schedule.len();
     print(&format!(
-        "chaos: the same on {} workers, with {count} faults (seed {})",
-        args.workers, args.seed
+        "chaos: the same on {}, with {} (seed {})",
+        counted(args.workers, "worker"),
+        counted(count, "fault"),
+        args.seed
     ));
     let began = Instant::now();
     let (injected, samples) = train_disturbed(args, connector, &folders, steps, &schedule)?;
@@ -99,7 +102,8 @@ pub(crate) fn run(args: &ChaosArgs, connector: Connector) -> anyhow::Result<u8> 
     let Comparison { text, same } =
         verify::compare_whole_runs(&folders.undisturbed(), &folders.disturbed())?;
     print(&report(&injected, &samples.all()));
-    print(&format!("{count} faults in {:.1} s; {text}", began.elapsed().as_secs_f64()));
+    let (faults, seconds) = (counted(count, "fault"), began.elapsed().as_secs_f64());
+    print(&format!("{faults} in {seconds:.1} s; {text}"));
     if !same {
         print(&format!("everything is in {}", folders.root.display()));
         return Ok(status::FAILED);

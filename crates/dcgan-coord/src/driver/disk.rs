@@ -195,6 +195,7 @@ impl Driver {
                 for row in rows {
                     self.sinks.row(row);
                 }
+                self.newest_row = rows.last().cloned().or(self.newest_row.take());
             }
             Write::Evaluation(row) => {
                 let values: Vec<String> =

@@ -86,7 +86,7 @@ impl DiskWatch {
         tracing::error!(
             event = "disk_waiting",
             seconds,
-            "waiting for {seconds} s for the disk, workers train on: {what}"
+            "waiting for {seconds} s for the disk: {what}"
         );
     }
 }

@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use dcgan_core::ids::Step;
 use dcgan_core::protocol::coordinator::{LostSteps, Outcome};
+use dcgan_core::words::counted;
 use dcgan_process::exit::status;
+use dcgan_process::logging::RESULT;
 use dcgan_process::signals::Signal;
 use dcgan_process::{logging, output};
 use dcgan_rpc::pb;
@@ -38,14 +40,17 @@ impl Driver {
             Outcome::Finished | Outcome::Failed(_) => {
                 let (step, directory) = (self.machine.reached(), self.disk.files.root().display());
                 tracing::info!(
+                    target: RESULT,
                     event = "run_finished",
                     step,
-                    "finished: {step} steps; everything is in {directory}"
+                    "finished: {}; everything is in {directory}",
+                    counted(step, "step")
                 );
                 status::FINISHED
             }
             Outcome::Stopped { saved: step, lost } => {
                 tracing::info!(
+                    target: RESULT,
                     event = "run_stopped",
                     step,
                     "stopped after step {step}; go on with: {}",

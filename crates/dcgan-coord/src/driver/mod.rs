@@ -19,10 +19,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dcgan_core::ids::RunId;
+use dcgan_core::metrics::MetricsRow;
 use dcgan_core::protocol::coordinator::{
     ConnId, CoordinatorMachine, Event, Outcome, Reason, Stop, TICK,
 };
 use dcgan_core::protocol::message::Hello;
+use dcgan_core::words::counted;
 use dcgan_process::settings::Time;
 use dcgan_process::signals::{FirstSignal, Signal};
 use dcgan_rpc::net::Pulse;
@@ -56,6 +58,8 @@ pub(crate) struct Driver {
     disk: Disk,
     /// The consumers of rows of metrics that are on disk.
     sinks: Sinks,
+    /// The newest row, for people who ask for the status.
+    newest_row: Option<MetricsRow>,
     machine: CoordinatorMachine,
     /// The zero of the machine's clock.
     start: Instant,
@@ -103,6 +107,7 @@ impl Driver {
         Self {
             feed: SamplerFeed::new(config.spec.seed()),
             sinks: Sinks::new(&config),
+            newest_row: None,
             config,
             run,
             disk,
@@ -224,9 +229,15 @@ impl Driver {
     fn send_status(&self, reply: oneshot::Sender<pb::Status>) {
         let now = self.start.elapsed();
         let status = self.machine.status(now);
-        let epoch = self.config.spec.sharding().epoch(status.step);
+        let RunConfig { spec, .. } = &self.config;
+        let (step, last_step) = (status.step, status.last_step);
+        let mut status = dcgan_rpc::status(self.run, spec.sharding().epoch(step), now, status);
+        status.newest_row = self
+            .newest_row
+            .as_ref()
+            .map(|row| dcgan_rpc::newest_row(row, spec.batch_size(), step, last_step));
         // The client may have gone away without waiting for the answer.
-        let _ = reply.send(dcgan_rpc::status(self.run, epoch, now, status));
+        let _ = reply.send(status);
     }
 
     fn on_sampler_connected(&mut self, sampler: SamplerId, page: &str, sender: SamplerSender) {
@@ -250,7 +261,8 @@ impl Driver {
                 event = "sampler_stalled",
                 count,
                 seconds,
-                "dropping {count} samplers that have read nothing for {seconds} s"
+                "dropping {} that read nothing for {seconds} s",
+                counted(count, "sampler")
             );
             self.update_draw_grids();
         }
@@ -325,7 +337,7 @@ impl Driver {
         tracing::info!(
             event = "stop_requested",
             %signal,
-            "finishing this step and saving a checkpoint; a second signal quits now, without saving"
+            "saving a checkpoint of this step; a second signal quits now, without saving"
         );
         // A cluster sends SIGTERM to move the coordinator: its workers wait for the next one. Local
         // workers cannot wait, because they end with this process.
@@ -411,7 +423,8 @@ impl Driver {
                 tracing::warn!(
                     event = "grids_left_out",
                     count = pending,
-                    "{pending} grids are not drawn: waited {seconds} s for {waits_for}"
+                    "not drawn: {}; waited {seconds} s for {waits_for}",
+                    counted(pending, "grid")
                 );
                 return;
             }

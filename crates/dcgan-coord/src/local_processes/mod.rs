@@ -32,8 +32,6 @@ const ENDING_MAX: Duration = Duration::from_secs(5);
 const KILLED_MAX: Duration = Duration::from_secs(1);
 /// The name of the sampler.
 const SAMPLER: &str = "sampler";
-/// The number of arguments that set the format of a child's log. They come first.
-const LOG_FORMAT_ARGUMENTS: usize = 2;
 
 /// How a child ended: its status, or why it could not be started.
 pub(crate) type ChildEnd = Result<ExitStatus, String>;
@@ -58,6 +56,8 @@ pub(crate) struct LocalSettings {
     pub(crate) insecure: bool,
     /// The format of their logs: the coordinator's, so that all logs of a run have one format.
     pub(crate) log_format: LogFormat,
+    /// True if their logs have more lines.
+    pub(crate) verbose: bool,
 }
 
 /// The child processes.
@@ -122,9 +122,8 @@ impl LocalSettings {
                 // The documented addresses, if nobody has them.
                 None => &["--or-free-port"],
             };
-            let mut arguments = self.arguments(own);
-            // The format of the log belongs to the program, the other options to its verb.
-            arguments.insert(LOG_FORMAT_ARGUMENTS, "serve".to_owned());
+            let mut arguments = vec!["serve".to_owned()];
+            arguments.extend(self.arguments(own));
             children.push(LocalProcess::new(SAMPLER, "dcgan-sampler", arguments, &self.logs)?);
         }
         Ok(children)
@@ -140,6 +139,7 @@ impl LocalSettings {
             "--exit-with-stdin".to_owned(),
         ];
         arguments.extend(self.insecure.then(|| "--insecure".to_owned()));
+        arguments.extend(self.verbose.then(|| "--verbose".to_owned()));
         arguments.extend(own.iter().map(|argument| (*argument).to_owned()));
         arguments
     }
@@ -313,7 +313,7 @@ impl LocalProcesses {
             event = "children_left",
             count,
             names,
-            "{count} local processes did not end within {seconds} s, and are killed: {names}"
+            "killed, because they did not end within {seconds} s: {names}"
         );
         self.running.wait_for_none(KILLED_MAX);
     }

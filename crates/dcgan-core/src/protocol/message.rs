@@ -164,11 +164,13 @@ pub enum ToWorker {
     Finish(Finish),
 }
 
-/// The outcome of a run, as workers are told.
+/// Why a worker is to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finish {
     /// The run has done all its steps, or a person has stopped it.
     Done,
+    /// The run goes on without this worker, which a person has drained, or which was told to stop.
+    Released,
     /// The run has failed, for this reason.
     Failed(String),
 }

@@ -41,6 +41,15 @@ impl ObjectiveKind {
             Self::Toy => toy::METRIC_NAMES,
         }
     }
+
+    /// The names of the same metrics in a line for people, which must be short. Metrics in a row
+    /// with one name share it: `acc 0.45/0.98/0.01`.
+    pub fn short_metric_names(self) -> &'static [&'static str] {
+        match self {
+            // The toy's metrics have the DCGAN's names.
+            Self::Dcgan | Self::Toy => networks::SHORT_METRIC_NAMES,
+        }
+    }
 }
 
 impl ObjectiveKind {

@@ -11,6 +11,10 @@
 pub const METRIC_NAMES: &[&str] =
     &["d_loss_real", "d_loss_fake", "g_loss", "real_dacc", "fake_dacc", "gacc"];
 
+/// The names of the same metrics in a line for people. Metrics in a row with one name share it.
+pub const SHORT_METRIC_NAMES: &[&str] = &["d_real", "d_fake", "g", "acc", "acc", "acc"];
+const _: () = assert!(SHORT_METRIC_NAMES.len() == METRIC_NAMES.len());
+
 /// One of the two networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetworkSpec {

@@ -61,10 +61,11 @@ impl TryFrom<pb::CoordinatorMessage> for CoordinatorMessage {
                 let id = required(id, "a task without its part")?;
                 ToWorker::Evaluate(EvaluationTask { id, pieces: Arc::new(pieces) })
             }
-            Kind::Finish(pb::Finish { failure: None }) => ToWorker::Finish(Finish::Done),
-            Kind::Finish(pb::Finish { failure: Some(why) }) => {
+            Kind::Finish(pb::Finish { failure: Some(why), .. }) => {
                 ToWorker::Finish(Finish::Failed(words(&why)))
             }
+            Kind::Finish(pb::Finish { released: true, .. }) => ToWorker::Finish(Finish::Released),
+            Kind::Finish(pb::Finish { .. }) => ToWorker::Finish(Finish::Done),
         }))
     }
 }
@@ -88,10 +89,11 @@ impl From<ToWorker> for Kind {
                 let pieces = pieces.iter().map(values).collect();
                 Self::Evaluate(pb::Evaluate { id: Some(id.into()), pieces })
             }
-            ToWorker::Finish(Finish::Done) => Self::Finish(pb::Finish { failure: None }),
-            ToWorker::Finish(Finish::Failed(why)) => {
-                Self::Finish(pb::Finish { failure: Some(why) })
-            }
+            ToWorker::Finish(finish) => Self::Finish(match finish {
+                Finish::Done => pb::Finish::default(),
+                Finish::Released => pb::Finish { released: true, ..pb::Finish::default() },
+                Finish::Failed(why) => pb::Finish { failure: Some(why), released: false },
+            }),
         }
     }
 }

@@ -202,6 +202,7 @@ fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage> {
             ToWorker::Evaluate(EvaluationTask { id, pieces: Arc::new(pieces) })
         }),
         Just(ToWorker::Finish(Finish::Done)),
+        Just(ToWorker::Finish(Finish::Released)),
         "[ -~]{0,9}".prop_map(|why| ToWorker::Finish(Finish::Failed(why))),
     ];
     prop_oneof![

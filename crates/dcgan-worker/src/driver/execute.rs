@@ -13,10 +13,12 @@ use dcgan_core::protocol::worker::{Command, CopySource, ReduceFrame};
 use dcgan_core::state::{Layout, State};
 use dcgan_process::exit::status;
 use dcgan_process::fault;
+use dcgan_process::logging::RESULT;
 
 use super::{Driver, Handled, JoinedRun};
 use crate::client::Client;
 use crate::input::Input;
+use crate::progress::Progress;
 use crate::transfers;
 use crate::trial::Trial;
 
@@ -113,6 +115,7 @@ impl Driver<'_> {
         let step = plan.start.position.step;
         let span = tracing::info_span!("training", %run, generation, rank = me.0, step);
         self.span = Some(span.entered());
+        self.progress = Progress::start(self.start.elapsed(), step);
         // The older streams are superseded first. An assignment alone would drop them only after
         // the new ones have opened.
         self.streams = None;
@@ -215,9 +218,24 @@ impl Driver<'_> {
     fn exit(&self, finish: Finish) -> Handled {
         match (finish, self.leaving) {
             (Finish::Failed(why), _) => anyhow::bail!("the run has failed: {why}"),
-            (Finish::Done, Some((signal, _))) => Ok(Some(signal.status())),
+            (Finish::Done | Finish::Released, Some((signal, _))) => Ok(Some(signal.status())),
             (Finish::Done, None) => {
-                tracing::info!(event = "run_over", "the run is over");
+                let joined = self.joined.as_ref();
+                let step = joined.map_or(0, |joined| joined.machine.at().position.step);
+                tracing::info!(
+                    target: RESULT,
+                    event = "run_over",
+                    step,
+                    "the run is over; this worker has finished step {step}"
+                );
+                Ok(Some(status::FINISHED))
+            }
+            (Finish::Released, None) => {
+                tracing::info!(
+                    target: RESULT,
+                    event = "drained",
+                    "this worker was drained, and the run goes on without it"
+                );
                 Ok(Some(status::FINISHED))
             }
         }

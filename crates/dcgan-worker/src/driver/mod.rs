@@ -28,6 +28,7 @@ use crate::client::Client;
 use crate::compute::{ComputePool, Computed};
 use crate::input::{HelloState, Input, Report, SessionEvent};
 use crate::partitions::PartitionCache;
+use crate::progress::Progress;
 use crate::waiting::Waiting;
 
 /// A worker that is asked to end stays this long at most, until the coordinator releases it: what
@@ -62,6 +63,7 @@ pub(crate) struct Driver<'a> {
     /// The span of the present plan: its log lines carry run, generation, rank, and the step of the
     /// plan's start state.
     span: Option<EnteredSpan>,
+    progress: Progress,
     /// Tells health checks that the driver works, once the worker belongs to a run.
     pulse: Pulse,
 }
@@ -75,6 +77,8 @@ struct JoinedRun {
     objective: Arc<dyn Objective>,
     /// The number of the objective's metrics.
     metrics: usize,
+    /// The number of images in a step.
+    batch_size: usize,
     compute: ComputePool,
     partitions: PartitionCache,
     /// The shard that a trial computes: its partition is here when the worker is ready.
@@ -120,6 +124,7 @@ impl<'a> Driver<'a> {
             leaving: None,
             waiting: None,
             span: None,
+            progress: Progress::default(),
             pulse: Pulse::default(),
         }
     }
@@ -165,6 +170,10 @@ impl<'a> Driver<'a> {
                 return Ok(status);
             }
             self.report_wait();
+            if let Some(JoinedRun { machine, batch_size, .. }) = &self.joined {
+                let step = machine.at().position.step;
+                self.progress.report(self.start.elapsed(), step, *batch_size);
+            }
         }
     }
 
@@ -307,7 +316,7 @@ impl<'a> Driver<'a> {
         // Fetch the partitions in the background.
         let client = self.client.in_run(run);
         let metrics = spec.objective().metric_names().len();
-        let shards = spec.shards();
+        let (shards, batch_size) = (spec.shards(), spec.batch_size());
         let inputs = self.inputs_in.clone();
         let trial_shard = likely_shards.first().copied().unwrap_or(ShardId(0));
         let fetch = partitions.clone().fetch(client.clone(), spec, likely_shards, move || {
@@ -327,6 +336,7 @@ impl<'a> Driver<'a> {
             machine,
             objective,
             metrics,
+            batch_size,
             compute,
             partitions,
             trial_shard,

@@ -112,7 +112,7 @@ impl CoordinatorMachine {
             };
             let why = worker.leaving.clone().unwrap_or(Departure::Left);
             if let Some(conn) = worker.conn {
-                self.out.push(Command::Send(conn, ToWorker::Finish(Finish::Done)));
+                self.out.push(Command::Send(conn, ToWorker::Finish(Finish::Released)));
             }
             self.remove_worker(name, why);
         }

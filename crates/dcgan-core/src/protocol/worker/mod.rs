@@ -222,10 +222,10 @@ impl WorkerMachine {
     /// The thing that the worker waits for, as a noun for people; `None` while it computes.
     pub fn waits_for(&self) -> Option<String> {
         let Some((plan, _)) = &self.plan else {
-            return Some("a plan from the coordinator that gives this worker a shard".to_owned());
+            return Some("the start of the run, or a free shard".to_owned());
         };
         if self.promised > plan.generation {
-            return Some(format!("the plan of generation {}", self.promised));
+            return Some(format!("the coordinator's plan of generation {}", self.promised));
         }
         if let Some(copying) = &self.copying {
             let source = match copying.source {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::LostSteps;
 use crate::ids::{Generation, Position, Step};
 use crate::protocol::false_claim::FalseClaim;
+use crate::words::counted;
 
 /// Something that happened and is worth a line in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,6 +231,9 @@ impl fmt::Display for Notice {
         match self {
             Self::Connected(name) => write!(f, "worker {name} connected"),
             Self::Ready(name) => write!(f, "worker {name} is ready"),
+            Self::Lost { name, why: why @ (Departure::Left | Departure::Drained) } => {
+                write!(f, "worker {name} leaves: {why}")
+            }
             Self::Lost { name, why } => write!(f, "lost worker {name}: {why}"),
             Self::FalseClaim { name, address, claim, pause } => write!(
                 f,
@@ -271,10 +275,9 @@ impl fmt::Display for Notice {
             ),
             Self::Planned { generation, members, start } => write!(
                 f,
-                "training from step {} with {} {}: {} (generation {generation})",
+                "training from step {} with {}: {} (generation {generation})",
                 start.step + 1,
-                members.len(),
-                if members.len() == 1 { "worker" } else { "workers" },
+                counted(members.len(), "worker"),
                 members.join(", ")
             ),
             Self::PlanAdopted(generation) => {
@@ -291,10 +294,11 @@ impl fmt::Display for Notice {
                  wait for it"
             ),
             Self::MoreCheckpointsLeftOut { count, last } => {
-                write!(f, "{count} more checkpoints, up to step {last}, were left out")
+                let checkpoints = counted(*count, "more checkpoint");
+                write!(f, "left out until step {last}: {checkpoints}")
             }
             Self::MoreGridsLeftOut { count, last } => {
-                write!(f, "{count} more grids, up to step {last}, were left out")
+                write!(f, "left out until step {last}: {}", counted(*count, "more grid"))
             }
             Self::GridLeftOut(step) => write!(
                 f,
@@ -308,8 +312,9 @@ impl fmt::Display for Notice {
             ),
             Self::EvaluationsMissing { count, last } => write!(
                 f,
-                "{count} states up to step {last} are not evaluated, and no worker that is here \
-                 can do it any more"
+                "not evaluated until step {last}: {}, and no worker that is here can do it any \
+                 more",
+                counted(*count, "state")
             ),
             Self::PartFailed { by, step, why } => write!(
                 f,

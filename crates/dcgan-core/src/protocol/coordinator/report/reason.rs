@@ -7,6 +7,7 @@ use super::LostSteps;
 use crate::ids::{Generation, Step};
 use crate::protocol::coordinator::ending::RETURN_MAX;
 use crate::protocol::coordinator::{CoordinatorMachine, FENCE_MAX, Stage};
+use crate::words::counted;
 
 /// The coordinator's present activity, or the thing that it waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,14 +204,14 @@ impl fmt::Display for Reason {
         match self {
             Self::Gathering { ready, workers } => {
                 let lacking = workers.saturating_sub(*ready);
-                write!(f, "waiting for {lacking} of {workers} workers to start")
+                write!(f, "waiting for {lacking} of {} to start", counted(*workers, "worker"))
             }
             Self::Adopting { here, members } => {
                 let lacking = members.saturating_sub(*here);
                 write!(
                     f,
-                    "waiting for {lacking} of {members} workers to reconnect after the \
-                     coordinator's restart"
+                    "waiting for {lacking} of {} to reconnect after the coordinator's restart",
+                    counted(*members, "worker")
                 )
             }
             Self::Fencing { generation, waiting_for } => {
@@ -224,7 +225,7 @@ impl fmt::Display for Reason {
             }
             Self::BelowMinimum { ready, minimum, missing } => {
                 let lacking = minimum.saturating_sub(*ready);
-                write!(f, "waiting for {lacking} of {minimum} workers")?;
+                write!(f, "waiting for {lacking} of {}", counted(*minimum, "worker"))?;
                 for (i, LastSeen { name, step, ago }) in missing.iter().enumerate() {
                     let separator = if i == 0 { ": worker" } else { ", worker" };
                     let seconds = ago.as_secs();
@@ -237,7 +238,7 @@ impl fmt::Display for Reason {
             }
             Self::Outside { fit, minimum, outside } => {
                 let lacking = minimum.saturating_sub(*fit);
-                write!(f, "waiting for {lacking} of {minimum} workers")?;
+                write!(f, "waiting for {lacking} of {}", counted(*minimum, "worker"))?;
                 for (i, (name, address, why)) in outside.iter().enumerate() {
                     let separator = if i == 0 { ":" } else { ";" };
                     write!(f, "{separator} worker {name} at {address} waits outside: {why}")?;
@@ -248,7 +249,7 @@ impl fmt::Display for Reason {
                 write!(f, "waiting for the disk to store the plan of generation {generation}")
             }
             Self::Training { generation, members } => {
-                write!(f, "training: generation {generation}, {members} workers")
+                write!(f, "training: generation {generation}, {}", counted(*members, "worker"))
             }
             Self::Stopping => f.write_str("stopping: waiting for the last checkpoint"),
             Self::Returning { unsaved, members, left } => {
@@ -263,7 +264,7 @@ impl fmt::Display for Reason {
             Self::Releasing(names) => {
                 write!(f, "saving a checkpoint before these workers leave: {}", names.join(", "))
             }
-            Self::Finishing => f.write_str("finished: waiting for the workers to leave"),
+            Self::Finishing => f.write_str("finished: telling the workers"),
         }
     }
 }

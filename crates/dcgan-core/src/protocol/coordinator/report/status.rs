@@ -68,6 +68,8 @@ pub struct Outsider {
 pub enum Role {
     /// A member of the newest plan, with this rank and these shards.
     Member(u16, Vec<ShardId>),
+    /// A ready worker that waits for the first plan.
+    Ready,
     /// A ready worker that waits for a free shard.
     Spare,
     /// A worker that fetches its partitions.
@@ -130,6 +132,10 @@ impl CoordinatorMachine {
         {
             return Role::Member(rank.0, plan.shards_of(rank).to_vec());
         }
-        if worker.ready { Role::Spare } else { Role::Starting }
+        match (worker.ready, &self.plan) {
+            (false, _) => Role::Starting,
+            (true, None) => Role::Ready,
+            (true, Some(_)) => Role::Spare,
+        }
     }
 }
