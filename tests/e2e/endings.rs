@@ -214,6 +214,17 @@ fn a_second_signal_ends_a_coordinator_whose_driver_hangs() {
 }
 
 #[test]
+fn a_signal_that_is_sent_twice_at_once_is_one() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let coordinator = Process::start(COORD, here, &format!("--out run --local {}", arguments()));
+    coordinator.wait_for_step(3);
+    coordinator.signal_twice("TERM");
+    let ended = coordinator.expect(143);
+    assert_nothing_is_lost(here, &ended, 143);
+}
+
+#[test]
 fn a_terminal_that_is_closed_ends_a_run_in_order() {
     let folder = tempdir().unwrap();
     let here = folder.path();

@@ -174,6 +174,12 @@ impl Process {
         signal(name, &self.child.id().to_string());
     }
 
+    /// Sends a signal, and the same at once again.
+    pub(crate) fn signal_twice(&self, name: &str) {
+        let process = self.child.id();
+        signal(name, &format!("{process} {process}"));
+    }
+
     /// Waits until a fault has stopped the program.
     pub(crate) fn wait_until_stopped(&self) {
         self.wait_for_event("fault_stopped", &[]);

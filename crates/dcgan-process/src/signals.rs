@@ -2,7 +2,9 @@
 //!
 //! The first one asks for an orderly end: the program's driver takes it when it can. The second one
 //! ends the process at once, from a thread that does nothing else. So neither a driver that is busy
-//! or hangs, nor a queue that is full, nor a disk that is away can keep a person from ending it.
+//! or hangs, nor a queue that is full, nor a disk that is away can keep a person from ending it. But
+//! `timeout` and other tools send one signal to a process and then to its group, which it is in: an
+//! echo of the first signal is none.
 //!
 //! Clusters send SIGUSR1 or SIGUSR2 to every process of a job before they end it, and the system
 //! sends SIGXFSZ to whoever writes a file that may not grow. By default each of them kills.
@@ -12,12 +14,16 @@ use std::future::pending;
 use std::io;
 use std::sync::OnceLock;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::exit::status;
+
+/// The same signal within this time after the first one is an echo.
+const ECHO_MAX: Duration = Duration::from_millis(100);
 
 /// A signal that asks a program to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,9 +91,14 @@ pub fn listen() -> io::Result<FirstSignal> {
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         runtime.block_on(async {
             // A program that waits for no signal (any more) still ends with the second one.
-            let _ = first_in.send(Some(streams.next().await));
-            let second = streams.next().await;
-            std::process::exit(second.status().into());
+            let (first, since) = (streams.next().await, Instant::now());
+            let _ = first_in.send(Some(first));
+            loop {
+                let second = streams.next().await;
+                if second != first || since.elapsed() >= ECHO_MAX {
+                    std::process::exit(second.status().into());
+                }
+            }
         });
     })?;
     Ok(FirstSignal(first))
