@@ -177,7 +177,7 @@ async fn a_worker_with_another_protocol_version_is_refused_with_both_versions() 
     let coordinator = Coordinator::start(folder.path(), &format!("--workers 1 {TOY} {SHORT}"));
     let hello = pb::Hello {
         id: Some(pb::WorkerId { name: "old".to_owned(), incarnation: 1 }),
-        protocol: 0,
+        protocol: 1,
         ..Default::default()
     };
     let message =
@@ -188,7 +188,7 @@ async fn a_worker_with_another_protocol_version_is_refused_with_both_versions() 
     let Some(pb::coordinator_message::Kind::Refused(pb::Refused { reason })) = answer else {
         panic!("expected a refusal, found {answer:?}");
     };
-    let versions = format!("protocol version 0 and the coordinator version {PROTOCOL}");
+    let versions = format!("protocol version 1 and the coordinator version {PROTOCOL}");
     assert_eq!(reason, format!("this worker speaks {versions}: use programs of one build"));
     coordinator.process.wait_for_event("worker_refused", &[]);
 }
