@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tempfile::tempdir;
 
 use crate::events::Event;
@@ -128,11 +129,16 @@ fn a_directory_that_another_run_has_taken_is_left_alone() {
     // The other run has begun before its directory comes into this place.
     fs::create_dir(here.join("other")).unwrap();
     let other = local(&here.join("other"), "--workers 1 --objective toy --steps 100");
-    shell(here, "mv run away && mv other/run run");
+    // Both at once: the run would write a directory that is missing again.
+    let exchange = || {
+        let (run, other) = (here.join("run"), here.join("other/run"));
+        renameat_with(CWD, run, CWD, other, RenameFlags::EXCHANGE).unwrap();
+    };
+    exchange();
     let lost = process.wait_for_event("directory_lost", &[]);
     assert_names(&lost.message, &["run.json: the directory belongs to run"]);
     assert_eq!(last_digest(here), other);
-    shell(here, "mv run other/run && mv away run");
+    exchange();
     stop(here, process, Some(1000));
 }
 

@@ -2,9 +2,9 @@
 //!
 //! The first one asks for an orderly end: the program's driver takes it when it can. The second one
 //! ends the process at once, from a thread that does nothing else. So neither a driver that is busy
-//! or hangs, nor a queue that is full, nor a disk that is away can keep a person from ending it. But
-//! `timeout` and other tools send one signal to a process and then to its group, which it is in: an
-//! echo of the first signal is none.
+//! or hangs, nor a queue that is full, nor a disk that is away can keep a person from ending it. An
+//! echo of the first one is none: `timeout` and other tools send a signal to a process, and then to
+//! the group that it is in.
 //!
 //! Clusters send SIGUSR1 or SIGUSR2 to every process of a job before they end it, and the system
 //! sends SIGXFSZ to whoever writes a file that may not grow. By default each of them kills.

@@ -14,9 +14,9 @@ use crate::protocol::coordinator::progress::{JOIN_MAX, JoinTimes};
 use crate::protocol::coordinator::stragglers::{SlowMember, is_too_slow};
 use crate::protocol::plan::Plan;
 
-/// A member that is too slow for so many steps in a row is left out. One may be chance,
+/// A member that is too slow for so many steps in a row is left out. One may be chance.
 const SLOW_STEPS: u32 = 2;
-/// unless it takes this long: as long as the others would wait for its answer to a fence.
+/// One such step is enough if it takes this long: the others wait as long for an answer to a fence.
 const SLOW_STEP_MS: f64 = 1e3 * FENCE_MAX.as_secs() as f64;
 /// A worker computes this many shards in a trial. The rest of the time it copies.
 const TRIAL_SHARDS: usize = 2;
