@@ -71,6 +71,12 @@ impl fmt::Display for DeviceChoice {
 }
 
 impl DeviceChoice {
+    /// Returns whether this is a processor without the vector instructions that this program knows:
+    /// it takes many times as long as others.
+    pub fn lacks_vectors(self) -> bool {
+        matches!(self, Self::Cpu(None)) && matches!(Isa::widest(), Isa::Scalar)
+    }
+
     /// Opens the device.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use anyhow::Context;
 use dcgan_collective::{EVENTS_MAX, Membership};
 use dcgan_core::ids::{Generation, WorkerId};
 use dcgan_core::protocol::message::{Hello, PROTOCOL};
+use dcgan_model::DeviceChoice;
 use dcgan_process::exit::usage;
 use dcgan_process::open_files;
 use dcgan_rpc::net::{self, Address, Connector, Places, Pulse};
@@ -54,6 +55,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     serve_members(&network, listener, Routes::new(service), pulse.clone());
     let signal = dcgan_process::signals::listen()?;
     log_started(&id, listening, &advertised, &fingerprint);
+    warn_of_slow_processor(args.device);
 
     // Connect to the coordinator, and drive the state machine on this thread.
     let client = Client::new(Connector::new(args.insecure), args.coordinator.clone(), id.clone());
@@ -150,4 +152,14 @@ fn log_started(id: &WorkerId, listening: SocketAddr, advertised: &Address, finge
         fingerprint,
         "worker {id} (process {process}) at {listening}{elsewhere}; arithmetic: {fingerprint}"
     );
+}
+
+fn warn_of_slow_processor(device: DeviceChoice) {
+    if device.lacks_vectors() {
+        tracing::warn!(
+            event = "slow_processor",
+            "this processor has no AVX2 and FMA, or hides them: a step takes many times as long as \
+             with them"
+        );
+    }
 }
