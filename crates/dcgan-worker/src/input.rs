@@ -2,7 +2,7 @@
 //! of their own so that the senders need not know the driver.
 
 use dcgan_core::ids::{Generation, RunId, WorkerId};
-use dcgan_core::protocol::message::{FromWorker, ToWorker};
+use dcgan_core::protocol::message::{FromWorker, ToWorker, TrialTimes};
 use dcgan_core::protocol::worker::StateCopy;
 use dcgan_rpc::Welcome;
 use tokio::sync::{mpsc, oneshot};
@@ -25,8 +25,8 @@ pub(crate) enum Input {
     Copied(Generation, Option<StateCopy>),
     /// A probe has shown whether this peer can be reached, or why not.
     ProbeResult(WorkerId, Result<(), String>),
-    /// A trial with this donor is over: the milliseconds of a shard, or what failed.
-    TrialResult(WorkerId, Result<f64, String>),
+    /// A trial with this donor is over: the times that it took, or what failed.
+    TrialResult(WorkerId, Result<TrialTimes, String>),
 }
 
 /// A message for the coordinator, or the reason why the connection to it is to be closed.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use dcgan_core::ids::{Phase, Position, ShardId, WorkerId};
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
+use dcgan_core::protocol::message::TrialTimes;
 use dcgan_core::state::State;
 use dcgan_process::panics;
 use tokio::task::spawn_blocking;
@@ -36,11 +37,12 @@ pub(crate) struct Trial {
 }
 
 impl Trial {
-    /// Runs the trial, and returns the milliseconds that a shard takes in a step.
+    /// Runs the trial, and returns the times that it took.
     ///
     /// # Errors
     /// If there is no copy, or no vector, in words.
-    pub(crate) async fn run(self, donor: &WorkerId, address: &str) -> Result<f64, String> {
+    pub(crate) async fn run(self, donor: &WorkerId, address: &str) -> Result<TrialTimes, String> {
+        let began = Instant::now();
         let layout = self.objective.layout();
         let copy = transfers::fetch_any(&self.client, donor, address, layout, self.metrics);
         let (position, state) = match timeout(COPY_MAX, copy).await {
@@ -48,10 +50,12 @@ impl Trial {
             Ok(Err(error)) => return Err(format!("{error:#}")),
             Err(_) => return Err(format!("no whole copy in {} s", COPY_MAX.as_secs())),
         };
-        spawn_blocking(move || panics::catch(|| self.shard_ms(position, &state)))
+        let copy_ms = began.elapsed().as_secs_f64() * 1e3;
+        let shard_ms = spawn_blocking(move || panics::catch(|| self.shard_ms(position, &state)))
             .await
             .map_err(|error| error.to_string())?
-            .map_err(|panic| format!("the computation panicked: {panic}"))
+            .map_err(|panic| format!("the computation panicked: {panic}"))?;
+        Ok(TrialTimes { copy_ms, shard_ms })
     }
 
     /// Computes the vectors of the shard in all phases of a step, and returns the time that it

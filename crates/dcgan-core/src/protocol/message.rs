@@ -84,9 +84,8 @@ pub enum FromWorker {
     TrialResult {
         /// The worker whose state was to be copied.
         donor: WorkerId,
-        /// The milliseconds that one shard takes in one step, or why there was no copy or no
-        /// vector.
-        result: Result<f64, String>,
+        /// The times that it took, or why there was no copy or no vector.
+        result: Result<TrialTimes, String>,
     },
     /// The answer to [`ToWorker::Evaluate`].
     Evaluated {
@@ -98,6 +97,15 @@ pub enum FromWorker {
     /// News that the worker was told to stop. It exits when the coordinator releases it with
     /// [`ToWorker::Finish`]: until then it may hold the only copy of the newest state.
     Leave,
+}
+
+/// The times that a worker took in its trial.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrialTimes {
+    /// The milliseconds for a copy of a state.
+    pub copy_ms: f64,
+    /// The milliseconds for one shard in one step.
+    pub shard_ms: f64,
 }
 
 /// The reason why a generation cannot continue, as one worker sees it.

@@ -12,7 +12,7 @@ use dcgan_core::protocol::coordinator::{
     Command, ConnId, CoordinatorConfig, CoordinatorMachine, Event, Notice, OutputConfig,
     PersistedOutputs, SavedCheckpoint, Write,
 };
-use dcgan_core::protocol::message::{Complaint, FromWorker, Hello, PROTOCOL, ToWorker};
+use dcgan_core::protocol::message::{Complaint, FromWorker, Hello, PROTOCOL, ToWorker, TrialTimes};
 use dcgan_core::protocol::plan::{Plan, StateRef};
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
@@ -389,7 +389,8 @@ impl Coordinator {
                 None
             }
             Command::Send(conn, ToWorker::Trial(donor, _)) if self.passes_trials => {
-                self.answers.push_back((conn, FromWorker::TrialResult { donor, result: Ok(1.0) }));
+                let result = Ok(TrialTimes { copy_ms: 1.0, shard_ms: 1.0 });
+                self.answers.push_back((conn, FromWorker::TrialResult { donor, result }));
                 None
             }
             Command::Send(conn, message) => {

@@ -7,7 +7,7 @@ use dcgan_core::evaluation::{EvaluationTask, PartId};
 use dcgan_core::ids::{Digest, Generation, Phase, Position, Rank, RunId, ShardId, WorkerId};
 use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::message::{
-    Complaint, FailedShards, Finish, FromWorker, Hello, PROTOCOL, ToWorker,
+    Complaint, FailedShards, Finish, FromWorker, Hello, PROTOCOL, ToWorker, TrialTimes,
 };
 use dcgan_core::protocol::plan::{Member, Plan, StateRef};
 use dcgan_core::spec::schedule::Schedule;
@@ -87,6 +87,11 @@ fn failure<T: std::fmt::Debug>(
     (value, proptest::option::of("[ -~]{0,9}")).prop_map(|(value, why)| why.map_or(Ok(value), Err))
 }
 
+fn trial_times() -> impl Strategy<Value = TrialTimes> {
+    let ms = || any::<u32>().prop_map(f64::from);
+    (ms(), ms()).prop_map(|(copy_ms, shard_ms)| TrialTimes { copy_ms, shard_ms })
+}
+
 fn complaint() -> impl Strategy<Value = Complaint> {
     prop_oneof![
         any::<u16>().prop_map(|peer| Complaint::StreamBroken(Rank(peer))),
@@ -147,7 +152,7 @@ fn worker_message() -> impl Strategy<Value = WorkerMessage> {
         }),
         (worker_id(), failure(Just(())))
             .prop_map(|(peer, result)| FromWorker::ProbeResult { peer, result }),
-        (worker_id(), failure(any::<u32>().prop_map(f64::from)))
+        (worker_id(), failure(trial_times()))
             .prop_map(|(donor, result)| FromWorker::TrialResult { donor, result }),
         (part_id(), proptest::option::of(values()), "[ -~]{0,9}").prop_map(|(id, values, why)| {
             FromWorker::Evaluated { id, result: values.ok_or(why) }

@@ -1,7 +1,9 @@
 //! Messages from a worker to the coordinator, to and from the wire.
 
 use dcgan_core::ids::{Digest, Generation, RunId};
-use dcgan_core::protocol::message::{Complaint, FailedShards, FromWorker, Hello, PROTOCOL};
+use dcgan_core::protocol::message::{
+    Complaint, FailedShards, FromWorker, Hello, PROTOCOL, TrialTimes,
+};
 
 use super::WorkerMessage;
 use crate::checksum::Checksummed;
@@ -55,13 +57,17 @@ impl WorkerMessage {
                 peer: required(peer, "a probe without a worker")?,
                 result: failure.map_or(Ok(()), |why| Err(words(&why))),
             },
-            Kind::TrialResult(pb::TrialResult { donor, result }) => FromWorker::TrialResult {
-                donor: required(donor, "a trial without a worker")?,
-                result: match result.ok_or(Malformed("a trial without a result"))? {
-                    pb::trial_result::Result::ShardMs(shard_ms) => Ok(shard_ms),
-                    pb::trial_result::Result::Failure(why) => Err(words(&why)),
-                },
-            },
+            Kind::TrialResult(pb::TrialResult { donor, result, copy_ms }) => {
+                FromWorker::TrialResult {
+                    donor: required(donor, "a trial without a worker")?,
+                    result: match result.ok_or(Malformed("a trial without a result"))? {
+                        pb::trial_result::Result::ShardMs(shard_ms) => {
+                            Ok(TrialTimes { copy_ms, shard_ms })
+                        }
+                        pb::trial_result::Result::Failure(why) => Err(words(&why)),
+                    },
+                }
+            }
             Kind::Evaluated(pb::Evaluated { id, result }) => FromWorker::Evaluated {
                 id: required(id, "a result without its part")?,
                 result: match result.ok_or(Malformed("a part without a result"))? {
@@ -113,8 +119,9 @@ impl From<FromWorker> for Kind {
             }),
             FromWorker::TrialResult { donor, result } => Self::TrialResult(pb::TrialResult {
                 donor: Some(donor.into()),
+                copy_ms: result.as_ref().map_or(0.0, |times| times.copy_ms),
                 result: Some(match result {
-                    Ok(shard_ms) => pb::trial_result::Result::ShardMs(shard_ms),
+                    Ok(times) => pb::trial_result::Result::ShardMs(times.shard_ms),
                     Err(why) => pb::trial_result::Result::Failure(why),
                 }),
             }),

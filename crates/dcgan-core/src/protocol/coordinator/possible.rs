@@ -5,7 +5,7 @@ use crate::evaluation::EvaluationInfo;
 use crate::ids::{Generation, Position, Rank, ShardId, Step};
 use crate::metrics::StepDone;
 use crate::protocol::false_claim::{FalseClaim, deny_unless};
-use crate::protocol::message::{Complaint, FailedShards, FromWorker};
+use crate::protocol::message::{Complaint, FailedShards, FromWorker, TrialTimes};
 use crate::protocol::plan::{Plan, StateRef};
 
 /// The limits of what one worker can truly say at one moment.
@@ -72,8 +72,9 @@ impl Possible<'_> {
                 }
                 Ok(Some(message))
             }
-            FromWorker::TrialResult { result: Ok(ms), .. } => {
-                self.time(ms, "a shard")?;
+            FromWorker::TrialResult { result: Ok(TrialTimes { copy_ms, shard_ms }), .. } => {
+                self.time(copy_ms, "a copy")?;
+                self.time(shard_ms, "a shard")?;
                 Ok(Some(message))
             }
             // These say nothing that could not be true. That they were asked for is checked where

@@ -31,7 +31,7 @@ const PROBATION_STEPS: u32 = 8;
 /// recent step, and by what the newcomer has shown in its trial.
 const JOIN_STEPS: f64 = 1.5;
 /// A plan with a newcomer may take at least this long for a step: a busy machine may need it.
-const JOIN_MIN: Duration = Duration::from_millis(500);
+const JOIN_MIN: Duration = Duration::from_millis(400);
 /// The slowness that a newcomer has shown gives it no more time than this.
 pub(super) const JOIN_MAX: Duration = Duration::from_secs(10);
 /// A plan may take this long for a step while it is not known how long steps take.
@@ -70,12 +70,12 @@ pub(super) struct Progress {
     recent: VecDeque<Duration>,
 }
 
-/// The times that the newcomers of a plan are expected to take, by their trials.
+/// The times that the newcomers of a plan are expected to take, as they say after their trials.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct JoinTimes {
-    /// The time to copy a state, as it was measured here.
+    /// The time to copy a state.
     pub(super) copy: Duration,
-    /// The time for the shards that the plan gives them in one step, as they say.
+    /// The time for the shards that the plan gives them in one step.
     pub(super) step: Duration,
 }
 

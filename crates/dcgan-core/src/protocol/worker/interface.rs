@@ -6,7 +6,7 @@ use crate::evaluation::{EvaluationTask, PartId};
 use crate::ids::{Digest, Generation, Position, Rank, ShardId, Step, WorkerId};
 use crate::metrics::StepDone;
 use crate::protocol::FalseClaim;
-use crate::protocol::message::{Finish, FromWorker, ToWorker};
+use crate::protocol::message::{Finish, FromWorker, ToWorker, TrialTimes};
 use crate::protocol::plan::{Plan, StateRef};
 use crate::reduction::BucketSum;
 use crate::spec::schedule::Schedule;
@@ -38,9 +38,8 @@ pub enum Event {
     Copied(Generation, Option<StateCopy>),
     /// The probe of this peer is over: the peer answered, or why it did not.
     ProbeResult(WorkerId, Result<(), String>),
-    /// The trial with this donor is over: the milliseconds that a shard takes in a step, or what
-    /// failed.
-    TrialResult(WorkerId, Result<f64, String>),
+    /// The trial with this donor is over: the times that it took, or what failed.
+    TrialResult(WorkerId, Result<TrialTimes, String>),
     /// A compute thread is done with a part of an evaluation, or could not compute it.
     Evaluated(PartId, Result<Vec<f64>, String>),
     /// The worker process was told to stop. It goes on until the coordinator releases it with

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use dcgan_core::ids::{Digest, Generation, Position, WorkerId};
-use dcgan_core::protocol::message::{Complaint, FromWorker};
+use dcgan_core::protocol::message::{Complaint, FromWorker, TrialTimes};
 use dcgan_core::protocol::plan::StateRef;
 use dcgan_core::protocol::worker::{Command, Event, ReduceFrame, StateCopy};
 use dcgan_core::state::State;
@@ -14,9 +14,9 @@ use crate::bad::Bad;
 
 /// The time that a slow worker takes for a shard.
 const SLOW_SHARD: Duration = Duration::from_millis(500);
-/// The milliseconds for a shard that workers report after a trial: a sound one, and a slow one.
-const SHARD_MS: f64 = 1.0;
-const SLOW_SHARD_MS: f64 = 100_000.0;
+/// The times that workers report after a trial: sound ones, and slow ones.
+pub(super) const TRIAL_TIMES: TrialTimes = TrialTimes { copy_ms: 1.0, shard_ms: 1.0 };
+const SLOW_TRIAL_TIMES: TrialTimes = TrialTimes { copy_ms: 1.0, shard_ms: 100_000.0 };
 
 /// If `--min-workers` honest workers run and reach each other and the coordinator, a step is
 /// finished within this time of the last fault, of the last step, and of the last worker that came
@@ -111,8 +111,8 @@ impl World {
             Some((at, copy)) if copy.state.clone().digest() != at.digest => {
                 Err("garbage".to_owned())
             }
-            Some(_) if self.bad(name) == Some(Bad::Slow) => Ok(SLOW_SHARD_MS),
-            Some(_) => Ok(SHARD_MS),
+            Some(_) if self.bad(name) == Some(Bad::Slow) => Ok(SLOW_TRIAL_TIMES),
+            Some(_) => Ok(TRIAL_TIMES),
             None => Err("no copy".to_owned()),
         };
         self.worker_event(name, Event::TrialResult(donor.clone(), result));

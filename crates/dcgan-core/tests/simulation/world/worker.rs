@@ -10,6 +10,7 @@ use dcgan_core::protocol::message::{Finish, Hello, PROTOCOL};
 use dcgan_core::protocol::plan::{Plan, StateRef};
 use dcgan_core::protocol::worker::{Command, CopySource, Event, StateCopy, WorkerMachine};
 
+use super::bad::TRIAL_TIMES;
 use super::{Control, Downward, Link, PeerMessage, Upward, Wanted, Worker, World};
 use crate::bad::Bad;
 use crate::disk::decode;
@@ -137,7 +138,7 @@ impl World {
             Command::Trial(donor, _) => match self.bad(name) {
                 Some(Bad::TriedForEver) => {}
                 Some(Bad::ClaimsToReach) => {
-                    self.worker_event(name, Event::TrialResult(donor, Ok(1.0)));
+                    self.worker_event(name, Event::TrialResult(donor, Ok(TRIAL_TIMES)));
                 }
                 _ => self.ask_for_copy(name, &donor, Wanted::Trial, None),
             },

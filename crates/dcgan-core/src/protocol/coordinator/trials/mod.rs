@@ -21,6 +21,7 @@ use std::time::Duration;
 use super::registry::WorkerEntry;
 use super::{CoordinatorMachine, Departure, Notice, Stage};
 use crate::ids::WorkerId;
+use crate::protocol::message::TrialTimes;
 use crate::protocol::plan::Plan;
 use links::{Link, Links};
 
@@ -58,18 +59,9 @@ struct Record {
     /// How long it waits outside the next time.
     pause: Duration,
     /// The times of its last trial.
-    shown: Option<Shown>,
+    times: Option<TrialTimes>,
     /// The reason for which it waits outside, as people were told last.
     told: Option<String>,
-}
-
-/// The times that a worker took in its trial.
-#[derive(Clone, Copy, Debug)]
-struct Shown {
-    /// The time to copy a state and to compute a shard, as it was measured here.
-    trial: Duration,
-    /// The milliseconds for a shard in one step, as the worker says.
-    shard_ms: f64,
 }
 
 /// The part that a worker may take.
@@ -93,7 +85,7 @@ enum Transfer {
     /// No member was asked yet, after so many that could not help.
     Due { failed: usize },
     /// This member's state is being copied, since this time.
-    Running { donor: WorkerId, failed: usize, since: Duration },
+    Running { donor: WorkerId, failed: usize },
     /// The copy and the computation are done.
     Done,
 }
@@ -167,7 +159,7 @@ impl Trials {
             Standing::OnTrial { since: now, transfer: Transfer::Due { failed: 0 } }
         };
         let told = self.records.remove(&id.name).and_then(|record| record.told);
-        let record = Record { id: id.clone(), standing, pause, shown: None, told };
+        let record = Record { id: id.clone(), standing, pause, times: None, told };
         self.records.insert(id.name.clone(), record);
     }
 
@@ -185,7 +177,7 @@ impl Trials {
             id: id.clone(),
             standing: Standing::Gone,
             pause: PAUSE_MIN,
-            shown: None,
+            times: None,
             told: None,
         });
         if let Standing::Fit { since } = record.standing

@@ -18,8 +18,6 @@ use crate::protocol::plan::Plan;
 const SLOW_STEPS: u32 = 2;
 /// One such step is enough if it takes this long: the others wait as long for an answer to a fence.
 const SLOW_STEP_MS: f64 = 1e3 * FENCE_MAX.as_secs() as f64;
-/// A worker computes this many shards in a trial. The rest of the time it copies.
-const TRIAL_SHARDS: usize = 2;
 
 impl CoordinatorMachine {
     /// The newcomers of a plan, if the other members are enough to go on without them.
@@ -40,18 +38,13 @@ impl CoordinatorMachine {
     ) -> Option<JoinTimes> {
         let mut slowest = JoinTimes::default();
         for id in newcomers {
-            let shown = self.trials.record(id).and_then(|record| record.shown);
-            // One of which nothing is known gets all the time that there is.
-            let (trial, shard_ms) =
-                shown.map_or((JOIN_MAX, 0.0), |shown| (shown.trial, shown.shard_ms));
-            let shards = plan.rank_of(id).map_or(0, |rank| plan.shards_of(rank).len());
-            let time_of = |shards: usize| {
-                let time = Duration::try_from_secs_f64(1e-3 * shard_ms * shards as f64);
-                time.unwrap_or(JOIN_MAX).min(JOIN_MAX)
+            let Some(times) = self.trials.record(id).and_then(|record| record.times) else {
+                // One of which nothing is known gets all the time that there is.
+                return Some(JoinTimes { copy: JOIN_MAX, step: JOIN_MAX });
             };
-            let copy = trial.min(JOIN_MAX).saturating_sub(time_of(TRIAL_SHARDS));
-            slowest.copy = slowest.copy.max(copy);
-            slowest.step = slowest.step.max(time_of(shards));
+            let shards = plan.rank_of(id).map_or(0, |rank| plan.shards_of(rank).len());
+            slowest.copy = slowest.copy.max(from_ms(times.copy_ms));
+            slowest.step = slowest.step.max(from_ms(times.shard_ms * shards as f64));
         }
         (!newcomers.is_empty()).then_some(slowest)
     }
@@ -96,6 +89,11 @@ impl CoordinatorMachine {
             self.enter_fencing(&format!("worker {} is too slow", slow.id));
         }
     }
+}
+
+/// A time that a worker has stated, which counts up to [`JOIN_MAX`].
+fn from_ms(ms: f64) -> Duration {
+    Duration::try_from_secs_f64(1e-3 * ms).unwrap_or(JOIN_MAX).min(JOIN_MAX)
 }
 
 /// Why a worker that takes this time for a shard is too slow beside others, if it is.

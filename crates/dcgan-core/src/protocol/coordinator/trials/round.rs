@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::links::{Link, Pair};
 use super::probation::slowness;
-use super::{Record, Shown, Standing, Transfer};
+use super::{Record, Standing, Transfer};
 use crate::ids::WorkerId;
 use crate::protocol::coordinator::registry::WorkerEntry;
 use crate::protocol::coordinator::{Command, CoordinatorMachine, Notice};
-use crate::protocol::message::ToWorker;
+use crate::protocol::message::{ToWorker, TrialTimes};
 use crate::protocol::plan::Member;
 
 /// A worker that does not say in this time whether it reaches another one has not reached it.
@@ -109,7 +109,7 @@ impl CoordinatorMachine {
             // Workers that come at the same time begin with different members.
             let place = (worker.arrival as usize + failed) % donors.len();
             let (donor, address) = donors[place].clone();
-            *transfer = Transfer::Running { donor: donor.clone(), failed, since: self.now };
+            *transfer = Transfer::Running { donor: donor.clone(), failed };
             self.out.push(Command::Send(conn, ToWorker::Trial(donor, address)));
         }
     }
@@ -126,21 +126,21 @@ impl CoordinatorMachine {
         &mut self,
         by: &WorkerId,
         donor: &WorkerId,
-        result: Result<f64, String>,
+        result: Result<TrialTimes, String>,
     ) {
         let donors = self.donors().len();
         let Some(record) = self.trials.records.get_mut(&by.name) else { return };
         let Standing::OnTrial { transfer, .. } = &mut record.standing else { return };
-        let Transfer::Running { donor: asked, failed, since } = transfer else { return };
+        let Transfer::Running { donor: asked, failed } = transfer else { return };
         if record.id != *by || asked != donor {
             return;
         }
-        let (failed, trial) = (*failed + 1, self.now.saturating_sub(*since));
+        let failed = *failed + 1;
         *transfer = if result.is_ok() { Transfer::Done } else { Transfer::Due { failed } };
-        record.shown = result.as_ref().ok().map(|&shard_ms| Shown { trial, shard_ms });
+        record.times = result.as_ref().ok().copied();
         self.trials.mark();
         match result {
-            Ok(shard_ms) => {
+            Ok(TrialTimes { shard_ms, .. }) => {
                 let median_ms = self.median_shard_ms();
                 if let Some(why) = median_ms.and_then(|median_ms| slowness(shard_ms, median_ms)) {
                     self.fail_trial(by, &why);
