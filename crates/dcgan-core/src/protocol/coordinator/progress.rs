@@ -29,9 +29,9 @@ const LAST_MAX: Duration = Duration::from_secs(10);
 const PROBATION_STEPS: u32 = 8;
 /// A plan with a newcomer may take this many times what a step is expected to take: by the slowest
 /// recent step, and by what the newcomer has shown in its trial.
-const JOIN_STEPS: f64 = 1.5;
+const JOIN_STEPS: u32 = 2;
 /// A plan with a newcomer may take at least this long for a step: a busy machine may need it.
-const JOIN_MIN: Duration = Duration::from_millis(400);
+const JOIN_MIN: Duration = Duration::from_millis(500);
 /// The slowness that a newcomer has shown gives it no more time than this.
 pub(super) const JOIN_MAX: Duration = Duration::from_secs(10);
 /// A plan may take this long for a step while it is not known how long steps take.
@@ -252,8 +252,8 @@ impl Progress {
             (Some(&slowest), Some(join)) => {
                 // A state is copied before the first step only.
                 let copy = if self.finished == start { join.copy } else { Duration::ZERO };
-                let shown = (join.step.mul_f64(JOIN_STEPS) + copy).min(JOIN_MAX);
-                shown.max(slowest.mul_f64(JOIN_STEPS) + copy).max(JOIN_MIN)
+                let shown = (join.step * JOIN_STEPS + copy).min(JOIN_MAX);
+                shown.max(slowest * JOIN_STEPS + copy).max(JOIN_MIN)
             }
         };
         self.waited(now) >= patience * 2u32.pow(self.stalls.min(DOUBLINGS_MAX))
