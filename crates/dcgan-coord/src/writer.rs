@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dcgan_core::ids::Step;
@@ -100,8 +100,11 @@ pub(crate) fn start(
     thread::Builder::new().name("writer".to_owned()).spawn(move || {
         let mut has_failed = false;
         let mut said = String::new();
+        let mut look_at = Instant::now() + LOOK_INTERVAL;
         loop {
-            let news = match jobs.recv_timeout(LOOK_INTERVAL) {
+            // Jobs may come more often than that.
+            let until_look = look_at.saturating_duration_since(Instant::now());
+            let news = match jobs.recv_timeout(until_look) {
                 Ok(job) => {
                     if has_failed {
                         #[expect(
@@ -116,6 +119,7 @@ pub(crate) fn start(
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     look(&mut recorder, &mut said);
+                    look_at = Instant::now() + LOOK_INTERVAL;
                     recorder.lost_newest_checkpoint().then_some(JobNews::CheckpointLost)
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
