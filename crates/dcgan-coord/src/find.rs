@@ -10,7 +10,7 @@ use dcgan_process::exit::{status as exit, usage};
 use dcgan_process::settings::is_from_variable;
 use dcgan_rpc::net::{Address, Connector};
 use dcgan_store::address_file::{read_address, read_address_at};
-use dcgan_store::checkpoint::Checkpoints;
+use dcgan_store::checkpoint::{Checkpoints, VerifiedCheckpoint};
 use dcgan_store::run_dir::{EndState, RunPaths, is_in_use, read_run_file};
 use serde::Serialize;
 
@@ -134,6 +134,7 @@ fn address_in(root: &Path, connector: &Connector) -> anyhow::Result<Option<Addre
 }
 
 /// How far a run is, by its newest checkpoint.
+#[derive(Default)]
 pub(crate) struct Progress {
     /// The step of the checkpoint; 0 without one.
     pub(crate) step: Step,
@@ -144,8 +145,8 @@ pub(crate) struct Progress {
 /// Reads how far the run of a directory is.
 pub(crate) fn progress(paths: &RunPaths) -> anyhow::Result<Progress> {
     let (newest, _) = Checkpoints::new(paths).newest()?;
-    let newest = newest.map(|checkpoint| checkpoint.manifest().clone());
-    Ok(newest.map_or(Progress { step: 0, ends_run: false }, |manifest| Progress {
+    let newest = newest.as_ref().map(VerifiedCheckpoint::manifest);
+    Ok(newest.map_or_else(Progress::default, |manifest| Progress {
         step: manifest.step,
         ends_run: manifest.ends_run,
     }))

@@ -25,7 +25,7 @@ use crate::recorder::Recorder;
 
 /// Pause after an attempt that has failed.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(500);
-/// Without a job, the writer looks this often whether others have changed the directory.
+/// Between jobs, the writer looks this often whether others have changed the directory.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Something to write.

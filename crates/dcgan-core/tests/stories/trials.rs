@@ -125,15 +125,19 @@ fn rule_13_before_the_first_step_all_are_compared() {
     assert!(outside(&coordinator).iter().any(is_a));
 }
 
+/// Workers a and b answer a fence after a step, and then c does, if its answer is waited for.
+fn answer_fence(coordinator: &mut Coordinator, fence: u64, step: u64) -> Vec<String> {
+    coordinator.acknowledges('a', fence, step);
+    let lines = coordinator.acknowledges('b', fence, step);
+    if lines.is_empty() { coordinator.acknowledges('c', fence, 0) } else { lines }
+}
+
 /// Fails plans of a, b and c by a complaint of a, until one begins with other members.
 fn fail_plans(coordinator: &mut Coordinator, complaint: &Complaint) -> String {
     for fence in 3..=4 {
         coordinator.complains('a', complaint.clone());
         coordinator.passes(1.1, "abc");
-        for name in ['a', 'b'] {
-            coordinator.acknowledges(name, fence, 3);
-        }
-        let lines = coordinator.acknowledges('c', fence, 0);
+        let lines = answer_fence(coordinator, fence, 3);
         if fence == 4 {
             return lines[0].clone();
         }
@@ -149,10 +153,7 @@ fn rule_13_two_plans_without_a_step_go_back_to_the_members_that_finished_one() {
     coordinator.report_steps("abd", 0, 3);
     coordinator.loses_stream_of('d');
     coordinator.joins('c');
-    for name in ['a', 'b'] {
-        coordinator.acknowledges(name, 2, 3);
-    }
-    coordinator.acknowledges('c', 2, 0);
+    answer_fence(&mut coordinator, 2, 3);
     coordinator.passes(3.1, "abc");
     let line = fail_plans(&mut coordinator, &Complaint::StreamBroken(Rank(2)));
     assert_eq!(line, "store plan 4: a=0126 b=3457, from the end of step 3");
@@ -173,13 +174,6 @@ fn newcomer_joins() -> Coordinator {
     coordinator.says('c', tried('b', Ok(100.0)));
     answer_fence(&mut coordinator, 2, 12);
     coordinator
-}
-
-/// Workers a and b answer a fence after a step, and then c does.
-fn answer_fence(coordinator: &mut Coordinator, fence: u64, step: u64) -> Vec<String> {
-    coordinator.acknowledges('a', fence, step);
-    let lines = coordinator.acknowledges('b', fence, step);
-    if lines.is_empty() { coordinator.acknowledges('c', fence, 0) } else { lines }
 }
 
 #[test]
@@ -235,22 +229,15 @@ fn rule_13_those_that_have_failed_before_join_one_by_one() {
     // Of c and d, which join together, one copies for ever, and nobody knows which.
     coordinator.joins('c');
     coordinator.joins('d');
-    for name in ['a', 'b'] {
-        coordinator.acknowledges(name, 2, 3);
-    }
-    coordinator.acknowledges('c', 2, 0);
+    answer_fence(&mut coordinator, 2, 3);
     let lines = coordinator.acknowledges('d', 2, 0);
     assert!(lines[0].contains(" c=") && lines[0].contains(" d="), "{lines:?}");
     coordinator.passes(0.7, "abcd");
-    coordinator.acknowledges('a', 3, 3);
-    coordinator.acknowledges('b', 3, 3);
+    answer_fence(&mut coordinator, 3, 3);
     assert_eq!(outside(&coordinator).len(), 2);
     coordinator.report_steps("ab", 3, 4);
     coordinator.passes(1.1, "abcd");
-    for name in ['a', 'b'] {
-        coordinator.acknowledges(name, 4, 4);
-    }
-    let mut lines = coordinator.acknowledges('c', 4, 0);
+    let mut lines = answer_fence(&mut coordinator, 4, 4);
     lines.extend(coordinator.acknowledges('d', 4, 0));
     let is_plan_of_c = |line: &String| line.contains(" c=") && !line.contains(" d=");
     assert!(lines.iter().any(is_plan_of_c), "{lines:?}");

@@ -161,8 +161,11 @@ impl Progress {
     /// The newcomers of a plan, if all others that last finished a step together are its members:
     /// then it cannot be a loss that keeps them from finishing the next.
     pub(super) fn newcomers(&self, plan: &Plan) -> Vec<WorkerId> {
-        let is_core_whole = self.core.iter().all(|id| plan.rank_of(id).is_some());
-        if is_core_whole { self.newcomers.keys().cloned().collect() } else { Vec::new() }
+        // This is asked at every event, and mostly there are none.
+        if self.newcomers.is_empty() || self.core.iter().any(|id| plan.rank_of(id).is_none()) {
+            return Vec::new();
+        }
+        self.newcomers.keys().cloned().collect()
     }
 
     /// Returns whether the present plan has newcomers.

@@ -163,9 +163,7 @@ impl Stragglers {
     /// pause of all members is in each of these times.
     fn median_of_others(&self, id: &WorkerId) -> Option<f64> {
         let others = self.last.iter().filter(|(other, _)| *other != id);
-        let mut times: Vec<f64> = others.map(|(_, last)| last.shard_ms).collect();
-        times.sort_by(f64::total_cmp);
-        times.get(times.len() / 2).copied()
+        median(others.map(|(_, last)| last.shard_ms).collect())
     }
 
     /// Decides whether shards are to move from a slow member. If so, later plans assign shards by
@@ -240,6 +238,12 @@ impl Stragglers {
 pub(super) fn is_too_slow(shard_ms: f64, median_ms: f64) -> bool {
     let is_quick = shard_ms <= (SLOWER_MAX * median_ms).max(SLOW_MS_MIN);
     !is_quick
+}
+
+/// The median of some times, or the greater one of two in the middle; `None` if there are none.
+pub(super) fn median(mut times: Vec<f64>) -> Option<f64> {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied()
 }
 
 /// The milliseconds that the slowest member takes for all its shards.

@@ -272,20 +272,6 @@ impl CoordinatorMachine {
         }
     }
 
-    /// Gives up a plan that takes too long for a step. These newcomers are not in the next one.
-    fn give_up_plan(&mut self, newcomers: &[WorkerId]) {
-        let seconds = self.progress.waited(self.now).as_secs_f64();
-        for id in newcomers {
-            let why = format!("the members finished no step with it in {seconds:.1} s");
-            self.leave_out(id, &why);
-        }
-        if newcomers.is_empty() {
-            self.progress.add_stall();
-            self.notify(Notice::Stalled(seconds as u64));
-        }
-        self.enter_fencing(&format!("no step was finished for {seconds:.0} s"));
-    }
-
     /// The name of a worker that may join the members, if there is a shard for it.
     fn newcomer(&self, plan: &Plan) -> Option<String> {
         if plan.members().len() >= usize::from(self.shards) {

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{CoordinatorMachine, PAUSE_MIN};
+use super::{CoordinatorMachine, Notice, PAUSE_MIN};
 use crate::ids::WorkerId;
 use crate::protocol::coordinator::FENCE_MAX;
 use crate::protocol::coordinator::progress::{JOIN_MAX, JoinTimes};
@@ -47,6 +47,20 @@ impl CoordinatorMachine {
             slowest.step = slowest.step.max(from_ms(times.shard_ms * shards as f64));
         }
         (!newcomers.is_empty()).then_some(slowest)
+    }
+
+    /// Gives up a plan that takes too long for a step. These newcomers are not in the next one.
+    pub(in crate::protocol::coordinator) fn give_up_plan(&mut self, newcomers: &[WorkerId]) {
+        let seconds = self.progress.waited(self.now).as_secs_f64();
+        for id in newcomers {
+            let why = format!("the members finished no step with it in {seconds:.1} s");
+            self.leave_out(id, &why);
+        }
+        if newcomers.is_empty() {
+            self.progress.add_stall();
+            self.notify(Notice::Stalled(seconds as u64));
+        }
+        self.enter_fencing(&format!("no step was finished for {seconds:.0} s"));
     }
 
     /// Returns whether a worker may be in the plan after this one. Of those that have failed before

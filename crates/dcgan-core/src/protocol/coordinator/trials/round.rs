@@ -8,6 +8,7 @@ use super::probation::slowness;
 use super::{Record, Standing, Transfer};
 use crate::ids::WorkerId;
 use crate::protocol::coordinator::registry::WorkerEntry;
+use crate::protocol::coordinator::stragglers::median;
 use crate::protocol::coordinator::{Command, CoordinatorMachine, Notice};
 use crate::protocol::message::{ToWorker, TrialTimes};
 use crate::protocol::plan::Member;
@@ -165,9 +166,8 @@ impl CoordinatorMachine {
     /// The members' median time for a shard, now or before the last plan; `None` if none is known.
     fn median_shard_ms(&self) -> Option<f64> {
         let measured = |member: &Member| self.stragglers.shard_ms(&member.id);
-        let mut members: Vec<f64> = self.members().iter().filter_map(measured).collect();
-        members.sort_by(f64::total_cmp);
-        members.get(members.len() / 2).copied().or(self.trials.median_ms)
+        let now = median(self.members().iter().filter_map(measured).collect());
+        now.or(self.trials.median_ms)
     }
 
     /// Decides who has passed, and who has failed.
