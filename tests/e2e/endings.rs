@@ -76,7 +76,7 @@ fn end(kind: Kind, frozen: Duration) -> Step {
     let folder = tempdir().unwrap();
     let here = folder.path();
     let coordinator = Coordinator::start(here, &arguments());
-    let again = format!("--workers 2 {}", coordinator.same_port());
+    let again = format!("{} {}", arguments(), coordinator.same_port());
     let workers = ["a", "b"].map(|name| coordinator.worker(here, &format!("--name {name}")));
     coordinator.process.wait_for_step(3);
     let all = |name| workers.iter().for_each(|worker| worker.signal(name));
