@@ -17,7 +17,7 @@ use crate::protocol::plan::{Plan, StateRef};
 
 /// The version of everything on the wire. Programs of different versions refuse each other, with a
 /// message that names both versions.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// The first message of every control stream, from the worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +65,9 @@ pub enum FromWorker {
     },
     /// The answer to [`ToWorker::RequestSnapshot`] from a worker that does not hold the snapshot.
     SnapshotMissing(Step),
+    /// News that the worker holds the start state of the plan of this generation, of which it had to
+    /// copy one.
+    Copied(Generation),
     /// News that the worker had reached a position with another state than its peers. It has copied
     /// theirs since.
     StateDiffered {

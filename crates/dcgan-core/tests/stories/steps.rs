@@ -95,7 +95,7 @@ fn rule_2_a_worker_copies_the_start_state_and_checks_it() {
     let copy = StateCopy { state: (*served).clone(), reports: Vec::new() };
     assert_eq!(
         c.handle(Event::Copied(Generation(2), Some(copy))),
-        ["compute shards 23 at the end of step 1"]
+        ["report: copied the state of plan 2", "compute shards 23 at the end of step 1"]
     );
     assert_eq!(c.machine.at(), plan.start);
 }

@@ -1,6 +1,6 @@
 //! Rule 13: membership is earned.
 
-use dcgan_core::ids::{Digest, Rank};
+use dcgan_core::ids::{Digest, Generation, Rank};
 use dcgan_core::protocol::coordinator::Notice;
 use dcgan_core::protocol::message::{Complaint, FromWorker, TrialTimes};
 
@@ -176,9 +176,40 @@ fn newcomer_joins() -> Coordinator {
     coordinator
 }
 
+/// The same, and c has copied the state.
+fn newcomer_has_copied() -> Coordinator {
+    let mut coordinator = newcomer_joins();
+    assert_eq!(coordinator.says('c', FromWorker::Copied(Generation(2))), [""; 0]);
+    coordinator
+}
+
+#[test]
+fn rule_13_the_members_wait_for_a_copy_about_as_long_as_it_took_in_the_trial() {
+    let mut coordinator = newcomer_joins();
+    assert_eq!(coordinator.passes(1.5, "abc"), [""; 0]);
+    // It took 0.8 s. The answer to the fence is not waited for.
+    assert_eq!(coordinator.passes(0.2, "abc"), ["a: fence 3", "b: fence 3", "c: fence 3"]);
+    let lines = answer_fence(&mut coordinator, 3, 12);
+    assert_eq!(lines[0], "store plan 3: a=0123 b=4567, from the end of step 12");
+    assert_eq!(outside(&coordinator), ["c: it copied no state in 1.6 s"]);
+}
+
+#[test]
+fn rule_13_of_two_that_join_the_one_that_copies_for_ever_is_left_out() {
+    let mut coordinator = Coordinator::training("ab");
+    coordinator.report_steps("ab", 0, 3);
+    coordinator.joins('c');
+    coordinator.joins('d');
+    answer_fence(&mut coordinator, 2, 3);
+    coordinator.acknowledges('d', 2, 0);
+    coordinator.says('d', FromWorker::Copied(Generation(2)));
+    coordinator.passes(0.3, "abcd");
+    assert_eq!(outside(&coordinator), ["c: it copied no state in 0.3 s"]);
+}
+
 #[test]
 fn rule_13_the_members_wait_for_a_newcomer_about_as_long_as_a_step_and_a_copy_take() {
-    let mut coordinator = newcomer_joins();
+    let mut coordinator = newcomer_has_copied();
     assert_eq!(coordinator.passes(2.7, "abc"), [""; 0]);
     // A copy took it 0.8 s, and a step takes up to a second. Its answer is not waited for.
     assert_eq!(coordinator.passes(0.5, "abc"), ["a: fence 3", "b: fence 3", "c: fence 3"]);
@@ -226,12 +257,15 @@ fn rule_13_a_member_for_which_the_others_wait_for_seconds_waits_outside_at_once(
 fn rule_13_those_that_have_failed_before_join_one_by_one() {
     let mut coordinator = Coordinator::training("ab");
     coordinator.report_steps("ab", 0, 3);
-    // Of c and d, which join together, one copies for ever, and nobody knows which.
+    // Of c and d, which join together, one computes for ever, and nobody knows which.
     coordinator.joins('c');
     coordinator.joins('d');
     answer_fence(&mut coordinator, 2, 3);
     let lines = coordinator.acknowledges('d', 2, 0);
     assert!(lines[0].contains(" c=") && lines[0].contains(" d="), "{lines:?}");
+    for newcomer in ['c', 'd'] {
+        coordinator.says(newcomer, FromWorker::Copied(Generation(2)));
+    }
     coordinator.passes(0.7, "abcd");
     answer_fence(&mut coordinator, 3, 3);
     assert_eq!(outside(&coordinator).len(), 2);

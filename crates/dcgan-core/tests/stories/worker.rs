@@ -253,6 +253,7 @@ fn describe(message: &FromWorker) -> String {
             format!("generation {generation} cannot go on: {}", reason(complaint))
         }
         FromWorker::SnapshotMissing(step) => format!("no snapshot of step {step}"),
+        FromWorker::Copied(generation) => format!("copied the state of plan {generation}"),
         FromWorker::StateDiffered { position, tensor } => {
             format!("another state before at {position}, first in {tensor}")
         }

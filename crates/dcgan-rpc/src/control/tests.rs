@@ -146,6 +146,7 @@ fn worker_message() -> impl Strategy<Value = WorkerMessage> {
             complaint
         }),
         any::<u64>().prop_map(FromWorker::SnapshotMissing),
+        any::<u64>().prop_map(|generation| FromWorker::Copied(Generation(generation))),
         (state_ref(), "[a-z.]{1,9}").prop_map(|(state, tensor)| FromWorker::StateDiffered {
             position: state.position,
             tensor

@@ -47,6 +47,7 @@ impl WorkerMessage {
             Kind::SnapshotMissing(pb::SnapshotMissing { step }) => {
                 FromWorker::SnapshotMissing(step)
             }
+            Kind::Copied(pb::Copied { generation }) => FromWorker::Copied(Generation(generation)),
             Kind::StateDiffered(pb::StateDiffered { position, tensor }) => {
                 FromWorker::StateDiffered {
                     position: required(position, "a difference without a position")?,
@@ -110,6 +111,7 @@ impl From<FromWorker> for Kind {
             FromWorker::SnapshotMissing(step) => {
                 Self::SnapshotMissing(pb::SnapshotMissing { step })
             }
+            FromWorker::Copied(generation) => Self::Copied(pb::Copied { generation: generation.0 }),
             FromWorker::StateDiffered { position, tensor } => {
                 Self::StateDiffered(pb::StateDiffered { position: Some(position.into()), tensor })
             }

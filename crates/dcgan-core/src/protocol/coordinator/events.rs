@@ -66,6 +66,10 @@ impl CoordinatorMachine {
                 self.on_complaint(&id, generation, complaint)?;
             }
             FromWorker::SnapshotMissing(step) => self.outputs.on_snapshot_missing(&id, step),
+            FromWorker::Copied(generation) if generation == self.generation() => {
+                self.progress.note_copied(&id);
+            }
+            FromWorker::Copied(_) => {}
             FromWorker::StateDiffered { position, tensor } => {
                 self.on_state_differed(id, position, tensor);
             }

@@ -52,6 +52,10 @@ impl Possible<'_> {
                 self.complaint(plan, self.rank_in(generation)?, &complaint)?;
                 Ok(Some(FromWorker::Complaint { generation, complaint }))
             }
+            FromWorker::Copied(generation) => {
+                self.generation(generation)?;
+                Ok(self.rank_in(generation)?.map(|_| FromWorker::Copied(generation)))
+            }
             FromWorker::StateDiffered { position, .. } if self.is_beyond_end(position) => Ok(None),
             FromWorker::Evaluated { id, ref result } => {
                 let parts = self.evaluation.map_or(0, |info| usize::from(info.pieces) + 1);

@@ -32,6 +32,10 @@ const PROBATION_STEPS: u32 = 8;
 const JOIN_STEPS: u32 = 2;
 /// A plan with a newcomer may take at least this long for a step: a busy machine may need it.
 const JOIN_MIN: Duration = Duration::from_millis(500);
+/// A newcomer may take this many times what it has taken for a copy in its trial.
+const JOIN_COPIES: u32 = 2;
+/// A newcomer may take at least this long, or a step, for its copy.
+const COPY_MIN: Duration = Duration::from_millis(250);
 /// The slowness that a newcomer has shown gives it no more time than this.
 pub(super) const JOIN_MAX: Duration = Duration::from_secs(10);
 /// A plan may take this long for a step while it is not known how long steps take.
@@ -44,8 +48,8 @@ const DOUBLINGS_MAX: u32 = 4;
 pub(super) struct Progress {
     /// The members that last finished a step together.
     core: BTreeSet<WorkerId>,
-    /// The newcomers of the present plan, each with the steps after which it is none any more.
-    newcomers: BTreeMap<WorkerId, u32>,
+    /// The newcomers of the present plan.
+    newcomers: BTreeMap<WorkerId, Newcomer>,
     /// Plans since then that have finished no step.
     fruitless: usize,
     /// Plans since then that were given up because nothing happened.
@@ -79,6 +83,15 @@ pub(super) struct JoinTimes {
     pub(super) step: Duration,
 }
 
+/// A worker that has joined a moment ago.
+#[derive(Debug)]
+struct Newcomer {
+    /// The steps after which it is a newcomer no more.
+    steps: u32,
+    /// Whether it lacks the start state of the present plan.
+    is_copying: bool,
+}
+
 /// A complaint of one worker about another.
 #[derive(Debug)]
 struct Accusation {
@@ -99,8 +112,12 @@ impl Progress {
         self.newcomers.retain(|id, _| plan.rank_of(id).is_some());
         for member in plan.members() {
             // Before a first step there are none: nobody has shown more than the others.
+            let is_copying = !member.holds_start;
             if !self.core.is_empty() && !self.core.contains(&member.id) {
-                self.newcomers.insert(member.id.clone(), PROBATION_STEPS);
+                let newcomer = Newcomer { steps: PROBATION_STEPS, is_copying };
+                self.newcomers.insert(member.id.clone(), newcomer);
+            } else if let Some(newcomer) = self.newcomers.get_mut(&member.id) {
+                newcomer.is_copying = is_copying;
             }
         }
     }
@@ -141,9 +158,10 @@ impl Progress {
         }
         self.since = now;
         self.core = plan.members().iter().map(|member| member.id.clone()).collect();
-        self.newcomers.retain(|_, steps| {
-            *steps -= 1;
-            *steps > 0
+        self.newcomers.retain(|_, newcomer| {
+            newcomer.steps -= 1;
+            newcomer.is_copying = false;
+            newcomer.steps > 0
         });
         (self.fruitless, self.stalls) = (0, 0);
         self.accusations.clear();
@@ -171,6 +189,25 @@ impl Progress {
     /// Returns whether the present plan has newcomers.
     pub(super) fn has_newcomers(&self) -> bool {
         !self.newcomers.is_empty()
+    }
+
+    /// Notes that a member holds the start state of the present plan.
+    pub(super) fn note_copied(&mut self, id: &WorkerId) {
+        if let Some(newcomer) = self.newcomers.get_mut(id) {
+            newcomer.is_copying = false;
+        }
+    }
+
+    /// Returns whether a newcomer lacks the start state of the present plan.
+    pub(super) fn is_copying(&self, id: &WorkerId) -> bool {
+        self.newcomers.get(id).is_some_and(|newcomer| newcomer.is_copying)
+    }
+
+    /// Returns whether the copy of a newcomer takes too long, if it is expected to take this time:
+    /// the members cannot finish a step without it.
+    pub(super) fn is_copy_late(&self, now: Duration, expected: Duration) -> bool {
+        let slowest = self.recent.iter().max().copied().unwrap_or(STALL_FIRST);
+        self.waited(now) >= (expected * JOIN_COPIES).max(slowest).max(COPY_MIN)
     }
 
     /// The time since the last finished step, or since the plan began.

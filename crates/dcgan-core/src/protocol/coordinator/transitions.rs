@@ -241,6 +241,7 @@ impl CoordinatorMachine {
         let last_step = self.outputs.last_step();
         let newcomers = self.dispensable_newcomers(&plan);
         let join = self.join_times(&plan, &newcomers);
+        let late_copiers = self.late_copiers(&plan, &newcomers);
         // Without progress a complaint waits: see `COMPLAINT_PAUSE`.
         let is_complaint_due =
             has_complaint && (has_progress || self.now >= since + COMPLAINT_PAUSE);
@@ -257,7 +258,9 @@ impl CoordinatorMachine {
         } else if (self.outputs.reached() < last_step || self.outputs.lacks_last_checkpoint())
             && self.progress.is_stalled(self.now, &plan, last_step, join)
         {
-            self.give_up_plan(&newcomers);
+            self.give_up_plan(&newcomers, "the members finished no step with it");
+        } else if !late_copiers.is_empty() {
+            self.give_up_plan(&late_copiers, "it copied no state");
         } else if let Some(slow) = self.slow_member(&plan) {
             // No shards move meanwhile: after a move all would be measured anew.
             self.leave_out_slow_member(&slow);

@@ -113,6 +113,7 @@ impl WorkerMachine {
             }
         }
         self.report_retained_steps();
+        self.report(FromWorker::Copied(generation));
         if self.at.position.is_step_boundary() {
             self.keep_snapshot();
         }

@@ -18,6 +18,12 @@ impl WorkerMachine {
         if self.data_ready {
             self.report(FromWorker::Ready);
         }
+        if let Some((plan, rank)) = &self.plan
+            && self.copying.is_none()
+            && !plan.members()[usize::from(rank.0)].holds_start
+        {
+            self.report(FromWorker::Copied(plan.generation));
+        }
         if let Some(complaint) = self.complaint.clone() {
             self.report(FromWorker::Complaint { generation: self.generation(), complaint });
         }

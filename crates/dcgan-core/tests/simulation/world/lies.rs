@@ -198,7 +198,7 @@ impl World {
             return self.with_one_change(message);
         }
         let position = self.any_position();
-        match self.rng.below(9) {
+        match self.rng.below(10) {
             0 => FromWorker::Ready,
             1 => {
                 let state = Some(self.any_state()).filter(|_| !self.rng.one_in(8));
@@ -220,7 +220,8 @@ impl World {
             }
             5 => FromWorker::SnapshotMissing(self.number()),
             6 => FromWorker::StateDiffered { position, tensor: "x".repeat(256) },
-            7 => FromWorker::ProbeResult { peer: self.any_worker_id(), result: Ok(()) },
+            7 => FromWorker::Copied(Generation(self.number())),
+            8 => FromWorker::ProbeResult { peer: self.any_worker_id(), result: Ok(()) },
             _ => {
                 let part = self.number() as u16;
                 let id = PartId { step: position.step, digest: self.any_digest(position), part };

@@ -49,12 +49,36 @@ impl CoordinatorMachine {
         (!newcomers.is_empty()).then_some(slowest)
     }
 
-    /// Gives up a plan that takes too long for a step. These newcomers are not in the next one.
-    pub(in crate::protocol::coordinator) fn give_up_plan(&mut self, newcomers: &[WorkerId]) {
+    /// Those of the newcomers of a plan that take too long to copy its start state.
+    pub(in crate::protocol::coordinator) fn late_copiers(
+        &self,
+        plan: &Plan,
+        newcomers: &[WorkerId],
+    ) -> Vec<WorkerId> {
+        let mut copying = newcomers.to_vec();
+        copying.retain(|id| self.progress.is_copying(id));
+        let Some(times) = self.join_times(plan, &copying) else {
+            return copying;
+        };
+        // The members that hold the state share the work.
+        let holders = plan.members().iter().filter(|member| member.holds_start).count();
+        let copies = copying.len().div_ceil(holders.max(1)) as u32;
+        if !self.progress.is_copy_late(self.now, times.copy * copies) {
+            copying.clear();
+        }
+        copying
+    }
+
+    /// Gives up a plan that takes too long. These newcomers, which do not do in time what `lacks`
+    /// says, are not in the next one.
+    pub(in crate::protocol::coordinator) fn give_up_plan(
+        &mut self,
+        newcomers: &[WorkerId],
+        lacks: &str,
+    ) {
         let seconds = self.progress.waited(self.now).as_secs_f64();
         for id in newcomers {
-            let why = format!("the members finished no step with it in {seconds:.1} s");
-            self.leave_out(id, &why);
+            self.leave_out(id, &format!("{lacks} in {seconds:.1} s"));
         }
         if newcomers.is_empty() {
             self.progress.add_stall();
