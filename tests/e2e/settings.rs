@@ -64,7 +64,12 @@ fn every_flag_has_its_variable() {
 }
 
 /// Runs a program to its end with these variables.
-fn run_with(program: &str, folder: &Path, variables: &[(&str, &str)], arguments: &str) -> Output {
+pub(crate) fn run_with(
+    program: &str,
+    folder: &Path,
+    variables: &[(&str, &str)],
+    arguments: &str,
+) -> Output {
     let mut command = std::process::Command::new(program);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DCGAN_")) {
         command.env_remove(name);

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::exit::{self, status};
 use crate::help;
 
+use crate::output::escaped;
 /// The names of all variables begin with this.
 pub const PREFIX: &str = "DCGAN_";
 
@@ -68,10 +69,10 @@ pub const FLAGS: [&str; 37] = [
 /// Parses the command line of this process. Ends the process with a message if it is wrong, or if
 /// help, a manual page or a completion script is asked for.
 pub fn parse<A: CommandFactory + FromArgMatches>() -> (A, ArgMatches) {
-    let mut command = help::with_verbs(without_empty_variables(A::command()));
+    let mut command = help::with_verbs(with_usable_variables(A::command()));
     let matches = match command.try_get_matches_from_mut(env::args_os()) {
         Ok(matches) => matches,
-        Err(error) => help::with_tip(error, &command).exit(),
+        Err(error) => help::with_escapes(help::with_tip(error, &command)).exit(),
     };
     match help::print_if_asked_for(&command, &matches) {
         Ok(true) => exit::now(status::FINISHED),
@@ -85,17 +86,17 @@ pub fn parse<A: CommandFactory + FromArgMatches>() -> (A, ArgMatches) {
 }
 
 /// The same flags; one whose variable is set to nothing has no variable. Shells and clusters give
-/// an empty variable where a person left a value out.
-fn without_empty_variables(command: Command) -> Command {
-    let forget_if_empty = |arg: Arg| {
-        let value = arg.get_env().and_then(env::var_os);
-        if value.is_some_and(|value| value.is_empty()) {
-            arg.env(None::<&'static str>)
-        } else {
-            arg
+/// an empty variable where a person left a value out. Help shows no value that a terminal obeys.
+fn with_usable_variables(command: Command) -> Command {
+    let forget_if_empty = |arg: Arg| match arg.get_env().and_then(env::var_os) {
+        Some(value) if value.is_empty() => arg.env(None::<&'static str>),
+        Some(value) => {
+            let value = value.to_string_lossy();
+            arg.hide_env_values(escaped(&value) != value)
         }
     };
-    command.mut_args(forget_if_empty).mut_subcommands(without_empty_variables)
+        None => arg,
+    command.mut_args(forget_if_empty).mut_subcommands(with_usable_variables)
 }
 
 /// Parses settings in words for people.
