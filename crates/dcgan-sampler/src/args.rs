@@ -1,8 +1,8 @@
 //! The command line.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::builder::RangedI64ValueParser;
 use clap::{ArgAction, ArgMatches, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use dcgan_core::ids::Step;
 use dcgan_process::logging::LogArgs;
@@ -98,23 +98,27 @@ pub(crate) enum Weights {
     Ema,
 }
 
-/// Parses the number of images in a row or a column.
-fn side_parser() -> RangedI64ValueParser<u32> {
-    RangedI64ValueParser::new().range(1..=i64::from(SIDE_MAX))
-}
+/// The number of images in a row or a column.
+const SIDE: RangeInclusive<u64> = 1..=SIDE_MAX as u64;
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct GridArgs {
     #[command(flatten)]
     pub(crate) which: Which,
     /// Images down
-    #[arg(long, default_value_t = GRID.rows, value_parser = side_parser(), env = "DCGAN_ROWS")]
+    #[arg(
+        long,
+        default_value_t = GRID.rows,
+        value_parser = settings::whole::<u32>(SIDE),
+        env = "DCGAN_ROWS"
+    )]
     pub(crate) rows: u32,
     /// Images across
     #[arg(
+#[command(mut_args = settings::in_plain_words)]
         long,
         default_value_t = GRID.columns,
-        value_parser = side_parser(),
+        value_parser = settings::whole::<u32>(SIDE),
         env = "DCGAN_COLUMNS"
     )]
     pub(crate) columns: u32,
@@ -133,8 +137,9 @@ pub(crate) struct ExportArgs {
     /// How many images
     #[arg(
         long,
-        value_parser = clap::value_parser!(u32).range(1..=1_000_000),
+        value_parser = settings::whole::<u32>(1..=1_000_000),
         env = "DCGAN_COUNT"
+#[command(mut_args = settings::in_plain_words)]
     )]
     pub(crate) count: u32,
     /// Determines the latent vectors [default: those of the run's own grids]

@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(
         long,
         default_value_t = 1,
-        value_parser = clap::value_parser!(u16).range(1..=1024),
+        value_parser = settings::whole::<u16>(1..=1024),
         env = "DCGAN_THREADS"
     )]
     pub threads: u16,
