@@ -205,5 +205,5 @@ fn a_flag_of_the_sampler_beats_a_variable_that_it_excludes() {
     assert_names(&serve(&[coordinator], "--run nowhere"), &["nowhere: not a run directory"]);
     let both = [coordinator, ("DCGAN_RUN", "nowhere")];
     assert_names(&serve(&both, ""), &["--coordinator and --run", "give one"]);
-    assert_names(&serve(&[], ""), &["--coordinator URL or --run RUN_DIR"]);
+    assert_names(&serve(&[], ""), &["--run: runs/dcgan: not a run directory"]);
 }

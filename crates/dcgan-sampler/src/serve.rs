@@ -43,14 +43,8 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<u8> {
 
 /// Refuses wrong settings, before anything is bound.
 fn check(args: &ServeArgs) -> anyhow::Result<()> {
-    match (&args.coordinator, &args.run) {
-        (Some(_), Some(_)) => {
-            bail!(usage(anyhow!("--coordinator and --run both say what to follow: give one")));
-        }
-        (None, None) => {
-            bail!(usage(anyhow!("say what to follow: --coordinator URL or --run RUN_DIR")));
-        }
-        _ => {}
+    if args.coordinator.is_some() && args.run.is_some() {
+        bail!(usage(anyhow!("--coordinator and --run both say what to follow: give one")));
     }
     // An address that comes from a file is checked when it is connected to.
     if let Some(CoordinatorAt::Address(coordinator)) = &args.coordinator {
