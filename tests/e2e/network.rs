@@ -16,7 +16,12 @@ struct Shared {
     connections: Mutex<Vec<TcpStream>>,
     /// How many times every connection was to flip a bit in each direction.
     flips: AtomicUsize,
+    /// A change that waits for the bytes that it is for.
+    change: Mutex<Option<Change>>,
 }
+
+/// Changes bytes that pass. Returns whether they were those that it is for.
+type Change = Box<dyn Fn(&mut [u8]) -> bool + Send>;
 
 /// An address that passes everything on to a server. The server may start later than the relay.
 pub(crate) struct Relay {
@@ -62,6 +67,11 @@ impl Network {
     pub(crate) fn flip_bits(&self) {
         self.0.flips.fetch_add(1, Ordering::Relaxed);
     }
+
+    /// Changes, once, the first bytes for which the change returns true.
+    pub(crate) fn change_once(&self, change: impl Fn(&mut [u8]) -> bool + Send + 'static) {
+        *self.0.change.lock().unwrap() = Some(Box::new(change));
+    }
 }
 
 /// Joins a client and a server by two threads, one for each direction.
@@ -87,6 +97,7 @@ fn pass_on(shared: &Shared, mut from: TcpStream, mut to: TcpStream) {
             flips_done = flips_due;
             buffer[len / 2] ^= 1 << (len % 8);
         }
+        shared.change.lock().unwrap().take_if(|change| change(&mut buffer[..len]));
         if to.write_all(&buffer[..len]).is_err() {
             break;
         }

@@ -259,6 +259,14 @@ pub(crate) fn assert_names(text: &str, parts: &[&str]) {
     }
 }
 
+/// Waits until files are as a test wants them: of some, no program tells.
+pub(crate) fn wait_for_files(is_there: impl Fn() -> bool) {
+    while !is_there() {
+        #[expect(clippy::disallowed_methods, reason = "nobody says when a file changes")]
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Starts a thread that reads a stream to its end.
 fn collect(stream: Stream, reader: impl Read + Send + 'static, output: &Arc<Output>) {
     let output = Arc::clone(output);

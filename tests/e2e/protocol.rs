@@ -6,6 +6,7 @@ use dcgan_rpc::pb;
 use dcgan_rpc::pb::coordinator_client::CoordinatorClient;
 use tempfile::{TempDir, tempdir};
 
+use crate::network::Network;
 use crate::process::{COORD, Process, WORKER, assert_names, signal};
 use crate::run::{Coordinator, LocalWorker, last_digest, local, logged_steps, saved_steps};
 
@@ -191,4 +192,32 @@ async fn a_worker_with_another_protocol_version_is_refused_with_both_versions() 
     let versions = format!("protocol version 1 and the coordinator version {PROTOCOL}");
     assert_eq!(reason, format!("this worker speaks {versions}: use programs of one build"));
     coordinator.process.wait_for_event("worker_refused", &[]);
+}
+
+/// A hello of another version cannot be checked, so a damaged one can pass for such a hello.
+#[test]
+fn a_worker_that_is_refused_once_asks_again() {
+    let folder = folder();
+    let here = folder.path();
+    let coordinator = Coordinator::start(here, &format!("--workers 1 {TOY} {SHORT}"));
+    let network = Network::default();
+    let relay = network.relay();
+    relay.leads_to(coordinator.address.trim_start_matches("http://"));
+    network.change_once(|bytes| {
+        // The number of the version, between the tags of its field and of the fingerprint's.
+        let version = [0x18, PROTOCOL as u8, 0x22];
+        let Some(at) = bytes.windows(version.len()).position(|it| it == version) else {
+            return false;
+        };
+        bytes[at + 1] += 1;
+        // The first letter of the fingerprint, so that the number is not all that is wrong.
+        bytes[at + 4] ^= 1;
+        true
+    });
+    let worker = Process::start(WORKER, here, &format!("--coordinator {}", relay.address));
+    let waiting = worker.wait_for_event("waiting", &[]);
+    let newer = format!("this worker speaks protocol version {}", PROTOCOL + 1);
+    assert_names(waiting.field("for"), &["refused this worker", &newer, "asking again"]);
+    coordinator.process.expect(0).event("worker_refused", &[]);
+    worker.expect(0);
 }

@@ -12,7 +12,7 @@ use tempfile::tempdir;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::process::{Process, SAMPLER, assert_names, run};
+use crate::process::{Process, SAMPLER, assert_names, run, wait_for_files};
 use crate::run::local;
 use crate::services::{check_services, connect};
 use crate::training::all_cores;
@@ -84,6 +84,8 @@ async fn a_sampler_draws_the_same_pictures_for_its_page_for_grpc_and_for_files()
     sampler.signal("TERM");
     sampler.expect(143);
     check_files(folder.path(), &newest);
+    check_defaults(folder.path(), &newest);
+    check_signals(folder.path());
 }
 
 /// Checks that of many large pictures a few are drawn and the others refused in words, and that
@@ -118,4 +120,32 @@ fn check_files(folder: &Path, newest: &[u8]) {
     let source = Source::Path(folder.join("drawn"));
     let drawn = Dataset::load(&source, None, ObjectiveKind::Dcgan).unwrap().info();
     assert_eq!((drawn.images, drawn.rows, drawn.columns), (40, 28, 28));
+}
+
+/// Checks that a run in the default place needs no flag, and that no file is replaced by default.
+fn check_defaults(folder: &Path, newest: &[u8]) {
+    std::fs::create_dir(folder.join("runs")).unwrap();
+    std::fs::rename(folder.join("run"), folder.join("runs/dcgan")).unwrap();
+    let drawn = run(SAMPLER, folder, "grid", 0).text;
+    assert_names(&drawn, &["grid.png: 10 x 10 digits of step 2"]);
+    let refused = run(SAMPLER, folder, "grid --seed 1", 2);
+    assert_names(refused.error(), &["grid.png exists already", "--out"]);
+    assert_eq!(std::fs::read(folder.join("grid.png")).unwrap(), newest);
+    let sampler = Process::start(SAMPLER, folder, "serve --http 127.0.0.1:0 --grpc 127.0.0.1:0");
+    sampler.wait_for_event("showing", &[("step", "2")]);
+}
+
+/// Checks that a signal ends an export, and that no part of its file stays.
+fn check_signals(folder: &Path) {
+    let out = folder.join("many");
+    std::fs::create_dir(&out).unwrap();
+    let written = || std::fs::read_dir(&out).unwrap().count();
+    for (signal, status) in [("INT", 130), ("TERM", 143)] {
+        let export = Process::start(SAMPLER, folder, "export --count 1000000 --out many/digits");
+        wait_for_files(|| written() > 0);
+        export.signal(signal);
+        let name = format!("SIG{signal}");
+        export.expect(status).event("not_written", &[("signal", &name)]);
+        assert_eq!(written(), 0);
+    }
 }

@@ -64,7 +64,12 @@ fn every_flag_has_its_variable() {
 }
 
 /// Runs a program to its end with these variables.
-fn run_with(program: &str, folder: &Path, variables: &[(&str, &str)], arguments: &str) -> Output {
+pub(crate) fn run_with(
+    program: &str,
+    folder: &Path,
+    variables: &[(&str, &str)],
+    arguments: &str,
+) -> Output {
     let mut command = std::process::Command::new(program);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DCGAN_")) {
         command.env_remove(name);
@@ -200,5 +205,5 @@ fn a_flag_of_the_sampler_beats_a_variable_that_it_excludes() {
     assert_names(&serve(&[coordinator], "--run nowhere"), &["nowhere: not a run directory"]);
     let both = [coordinator, ("DCGAN_RUN", "nowhere")];
     assert_names(&serve(&both, ""), &["--coordinator and --run", "give one"]);
-    assert_names(&serve(&[], ""), &["--coordinator URL or --run RUN_DIR"]);
+    assert_names(&serve(&[], ""), &["--run: runs/dcgan: not a run directory"]);
 }

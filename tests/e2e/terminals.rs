@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use tempfile::tempdir;
 
-use crate::process::{COORD, signal};
+use crate::process::{COORD, SAMPLER, WORKER, signal, wait_for_files};
 use crate::run::{last_digest, logged_steps, rows, saved_steps};
+use crate::settings::run_with;
 
 const TOY: &str = "--local --workers 1 --objective toy --log-every 1 --checkpoint-every 50 \
                    --listen 127.0.0.1:0 --out run";
@@ -51,10 +51,8 @@ fn streams_that_are_full_or_closed_end_no_run() {
 
 /// Waits until a run has so many rows of metrics on disk.
 fn wait_for_rows(folder: &Path, count: usize) {
-    while !folder.join("run/metrics.jsonl").exists() || rows(folder).len() < count {
-        #[expect(clippy::disallowed_methods, reason = "nobody hears what the program says")]
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let metrics = folder.join("run/metrics.jsonl");
+    wait_for_files(|| metrics.exists() && rows(folder).len() >= count);
 }
 
 #[test]
@@ -100,4 +98,45 @@ fn colours_are_for_terminals_that_want_them() {
             assert!(line.len() <= 100 && line[8..].starts_with("Z  INFO "), "{line}");
         }
     }
+}
+
+#[test]
+fn what_a_terminal_obeys_is_never_printed_raw() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let odd = "a\u{1b}[2J\u{9b}\u{7f}b";
+    let train = format!("{} {odd} --steps 20", TOY.trim_end_matches(" run"));
+    let commands = [
+        (COORD, format!("--workers 1 --data {odd}"), 2),
+        (COORD, format!("--config {odd}"), 2),
+        (COORD, format!("--workers {odd}"), 2),
+        (COORD, format!("--workers 1 --listen {odd}"), 2),
+        (COORD, format!("--{odd}"), 2),
+        (COORD, odd.to_owned(), 2),
+        (COORD, format!("verify {odd}/x"), 2),
+        (COORD, format!("{train} --dry-run"), 0),
+        (COORD, train, 0),
+        (COORD, format!("status --run {odd}"), 0),
+        (COORD, format!("status --run {odd} --json"), 0),
+        (COORD, format!("verify {odd}"), 0),
+        (WORKER, format!("--coordinator file:{odd} --coordinator-timeout 1s"), 1),
+        (WORKER, format!("--coordinator http://127.0.0.1:1 --name {odd}"), 2),
+        (SAMPLER, format!("grid --run {odd}/x --out x"), 2),
+        (SAMPLER, format!("serve --run {odd}/x"), 2),
+        (SAMPLER, odd.to_owned(), 2),
+    ];
+    for format in ["text", "json"] {
+        for (program, arguments, status) in &commands {
+            let log_format = ("DCGAN_LOG_FORMAT", format);
+            let output = run_with(program, here, &[log_format], arguments);
+            let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert_eq!(output.status.code(), Some(*status), "{arguments:?}: {printed}");
+            let is_raw = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+            assert!(!printed.contains(is_raw), "{arguments:?}: {printed:?}");
+            assert!(printed.contains(r"\u001b[2J\u009b\u007f"), "{arguments:?}: {printed}");
+        }
+    }
+    let help = run_with(COORD, here, &[("DCGAN_OUT", odd), ("DCGAN_STEPS", "7")], "--help");
+    let help = String::from_utf8(help.stdout).unwrap();
+    assert!(help.contains("[env: DCGAN_OUT]") && help.contains("[env: DCGAN_STEPS=7]"), "{help}");
 }

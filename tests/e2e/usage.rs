@@ -9,8 +9,11 @@ use tempfile::tempdir;
 
 use crate::process::{COORD, Process, SAMPLER, WORKER, assert_names, run};
 use crate::run::{Coordinator, local};
+use crate::settings::run_with;
 
 const TOY: &str = "--objective toy --steps 20";
+/// A name that nobody can have.
+const NO_HOST: &str = "--workers 2 --insecure --listen no-such-host.invalid:1";
 
 /// Runs a program that must end with this status, and with one error line that names these things.
 fn check(program: &str, folder: &Path, arguments: &str, status: i32, names: &[&str]) {
@@ -25,7 +28,7 @@ fn a_coordinator_refuses_what_it_cannot_do() {
     std::fs::write(here.join("zero.toml"), "workers = 0\n").unwrap();
     std::fs::write(here.join("bare.toml"), "steps = 1k\n").unwrap();
     std::fs::write(here.join("file"), "").unwrap();
-    let mistakes: [(&str, i32, &[&str]); 16] = [
+    let mistakes: [(&str, i32, &[&str]); 21] = [
         ("", 2, &["--workers is missing"]),
         ("--workers 2 --min-workers 3", 2, &["--min-workers 3 is more than --workers 2"]),
         ("--workers 2 --epochs 1 --steps 1", 2, &["--epochs and --steps", "give one"]),
@@ -37,6 +40,11 @@ fn a_coordinator_refuses_what_it_cannot_do() {
         ("--workers 0", 2, &["'0' for '--workers <N>'", POSITIVE]),
         ("--steps 1k", 2, &["'1k' for '--steps <N>'", POSITIVE]),
         ("--learning-rate x", 2, &["'x' for '--learning-rate <X>'", "expected a number"]),
+        ("--workers -1", 2, &["'-1' for '--workers <N>'", POSITIVE]),
+        ("--seed x", 2, &["'x' for '--seed <N>'", "a whole number from 0 to"]),
+        ("chaos --workers 65", 2, &["'65' for '--workers <N>'", "a whole number from 1 to 64"]),
+        (NO_HOST, 2, &["--listen: the name no-such-host.invalid has no address here: "]),
+        ("--local --insecure --http no-such-host.invalid:1", 2, &["--http: the name no-such-host"]),
         ("--workers 2 --quiet --verbose", 2, &["--quiet and --verbose", "give one"]),
         ("--config zero.toml", 2, &["zero.toml: line 1", "`0`", POSITIVE]),
         ("--config bare.toml", 2, &["bare.toml: line 1: expected NAME = VALUE"]),
@@ -92,9 +100,21 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
     let folder = tempdir().unwrap();
     let here = folder.path();
     local(here, &format!("--workers 1 {TOY}"));
-    let mistakes: [(&str, &str, i32, &[&str]); 6] = [
+    let mistakes: [(&str, &str, i32, &[&str]); 8] = [
         (WORKER, "--coordinator http://10.0.0.1:1", 2, &["--coordinator", "add --insecure"]),
         (WORKER, "--coordinator http://127.0.0.1:1 --device cuda", 2, &["built without CUDA"]),
+        (
+            WORKER,
+            "--coordinator http://127.0.0.1:1 --insecure --listen no-such-host.invalid:1",
+            2,
+            &["--listen: the name no-such-host.invalid has no address here: "],
+        ),
+        (
+            SAMPLER,
+            "serve --run run --insecure --grpc no-such-host.invalid:1 --http 127.0.0.1:0",
+            2,
+            &["--grpc: the name no-such-host.invalid has no address here: "],
+        ),
         (SAMPLER, "grid --run nowhere --out grid.png", 2, &["nowhere: not a run directory"]),
         (
             SAMPLER,
@@ -108,6 +128,18 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
     for (program, arguments, status, names) in mistakes {
         check(program, here, arguments, status, names);
     }
+    for (program, arguments, value, range) in [
+        (WORKER, "--threads 1k", "'1k' for '--threads <THREADS>'", "1 to 1024"),
+        (WORKER, "--threads 0", "'0' for '--threads <THREADS>'", "1 to 1024"),
+        (SAMPLER, "grid --rows 0", "'0' for '--rows <ROWS>'", "1 to 32"),
+        (SAMPLER, "grid --columns 33", "'33' for '--columns <COLUMNS>'", "1 to 32"),
+        (SAMPLER, "grid --seed x", "'x' for '--seed <SEED>'", "0 to 18446744073709551615"),
+        (SAMPLER, "grid --checkpoint -1", "'-1' for '--checkpoint <STEP>'", "0 to 184467440737"),
+        (SAMPLER, "export --count -1", "'-1' for '--count <COUNT>'", "1 to 1000000"),
+    ] {
+        let expected = format!("expected a whole number from {range}");
+        check(program, here, arguments, 2, &[value, &expected]);
+    }
     // These are refused by the parser of the command line, in its own words.
     for (program, arguments) in
         [(WORKER, "--coordinator nonsense"), (COORD, "--no-such-flag"), (SAMPLER, "")]
@@ -115,6 +147,32 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
         run(program, here, arguments, 2);
     }
     assert!(!here.join("grid.png").exists(), "a mistake creates no picture");
+}
+
+#[test]
+fn a_name_to_listen_on_is_looked_up_by_whoever_listens() {
+    let folder = tempdir().unwrap();
+    let variable = [("DCGAN_LISTEN", "no-such-host.invalid:1")];
+    let output = run_with(COORD, folder.path(), &variable, "summary");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let named = format!("--workers 1 {TOY} --listen localhost:0 --dry-run");
+    assert_names(&run(COORD, folder.path(), &named, 0).text, &["# listening on http://127.0.0.1:"]);
+}
+
+#[test]
+fn more_workers_and_threads_than_can_compute_are_said() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let start = |out: &str, arguments: &str| {
+        run(COORD, here, &format!("--out {out} --local {TOY} --shards 2 {arguments}"), 0)
+    };
+    let many = start("many", &format!("--workers 3 --threads {cores}"));
+    many.event("spare_workers", &[("workers", "3"), ("shards", "2")]);
+    let [threads, cores] = [2 * cores, cores].map(|number| number.to_string());
+    many.event("few_cores", &[("threads", &threads), ("cores", &cores)]);
+    let few = start("few", "--workers 1").text;
+    assert!(!few.contains("spare_workers") && !few.contains("few_cores"), "{few}");
 }
 
 #[test]

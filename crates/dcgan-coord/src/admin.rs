@@ -24,6 +24,8 @@ use tonic::{Response, Status};
 
 /// Pause between two requests for the status.
 const POLL_PAUSE: Duration = Duration::from_millis(100);
+/// The width of a line of metrics, in characters.
+const COLUMNS: usize = 100;
 /// A stop whose connection broke tries for this long to ask again. Then it says that it does not
 /// know how the run has ended.
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
@@ -283,13 +285,26 @@ fn write_run(status: &pb::Status, f: &mut String) -> std::fmt::Result {
         let left = Duration::try_from_secs_f64(row.seconds_left)
             .map_or_else(|_| String::new(), |left| format!(", {} left", HumanDuration(left)));
         writeln!(f, "{:.0} img/s{left}; at step {}:", row.images_per_second, row.step)?;
-        let metric = |it: &pb::Metric| format!("  {} {:.3}", it.name, it.value);
-        writeln!(f, "{}", row.metrics.iter().map(metric).collect::<String>())?;
+        write_metrics(&row.metrics, f)?;
     }
     match checkpoint {
         Some(step) => writeln!(f, "newest checkpoint: step {step}"),
         None => writeln!(f, "no checkpoint yet"),
     }
+}
+
+/// Writes metrics, as many in a line as fit.
+fn write_metrics(metrics: &[pb::Metric], f: &mut String) -> std::fmt::Result {
+    let mut line = String::new();
+    for pb::Metric { name, value } in metrics {
+        let metric = format!("  {name} {value:.3}");
+        if line.len() + metric.len() > COLUMNS {
+            writeln!(f, "{line}")?;
+            line.clear();
+        }
+        line += &metric;
+    }
+    writeln!(f, "{line}")
 }
 
 /// Writes a table with one row for each worker.
@@ -430,6 +445,19 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part:?} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn metrics_that_fit_in_no_line_take_two() {
+        let metric = |value| pb::Metric { name: "d_loss_real".to_owned(), value };
+        let text = |metrics: &[pb::Metric]| {
+            let mut text = String::new();
+            write_metrics(metrics, &mut text).unwrap();
+            text
+        };
+        assert_eq!(text(&[metric(0.5), metric(0.5)]), "  d_loss_real 0.500  d_loss_real 0.500\n");
+        let long = text(&vec![metric(2017.565); 6]);
+        assert_eq!(long.lines().map(str::len).collect::<Vec<_>>(), [88, 44]);
     }
 
     #[test]

@@ -64,10 +64,10 @@ pub struct PartialConfig {
     #[arg(long, value_name = "N", env = "DCGAN_SEED")]
     pub(crate) seed: Option<u64>,
     /// Learning rate of Adam [default: 0.0002].
-    #[arg(long, value_name = "X", allow_negative_numbers = true, env = "DCGAN_LEARNING_RATE")]
+    #[arg(long, value_name = "X", env = "DCGAN_LEARNING_RATE")]
     pub(crate) learning_rate: Option<f64>,
     /// Decay rate of Adam's first moment [default: 0.5].
-    #[arg(long, value_name = "X", allow_negative_numbers = true, env = "DCGAN_BETA1")]
+    #[arg(long, value_name = "X", env = "DCGAN_BETA1")]
     pub(crate) beta1: Option<f64>,
     /// Steps between two rows of metrics [default: 20].
     #[arg(long, value_name = "STEPS", env = "DCGAN_LOG_EVERY")]

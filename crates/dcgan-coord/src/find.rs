@@ -11,12 +11,12 @@ use dcgan_process::settings::is_from_variable;
 use dcgan_rpc::net::{Address, Connector};
 use dcgan_store::address_file::{read_address, read_address_at};
 use dcgan_store::checkpoint::{Checkpoints, VerifiedCheckpoint};
-use dcgan_store::run_dir::{EndState, RunPaths, is_in_use, read_run_file};
+use dcgan_store::run_dir::{DEFAULT_ROOT, EndState, RunPaths, is_in_use, read_run_file};
 use serde::Serialize;
 
 use crate::admin;
 use crate::args::CoordinatorArg;
-use crate::resolve::{DEFAULT_ROOT, read_schedule};
+use crate::resolve::read_schedule;
 
 /// The address of a coordinator without a flag, a variable or a run directory.
 const DEFAULT_ADDRESS: &str = "http://127.0.0.1:7420";

@@ -15,15 +15,13 @@ use dcgan_store::dataset::Dataset;
 use dcgan_store::file;
 use dcgan_store::format::Newer;
 use dcgan_store::run_dir::{
-    CONFIG_BYTES_MAX, FORMAT, RunFile, RunPaths, read_config_file, read_run_file,
+    CONFIG_BYTES_MAX, DEFAULT_ROOT, FORMAT, RunDirError, RunFile, RunPaths, read_config_file,
+    read_run_file,
 };
 use toml::Table;
 
 use crate::args::{Args, Resume, Transpose};
 use crate::config::{PartialConfig, RunConfig};
-
-/// The run directory without `--out`.
-pub(crate) const DEFAULT_ROOT: &str = "runs/dcgan";
 
 /// Everything that a run depends on, checked.
 pub(crate) struct ResolvedRun {
@@ -148,10 +146,11 @@ fn read_saved(paths: &RunPaths) -> anyhow::Result<Option<SavedRun>> {
 /// # Errors
 /// If it belongs to none, or its files cannot be read.
 pub(crate) fn read_schedule(paths: &RunPaths) -> anyhow::Result<(RunFile, Step)> {
-    let root = paths.root().display();
-    let run = read_run_file(paths)?.with_context(|| format!("{root}: there is no run"))?;
+    let no_run = || RunDirError::NoRun(paths.root().to_owned());
+    let run = read_run_file(paths)?.ok_or_else(no_run)?;
     let settings = read_saved_config(paths)?;
-    let data_set = settings.data_set.with_context(|| format!("{root}/config.toml: no data-set"))?;
+    let data_set =
+        settings.data_set.with_context(|| format!("{}: no data-set", paths.config().display()))?;
     let (config, _) = settings.resolve(data_set)?;
     Ok((run, config.schedule.last_step))
 }

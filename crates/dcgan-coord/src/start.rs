@@ -57,6 +57,8 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     check_local_flags(given, matches)?;
     check_exposure(given)?;
     let ResolvedRun { root, config, config_text, dataset } = resolve_run(given)?;
+    // A child that does not know the name would only be started again and again.
+    let http = resolve("--http", given.http.as_ref())?;
     let network = network_runtime()?;
     let _entered = network.enter();
     if given.dry_run.unwrap_or_default() {
@@ -107,7 +109,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
 
     // Start the local processes. A run that is complete already has no work for them.
     let local = if is_local && !is_complete {
-        let settings = local_settings(given, &config, &files, listening);
+        let settings = local_settings(given, &config, &files, listening, http);
         Some(LocalProcesses::start(&settings, inputs_sender.clone())?)
     } else {
         None
@@ -167,19 +169,28 @@ fn check_local_flags(given: &PartialConfig, matches: &ArgMatches) -> anyhow::Res
 /// Refuses addresses that other machines can reach, if the user did not allow that.
 fn check_exposure(given: &PartialConfig) -> anyhow::Result<()> {
     let is_insecure = given.insecure.unwrap_or_default();
-    for (flag, address) in [("--listen", given.listen), ("--http", given.http)] {
-        if let Some(ListenAddress(address)) = address {
-            Address::from(address).check(is_insecure).context(flag).map_err(usage)?;
+    for (flag, address) in [("--listen", &given.listen), ("--http", &given.http)] {
+        if let Some(address) = address {
+            address.check(is_insecure).context(flag).map_err(usage)?;
         }
     }
     Ok(())
+}
+
+/// The address that a setting names, if it is given.
+fn resolve(
+    flag: &'static str,
+    given: Option<&ListenAddress>,
+) -> anyhow::Result<Option<SocketAddr>> {
+    let resolved = given.map(ListenAddress::resolve).transpose();
+    resolved.context(flag).map_err(usage)
 }
 
 /// Listens where the settings say. Without `--listen` a run has the address that it had before, if
 /// that is free and of this machine alone, or the documented port. Several local runs may share a
 /// machine: with `--local` it has a free port else.
 fn listen(given: &PartialConfig, root: &Path) -> anyhow::Result<TcpListener> {
-    if let Some(ListenAddress(address)) = given.listen {
+    if let Some(address) = resolve("--listen", given.listen.as_ref())? {
         return Ok(net::listen(address)?);
     }
     // What cannot be read is no reason not to start.
@@ -275,6 +286,7 @@ fn local_settings(
     config: &RunConfig,
     files: &RunFiles,
     listening: SocketAddr,
+    http: Option<SocketAddr>,
 ) -> LocalSettings {
     LocalSettings {
         coordinator: Address::on_this_machine(listening),
@@ -283,7 +295,7 @@ fn local_settings(
         // The toy has no pictures.
         sampler: config.spec.objective() == ObjectiveKind::Dcgan,
         logs: files.logs(),
-        http: given.http,
+        http,
         device: given.device.clone(),
         insecure: given.insecure.unwrap_or_default(),
         log_format: given.log_format.unwrap_or_default(),
@@ -382,7 +394,7 @@ fn resume_command(given: &PartialConfig, root: &Path) -> String {
     if given.local.unwrap_or_default() {
         add(" --local".to_owned());
     }
-    for (flag, address) in [("listen", given.listen), ("http", given.http)] {
+    for (flag, address) in [("listen", &given.listen), ("http", &given.http)] {
         if let Some(address) = address {
             add(format!(" --{flag} {address}"));
         }

@@ -7,14 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use dcgan_core::evaluation::EvaluationRow;
 use dcgan_core::ids::{Digest, Step};
 use dcgan_core::metrics::MetricsRow;
 use dcgan_core::words::counted;
 use dcgan_process::exit::{status, usage};
 use dcgan_store::checkpoint::{Checkpoints, Owner};
-use dcgan_store::run_dir::{RunFile, RunPaths, read_run_file};
+use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, read_run_file};
 use dcgan_store::{metrics_log, state_file};
 
 /// The contents of a run directory.
@@ -81,7 +81,7 @@ impl Run {
         let paths = RunPaths::new(root);
         let name = root.display().to_string();
         let Some(RunFile { run, fingerprint, .. }) = read_run_file(&paths)? else {
-            bail!(usage(anyhow!("{name}: not a run directory")));
+            bail!(usage(RunDirError::NoRun(root.to_owned())));
         };
         let owner = Owner { run: Some(run), fingerprint, spec: None };
         let mut run = Self {

@@ -8,7 +8,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Command, Error, value_parser};
 use clap_complete::Shell;
 
-use crate::output::{self, Stream};
+use crate::output::{self, Stream, escaped};
 
 /// Flags of other programs, without the dashes, and ours for the same thing. A program has some of
 /// ours, and names the first that it has.
@@ -95,6 +95,28 @@ pub(crate) fn with_tip(mut error: Error, command: &Command) -> Error {
     error
 }
 
+/// Escapes what a terminal obeys in the words of the command line that an error repeats.
+pub(crate) fn with_escapes(mut error: Error) -> Error {
+    let mut clean = Vec::new();
+    for (kind, value) in error.context() {
+        match value {
+            ContextValue::String(word) => {
+                clean.push((kind, ContextValue::String(escaped(word).into_owned())));
+            }
+            ContextValue::Strings(words) => {
+                let words = words.iter().map(|word| escaped(word).into_owned()).collect();
+                clean.push((kind, ContextValue::Strings(words)));
+            }
+            // The others are words of ours.
+            _ => {}
+        }
+    }
+    for (kind, value) in clean {
+        error.insert(kind, value);
+    }
+    error
+}
+
 /// Returns the command, or the verb of it, that the arguments of this process call.
 fn verb_of_this_process(command: &Command) -> &Command {
     let verb = env::args().skip(1).find_map(|word| command.find_subcommand(word));
@@ -126,7 +148,15 @@ mod tests {
     fn answer(arguments: &[&str]) -> String {
         let arguments = std::iter::once(&"program").chain(arguments);
         let error = program().try_get_matches_from(arguments).unwrap_err();
-        with_tip(error, &program()).to_string()
+        with_escapes(with_tip(error, &program())).to_string()
+    }
+
+    #[test]
+    fn what_a_terminal_obeys_is_escaped_in_wrong_words() {
+        for word in ["a\u{1b}[2Jb", "--a\u{1b}[2Jb"] {
+            let error = answer(&[word]);
+            assert!(error.contains(r"a\u001b[2Jb") && !error.contains('\u{1b}'), "{error:?}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::exit::usage;
-use crate::output::{self, StandardError};
+use crate::output::{self, StandardError, escaped};
 use crate::settings;
 
 /// The format of log lines.
@@ -113,10 +113,11 @@ impl LogArgs {
 ///
 /// # Panics
 /// If it was called before.
-pub fn start<W>(format: LogFormat, level: LevelFilter, writer: W)
-where
-    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
-{
+pub fn start<W: io::Write + 'static>(
+    format: LogFormat,
+    level: LevelFilter,
+    writer: impl Fn() -> W + Send + Sync + 'static,
+) {
     let _ = FORMAT.set(format);
     match format {
         LogFormat::Text if io::stderr().is_terminal() => {
@@ -164,14 +165,14 @@ where
 }
 
 /// Writes lines as JSON.
-fn json<W>(level: LevelFilter, writer: W) -> impl Subscriber + Send + Sync
-where
-    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
-{
+fn json<W: io::Write + 'static>(
+    level: LevelFilter,
+    writer: impl Fn() -> W + Send + Sync + 'static,
+) -> impl Subscriber + Send + Sync {
     tracing_subscriber::fmt()
         .with_max_level(LevelFilter::DEBUG)
         .with_target(false)
-        .with_writer(writer)
+        .with_writer(move || EscapingWriter(writer()))
         .log_internal_errors(false)
         .json()
         .finish()
@@ -225,20 +226,27 @@ impl Visit for Line {
     }
 }
 
-/// Escapes the characters that a terminal obeys, except for the end of a line. Sentences hold texts
-/// of other machines, such as a refused worker's fingerprint.
+/// A text of which what a terminal obeys is escaped.
 struct Escaping<'a>(&'a mut String);
 
 impl Write for Escaping<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for c in text.chars() {
-            if c.is_control() && !matches!(c, '\n' | '\t') {
-                self.0.extend(c.escape_unicode());
-            } else {
-                self.0.push(c);
-            }
-        }
+        self.0.push_str(&escaped(text));
         Ok(())
+    }
+}
+
+/// A writer of JSON lines. Of the characters that a terminal obeys, JSON itself leaves some.
+struct EscapingWriter<W>(W);
+
+impl<W: io::Write> io::Write for EscapingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write_all(escaped(&String::from_utf8_lossy(bytes)).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -300,7 +308,7 @@ mod tests {
         let line = logged_as_text(|| {
             tracing::info!(event = "worker_refused", "refused: {}", "\u{1b}[31m\u{9b}red");
         });
-        assert_eq!(line, "refused: \\u{1b}[31m\\u{9b}red\n");
+        assert_eq!(line, "refused: \\u001b[31m\\u009bred\n");
     }
 
     #[test]
@@ -330,16 +338,16 @@ mod tests {
     }
 
     #[test]
-    fn a_json_line_has_the_event_the_values_and_the_sentence() {
+    fn a_json_line_has_the_event_the_values_and_the_sentence_escaped() {
         let buffer = Buffer::default();
         let writer = buffer.clone();
         let lines = json(LevelFilter::INFO, move || writer.clone());
         tracing::subscriber::with_default(lines, || {
             let nobody: Option<&str> = None;
-            tracing::info!(event = "run_stopped", step = 5, worker = nobody, "stopped");
+            tracing::info!(event = "run_stopped", step = 5, worker = nobody, "stopped\u{9b}");
         });
         let line = buffer.text();
-        let fields = r#""fields":{"message":"stopped","event":"run_stopped","step":5}"#;
+        let fields = r#""fields":{"message":"stopped\u009b","event":"run_stopped","step":5}"#;
         assert!(line.contains(fields), "{line}");
     }
 }

@@ -6,6 +6,7 @@
 //! waits is limited: lines beyond are left out, and their number is said when there is room again.
 //! Before, and in programs that do nothing but print, everything is written at once.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -49,14 +50,36 @@ pub fn write(stream: Stream, bytes: &[u8]) {
     run(stream, bytes.len(), move || write_now(stream, &bytes));
 }
 
-/// Prints to standard output.
+/// Prints to standard output. What a terminal obeys is [`escaped`].
 pub fn print(text: &str) {
-    write(Stream::Out, text.as_bytes());
+    write(Stream::Out, escaped(text).as_bytes());
 }
 
-/// Prints a line to standard error.
+/// Prints a line to standard error. What a terminal obeys is [`escaped`].
 pub fn say(line: &str) {
-    write(Stream::Err, format!("{line}\n").as_bytes());
+    write(Stream::Err, format!("{}\n", escaped(line)).as_bytes());
+}
+
+/// Escapes the characters that a terminal obeys, except for tabs and the ends of lines. The names
+/// of files, arguments, and what other machines say can hold any. The escapes are those of JSON, so
+/// that a JSON text stays one.
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut clean = String::new();
+    for c in text.chars() {
+        if is_obeyed(c) {
+            clean.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            clean.push(c);
+        }
+    }
+    Cow::Owned(clean)
+}
+
+fn is_obeyed(c: char) -> bool {
+    c.is_control() && !matches!(c, '\n' | '\t')
 }
 
 /// Runs what prints so many bytes to a stream, in its turn.
@@ -207,6 +230,12 @@ mod tests {
         printer.wait_until_idle(Duration::from_secs(60));
         assert_eq!((printer.lock().left_out, *written.lock().unwrap()), (0, 2));
         assert_eq!(printer.lock().bytes, 0);
+    }
+
+    #[test]
+    fn what_a_terminal_obeys_is_escaped() {
+        assert_eq!(escaped("two\n\tlines: é"), "two\n\tlines: é");
+        assert_eq!(escaped("a\u{1b}[2J\rb\u{7f}\u{9b}"), r"a\u001b[2J\u000db\u007f\u009b");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::any::TypeId;
 use std::collections::BTreeSet;
 use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 use std::{env, fmt};
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::{self, status};
 use crate::help;
+use crate::output::escaped;
 
 /// The names of all variables begin with this.
 pub const PREFIX: &str = "DCGAN_";
@@ -68,10 +70,10 @@ pub const FLAGS: [&str; 37] = [
 /// Parses the command line of this process. Ends the process with a message if it is wrong, or if
 /// help, a manual page or a completion script is asked for.
 pub fn parse<A: CommandFactory + FromArgMatches>() -> (A, ArgMatches) {
-    let mut command = help::with_verbs(without_empty_variables(A::command()));
+    let mut command = help::with_verbs(with_usable_variables(A::command()));
     let matches = match command.try_get_matches_from_mut(env::args_os()) {
         Ok(matches) => matches,
-        Err(error) => help::with_tip(error, &command).exit(),
+        Err(error) => help::with_escapes(help::with_tip(error, &command)).exit(),
     };
     match help::print_if_asked_for(&command, &matches) {
         Ok(true) => exit::now(status::FINISHED),
@@ -85,17 +87,17 @@ pub fn parse<A: CommandFactory + FromArgMatches>() -> (A, ArgMatches) {
 }
 
 /// The same flags; one whose variable is set to nothing has no variable. Shells and clusters give
-/// an empty variable where a person left a value out.
-fn without_empty_variables(command: Command) -> Command {
-    let forget_if_empty = |arg: Arg| {
-        let value = arg.get_env().and_then(env::var_os);
-        if value.is_some_and(|value| value.is_empty()) {
-            arg.env(None::<&'static str>)
-        } else {
-            arg
+/// an empty variable where a person left a value out. Help shows no value that a terminal obeys.
+fn with_usable_variables(command: Command) -> Command {
+    let forget_if_empty = |arg: Arg| match arg.get_env().and_then(env::var_os) {
+        Some(value) if value.is_empty() => arg.env(None::<&'static str>),
+        Some(value) => {
+            let value = value.to_string_lossy();
+            arg.hide_env_values(escaped(&value) != value)
         }
+        None => arg,
     };
-    command.mut_args(forget_if_empty).mut_subcommands(without_empty_variables)
+    command.mut_args(forget_if_empty).mut_subcommands(with_usable_variables)
 }
 
 /// Parses settings in words for people.
@@ -108,13 +110,20 @@ fn without_empty_variables(command: Command) -> Command {
 pub fn in_plain_words(arg: Arg) -> Arg {
     let kind = arg.get_value_parser().type_id();
     if kind == TypeId::of::<NonZeroU16>() {
-        arg.value_parser(positive::<NonZeroU16>)
+        in_numbers(arg).value_parser(positive::<NonZeroU16>)
     } else if kind == TypeId::of::<NonZeroU64>() {
-        arg.value_parser(positive::<NonZeroU64>)
+        in_numbers(arg).value_parser(positive::<NonZeroU64>)
     } else if kind == TypeId::of::<NonZeroUsize>() {
-        arg.value_parser(positive::<NonZeroUsize>)
+        in_numbers(arg).value_parser(positive::<NonZeroUsize>)
+    } else if kind == TypeId::of::<u64>() {
+        in_numbers(arg).value_parser(whole::<u64>(0..=u64::MAX))
+    } else if kind == TypeId::of::<usize>() {
+        in_numbers(arg).value_parser(whole::<usize>(0..=u64::MAX))
+    } else if kind == TypeId::of::<u16>() || kind == TypeId::of::<u32>() {
+        // Each has a range of its own.
+        in_numbers(arg)
     } else if kind == TypeId::of::<f64>() {
-        arg.value_parser(number)
+        in_numbers(arg).value_parser(number)
     } else if kind == TypeId::of::<bool>() && matches!(arg.get_action(), ArgAction::Set) {
         arg.value_name("YES|NO")
             .num_args(0..=1)
@@ -127,6 +136,11 @@ pub fn in_plain_words(arg: Arg) -> Arg {
     }
 }
 
+/// The same setting, of which `-1` is a value, and is refused as one.
+fn in_numbers(arg: Arg) -> Arg {
+    arg.allow_negative_numbers(true)
+}
+
 /// A value that must be a whole number of at least 1, as messages say it.
 pub const POSITIVE: &str = "a whole number of at least 1";
 
@@ -134,6 +148,18 @@ pub const POSITIVE: &str = "a whole number of at least 1";
 fn positive<N: TryFrom<NonZeroU64>>(text: &str) -> Result<N, String> {
     let number: NonZeroU64 = text.parse().map_err(|_| format!("expected {POSITIVE}"))?;
     N::try_from(number).map_err(|_| "it is too large".to_owned())
+}
+
+/// Returns a parser of whole numbers in a range.
+pub fn whole<N: TryFrom<u64>>(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<N, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let number = number.and_then(|number| N::try_from(number).ok());
+        let (least, most) = (range.start(), range.end());
+        number.ok_or_else(|| format!("expected a whole number from {least} to {most}"))
+    }
 }
 
 /// Parses a number.
@@ -231,6 +257,16 @@ mod tests {
             assert_eq!(error, "expected a whole number of at least 1");
         }
         assert_eq!(positive::<NonZeroU16>("65536").unwrap_err(), "it is too large");
+    }
+
+    #[test]
+    fn a_number_out_of_its_range_is_answered_by_the_range() {
+        let parse = whole::<u32>(1..=1024);
+        assert_eq!(parse("1024"), Ok(1024));
+        for wrong in ["", "0", "-1", "1k", "1025", "99999999999999999999"] {
+            assert_eq!(parse(wrong).unwrap_err(), "expected a whole number from 1 to 1024");
+        }
+        assert_eq!(whole::<u64>(0..=u64::MAX)("18446744073709551615"), Ok(u64::MAX));
     }
 
     #[test]

@@ -62,6 +62,11 @@ impl fmt::Display for Signal {
 pub struct FirstSignal(watch::Receiver<Option<Signal>>);
 
 impl FirstSignal {
+    /// Returns the first signal if it has come. Does not take it.
+    pub fn peek(&self) -> Option<Signal> {
+        *self.0.borrow()
+    }
+
     /// Waits for the first signal and takes it. Never returns a second time. It may be dropped and
     /// called again while it waits.
     pub async fn take(&mut self) -> Signal {
@@ -212,7 +217,9 @@ mod tests {
     async fn the_first_signal_waits_until_it_is_taken_and_is_taken_once() {
         let (sender, receiver) = watch::channel(None);
         let mut first = FirstSignal(receiver);
+        assert_eq!(first.peek(), None);
         sender.send(Some(Signal::Terminate)).unwrap();
+        assert_eq!(first.peek(), Some(Signal::Terminate));
         assert_eq!(first.take().await, Signal::Terminate);
         drop(sender);
         let again = tokio::time::timeout(std::time::Duration::from_millis(1), first.take());

@@ -1,13 +1,14 @@
 //! The command line.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::builder::RangedI64ValueParser;
 use clap::{ArgAction, ArgMatches, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use dcgan_core::ids::Step;
 use dcgan_process::logging::LogArgs;
 use dcgan_process::settings::{self, is_from_variable};
 use dcgan_rpc::net::{CoordinatorAt, ListenAddress};
+use dcgan_store::run_dir::DEFAULT_ROOT;
 
 use crate::picture::{GRID, SIDE_MAX};
 
@@ -34,17 +35,23 @@ pub(crate) enum Verb {
 }
 
 impl Args {
-    /// Drops what a variable gives if a flag gives another that excludes it.
+    /// Drops what a variable gives if a flag gives another that excludes it. Without both there is
+    /// a default.
     pub(crate) fn prefer_flags(mut self, matches: &ArgMatches) -> Self {
-        if let (Verb::Serve(serve), Some((_, matches))) = (&mut self.verb, matches.subcommand())
-            && serve.coordinator.is_some()
-            && serve.run.is_some()
-        {
-            match ["coordinator", "run"].map(|id| is_from_variable(matches, id)) {
-                [true, false] => serve.coordinator = None,
-                [false, true] => serve.run = None,
-                _ => {}
+        let (Verb::Serve(serve), Some((_, matches))) = (&mut self.verb, matches.subcommand())
+        else {
+            return self;
+        };
+        match (&serve.coordinator, &serve.run) {
+            (Some(_), Some(_)) => {
+                match ["coordinator", "run"].map(|id| is_from_variable(matches, id)) {
+                    [true, false] => serve.coordinator = None,
+                    [false, true] => serve.run = None,
+                    _ => {}
+                }
             }
+            (None, None) => serve.run = Some(DEFAULT_ROOT.into()),
+            _ => {}
         }
         self
     }
@@ -57,7 +64,8 @@ pub(crate) struct ServeArgs {
     /// at the moment, as file:RUN_DIR/address
     #[arg(long, value_name = "URL", env = "DCGAN_COORDINATOR")]
     pub(crate) coordinator: Option<CoordinatorAt>,
-    /// The run directory whose checkpoints to follow, instead of a coordinator
+    /// The run directory whose checkpoints to follow, instead of a coordinator [default:
+    /// runs/dcgan, if no coordinator is given]
     #[arg(long, value_name = "RUN_DIR", env = "DCGAN_RUN")]
     pub(crate) run: Option<PathBuf>,
     /// The address of the web page
@@ -81,7 +89,7 @@ pub(crate) struct ServeArgs {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Which {
     /// The run directory
-    #[arg(long, value_name = "RUN_DIR", env = "DCGAN_RUN")]
+    #[arg(long, value_name = "RUN_DIR", default_value = DEFAULT_ROOT, env = "DCGAN_RUN")]
     pub(crate) run: PathBuf,
     /// The checkpoint of this step [default: the newest]
     #[arg(long, value_name = "STEP", env = "DCGAN_CHECKPOINT")]
@@ -98,42 +106,47 @@ pub(crate) enum Weights {
     Ema,
 }
 
-/// Parses the number of images in a row or a column.
-fn side_parser() -> RangedI64ValueParser<u32> {
-    RangedI64ValueParser::new().range(1..=i64::from(SIDE_MAX))
-}
+/// The number of images in a row or a column.
+const SIDE: RangeInclusive<u64> = 1..=SIDE_MAX as u64;
 
 #[derive(Debug, ClapArgs)]
+#[command(mut_args = settings::in_plain_words)]
 pub(crate) struct GridArgs {
     #[command(flatten)]
     pub(crate) which: Which,
     /// Images down
-    #[arg(long, default_value_t = GRID.rows, value_parser = side_parser(), env = "DCGAN_ROWS")]
+    #[arg(
+        long,
+        default_value_t = GRID.rows,
+        value_parser = settings::whole::<u32>(SIDE),
+        env = "DCGAN_ROWS"
+    )]
     pub(crate) rows: u32,
     /// Images across
     #[arg(
         long,
         default_value_t = GRID.columns,
-        value_parser = side_parser(),
+        value_parser = settings::whole::<u32>(SIDE),
         env = "DCGAN_COLUMNS"
     )]
     pub(crate) columns: u32,
     /// Determines the latent vectors [default: those of the run's own grids]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// The file to write
+    /// The file to write [default: grid.png, if there is none yet]
     #[arg(long, value_name = "FILE.png")]
-    pub(crate) out: PathBuf,
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(mut_args = settings::in_plain_words)]
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     pub(crate) which: Which,
     /// How many images
     #[arg(
         long,
-        value_parser = clap::value_parser!(u32).range(1..=1_000_000),
+        value_parser = settings::whole::<u32>(1..=1_000_000),
         env = "DCGAN_COUNT"
     )]
     pub(crate) count: u32,

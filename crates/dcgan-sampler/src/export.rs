@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow, bail};
 use dcgan_core::words::counted;
-use dcgan_process::exit::status;
+use dcgan_process::exit::{status, usage};
 use dcgan_process::print;
+use dcgan_process::signals::{self, FirstSignal};
 use dcgan_store::file;
 use dcgan_store::idx::{self, Images};
 use flate2::Compression;
@@ -19,17 +20,22 @@ use crate::run_dir;
 
 /// The pixels of an image, down and across.
 const SIDE: usize = 28;
+/// The file that a grid is written to if a person names none.
+const GRID_FILE: &str = "grid.png";
 
 /// Writes one grid as a PNG file.
 pub(crate) fn grid(args: &GridArgs) -> anyhow::Result<u8> {
     let GridArgs { rows, columns, .. } = *args;
+    let out = args.out.as_deref().unwrap_or(Path::new(GRID_FILE));
+    // A person who names no file has not said that this one is to be replaced.
+    if args.out.is_none() && out.symlink_metadata().is_ok() {
+        bail!(usage(anyhow!("{GRID_FILE} exists already: give the file to write as --out")));
+    }
     let generator = run_dir::load(&args.which)?;
-    write(&args.out, |file| {
+    let what = format!("{rows} x {columns} digits of step {}", generator.step);
+    write(out, &what, |file| {
         file.write_all(&generator.picture(GridSize { rows, columns }, args.seed))
-    })?;
-    let (out, step) = (args.out.display(), generator.step);
-    print(&format!("{out}: {rows} x {columns} digits of step {step}\n"));
-    Ok(status::FINISHED)
+    })
 }
 
 /// Writes images as an IDX file, which every program that reads MNIST can read.
@@ -38,17 +44,15 @@ pub(crate) fn images(args: &ExportArgs) -> anyhow::Result<u8> {
     let count = args.count as usize;
     let batches = generator.generator.batches(count, args.seed, generator.seed);
     let is_packed = args.out.extension().is_some_and(|extension| extension == "gz");
-    write(&args.out, |file| {
+    let what = format!("{} of step {}", counted(count, "image"), generator.step);
+    write(&args.out, &what, |file| {
         if !is_packed {
             return encode(count, batches, file);
         }
         let mut encoder = GzEncoder::new(file, Compression::default());
         encode(count, batches, &mut encoder)?;
         encoder.finish().map(drop)
-    })?;
-    let (out, images) = (args.out.display(), counted(count, "image"));
-    print(&format!("{out}: {images} of step {}\n", generator.step));
-    Ok(status::FINISHED)
+    })
 }
 
 /// Encodes images as an IDX file. All of them may be more than the memory.
@@ -65,13 +69,54 @@ fn encode(
     Ok(())
 }
 
-/// Writes a file, complete or not at all: the file may exist already, and the disk may be full.
-/// What cannot be written is refused before anything is drawn.
-fn write(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> anyhow::Result<()> {
+/// Writes a file, complete or not at all, and says `what` it is: the file may exist already, the
+/// disk may be full, and a signal may come. What cannot be written is refused before anything is
+/// drawn. Returns the exit status.
+fn write(
+    path: &Path,
+    what: &str,
+    fill: impl FnOnce(&mut UntilSignal<'_>) -> io::Result<()>,
+) -> anyhow::Result<u8> {
+    let signal = signals::listen()?;
     let written = if path.is_dir() {
         Err(io::ErrorKind::IsADirectory.into())
     } else {
-        file::write_by(path, fill)
+        file::write_by(path, |file| fill(&mut UntilSignal { file, signal: &signal }))
     };
-    written.with_context(|| path.display().to_string())
+    let out = path.display();
+    match (written, signal.peek()) {
+        (Ok(()), _) => {
+            print(&format!("{out}: {what}\n"));
+            Ok(status::FINISHED)
+        }
+        (Err(_), Some(signal)) => {
+            tracing::warn!(
+                event = "not_written",
+                %signal,
+                "{out} was not written, because of {signal}"
+            );
+            Ok(signal.status())
+        }
+        (Err(error), None) => Err(error).with_context(|| out.to_string()),
+    }
+}
+
+/// A file that takes nothing more once a signal has come. So its writer ends, and removes what it
+/// has written.
+struct UntilSignal<'a> {
+    file: &'a mut File,
+    signal: &'a FirstSignal,
+}
+
+impl Write for UntilSignal<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.signal.peek() {
+            Some(signal) => Err(io::Error::other(signal.to_string())),
+            None => self.file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }

@@ -8,7 +8,7 @@ use dcgan_core::ids::Step;
 use dcgan_model::Generator;
 use dcgan_process::exit::usage;
 use dcgan_store::checkpoint::{Checkpoints, Damaged, Owner, VerifiedCheckpoint};
-use dcgan_store::run_dir::{RunFile, RunPaths, read_run_file};
+use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, read_run_file};
 
 use crate::args::{Weights, Which};
 use crate::newest::RunGenerator;
@@ -20,7 +20,7 @@ use crate::newest::RunGenerator;
 pub(crate) fn checkpoints(root: &Path) -> anyhow::Result<Checkpoints> {
     let paths = RunPaths::new(root);
     let Some(RunFile { run, fingerprint, .. }) = read_run_file(&paths)? else {
-        bail!(usage(anyhow!("{}: not a run directory: there is no run.json", root.display())));
+        bail!(usage(RunDirError::NoRun(root.to_owned())));
     };
     let owner = Owner { run: Some(run), fingerprint, spec: None };
     Ok(Checkpoints::new(&paths).of_run(owner))
@@ -41,7 +41,7 @@ pub(crate) fn load(which: &Which) -> anyhow::Result<RunGenerator> {
             "--weights ema: checkpoints of this version hold no moving average; use raw"
         )));
     }
-    let checkpoints = checkpoints(&which.run)?;
+    let checkpoints = checkpoints(&which.run).context("--run")?;
     let checkpoint = match which.checkpoint {
         Some(step) => {
             check_exists(&checkpoints, step)?;

@@ -43,21 +43,15 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<u8> {
 
 /// Refuses wrong settings, before anything is bound.
 fn check(args: &ServeArgs) -> anyhow::Result<()> {
-    match (&args.coordinator, &args.run) {
-        (Some(_), Some(_)) => {
-            bail!(usage(anyhow!("--coordinator and --run both say what to follow: give one")));
-        }
-        (None, None) => {
-            bail!(usage(anyhow!("say what to follow: --coordinator URL or --run RUN_DIR")));
-        }
-        _ => {}
+    if args.coordinator.is_some() && args.run.is_some() {
+        bail!(usage(anyhow!("--coordinator and --run both say what to follow: give one")));
     }
     // An address that comes from a file is checked when it is connected to.
     if let Some(CoordinatorAt::Address(coordinator)) = &args.coordinator {
         coordinator.check(args.insecure).context("--coordinator").map_err(usage)?;
     }
-    Address::from(args.http.0).check(args.insecure).context("--http").map_err(usage)?;
-    Address::from(args.grpc.0).check(args.insecure).context("--grpc").map_err(usage)?;
+    args.http.check(args.insecure).context("--http").map_err(usage)?;
+    args.grpc.check(args.insecure).context("--grpc").map_err(usage)?;
     if let Some(run) = &args.run {
         run_dir::checkpoints(run).context("--run")?;
     }
@@ -65,7 +59,8 @@ fn check(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 /// Listens on an address, or on another port of it if that one is taken and may be replaced.
-fn listen(ListenAddress(address): ListenAddress, or_free: bool) -> anyhow::Result<TcpListener> {
+fn listen(address: &ListenAddress, or_free: bool) -> anyhow::Result<TcpListener> {
+    let address = address.resolve().map_err(usage)?;
     match net::listen(address) {
         Err(_) if or_free => Ok(net::listen(SocketAddr::new(address.ip(), 0))?),
         result => Ok(result?),
@@ -75,8 +70,8 @@ fn listen(ListenAddress(address): ListenAddress, or_free: bool) -> anyhow::Resul
 async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
     // Listen for signals and on both ports.
     let mut signal = dcgan_process::signals::listen()?;
-    let http = listen(args.http, args.or_free_port).context("--http")?;
-    let grpc = listen(args.grpc, args.or_free_port).context("--grpc")?;
+    let http = listen(&args.http, args.or_free_port).context("--http")?;
+    let grpc = listen(&args.grpc, args.or_free_port).context("--grpc")?;
     let page = Address::of_server(http.local_addr()?).to_string();
     let grpc_address = Address::of_server(grpc.local_addr()?);
     tracing::info!(

@@ -31,6 +31,8 @@ use crate::state_file;
 pub use crate::format::FORMAT;
 pub use crate::run_file::{EndState, Ended, RunFile, read_run_file};
 
+/// The run directory of a person who names none.
+pub const DEFAULT_ROOT: &str = "runs/dcgan";
 /// The most bytes of `config.toml`. A larger file is refused. It has 20 lines.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// The most bytes of a generator whose grid is not drawn yet: what a message to a sampler may have.
@@ -141,6 +143,9 @@ pub enum RunDirError {
     /// A file is of a newer version of this program.
     #[error(transparent)]
     Newer(#[from] Newer),
+    /// The directory is missing, or no run has begun in it.
+    #[error("{0}: not a run directory: there is no run.json")]
+    NoRun(PathBuf),
     /// The directory holds files and is not a run directory.
     #[error("{0}: not empty, and not a run directory")]
     Foreign(PathBuf),

@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(
         long,
         default_value_t = 1,
-        value_parser = clap::value_parser!(u16).range(1..=1024),
+        value_parser = settings::whole::<u16>(1..=1024),
         env = "DCGAN_THREADS"
     )]
     pub threads: u16,
@@ -78,11 +78,11 @@ impl Args {
     /// Returns the address to listen on.
     ///
     /// # Errors
-    /// If none was given, and the coordinator is not found (yet): its name does not resolve, or it
-    /// has written no address.
-    pub(crate) fn listen_address(&self) -> std::io::Result<SocketAddr> {
-        match self.listen {
-            Some(ListenAddress(address)) => Ok(address),
+    /// If the name that was given has no address: an error of usage. If none was given, and the
+    /// coordinator is not found (yet): its name does not resolve, or it has written no address.
+    pub(crate) fn listen_address(&self) -> anyhow::Result<SocketAddr> {
+        match &self.listen {
+            Some(address) => address.resolve().context("--listen").map_err(usage),
             None => Ok(SocketAddr::new(self.interface_to_coordinator()?, 0)),
         }
     }
@@ -114,10 +114,8 @@ impl Args {
         if let CoordinatorAt::Address(address) = &self.coordinator {
             address.check(self.insecure).context("--coordinator").map_err(usage)?;
         }
-        match self.listen {
-            Some(ListenAddress(address)) => {
-                Address::from(address).check(self.insecure).context("--listen").map_err(usage)
-            }
+        match &self.listen {
+            Some(address) => address.check(self.insecure).context("--listen").map_err(usage),
             None => Ok(()),
         }
     }

@@ -44,7 +44,9 @@ pub(crate) struct CoordinatorSession {
 enum Ended {
     /// The connection broke, for this reason. Another one may be made.
     Broken(String),
-    /// No other one is wanted: the driver has ended, or the coordinator turned the worker away.
+    /// The coordinator refused the worker, for this reason.
+    Refused(String),
+    /// No other one is wanted: the driver has ended.
     ForGood,
 }
 
@@ -64,6 +66,23 @@ impl From<Status> for Ended {
     }
 }
 
+/// The refusals that a worker has heard since it was welcomed last.
+///
+/// A refusal is for good, and a single one may be the answer to a hello that was damaged on its
+/// way: a hello of another version has no checksum that this one could check. So a refusal counts
+/// when another connection brings the same.
+#[derive(Default)]
+struct Refusals {
+    last: Option<String>,
+}
+
+impl Refusals {
+    /// Notes a refusal. Returns whether the one before was the same.
+    fn is_repeated(&mut self, why: &str) -> bool {
+        self.last.replace(why.to_owned()).as_deref() == Some(why)
+    }
+}
+
 /// An open connection.
 struct Connection {
     outgoing: mpsc::Sender<pb::WorkerMessage>,
@@ -76,10 +95,21 @@ impl CoordinatorSession {
     pub(crate) async fn run(self) {
         let mut waiting = Waiting::reported_at_once();
         let mut pause = PAUSE_MIN;
+        let mut refusals = Refusals::default();
         loop {
             let mut welcomed = false;
-            let Err(Ended::Broken(why)) = self.converse(&mut welcomed).await else {
-                return;
+            let Err(ended) = self.converse(&mut welcomed).await;
+            if welcomed {
+                refusals = Refusals::default();
+            }
+            let why = match ended {
+                Ended::Broken(why) => why,
+                Ended::Refused(why) if refusals.is_repeated(&why) => {
+                    let _ = self.send_event(SessionEvent::Refused(why)).await;
+                    return;
+                }
+                Ended::Refused(why) => format!("it refused this worker ({why}); asking again"),
+                Ended::ForGood => return,
             };
             if welcomed {
                 tracing::warn!(
@@ -134,10 +164,7 @@ impl CoordinatorSession {
                         CoordinatorMessage::Message(message) => {
                             self.send_event(SessionEvent::Message(message)).await?;
                         }
-                        CoordinatorMessage::Refused(why) => {
-                            self.send_event(SessionEvent::Refused(why)).await?;
-                            return Err(Ended::ForGood);
-                        }
+                        CoordinatorMessage::Refused(why) => return Err(Ended::Refused(why)),
                     }
                 }
             }
@@ -199,5 +226,19 @@ fn decode(
         Some(message) => CoordinatorMessage::try_from(message)
             .map_err(|malformed| Ended::Broken(malformed.to_string())),
         None => Err(Ended::closed()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_counts_when_it_is_repeated() {
+        let mut refusals = Refusals::default();
+        // Two damaged hellos are damaged differently.
+        assert!(!refusals.is_repeated("this worker speaks protocol version 9"));
+        assert!(!refusals.is_repeated("this worker speaks protocol version 1"));
+        assert!(refusals.is_repeated("this worker speaks protocol version 1"));
     }
 }

@@ -24,6 +24,7 @@ use dcgan_core::ids::Step;
 use dcgan_core::words::counted;
 use dcgan_process::exit::{status, usage};
 use dcgan_process::logging::LogArgs;
+use dcgan_process::settings;
 use dcgan_rpc::net::{Address, Connector};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -37,13 +38,14 @@ use samples::Samples;
 
 /// The flags of `dcgan-coord chaos`.
 #[derive(Debug, clap::Args)]
+#[command(mut_args = settings::in_plain_words)]
 pub(crate) struct ChaosArgs {
     /// Number of workers.
     #[arg(
         long,
         value_name = "N",
         default_value_t = 4,
-        value_parser = clap::value_parser!(u16).range(1..=64)
+        value_parser = settings::whole::<u16>(1..=64)
     )]
     workers: u16,
     /// Objective of the training: a toy, whose steps take a millisecond, or the DCGAN.

@@ -11,13 +11,14 @@
 mod child;
 mod restarts;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dcgan_process::logging::LogFormat;
-use dcgan_rpc::net::{Address, ListenAddress};
+use dcgan_rpc::net::Address;
 use tokio::sync::mpsc;
 
 use crate::input::Input;
@@ -48,7 +49,7 @@ pub(crate) struct LocalSettings {
     /// The folder of their logs.
     pub(crate) logs: PathBuf,
     /// The address of the sampler's page, if it is given.
-    pub(crate) http: Option<ListenAddress>,
+    pub(crate) http: Option<SocketAddr>,
     /// The device of the workers, if it is given.
     pub(crate) device: Option<String>,
     /// True if connections to other machines are allowed: the coordinator may listen on an address

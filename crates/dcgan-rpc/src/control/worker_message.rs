@@ -82,8 +82,9 @@ impl WorkerMessage {
 }
 
 /// Returns whether a message is a hello of another version. It can have fields that this version
-/// drops, and then the checksum cannot match. Its sender is turned away for its version, for good.
-/// So a hello of this version whose number is damaged is not one, and no version has the number 0.
+/// drops, and then the checksum cannot match. Its sender is refused for its version, and asks once
+/// more. So a hello of this version whose number is damaged is not one, and no version has the
+/// number 0. One that is damaged otherwise can pass for one: its second attempt will not.
 fn is_foreign_hello(message: &pb::WorkerMessage) -> bool {
     let mut own = message.clone();
     match &mut own.kind {

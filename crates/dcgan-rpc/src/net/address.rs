@@ -118,9 +118,41 @@ fn loopback(listening: SocketAddr) -> IpAddr {
 
 /// An address to listen on, as people write it: `10.0.0.4:7420`, `localhost:7420`, `[::]:7420` or
 /// `:::7420`, `:7420` for all interfaces, `7420` for this machine alone. Port 0 takes a free port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// A name stays one until [`ListenAddress::resolve`]: to read a setting needs no network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub struct ListenAddress(pub SocketAddr);
+pub struct ListenAddress(Address);
+
+/// A name to listen on that has no address.
+#[derive(Debug, thiserror::Error)]
+#[error("the name {name} has no address here: {why}")]
+pub struct NoAddress {
+    name: String,
+    why: io::Error,
+}
+
+impl ListenAddress {
+    /// Checks like [`Address::check`].
+    ///
+    /// # Errors
+    /// If the address is not a loopback address and `insecure` is false.
+    pub fn check(&self, insecure: bool) -> Result<(), NotLoopback> {
+        self.0.check(insecure)
+    }
+
+    /// Finds the address that the name has now.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn resolve(&self) -> Result<SocketAddr, NoAddress> {
+        let none = |why| NoAddress { name: self.0.host.clone(), why };
+        let mut known = self.0.authority().to_socket_addrs().map_err(none)?;
+        let first = known.clone().next();
+        let found = known.find(SocketAddr::is_ipv4).or(first);
+        found.ok_or_else(|| none(io::ErrorKind::NotFound.into()))
+    }
+}
 
 impl FromStr for ListenAddress {
     type Err = String;
@@ -139,17 +171,12 @@ impl FromStr for ListenAddress {
             host => host.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(host),
         };
         if let Ok(ip) = host.parse::<IpAddr>() {
-            return Ok(Self(SocketAddr::new(ip, port)));
+            return Ok(Self(SocketAddr::new(ip, port).into()));
         }
         if host.contains(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '-' | '_')) {
             return Err(expected());
         }
-        let mut known = (host, port)
-            .to_socket_addrs()
-            .map_err(|error| format!("the name {host} has no address here: {error}"))?;
-        let first = known.clone().next();
-        let address = known.find(SocketAddr::is_ipv4).or(first);
-        address.map(Self).ok_or_else(|| format!("the name {host} has no address here"))
+        Ok(Self(Address { host: host.to_owned(), port }))
     }
 }
 
@@ -169,7 +196,7 @@ impl From<ListenAddress> for String {
 
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.write_str(&self.0.authority())
     }
 }
 
@@ -249,7 +276,9 @@ mod tests {
             ("7420", "127.0.0.1:7420"),
             ("127.0.0.1:0", "127.0.0.1:0"),
         ] {
-            assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), address, "{text}");
+            let parsed: ListenAddress = text.parse().unwrap();
+            assert_eq!(parsed.resolve().unwrap().to_string(), address, "{text}");
+            assert_eq!(parsed.to_string().parse::<ListenAddress>().unwrap(), parsed);
         }
         for wrong in
             ["", "localhost", "127.0.0.1:", "127.0.0.1:65536", "http://127.0.0.1:1", "a b:1"]
@@ -257,10 +286,13 @@ mod tests {
             let error = wrong.parse::<ListenAddress>().unwrap_err();
             assert!(error.contains("127.0.0.1:7420"), "{wrong}: {error}");
         }
-        let unknown = "no-such-host.invalid:7420".parse::<ListenAddress>().unwrap_err();
+        // It is a name, whether or not anybody has it.
+        let unknown: ListenAddress = "no-such-host.invalid:7420".parse().unwrap();
+        assert!(unknown.check(false).is_err() && unknown.check(true).is_ok());
+        let error = unknown.resolve().unwrap_err().to_string();
         assert!(
-            unknown.starts_with("the name no-such-host.invalid has no address here"),
-            "{unknown}"
+            error.starts_with("the name no-such-host.invalid has no address here: "),
+            "{error}"
         );
     }
 

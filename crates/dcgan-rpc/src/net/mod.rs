@@ -19,7 +19,7 @@ mod serve;
 
 use std::time::Duration;
 
-pub use address::{Address, InvalidAddress, ListenAddress, NotLoopback, interface_to};
+pub use address::{Address, InvalidAddress, ListenAddress, NoAddress, NotLoopback, interface_to};
 pub use connect::{ConnectError, Connector, Peer, in_words};
 pub use coordinator_at::CoordinatorAt;
 pub use health::Pulse;
