@@ -33,8 +33,8 @@ const JOIN_STEPS: u32 = 2;
 /// A plan with a newcomer may take at least this long for a step: a busy machine may need it.
 const JOIN_MIN: Duration = Duration::from_millis(500);
 /// A newcomer may take this many times what it has taken for a copy in its trial.
-const JOIN_COPIES: u32 = 2;
-/// A newcomer may take at least this long, or a step, for its copy.
+const JOIN_COPIES: u32 = 3;
+/// A newcomer may take at least this long for its copy.
 const COPY_MIN: Duration = Duration::from_millis(250);
 /// The slowness that a newcomer has shown gives it no more time than this.
 pub(super) const JOIN_MAX: Duration = Duration::from_secs(10);
@@ -206,8 +206,7 @@ impl Progress {
     /// Returns whether the copy of a newcomer takes too long, if it is expected to take this time:
     /// the members cannot finish a step without it.
     pub(super) fn is_copy_late(&self, now: Duration, expected: Duration) -> bool {
-        let slowest = self.recent.iter().max().copied().unwrap_or(STALL_FIRST);
-        self.waited(now) >= (expected * JOIN_COPIES).max(slowest).max(COPY_MIN)
+        self.waited(now) >= (expected * JOIN_COPIES).max(COPY_MIN)
     }
 
     /// The time since the last finished step, or since the plan began.
