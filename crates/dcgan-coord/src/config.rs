@@ -79,9 +79,10 @@ pub struct PartialConfig {
     /// saved at the end of each epoch, too [default: 30s].
     #[arg(long, value_name = "STEPS|TIME", env = "DCGAN_CHECKPOINT_EVERY")]
     pub(crate) checkpoint_every: Option<CheckpointEvery>,
-    /// Steps between two evaluations [default: none].
-    #[arg(long, hide = true, value_name = "STEPS", env = "DCGAN_EVAL_EVERY")]
-    pub(crate) eval_every: Option<NonZeroU64>,
+    /// Epochs between two evaluations of the samples by a classifier, 0 for none [default: 1 with
+    /// MNIST, which it knows, and else 0].
+    #[arg(long, value_name = "EPOCHS", env = "DCGAN_EVAL_EVERY")]
+    pub(crate) eval_every: Option<u64>,
     /// Number of checkpoints to keep; older ones are removed [default: 5].
     #[arg(long, value_name = "N", env = "DCGAN_KEEP_CHECKPOINTS")]
     pub(crate) keep_checkpoints: Option<NonZeroUsize>,
@@ -265,10 +266,12 @@ impl PartialConfig {
             min_workers <= workers,
             "--min-workers {min_workers} is more than --workers {workers}"
         );
+        let is_judged = spec.evaluation().is_some();
+        let eval_every = *self.eval_every.get_or_insert(is_judged.into());
         ensure!(
-            self.eval_every.is_none() || spec.objective().evaluation().is_some(),
-            "--eval-every: the objective {} has no evaluation; leave it out",
-            spec.objective()
+            eval_every == 0 || is_judged,
+            "--eval-every: samples are judged by how they resemble MNIST's images, and these data \
+             are others; leave it out"
         );
         let epoch = NonZeroU64::new(spec.sharding().steps_per_epoch()).unwrap_or(NonZeroU64::MIN);
         // A time leaves the steps to the epochs.
@@ -288,7 +291,7 @@ impl PartialConfig {
                 log_every: self.log_every.get_or_insert(TWENTY).get(),
                 grid_every: self.grid_every.get_or_insert(TWENTY).get(),
                 checkpoint_every: checkpoint_every.get(),
-                evaluate_every: self.eval_every,
+                evaluate_every: NonZeroU64::new(eval_every.saturating_mul(epoch.get())),
             },
             spec,
         };

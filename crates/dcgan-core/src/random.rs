@@ -30,6 +30,11 @@ pub enum Purpose {
     Data,
     /// The faults of a chaos run.
     Chaos,
+    /// The latent vectors of an evaluation. Item: piece.
+    Evaluation,
+    /// The training of the classifier. Item: 0 for the order of the images, 1 for their shifts;
+    /// time: epoch.
+    Classifier,
 }
 
 /// The random numbers of one key, addressed by index.

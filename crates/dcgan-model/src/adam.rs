@@ -20,10 +20,15 @@ pub(crate) struct Adam {
 impl Adam {
     /// The constants of the update with number `time`, counted from 1, in a step.
     pub(crate) fn new(spec: &RunSpec, step: Step, time: u64) -> Self {
+        Self::with(spec.learning_rate_at(step), spec.beta1(), time)
+    }
+
+    /// The constants of the update with number `time`, counted from 1.
+    pub(crate) fn with(learning_rate: f64, beta1: f64, time: u64) -> Self {
         let correction = |beta: f64| 1.0 - power(beta, time);
         Self {
-            beta1: spec.beta1() as f32,
-            step_size: (spec.learning_rate_at(step) / correction(spec.beta1())) as f32,
+            beta1: beta1 as f32,
+            step_size: (learning_rate / correction(beta1)) as f32,
             root_correction: correction(f64::from(BETA2)).sqrt() as f32,
         }
     }

@@ -6,10 +6,15 @@ use dcgan_core::state::State;
 
 use crate::layout::{NetworkTensors, StateTensors};
 
-/// Fills a state of zeros. Each weight tensor is a function of the seed and of its position among
-/// the trained tensors of both networks.
+/// Fills a state of zeros with the beginning of a run.
 pub(crate) fn fill(state: &mut State, tensors: &StateTensors, seed: u64) {
-    let trained = tensors.generator.trained.iter().chain(&tensors.discriminator.trained);
+    fill_networks(state, &[&tensors.generator, &tensors.discriminator], seed);
+}
+
+/// Fills the zeros of networks. Each weight tensor is a function of the seed and of its position
+/// among the trained tensors of all of them.
+pub(crate) fn fill_networks(state: &mut State, networks: &[&NetworkTensors], seed: u64) {
+    let trained = networks.iter().flat_map(|network| &network.trained);
     for (tensor, item) in trained.zip(0..) {
         let values = state.tensor_mut(tensor.weight);
         match *tensor.spec.shape.as_slice() {
@@ -22,13 +27,7 @@ pub(crate) fn fill(state: &mut State, tensors: &StateTensors, seed: u64) {
             _ => {}
         }
     }
-    fill_running_variances(state, &tensors.generator);
-    fill_running_variances(state, &tensors.discriminator);
-}
-
-/// Sets a network's running variances to 1.
-fn fill_running_variances(state: &mut State, network: &NetworkTensors) {
-    for mean_and_variance in network.running.chunks_exact(2) {
+    for mean_and_variance in networks.iter().flat_map(|network| network.running.chunks_exact(2)) {
         state.tensor_mut(mean_and_variance[1]).fill(1.0);
     }
 }

@@ -1,8 +1,11 @@
 //! The layout of a DCGAN's state: weights and running statistics of both networks, Adam's moments,
 //! and the last step's metrics.
 
+use std::sync::Arc;
+
 use dcgan_core::spec::networks::{DISCRIMINATOR, GENERATOR, METRIC_NAMES, NetworkSpec, TensorSpec};
-use dcgan_core::state::Layout;
+use dcgan_core::state::{Layout, State};
+use dcgan_store::state_file::{self, StateFileError};
 
 /// The indices in the layout of one network's tensors, in the network's order.
 #[derive(Clone, Debug)]
@@ -45,12 +48,49 @@ fn moment(which: char, name: &str) -> String {
 
 /// The layout of a training state.
 pub(crate) fn layout() -> Layout {
-    let networks = [GENERATOR, DISCRIMINATOR].into_iter().flat_map(|network| network.tensors());
-    let tensors = networks.flat_map(|TensorSpec { name, shape, trained }| {
+    let tensors = [GENERATOR, DISCRIMINATOR].into_iter().flat_map(with_moments);
+    Layout::new(tensors.chain([(METRICS_TENSOR.to_owned(), vec![METRIC_NAMES.len()])]))
+}
+
+/// The names and shapes of a network's tensors, with the moments of those that are trained.
+fn with_moments(network: NetworkSpec) -> impl Iterator<Item = (String, Vec<usize>)> {
+    network.tensors().into_iter().flat_map(|TensorSpec { name, shape, trained }| {
         let moments = ['m', 'v'].map(|which| (moment(which, &name), shape.clone()));
         std::iter::once((name, shape)).chain(moments.into_iter().filter(move |_| trained))
-    });
-    Layout::new(tensors.chain([(METRICS_TENSOR.to_owned(), vec![METRIC_NAMES.len()])]))
+    })
+}
+
+/// The layout of a state in which one network is trained by itself.
+pub(crate) fn layout_of(network: NetworkSpec) -> Layout {
+    Layout::new(with_moments(network))
+}
+
+/// Reads a network that is not trained any more from a file: a state of its tensors alone, and
+/// their indices. The file may have other tensors.
+///
+/// # Errors
+/// If the file does not hold the network.
+pub(crate) fn network_from_file(
+    network: NetworkSpec,
+    bytes: &[u8],
+) -> Result<(State, NetworkTensors), StateFileError> {
+    let table = network.tensors();
+    let named: Vec<(String, Vec<usize>)> =
+        table.iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
+    let values = state_file::decode_tensors(bytes, &named)?;
+    let mut state = State::zeros(Arc::new(Layout::new(named)));
+    let mut tensors = NetworkTensors { trained: Vec::new(), running: Vec::new() };
+    for (spec, values) in table.into_iter().zip(&values) {
+        let index = find(state.layout(), &spec.name);
+        state.tensor_mut(index).copy_from_slice(values);
+        if spec.trained {
+            // There are no moments.
+            tensors.trained.push(TrainedTensor { spec, weight: index, moments: [index; 2] });
+        } else {
+            tensors.running.push(index);
+        }
+    }
+    Ok((state, tensors))
 }
 
 impl StateTensors {
@@ -70,7 +110,7 @@ impl StateTensors {
 }
 
 impl NetworkTensors {
-    fn new(network: NetworkSpec, layout: &Layout) -> Self {
+    pub(crate) fn new(network: NetworkSpec, layout: &Layout) -> Self {
         let (mut trained, mut running) = (Vec::new(), Vec::new());
         for spec in network.tensors() {
             let index = find(layout, &spec.name);

@@ -12,7 +12,9 @@
 //!   [`layout`] and [`init`] say what a state holds and how it begins.
 //! * [`loss`], [`adam`], [`phase_vector`]: binary cross-entropy, the optimizer, and the vector of
 //!   gradients and statistics that is summed over the shards.
+//! * [`evaluation`]: how good are samples? A classifier, and distances of its features.
 //! * [`ops`]: the layers' kernels, forward and backward.
+//! * [`elementary`]: exponential and logarithm.
 //! * [`device`], [`fingerprint`], [`sample`]: the choice of a device, the fingerprint of its
 //!   arithmetic, and drawing images with a trained generator.
 #![recursion_limit = "256"]
@@ -20,6 +22,8 @@
 mod adam;
 mod device;
 mod discriminator;
+mod elementary;
+pub mod evaluation;
 mod fingerprint;
 mod generator;
 mod init;

@@ -8,6 +8,7 @@
 use burn::tensor::{Tensor, TensorData, activation};
 
 use crate::device::ExecutionDevice;
+use crate::elementary::{exp_negative, ln_1p};
 use crate::ops::FeatureMaps;
 
 /// The class that the images of a batch should be taken for.
@@ -91,46 +92,11 @@ pub(crate) fn cross_entropy(logits: &[f32], target: Target) -> Loss {
     Loss { value: (value / n) as f32, accuracy: (right as f64 / n) as f32, gradient }
 }
 
-/// The logarithm of 2 in two parts, the first with so few digits that its products with exponents
-/// are exact (Cody and Waite, Software Manual for the Elementary Functions, 1980).
-const LN_2_HIGH: f64 = 0.693_147_180_369_123_8;
-const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
-
-/// Computes e^x for x <= 0: 2^k times a series in |r| <= ln 2 / 2, whose first omitted term is
-/// below 1e-17.
-fn exp_negative(x: f64) -> f64 {
-    if x.is_nan() || x < -700.0 {
-        return if x.is_nan() { x } else { 0.0 };
-    }
-    let k = (x * std::f64::consts::LOG2_E).round_ties_even();
-    let r = (x - k * LN_2_HIGH) - k * LN_2_LOW;
-    let series = (1..=14).rev().fold(1.0, |sum, n| 1.0 + sum * r / f64::from(n));
-    series * f64::from_bits(((k as i64 + 1023) as u64) << 52)
-}
-
-/// Computes ln(1 + u) for 0 <= u <= 1: 2 artanh(u / (2 + u)) as a series in at most 1/9.
-fn ln_1p(u: f64) -> f64 {
-    let s = u / (2.0 + u);
-    2.0 * s * (0..17).rev().fold(0.0, |sum, k| sum * (s * s) + 1.0 / f64::from(2 * k + 1))
-}
-
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
 
     use super::*;
-
-    #[test]
-    fn exp_and_ln_agree_with_libm_to_the_last_digits() {
-        for i in 0..=2000 {
-            let x = -0.05 * f64::from(i);
-            assert!((exp_negative(x) / x.exp() - 1.0).abs() < 4e-15, "exp {x}");
-            let u = f64::from(i) / 2000.0;
-            assert!((ln_1p(u) - u.ln_1p()).abs() < 4e-16, "ln_1p {u}");
-        }
-        assert_eq!(exp_negative(-1e9), 0.0);
-        assert!(exp_negative(f64::NAN).is_nan());
-    }
 
     #[test]
     fn losses_are_those_of_pytorch() {

@@ -143,7 +143,7 @@ impl<'a> ParamReader<'a> {
     }
 
     /// Takes the next tensor. Each shard gets leaves of its own: see the crate's documentation.
-    fn tensor<const D: usize>(&mut self) -> Tensor<D> {
+    pub(crate) fn tensor<const D: usize>(&mut self) -> Tensor<D> {
         let TrainedTensor { spec, weight, .. } = self.next();
         let shape: [usize; D] =
             spec.shape.as_slice().try_into().expect("networks and table agree on the ranks");
@@ -205,7 +205,7 @@ impl<'a> GradCollector<'a> {
 
     /// Appends a gradient. It is zero if the loss does not depend on the tensor: a bias in front of
     /// a batch norm.
-    fn push<const D: usize>(&mut self, leaf: &Tensor<D>) {
+    pub(crate) fn push<const D: usize>(&mut self, leaf: &Tensor<D>) {
         let len = leaf.shape().num_elements();
         self.collected.push(match leaf.grad_remove(self.gradients) {
             Some(gradient) => gradient.reshape([len]),

@@ -1,16 +1,15 @@
 //! Draws images with the generator of a checkpoint.
 
-use std::sync::Arc;
-
 use burn::tensor::{Tensor, TensorData};
 use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::spec::networks::{GENERATOR, LATENT_LEN};
-use dcgan_core::state::{Layout, State};
-use dcgan_store::state_file::{self, StateFileError};
+use dcgan_core::state::State;
+use dcgan_store::state_file::StateFileError;
 
 use crate::device::{DeviceChoice, ExecutionDevice};
+use crate::evaluation::PIECE_IMAGES;
 use crate::generator::GeneratorNet;
-use crate::layout::{NetworkTensors, TrainedTensor};
+use crate::layout::{NetworkTensors, network_from_file};
 use crate::ops::Statistics;
 use crate::params::{append, upload};
 
@@ -34,34 +33,20 @@ impl Generator {
     /// # Errors
     /// If the file does not hold one.
     pub fn from_file(bytes: &[u8]) -> Result<Self, StateFileError> {
-        // Decode the generator's tensors, and make a state of them alone.
-        let table = GENERATOR.tensors();
-        let named: Vec<(String, Vec<usize>)> =
-            table.iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
-        let values = state_file::decode_tensors(bytes, &named)?;
-        let mut state = State::zeros(Arc::new(Layout::new(named)));
+        let (state, tensors) = network_from_file(GENERATOR, bytes)?;
+        Ok(Self::new(&state, &tensors))
+    }
 
-        // Sort them into trained tensors and running statistics.
-        let mut tensors = NetworkTensors { trained: Vec::new(), running: Vec::new() };
-        for (spec, values) in table.into_iter().zip(&values) {
-            let index = state.layout().find(&spec.name).expect("the layout is of the same table");
-            state.tensor_mut(index).copy_from_slice(values);
-            if spec.trained {
-                // There are no moments to find: nothing here is trained.
-                let moments = [index; 2];
-                tensors.trained.push(TrainedTensor { spec, weight: index, moments });
-            } else {
-                tensors.running.push(index);
-            }
-        }
+    /// The generator in a state.
+    pub(crate) fn new(state: &State, tensors: &NetworkTensors) -> Self {
         let values_of = |index: usize| state.tensor(index).to_vec();
         let pairs = tensors.running.chunks_exact(2);
         let running = pairs.map(|pair| [values_of(pair[0]), values_of(pair[1])]).collect();
 
         let device = DeviceChoice::default().open().expect("every build supports the processor");
-        let ([params], _) = upload(&device, &state, [&tensors], Vec::new());
+        let ([params], _) = upload(&device, state, [tensors], Vec::new());
         let net = GeneratorNet::new(&params, false);
-        Ok(Self { net, running, device })
+        Self { net, running, device }
     }
 
     /// Draws `count` images of 28 x 28 pixels, one byte a pixel, one image after the other. The
@@ -107,6 +92,13 @@ impl Generator {
             let batch: Vec<f32> = latents.by_ref().take(BATCH * LATENT_LEN).collect();
             (!batch.is_empty()).then(|| self.images(&batch))
         })
+    }
+
+    /// Draws the 100 images of one piece of an evaluation, as [`draw`](Self::draw) does.
+    pub fn draw_piece(&self, seed: u64, piece: u32) -> Vec<u8> {
+        let stream = RandomStream::new(seed, Purpose::Evaluation, piece, 0);
+        let latents: Vec<f32> = stream.normals(PIECE_IMAGES * LATENT_LEN).collect();
+        self.images(&latents)
     }
 
     /// `G(z)` for latents `[N, 100]`, as bytes `[N, 28, 28]`.

@@ -15,9 +15,10 @@
 
 use std::num::NonZeroUsize;
 use std::slice;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Gradients, Tensor};
+use dcgan_core::evaluation::Evaluation;
 use dcgan_core::ids::{Phase, Position, ShardId, Step};
 use dcgan_core::metrics::Metrics;
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
@@ -29,6 +30,7 @@ use dcgan_core::state::{Layout, State};
 use crate::adam::Adam;
 use crate::device::{DeviceChoice, DeviceError, ExecutionDevice};
 use crate::discriminator::Discriminator;
+use crate::evaluation::Evaluator;
 use crate::generator::GeneratorNet;
 use crate::init;
 use crate::layout::{NetworkTensors, StateTensors, layout};
@@ -36,6 +38,7 @@ use crate::loss::{LossTensors, Target};
 use crate::ops::{FeatureMaps, Statistics};
 use crate::params::{NetworkParams, upload};
 use crate::phase_vector::{PhaseVector, PhaseVectorLayout, VectorParts};
+use crate::sample::Generator;
 
 /// The weight of a new value in a running statistic: PyTorch's momentum. Keras's is 1 - this, 0.8.
 const MOMENTUM: f32 = 0.2;
@@ -48,6 +51,8 @@ pub struct Dcgan {
     generator_vector: PhaseVectorLayout,
     discriminator_vector: PhaseVectorLayout,
     device: ExecutionDevice,
+    /// Made when a part of an evaluation is due.
+    evaluator: OnceLock<Evaluator>,
 }
 
 /// The fakes of one shard and step, with the graph that made them.
@@ -87,6 +92,7 @@ impl Dcgan {
             tensors,
             layout: Arc::new(layout),
             device,
+            evaluator: OnceLock::new(),
         }
     }
 
@@ -199,6 +205,10 @@ impl Dcgan {
             stream.normals(LATENT_LEN * self.spec.sharding().shard_batch()).collect()
         };
         tasks.iter().map(draw).collect()
+    }
+
+    fn evaluator(&self) -> &Evaluator {
+        self.evaluator.get_or_init(Evaluator::mnist)
     }
 
     // The network that a phase trains.
@@ -357,6 +367,24 @@ impl Objective for Dcgan {
 
     fn metrics(&self, state: &State) -> Metrics {
         state.tensor(self.tensors.metrics).to_vec()
+    }
+
+    fn evaluation(&self) -> Option<&dyn Evaluation> {
+        Some(self)
+    }
+}
+
+/// Evaluations are computed on the processor, whichever device trains: there are always the same
+/// bits.
+impl Evaluation for Dcgan {
+    fn piece(&self, state: &State, piece: u16) -> Vec<f64> {
+        let generator = Generator::new(state, &self.tensors.generator);
+        let samples = generator.draw_piece(self.spec.seed(), piece.into());
+        self.evaluator().piece(&samples, piece.into())
+    }
+
+    fn combine(&self, pieces: &[Vec<f64>]) -> Vec<f64> {
+        self.evaluator().combine(pieces)
     }
 }
 

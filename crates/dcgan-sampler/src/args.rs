@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ArgMatches, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use dcgan_core::ids::Step;
+use dcgan_model::evaluation::{IMAGES_MIN, PIECE_IMAGES};
 use dcgan_process::logging::LogArgs;
 use dcgan_process::settings::{self, is_from_variable};
 use dcgan_rpc::net::{CoordinatorAt, ListenAddress};
 use dcgan_store::run_dir::DEFAULT_ROOT;
 
+use crate::eval::SAMPLES;
 use crate::picture::{GRID, SIDE_MAX};
 
 /// Draws digits with the generator of a run
@@ -32,6 +34,10 @@ pub(crate) enum Verb {
     Grid(GridArgs),
     /// Write images in MNIST's IDX format
     Export(ExportArgs),
+    /// Measure how good samples are, by a classifier and real images
+    Eval(EvalArgs),
+    /// Train the classifier of an evaluator for eval
+    TrainEvaluator(TrainEvaluatorArgs),
 }
 
 impl Args {
@@ -156,4 +162,60 @@ pub(crate) struct ExportArgs {
     /// The file to write; compressed if the name ends in .gz
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(mut_args = settings::in_plain_words)]
+pub(crate) struct EvalArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Judge the images in this IDX file instead of a checkpoint's
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["checkpoint", "seed"])]
+    pub(crate) images: Option<PathBuf>,
+    /// How many samples, a multiple of 100; distances of fewer are greater
+    #[arg(
+        long,
+        default_value_t = SAMPLES,
+        value_parser = hundreds,
+        env = "DCGAN_COUNT"
+    )]
+    pub(crate) count: u32,
+    /// Determines the latent vectors [default: the run's seed, as in the evaluations during the
+    /// training]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// The evaluator, as train-evaluator writes it [default: that of MNIST, which is built in]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) evaluator: Option<PathBuf>,
+    /// The images that the run was trained on, a file or its folder [default: MNIST, which is built
+    /// in]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Parses a number of samples.
+fn hundreds(text: &str) -> Result<u32, String> {
+    let number = settings::whole::<u32>(IMAGES_MIN as u64..=1_000_000)(text)?;
+    if number.is_multiple_of(PIECE_IMAGES as u32) {
+        Ok(number)
+    } else {
+        Err(format!("expected a multiple of {PIECE_IMAGES}"))
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(mut_args = settings::in_plain_words)]
+pub(crate) struct TrainEvaluatorArgs {
+    /// The folder of the data set: the four files of MNIST or of a relative, packed or not
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) data: PathBuf,
+    /// The file to write
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) out: PathBuf,
+    /// Passes over the training images
+    #[arg(long, default_value_t = 10, value_parser = settings::whole::<u64>(1..=1000))]
+    pub(crate) epochs: u64,
 }

@@ -9,10 +9,12 @@
 //! * `serve`: the verb `serve`, with its gRPC `service`, its web `page`, and `follow`, which brings
 //!   new generators from a coordinator or a run directory (`followed_folder`).
 //! * `export`: the verbs `grid` and `export`, which write files.
+//! * `eval`: the verbs `eval` and `train-evaluator`.
 //! * `newest`: the newest generator, shared by all of these. `run_dir` reads one from a checkpoint.
 //! * `picture`: a grid of images as a PNG.
 
 mod args;
+mod eval;
 mod export;
 mod follow;
 mod followed_folder;
@@ -43,6 +45,8 @@ pub fn main() -> ExitCode {
             Verb::Serve(args) => serve::run(args),
             Verb::Grid(args) => export::grid(args),
             Verb::Export(args) => export::images(args),
+            Verb::Eval(args) => eval::eval(args),
+            Verb::TrainEvaluator(args) => eval::train_evaluator(args),
         }
     })
 }

@@ -1,8 +1,9 @@
 //! Data sets: MNIST, which is built in, or a file of images of another one, such as Fashion-MNIST,
 //! KMNIST, QMNIST or EMNIST.
 //!
-//! Training uses the training images alone. Labels and test sets are not read.
+//! Training uses the training images alone. Labels and test sets are read for an evaluator only.
 
+mod labelled;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use dcgan_core::spec::sharding::Sharding;
 use dcgan_core::spec::{DatasetInfo, ObjectiveKind};
 use dcgan_core::state::digest;
 
+pub use self::labelled::{Labelled, Split};
 use self::search::FILES_MAX;
 use crate::file;
 use crate::idx::{self, HEADER_BYTES, IdxError, Images, PAYLOAD_BYTES_MAX};
@@ -161,6 +163,11 @@ impl Dataset {
     /// Returns whether rows and columns of each image have changed places.
     pub fn is_transposed(&self) -> bool {
         self.is_transposed
+    }
+
+    /// Returns the pixels, `[images, rows, columns]`.
+    pub fn pixels(&self) -> &[u8] {
+        &self.pixels
     }
 
     /// Sorts the images by partitions, and returns their pixels: the partition of the first shard,

@@ -27,6 +27,10 @@ pub const PAYLOAD_BYTES_MAX: u64 = 1 << 30;
 pub const HEADER_BYTES: usize = 16;
 /// How a file of images begins.
 const MAGIC: [u8; 4] = [0, 0, 8, 3];
+/// How a file of labels begins. The number of labels follows.
+const LABELS_MAGIC: [u8; 4] = [0, 0, 8, 1];
+/// The bytes of a header of labels.
+const LABELS_HEADER_BYTES: usize = 8;
 
 /// The bytes of a file that tell what it holds.
 const HEAD_BYTES: u64 = 512;
@@ -60,12 +64,20 @@ pub enum IdxError {
     /// The file holds something else than images; says what.
     #[error("expected images in IDX format, found {0}")]
     Content(String),
+    /// The labels are not those that were expected; says which, and what was found.
+    #[error("expected {0}")]
+    Labels(String),
     /// The file ends within its header.
     #[error(
-        "expected a header of {HEADER_BYTES} bytes, found {0} bytes: the file is truncated: \
+        "expected a header of {expected} bytes, found {found} bytes: the file is truncated: \
          download it again"
     )]
-    Header(usize),
+    Header {
+        /// Bytes of a header.
+        expected: usize,
+        /// Bytes of the file.
+        found: usize,
+    },
     /// The header promises no images, or images without pixels; holds the dimensions.
     #[error("expected at least one image of at least one pixel, found {0}")]
     Empty(String),
@@ -115,13 +127,32 @@ pub fn read_images(source: impl BufRead, bytes_max: u64) -> Result<Images, IdxEr
         return Err(IdxError::Content(other));
     }
     let Some((header, rest)) = head.split_at_checked(HEADER_BYTES) else {
-        return Err(IdxError::Header(head.len()));
+        return Err(IdxError::Header { expected: HEADER_BYTES, found: head.len() });
     };
     let word = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|byte| header[at + byte])) as usize;
     let [count, rows, columns] = [4, 8, 12].map(word);
     let bytes = data_bytes([count, rows, columns], bytes_max)?;
     let pixels = read_exactly(rest.chain(source), bytes)?;
     Ok(Images { count, rows, columns, pixels })
+}
+
+/// Reads a file of labels with at most `bytes_max` bytes of data: one byte for each image.
+///
+/// # Errors
+/// If the source cannot be read or is not exactly one file of labels.
+pub fn read_labels(source: impl BufRead, bytes_max: u64) -> Result<Vec<u8>, IdxError> {
+    let mut source = unpack(source, bytes_max)?;
+    let head = read_head(&mut source)?;
+    if !head.starts_with(&LABELS_MAGIC) {
+        let found = describe_other(&head).unwrap_or_else(|| "images".to_owned());
+        return Err(IdxError::Labels(format!("labels in IDX format, found {found}")));
+    }
+    let Some((header, rest)) = head.split_at_checked(LABELS_HEADER_BYTES) else {
+        return Err(IdxError::Header { expected: LABELS_HEADER_BYTES, found: head.len() });
+    };
+    let count = u32::from_be_bytes([4, 5, 6, 7].map(|byte| header[byte]));
+    let bytes = data_bytes([count as usize, 1, 1], bytes_max)?;
+    read_exactly(rest.chain(source), bytes)
 }
 
 /// Returns what a source holds, in words, if it is something else than images.
@@ -280,10 +311,23 @@ mod tests {
         assert_eq!(read_images(images, 9).unwrap().pixels, [7; 3]);
     }
 
+    #[test]
+    fn labels_are_read_and_other_content_is_named() {
+        let read = |bytes: &[u8]| read_labels(bytes, 9).map_err(|error| error.to_string());
+        let labels = [&LABELS_MAGIC[..], &[0, 0, 0, 2, 7, 3]].concat();
+        assert_eq!(read(&labels), Ok(vec![7, 3]));
+        let expected = "expected labels in IDX format, found images";
+        assert_eq!(read(&file(&[1, 1, 1], 1)), Err(expected.to_owned()));
+        assert!(read(&labels[..9]).unwrap_err().contains("the file is truncated"));
+        assert!(read(&labels[..7]).unwrap_err().starts_with("expected a header of 8 bytes"));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_cause_a_panic(bytes: Vec<u8>) {
             let _ = read(&bytes);
+            let _ = read_labels(&bytes[..], 99);
+            let _ = read_labels(&[&LABELS_MAGIC[..], &bytes].concat()[..], 99);
             let _ = read(&[&MAGIC[..], &bytes].concat());
         }
     }

@@ -130,6 +130,24 @@ pub fn decode(bytes: &[u8], layout: &Arc<Layout>) -> Result<State, StateFileErro
     Ok(state)
 }
 
+/// Encodes tensors, each with its name, its shape and its values, as a safetensors file.
+///
+/// # Panics
+/// If a shape does not fit its values.
+pub fn encode_tensors(tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Vec<u8> {
+    let views =
+        tensors.iter().map(|(name, shape, values)| (name.as_str(), TensorView { shape, values }));
+    safetensors::serialize(views, None).expect("shapes fit their values")
+}
+
+/// Returns the first dimension of a tensor in a file.
+///
+/// # Errors
+/// If the file is not a safetensors file, or has no such tensor.
+pub fn rows_of(bytes: &[u8], name: &str) -> Result<usize, StateFileError> {
+    Ok(parse(bytes)?.tensor(name)?.shape().first().copied().unwrap_or_default())
+}
+
 /// Decodes the values of some tensors of a file, given by name and shape. The file may have others.
 ///
 /// # Errors

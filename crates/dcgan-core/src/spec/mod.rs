@@ -64,7 +64,7 @@ impl ObjectiveKind {
     /// The properties of the objective's evaluation, if it has one.
     pub fn evaluation(self) -> Option<EvaluationInfo> {
         match self {
-            Self::Dcgan => None,
+            Self::Dcgan => Some(networks::EVALUATION),
             Self::Toy => Some(toy::EVALUATION),
         }
     }

@@ -3,6 +3,9 @@
 //! The tables are the only place that says how many channels a layer has. `dcgan-model` names and
 //! shapes its tensors by them, and `dcgan-coord summary` prints them.
 
+use crate::evaluation::EvaluationInfo;
+use crate::ids::Digest;
+
 /// The names of the DCGAN's metrics: the loss of each phase in order, then the accuracy of each
 /// phase.
 ///
@@ -134,6 +137,51 @@ pub const DISCRIMINATOR: NetworkSpec = NetworkSpec {
         layer("", LayerKind::LeakyRelu, [128, 4, 4]),
         layer("", LayerKind::AveragePool, [128, 1, 1]),
         layer("dense", LayerKind::Dense, [1, 1, 1]),
+    ],
+};
+
+/// The number of features of an image in an evaluation: the classifier's last hidden layer.
+pub const FEATURES: usize = 64;
+/// The number of classes that the classifier tells apart.
+pub const CLASSES: usize = 10;
+
+/// The evaluation of a state of the DCGAN: 10,000 samples in pieces of 100. The names of its values
+/// stand for: the Fréchet distance and the kernel distance of the samples' features from those of
+/// real images; the classifier score (Salimans et al., NIPS 2016, with Inception as the classifier);
+/// and the shares of the rarest and of the most frequent class.
+pub const EVALUATION: EvaluationInfo = EvaluationInfo {
+    pieces: 100,
+    names: &[
+        "frechet_distance",
+        "kernel_distance",
+        "classifier_score",
+        "class_share_min",
+        "class_share_max",
+    ],
+};
+
+/// The digest of the training images whose samples the evaluation judges: MNIST's.
+pub const EVALUATED_DATA: Digest = Digest(0xee3d_62f5_5dfa_fffb);
+
+/// The classifier that judges samples: the discriminator's convolutions, and two dense layers.
+/// Training does not change it.
+pub const CLASSIFIER: NetworkSpec = NetworkSpec {
+    name: "classifier",
+    input: [1, 28, 28],
+    layers: &[
+        layer("conv1", LayerKind::Conv { stride: 2 }, [32, 14, 14]),
+        layer("bn1", LayerKind::BatchNorm, [32, 14, 14]),
+        layer("", LayerKind::LeakyRelu, [32, 14, 14]),
+        layer("conv2", LayerKind::Conv { stride: 2 }, [64, 7, 7]),
+        layer("bn2", LayerKind::BatchNorm, [64, 7, 7]),
+        layer("", LayerKind::LeakyRelu, [64, 7, 7]),
+        layer("conv3", LayerKind::Conv { stride: 2 }, [128, 4, 4]),
+        layer("bn3", LayerKind::BatchNorm, [128, 4, 4]),
+        layer("", LayerKind::LeakyRelu, [128, 4, 4]),
+        layer("", LayerKind::Reshape, [2048, 1, 1]),
+        layer("dense1", LayerKind::Dense, [FEATURES, 1, 1]),
+        layer("", LayerKind::Relu, [FEATURES, 1, 1]),
+        layer("dense2", LayerKind::Dense, [CLASSES, 1, 1]),
     ],
 };
 

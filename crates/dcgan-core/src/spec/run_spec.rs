@@ -10,7 +10,9 @@ use std::fmt;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use crate::evaluation::EvaluationInfo;
 use crate::ids::Step;
+use crate::spec::networks::EVALUATED_DATA;
 use crate::spec::sharding::{Sharding, ShardingError};
 use crate::spec::{DatasetInfo, ObjectiveKind};
 
@@ -204,6 +206,13 @@ impl RunSpec {
     /// a pure function of the specification and the step.
     pub fn learning_rate_at(&self, _step: Step) -> f64 {
         self.learning_rate()
+    }
+
+    /// The properties of the evaluation, if the objective has one for these data.
+    pub fn evaluation(&self) -> Option<EvaluationInfo> {
+        let objective = self.objective();
+        let is_judged = objective != ObjectiveKind::Dcgan || self.data.digest == EVALUATED_DATA;
+        objective.evaluation().filter(|_| is_judged)
     }
 
     /// The training data.

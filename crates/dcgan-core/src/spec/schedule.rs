@@ -42,7 +42,9 @@ impl Schedule {
 
     /// Tells whether an evaluation is due after `step`.
     pub fn evaluation_due(&self, step: Step) -> bool {
-        self.evaluate_every.is_some_and(|every| self.due(step, every.get()))
+        // A short trial is not worth one.
+        let every = self.evaluate_every.map(NonZeroU64::get);
+        every.is_some_and(|every| self.due(step, every) && step >= every)
     }
 
     /// Tells whether the log window ends with `step`.
@@ -82,6 +84,8 @@ mod tests {
         assert_eq!(steps_with(Schedule::evaluation_due), [0; 0]);
         let evaluated = Schedule { evaluate_every: NonZeroU64::new(30), ..schedule };
         assert!(evaluated.evaluation_due(30) && evaluated.evaluation_due(50));
+        let trial = Schedule { evaluate_every: NonZeroU64::new(51), ..schedule };
+        assert!(!trial.evaluation_due(50));
         assert!(schedule.window_ends(40) && !schedule.window_ends(50));
     }
 }

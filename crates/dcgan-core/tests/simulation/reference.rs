@@ -46,7 +46,7 @@ impl Reference {
         let mut shards = Shard::all(shards, |_| &partition);
         let mut state = toy.initial_state();
         let mut digests = BTreeMap::from([(Position::after(0), state.digest())]);
-        let info = spec.objective().evaluation().unwrap();
+        let info = spec.evaluation().unwrap();
         let (mut losses, mut evaluations) = (BTreeMap::new(), BTreeMap::new());
         let mut end = 0;
         for step in 1..=last_step {

@@ -16,13 +16,14 @@ use std::sync::Arc;
 
 use burn::tensor::{Tensor, activation};
 
-pub(crate) use cpu::{Isa, PackWeights, WithIsa};
+pub(crate) use cpu::{GemmTask, Isa, LeftMatrix, PackWeights, WithIsa};
+pub(crate) use plain::normalized;
 
 /// Maps, `[images, rows, columns, channels]`.
 pub(crate) type FeatureMaps = Tensor<4>;
 
 /// Added to a variance before the root is taken.
-const EPSILON: f32 = 1e-3;
+pub(crate) const EPSILON: f32 = 1e-3;
 
 /// An operation with weights, and the forms that its implementations have these in. A layer is
 /// declared by its operation, so only this file knows the forms.

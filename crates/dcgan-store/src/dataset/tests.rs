@@ -3,6 +3,8 @@
 use std::fs;
 use std::io::Write;
 
+use dcgan_core::spec::networks::EVALUATED_DATA;
+
 use super::*;
 
 /// A file of `count` images of `side` x `side` pixels.
@@ -53,6 +55,7 @@ fn mnist_is_built_in() {
     let mnist = Dataset::load(&Source::Mnist, None, ObjectiveKind::Dcgan).unwrap();
     let DatasetInfo { images, rows, columns, .. } = mnist.info();
     assert_eq!((images, rows, columns), (60_000, 28, 28));
+    assert_eq!(mnist.info().digest, EVALUATED_DATA);
     let sum: u64 = mnist.pixels.iter().map(|&p| u64::from(p)).sum();
     let mean = sum as f64 / mnist.pixels.len() as f64 / 255.0;
     assert!((mean - 0.13066).abs() < 1e-5, "{mean}");
@@ -265,4 +268,26 @@ fn a_partition_holds_the_images_of_its_indices() {
     let expected: Vec<u8> =
         images.iter().flat_map(|&image| before[4 * image as usize..][..4].to_vec()).collect();
     assert_eq!(set.into_partitions(&sharding), expected);
+}
+
+#[test]
+fn labels_are_those_of_the_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+    let load = || {
+        let loaded = Labelled::load(folder.path(), Split::Test).map(|it| it.labels);
+        let root = format!("{}/", folder.path().display());
+        loaded.map_err(|error| error.to_string().replace(&root, ""))
+    };
+    let missing = "t10k-images-idx3-ubyte: there is no such file";
+    assert!(load().unwrap_err().starts_with(missing));
+    write("t10k-images-idx3-ubyte.gz", &packed(&images(3, 28)));
+    write("t10k-labels-idx1-ubyte", &labels());
+    assert_eq!(load(), Ok(vec![7; 3]));
+    write("t10k-images-idx3-ubyte", &images(2, 28));
+    let expected = "t10k-labels-idx1-ubyte: expected one for each of 2 images, found 3";
+    assert_eq!(load().unwrap_err(), expected);
+    write("t10k-labels-idx1-ubyte", &[0, 0, 8, 1, 0, 0, 0, 2, 9, 10]);
+    let expected = "t10k-labels-idx1-ubyte: expected labels from 0 to 9, found 10";
+    assert_eq!(load().unwrap_err(), expected);
 }

@@ -30,6 +30,7 @@ use burn::tensor::{Tensor, TensorData};
 pub(crate) use conv::ConvWeights;
 pub(crate) use conv_to_image::ConvToImageWeights;
 pub(crate) use dense::DenseWeights;
+pub(crate) use gemm::{GemmTask, LeftMatrix};
 pub(crate) use isa::{Isa, WithIsa};
 pub(crate) use pool::PoolWeights;
 pub(crate) use upsample::UpsampleWeights;

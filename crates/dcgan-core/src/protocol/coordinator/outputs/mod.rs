@@ -264,7 +264,7 @@ impl Outputs {
     /// The evaluation that is due after this step, if one is.
     fn evaluation_due_after(&self, step: Step) -> Option<EvaluationInfo> {
         let is_due = self.config.schedule.evaluation_due(step);
-        let evaluation = self.config.spec.objective().evaluation();
+        let evaluation = self.config.spec.evaluation();
         evaluation.filter(|_| is_due && !self.persisted.evaluations.contains(&step))
     }
 
@@ -346,7 +346,7 @@ impl Outputs {
         result: Result<Vec<f64>, String>,
         out: &mut Vec<Command>,
     ) {
-        let Some(info) = self.config.spec.objective().evaluation() else {
+        let Some(info) = self.config.spec.evaluation() else {
             return;
         };
         // Nobody has a result that was not asked for.
@@ -529,7 +529,7 @@ impl Outputs {
 
     /// The evaluation of the objective, if it has one.
     pub(super) fn evaluation(&self) -> Option<EvaluationInfo> {
-        self.config.spec.objective().evaluation()
+        self.config.spec.evaluation()
     }
 
     /// The step that ends the run.

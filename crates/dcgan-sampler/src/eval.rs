@@ -1,0 +1,166 @@
+//! The verbs `eval` and `train-evaluator`: how good are samples, and by whose judgement?
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, anyhow, bail, ensure};
+use dcgan_core::spec::ObjectiveKind;
+use dcgan_core::spec::networks::EVALUATION;
+use dcgan_core::words::counted;
+use dcgan_model::PIXELS;
+use dcgan_model::evaluation::{self, Evaluator, IMAGES_MIN, LabelledImages, PIECE_IMAGES, Report};
+use dcgan_process::exit::{status, usage};
+use dcgan_process::print;
+use dcgan_store::dataset::{Dataset, Labelled, Source, Split};
+use dcgan_store::file;
+use serde_json::{Map, Value, json};
+
+use crate::args::{EvalArgs, TrainEvaluatorArgs};
+use crate::run_dir;
+
+/// The most bytes of an evaluator file.
+const EVALUATOR_BYTES_MAX: u64 = 64 << 20;
+/// Samples without `--count`, as in an evaluation during the training.
+pub(crate) const SAMPLES: u32 = EVALUATION.pieces as u32 * PIECE_IMAGES as u32;
+
+/// Prints how good samples are: those of a checkpoint, or those in a file.
+pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
+    let evaluator = match &args.evaluator {
+        None => Evaluator::mnist(),
+        Some(path) => read_evaluator(path).with_context(|| path.display().to_string())?,
+    };
+    let source = args.data.clone().map_or(Source::Mnist, Source::Path);
+    let training = Dataset::load(&source, None, ObjectiveKind::Dcgan).map_err(usage)?;
+    let count = args.count as usize;
+    let (what, samples) = match &args.images {
+        Some(path) => (path.display().to_string(), read_samples(path, count)?),
+        None => {
+            let generator = run_dir::load(&args.which)?;
+            let seed = args.seed.unwrap_or(generator.seed);
+            let pieces = (0..count / PIECE_IMAGES)
+                .flat_map(|piece| generator.generator.draw_piece(seed, piece as u32));
+            (format!("step {}", generator.step), pieces.collect())
+        }
+    };
+    let report = evaluator.report(&samples, training.pixels());
+    // What can be had at best: the training images in place of samples.
+    let floor = (training.info().images >= count)
+        .then(|| evaluator.report(&training.pixels()[..count * PIXELS], &[]));
+    print(&if args.json {
+        format!("{}\n", as_json(&report, floor.as_ref()))
+    } else {
+        as_table(&what, count, &report, floor.as_ref())
+    });
+    Ok(status::FINISHED)
+}
+
+/// Trains an evaluator and writes its file.
+pub(crate) fn train_evaluator(args: &TrainEvaluatorArgs) -> anyhow::Result<u8> {
+    let load = |split| Labelled::load(&args.data, split).context("--data").map_err(usage);
+    let (training, test) = (load(Split::Training)?, load(Split::Test)?);
+    for (split, part) in [("training", &training), ("test", &test)] {
+        let found = part.labels.len();
+        if found < IMAGES_MIN {
+            bail!(usage(anyhow!(
+                "--data: expected at least {IMAGES_MIN} {split} images, found {found}"
+            )));
+        }
+    }
+    ensure!(!args.out.is_dir(), "{}: is a folder", args.out.display());
+    let mut accuracy = 0.0;
+    let bytes =
+        evaluation::train(images(&training), images(&test), args.epochs, |epoch, loss, right| {
+            accuracy = right;
+            print(&format!(
+                "epoch {epoch}/{}: loss {loss:.4}, {:.2}% of {} right\n",
+                args.epochs,
+                100.0 * right,
+                counted(test.labels.len(), "test image"),
+            ));
+        });
+    let out = args.out.display();
+    file::write_by(&args.out, |file| file.write_all(&bytes)).with_context(|| out.to_string())?;
+    print(&format!("{out}: an evaluator that is right in {:.2}%\n", 100.0 * accuracy));
+    Ok(status::FINISHED)
+}
+
+fn images(of: &Labelled) -> LabelledImages<'_> {
+    LabelledImages { pixels: &of.pixels, labels: &of.labels }
+}
+
+/// Reads an evaluator file.
+fn read_evaluator(path: &Path) -> anyhow::Result<Evaluator> {
+    let length = fs::metadata(path)?.len();
+    ensure!(
+        length <= EVALUATOR_BYTES_MAX,
+        "expected an evaluator of at most {EVALUATOR_BYTES_MAX} bytes, found {length}"
+    );
+    Evaluator::from_file(&fs::read(path)?).context("this is no evaluator")
+}
+
+/// Reads the first samples in an IDX file.
+fn read_samples(path: &Path, count: usize) -> anyhow::Result<Vec<u8>> {
+    let source = Source::Path(path.to_owned());
+    let samples = Dataset::load(&source, Some(false), ObjectiveKind::Dcgan)
+        .context("--images")
+        .map_err(usage)?;
+    let found = samples.info().images;
+    if found < count {
+        bail!(usage(anyhow!(
+            "--images {}: there are {}; give at most as many as --count",
+            path.display(),
+            counted(found, "image")
+        )));
+    }
+    Ok(samples.pixels()[..count * PIXELS].to_vec())
+}
+
+/// The values of a report by their names.
+fn rows(report: &Report) -> Vec<(&'static str, f64)> {
+    let mut rows: Vec<_> =
+        EVALUATION.names.iter().copied().zip(report.values.iter().copied()).collect();
+    let coverage = report.coverage;
+    rows.extend([
+        ("precision", coverage.precision),
+        ("recall", coverage.recall),
+        ("density", coverage.density),
+        ("coverage", coverage.coverage),
+        ("copies", report.copies),
+    ]);
+    rows
+}
+
+fn as_json(report: &Report, floor: Option<&Report>) -> Value {
+    let object = |report: &Report| {
+        let mut object: Map<String, Value> =
+            rows(report).into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
+        object.insert("classes".to_owned(), json!(report.classes));
+        Value::Object(object)
+    };
+    json!({ "samples": object(report), "training_images": floor.map(object) })
+}
+
+/// A table with a column for the samples and one for training images.
+fn as_table(what: &str, count: usize, report: &Report, floor: Option<&Report>) -> String {
+    let mut text =
+        format!("{} of {what}, and as many training images\n\n", counted(count, "sample"));
+    let floor_rows = floor.map(rows).unwrap_or_default();
+    _ = writeln!(text, "{:<20} {:>10} {:>10}", "", "samples", "training");
+    for (row, (name, value)) in rows(report).into_iter().enumerate() {
+        // A training image is its own copy.
+        let floor = floor_rows.get(row).filter(|_| name != "copies");
+        let floor = floor.map_or_else(|| "-".to_owned(), |(_, value)| format!("{value:.4}"));
+        _ = writeln!(text, "{name:<20} {value:>10.4} {floor:>10}");
+    }
+    text += "\nclass";
+    for class in 0..report.classes.len() {
+        _ = write!(text, " {class:>6}");
+    }
+    text += "\nshare";
+    for share in report.classes {
+        _ = write!(text, " {share:>6.3}");
+    }
+    text + "\n"
+}
