@@ -11,6 +11,7 @@ use tempfile::tempdir;
 
 use crate::events::Event;
 use crate::process::{COORD, SAMPLER, assert_names};
+use crate::run::{local, rows};
 
 /// Flags without a variable, each with its verb: those of one answer or one file, some of which
 /// have another meaning for another program.
@@ -124,6 +125,25 @@ fn a_shorter_trial_changes_nothing_for_the_next_start() {
     assert_names(&next, &["# the run would go on after step 30\n"]);
     let shorter = dry_run(here, &[], &format!("{toy} --steps 20"));
     assert_names(&shorter, &["# the run has done 30 steps\n"]);
+}
+
+#[test]
+fn a_schedule_of_the_learning_rate_does_not_depend_on_the_length_of_the_run() {
+    let toy = "--objective toy --learning-rate 0.1 --lr-schedule cosine --warmup-steps 4 \
+               --schedule-steps 24 --final-learning-rate 0.01 --log-every 2";
+    let undisturbed = tempdir().unwrap();
+    let digest = local(undisturbed.path(), &format!("--workers 1 {toy} --steps 30"));
+    let rates: Vec<(u64, f64)> =
+        rows(undisturbed.path()).iter().map(|row| (row.step, row.learning_rate)).collect();
+    // In the warm-up, at its end, near half of the fall, and after the horizon.
+    assert_eq!((rates[0], rates[1], rates[12]), ((2, 0.05), (4, 0.1), (26, 0.01)));
+    assert!((rates[6].1 - 0.062).abs() < 1e-3, "{rates:?}");
+
+    // A run that is made longer twice, with another number of workers.
+    let folder = tempdir().unwrap();
+    local(folder.path(), &format!("--workers 2 {toy} --steps 10"));
+    local(folder.path(), "--workers 1 --steps 17");
+    assert_eq!(local(folder.path(), "--workers 3 --steps 30"), digest);
 }
 
 #[test]

@@ -7,10 +7,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use dcgan_core::ids::Step;
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::spec::sharding::Sharding;
-use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec, RunSpecBuilder, steps};
+use dcgan_core::spec::{
+    DatasetInfo, LearningRateSchedule, ObjectiveKind, RunSpec, RunSpecBuilder, steps,
+};
 use dcgan_process::logging::LogFormat;
 use dcgan_process::settings::{self, Time};
 use dcgan_rpc::net::ListenAddress;
@@ -69,6 +72,34 @@ pub struct PartialConfig {
     /// Decay rate of Adam's first moment [default: 0.5].
     #[arg(long, value_name = "X", env = "DCGAN_BETA1")]
     pub(crate) beta1: Option<f64>,
+    /// Course of the learning rate after the warm-up: constant, or falling to
+    /// --final-learning-rate along a line or half a cosine (SGDR), or multiplied by
+    /// --decay-factor every --decay-every steps [default: constant].
+    #[arg(
+        long,
+        value_name = "SCHEDULE",
+        value_parser = PossibleValuesParser::new(LearningRateSchedule::ALL.map(|s| s.name()))
+            .try_map(|name| name.parse::<LearningRateSchedule>()),
+        env = "DCGAN_LR_SCHEDULE"
+    )]
+    pub(crate) lr_schedule: Option<LearningRateSchedule>,
+    /// Steps in which the learning rate first rises from 1/N of itself to all of it [default: 0].
+    #[arg(long, value_name = "N", env = "DCGAN_WARMUP_STEPS")]
+    pub(crate) warmup_steps: Option<u64>,
+    /// Steps, warm-up included, after which a linear or cosine schedule is at its end; 0 means
+    /// those of 20 epochs, whatever the length of the run, which may change [default: 0].
+    #[arg(long, value_name = "N", env = "DCGAN_SCHEDULE_STEPS")]
+    pub(crate) schedule_steps: Option<u64>,
+    /// Learning rate after --schedule-steps, if the schedule is linear or cosine [default: 0.0].
+    #[arg(long, value_name = "X", env = "DCGAN_FINAL_LEARNING_RATE")]
+    pub(crate) final_learning_rate: Option<f64>,
+    /// Steps between two drops of the learning rate, if its schedule is step; 0 means those of 5
+    /// epochs [default: 0].
+    #[arg(long, value_name = "N", env = "DCGAN_DECAY_EVERY")]
+    pub(crate) decay_every: Option<u64>,
+    /// Factor of each of these drops, between 0 and 1 [default: 0.5].
+    #[arg(long, value_name = "X", env = "DCGAN_DECAY_FACTOR")]
+    pub(crate) decay_factor: Option<f64>,
     /// Steps between two rows of metrics [default: 20].
     #[arg(long, value_name = "STEPS", env = "DCGAN_LOG_EVERY")]
     pub(crate) log_every: Option<NonZeroU64>,
@@ -375,6 +406,7 @@ mod tests {
         for text in [
             "workers = 4\ndata = \"mnist\"",
             "workers = 2\nsteps = 40\nlearning-rate = 0.001\nmin-workers = 2",
+            "workers = 1\nlr-schedule = \"cosine\"\nschedule-steps = 9\nfinal-learning-rate = 1e-5",
         ] {
             let (config, saved) = given(text).resolve(MNIST).unwrap();
             let saved = toml::to_string(&saved).unwrap();
@@ -410,7 +442,11 @@ mod tests {
         for setting in RunSpec::setting_names() {
             let flag = command.get_arguments().find(|flag| flag.get_long() == Some(&setting));
             let flag = flag.unwrap_or_else(|| panic!("--{setting} is missing in PartialConfig"));
-            let (help, default) = (flag.get_help().unwrap().to_string(), &spec[&setting]);
+            let help = flag.get_help().unwrap().to_string();
+            let default = match &spec[&setting] {
+                toml::Value::String(name) => name.clone(),
+                number => number.to_string(),
+            };
             let says_it = help.ends_with(&format!("[default: {default}]"));
             assert!(says_it || flag.is_hide_set(), "--{setting}, by default {default}: {help}");
         }
@@ -455,6 +491,10 @@ mod tests {
         assert!(
             error("workers = 2\nshards = 7")
                 .starts_with("batch size 256 cannot be split into 7 shards")
+        );
+        assert_eq!(
+            error("workers = 2\ndecay-every = 9"),
+            "--decay-every has no effect with --lr-schedule constant; leave it out"
         );
         assert!(
             toml::from_str::<PartialConfig>("worker = 2")

@@ -18,8 +18,8 @@
 //! * [`reduction`]: the sum over shards, in an order that never changes.
 //! * [`protocol`]: the two state machines, their messages and their plans. `docs/protocol.md`
 //!   explains the rules.
-//! * [`metrics`], [`random`], [`ids`], [`words`]: rows of metrics, keyed random numbers, small
-//!   types, numbers in sentences.
+//! * [`metrics`], [`random`], [`portable`], [`ids`], [`words`]: rows of metrics, keyed random
+//!   numbers, functions with the same bits everywhere, small types, numbers in sentences.
 //!
 //! # Glossary
 //!
@@ -63,6 +63,7 @@ pub mod evaluation;
 pub mod ids;
 pub mod metrics;
 pub mod objective;
+pub mod portable;
 pub mod protocol;
 pub mod random;
 pub mod reduction;

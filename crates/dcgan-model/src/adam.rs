@@ -2,6 +2,7 @@
 //! PyTorch: outside the root, after the bias correction.
 
 use dcgan_core::ids::Step;
+use dcgan_core::portable::power;
 use dcgan_core::spec::RunSpec;
 
 const BETA2: f32 = 0.999;
@@ -47,19 +48,6 @@ impl Adam {
     }
 }
 
-/// Computes base^exponent by squaring: `powi` may round differently from platform to platform.
-fn power(base: f64, exponent: u64) -> f64 {
-    let (mut result, mut square, mut rest) = (1.0, base, exponent);
-    while rest > 0 {
-        if rest & 1 == 1 {
-            result *= square;
-        }
-        square *= square;
-        rest >>= 1;
-    }
-    result
-}
-
 #[cfg(test)]
 mod tests {
     use dcgan_core::ids::Digest;
@@ -85,12 +73,5 @@ mod tests {
                 w[0]
             );
         }
-    }
-
-    #[test]
-    fn power_agrees_with_powf() {
-        assert_eq!(power(0.5, 10), 1.0 / 1024.0);
-        assert!((power(0.999, 4680) - 0.999f64.powf(4680.0)).abs() < 1e-15);
-        assert_eq!(power(0.999, 0), 1.0);
     }
 }

@@ -14,7 +14,6 @@
 //!   gradients and statistics that is summed over the shards.
 //! * [`evaluation`]: how good are samples? A classifier, and distances of its features.
 //! * [`ops`]: the layers' kernels, forward and backward.
-//! * [`elementary`]: exponential and logarithm.
 //! * [`device`], [`fingerprint`], [`sample`]: the choice of a device, the fingerprint of its
 //!   arithmetic, and drawing images with a trained generator.
 #![recursion_limit = "256"]
@@ -22,7 +21,6 @@
 mod adam;
 mod device;
 mod discriminator;
-mod elementary;
 pub mod evaluation;
 mod fingerprint;
 mod generator;

@@ -6,9 +6,9 @@
 //! to the host, and their gradient back, for every shard.
 
 use burn::tensor::{Tensor, TensorData, activation};
+use dcgan_core::portable::{exp_negative, ln_1p};
 
 use crate::device::ExecutionDevice;
-use crate::elementary::{exp_negative, ln_1p};
 use crate::ops::FeatureMaps;
 
 /// The class that the images of a batch should be taken for.

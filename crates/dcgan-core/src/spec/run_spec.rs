@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::evaluation::EvaluationInfo;
 use crate::ids::Step;
+use crate::spec::learning_rate;
 use crate::spec::networks::EVALUATED_DATA;
 use crate::spec::sharding::{Sharding, ShardingError};
-use crate::spec::{DatasetInfo, ObjectiveKind};
+use crate::spec::{DatasetInfo, LearningRateSchedule, ObjectiveKind, steps};
 
 /// Defines the settings. A line has the name of a setting, its type and its default.
 ///
@@ -104,7 +105,29 @@ settings! {
     learning_rate: f64 = 2e-4;
     /// The decay of Adam's first moment, from 0 to below 1.
     beta1: f64 = 0.5;
+    /// The course of the learning rate after the warm-up.
+    lr_schedule: LearningRateSchedule = LearningRateSchedule::Constant,
+        older runs: LearningRateSchedule::Constant;
+    /// The number of steps in which the learning rate rises to all of it.
+    warmup_steps: u64 = 0, older runs: 0;
+    /// The number of steps, warm-up included, in which the learning rate falls to the final one; 0
+    /// for those of 20 epochs. See [`RunSpec::schedule_horizon`].
+    schedule_steps: u64 = 0, older runs: 0;
+    /// The learning rate after these steps.
+    final_learning_rate: f64 = 0.0, older runs: 0.0;
+    /// The number of steps between two drops of the learning rate; 0 for those of 5 epochs. See
+    /// [`RunSpec::decay_interval`].
+    decay_every: u64 = 0, older runs: 0;
+    /// The factor of each of these drops.
+    decay_factor: f64 = DECAY_FACTOR, older runs: DECAY_FACTOR;
 }
+
+/// The default factor by which a step schedule multiplies the learning rate.
+const DECAY_FACTOR: f64 = 0.5;
+/// The default horizon of a schedule, in epochs: the default length of a run.
+const HORIZON_EPOCHS: u64 = 20;
+/// The default interval of a step schedule, in epochs: a quarter of that.
+const DECAY_EPOCHS: u64 = 5;
 
 /// The specification of a run, checked: it can be trained.
 ///
@@ -154,6 +177,33 @@ pub enum RunSpecError {
     /// Adam's decay is not at least 0 and below 1.
     #[error("beta1 {0} is not at least 0 and below 1")]
     Beta1(f64),
+    /// The learning rate after the horizon is not a number that the rate can fall to.
+    #[error("--final-learning-rate {end} is not at least 0 and at most --learning-rate {peak}")]
+    FinalLearningRate {
+        /// The rate after the horizon.
+        end: f64,
+        /// The rate that falls to it.
+        peak: f64,
+    },
+    /// The warm-up takes all steps of the schedule.
+    #[error("--warmup-steps {warmup} is not below the {horizon} steps of --schedule-steps")]
+    Warmup {
+        /// The number of steps in the warm-up.
+        warmup: u64,
+        /// The horizon, which may be the default.
+        horizon: u64,
+    },
+    /// The factor of a step schedule is not above 0 and below 1.
+    #[error("--decay-factor {0} is not above 0 and below 1")]
+    DecayFactor(f64),
+    /// A setting of the schedule has no effect with the schedule that is chosen.
+    #[error("--{setting} has no effect with --lr-schedule {schedule}; leave it out")]
+    NoEffect {
+        /// The name of the setting.
+        setting: &'static str,
+        /// The schedule.
+        schedule: LearningRateSchedule,
+    },
     /// The images have another size than the networks are made for.
     #[error(
         "images of {rows} x {columns} pixels do not fit the networks, which are made for 28 x 28"
@@ -181,7 +231,20 @@ impl RunSpec {
     /// Checks that the settings fit each other and the data.
     fn new(settings: Settings, data: DatasetInfo) -> Result<Self, RunSpecError> {
         // Every setting is named, so that the compiler asks for the range of a new one.
-        let Settings { objective, batch_size, shards, seed, learning_rate, beta1 } = settings;
+        let Settings {
+            objective,
+            batch_size,
+            shards,
+            seed,
+            learning_rate,
+            beta1,
+            lr_schedule: _,
+            warmup_steps: _,
+            schedule_steps: _,
+            final_learning_rate,
+            decay_every: _,
+            decay_factor,
+        } = settings;
         // NaN is neither above 0 nor finite.
         if !(learning_rate > 0.0 && learning_rate.is_finite()) {
             return Err(RunSpecError::LearningRate(learning_rate));
@@ -189,12 +252,44 @@ impl RunSpec {
         if !(0.0..1.0).contains(&beta1) {
             return Err(RunSpecError::Beta1(beta1));
         }
+        if !(0.0..=learning_rate).contains(&final_learning_rate) {
+            let (end, peak) = (final_learning_rate, learning_rate);
+            return Err(RunSpecError::FinalLearningRate { end, peak });
+        }
+        if !(decay_factor > 0.0 && decay_factor < 1.0) {
+            return Err(RunSpecError::DecayFactor(decay_factor));
+        }
         let DatasetInfo { images, rows, columns, .. } = data;
         if objective.image_size().is_some_and(|size| size != (rows, columns)) {
             return Err(RunSpecError::Shape { rows, columns });
         }
         let sharding = Sharding::new(seed, images, shards, batch_size)?;
-        Ok(Self { settings, data, sharding })
+        let spec = Self { settings, data, sharding };
+        spec.check_schedule()?;
+        Ok(spec)
+    }
+
+    /// Checks that the settings of the learning rate's schedule fit each other.
+    fn check_schedule(&self) -> Result<(), RunSpecError> {
+        let schedule = self.lr_schedule();
+        let (has_horizon, has_steps) =
+            (schedule.has_horizon(), schedule == LearningRateSchedule::Step);
+        // A setting that is not the default was given.
+        for (setting, is_given, is_used) in [
+            ("schedule-steps", self.schedule_steps() != 0, has_horizon),
+            ("final-learning-rate", self.final_learning_rate() != 0.0, has_horizon),
+            ("decay-every", self.decay_every() != 0, has_steps),
+            ("decay-factor", self.decay_factor() != DECAY_FACTOR, has_steps),
+        ] {
+            if is_given && !is_used {
+                return Err(RunSpecError::NoEffect { setting, schedule });
+            }
+        }
+        let (warmup, horizon) = (self.warmup_steps(), self.schedule_horizon());
+        if has_horizon && warmup >= horizon {
+            return Err(RunSpecError::Warmup { warmup, horizon });
+        }
+        Ok(())
     }
 
     /// Tells whether a saved specification may have this key.
@@ -204,8 +299,23 @@ impl RunSpec {
 
     /// The step size of Adam in a step. Row and optimizer ask here, and nowhere else: a schedule is
     /// a pure function of the specification and the step.
-    pub fn learning_rate_at(&self, _step: Step) -> f64 {
-        self.learning_rate()
+    pub fn learning_rate_at(&self, step: Step) -> f64 {
+        learning_rate::learning_rate_at(self, step)
+    }
+
+    /// The step after which the learning rate is the final one, if its schedule has one.
+    pub fn schedule_horizon(&self) -> Step {
+        self.steps_or_epochs(self.schedule_steps(), HORIZON_EPOCHS)
+    }
+
+    /// The number of steps between two drops of the learning rate, if its schedule has any.
+    pub fn decay_interval(&self) -> u64 {
+        self.steps_or_epochs(self.decay_every(), DECAY_EPOCHS)
+    }
+
+    /// A number of steps, or those of some epochs if it is 0.
+    fn steps_or_epochs(&self, number: u64, epochs: u64) -> u64 {
+        if number == 0 { steps(&self.sharding, epochs) } else { number }
     }
 
     /// The properties of the evaluation, if the objective has one for these data.
@@ -314,6 +424,7 @@ mod tests {
         assert_eq!((spec.objective(), spec.batch_size()), (ObjectiveKind::Dcgan, 256));
         assert_eq!((spec.shards(), spec.seed()), (8, 22));
         assert_eq!((spec.learning_rate(), spec.beta1()), (2e-4, 0.5));
+        assert_eq!((spec.lr_schedule(), spec.warmup_steps()), (Default::default(), 0));
         assert_eq!(steps(spec.sharding(), 20), 4680);
     }
 
@@ -330,6 +441,68 @@ mod tests {
         }
         let built = RunSpec::builder().beta1(1.0).build(MNIST);
         assert!(matches!(built, Err(RunSpecError::Beta1(_))));
+    }
+
+    #[test]
+    fn settings_of_a_schedule_that_do_not_fit_are_refused_by_their_flags() {
+        use LearningRateSchedule::{Constant, Cosine, Linear, Step};
+        let new = RunSpec::builder;
+        for (builder, expected) in [
+            (
+                new().lr_schedule(Linear).final_learning_rate(1e-3),
+                "--final-learning-rate 0.001 is not at least 0 and at most --learning-rate 0.0002",
+            ),
+            (
+                new().lr_schedule(Cosine).final_learning_rate(f64::NAN),
+                "--final-learning-rate NaN is not at least 0 and at most --learning-rate 0.0002",
+            ),
+            (
+                new().lr_schedule(Cosine).warmup_steps(100).schedule_steps(100),
+                "--warmup-steps 100 is not below the 100 steps of --schedule-steps",
+            ),
+            (
+                new().lr_schedule(Linear).warmup_steps(5000),
+                "--warmup-steps 5000 is not below the 4680 steps of --schedule-steps",
+            ),
+            (
+                new().lr_schedule(Step).decay_factor(1.0),
+                "--decay-factor 1 is not above 0 and below 1",
+            ),
+            (
+                new().lr_schedule(Cosine).decay_every(10),
+                "--decay-every has no effect with --lr-schedule cosine; leave it out",
+            ),
+            (
+                new().decay_factor(0.1),
+                "--decay-factor has no effect with --lr-schedule constant; leave it out",
+            ),
+            (
+                new().lr_schedule(Step).schedule_steps(10),
+                "--schedule-steps has no effect with --lr-schedule step; leave it out",
+            ),
+            (
+                new().lr_schedule(Constant).final_learning_rate(1e-5),
+                "--final-learning-rate has no effect with --lr-schedule constant; leave it out",
+            ),
+        ] {
+            assert_eq!(builder.build(MNIST).unwrap_err().to_string(), expected);
+        }
+        let built = new().lr_schedule(Constant).warmup_steps(5000).build(MNIST);
+        assert!(built.is_ok(), "a warm-up needs no horizon");
+    }
+
+    #[test]
+    fn a_run_that_was_begun_before_goes_on_as_it_was() {
+        let begun = RunSpec::builder()
+            .objective(ObjectiveKind::Dcgan)
+            .batch_size(256)
+            .shards(8)
+            .seed(22)
+            .learning_rate(2e-4)
+            .beta1(0.5);
+        let older = begun.clone().build_saved(MNIST).unwrap();
+        assert_eq!(older, begun.build(MNIST).unwrap());
+        assert_eq!(older.learning_rate_at(1_000_000), 2e-4);
     }
 
     #[test]

@@ -5,12 +5,12 @@
 //! Inception). The same image has the same features on every processor.
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData, activation};
+use dcgan_core::portable::{exp_negative, ln};
 use dcgan_core::spec::networks::{CLASSES, CLASSIFIER, FEATURES};
 use dcgan_core::state::State;
 use dcgan_store::state_file::StateFileError;
 
 use crate::device::ExecutionDevice;
-use crate::elementary::{exp_negative, ln};
 use crate::layout::{self, NetworkTensors};
 use crate::ops::{
     Conv, EPSILON, FeatureMaps, GemmTask, Isa, LayerInput, LeftMatrix, Statistics, conv, normalized,

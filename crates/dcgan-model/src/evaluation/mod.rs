@@ -14,11 +14,11 @@ mod moments;
 mod neighbours;
 mod training;
 
+use dcgan_core::portable::{exp_negative, ln};
 use dcgan_core::spec::networks::{CLASSES, FEATURES};
 use dcgan_store::state_file::{self, StateFileError};
 
 use crate::PIXELS;
-use crate::elementary::{exp_negative, ln};
 use crate::ops::Isa;
 
 use classifier::{Classifier, Judgement};
