@@ -1,8 +1,11 @@
 //! The layout of a DCGAN's state: weights and running statistics of both networks, Adam's moments,
-//! and the last step's metrics.
+//! the generator's moving average if the run keeps one, and the last step's metrics.
 
+use dcgan_core::spec::RunSpec;
 use dcgan_core::spec::networks::{DISCRIMINATOR, GENERATOR, METRIC_NAMES, NetworkSpec, TensorSpec};
 use dcgan_core::state::Layout;
+
+use crate::ema::{AveragedTensor, average_of};
 
 /// The indices in the layout of one network's tensors, in the network's order.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub(crate) struct StateTensors {
     pub(crate) discriminator_weights: Vec<usize>,
     /// The trained tensors of G, then those of D.
     pub(crate) both_networks_weights: Vec<usize>,
+    /// The tensors of G with their moving averages; none if the run keeps no average.
+    pub(crate) averaged: Vec<AveragedTensor>,
     /// The losses and accuracies of the step that is being computed.
     pub(crate) metrics: usize,
 }
@@ -44,12 +49,16 @@ fn moment(which: char, name: &str) -> String {
 }
 
 /// The layout of a training state.
-pub(crate) fn layout() -> Layout {
+pub(crate) fn layout(spec: &RunSpec) -> Layout {
     let networks = [GENERATOR, DISCRIMINATOR].into_iter().flat_map(|network| network.tensors());
     let tensors = networks.flat_map(|TensorSpec { name, shape, trained }| {
         let moments = ['m', 'v'].map(|which| (moment(which, &name), shape.clone()));
         std::iter::once((name, shape)).chain(moments.into_iter().filter(move |_| trained))
     });
+    let has_averages = spec.ema_decay() > 0.0;
+    let averages = GENERATOR.tensors().into_iter().filter(|_| has_averages);
+    let averages = averages.map(|TensorSpec { name, shape, .. }| (average_of(&name), shape));
+    let tensors = tensors.chain(averages);
     Layout::new(tensors.chain([(METRICS_TENSOR.to_owned(), vec![METRIC_NAMES.len()])]))
 }
 
@@ -62,6 +71,7 @@ impl StateTensors {
         Self {
             discriminator_weights: discriminator.weights(),
             both_networks_weights,
+            averaged: AveragedTensor::all_of(&generator, layout),
             generator,
             discriminator,
             metrics: find(layout, METRICS_TENSOR),

@@ -6,13 +6,14 @@ use burn::tensor::{Tensor, TensorData};
 use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::spec::networks::{GENERATOR, LATENT_LEN};
 use dcgan_core::state::{Layout, State};
-use dcgan_store::state_file::{self, StateFileError};
+use dcgan_store::state_file;
 
 use crate::device::{DeviceChoice, ExecutionDevice};
 use crate::generator::GeneratorNet;
 use crate::layout::{NetworkTensors, TrainedTensor};
 use crate::ops::Statistics;
 use crate::params::{append, upload};
+use crate::weights::{GeneratorError, Weights};
 
 /// Pixels of an image.
 pub const PIXELS: usize = 28 * 28;
@@ -29,16 +30,19 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Reads the generator from a state file.
+    /// Reads the generator from a state file, with the weights that are wanted: by default their
+    /// moving average, if there is one.
     ///
     /// # Errors
     /// If the file does not hold one.
-    pub fn from_file(bytes: &[u8]) -> Result<Self, StateFileError> {
+    pub fn from_file(bytes: &[u8], wanted: Option<Weights>) -> Result<Self, GeneratorError> {
         // Decode the generator's tensors, and make a state of them alone.
         let table = GENERATOR.tensors();
         let named: Vec<(String, Vec<usize>)> =
             table.iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
-        let values = state_file::decode_tensors(bytes, &named)?;
+        let weights = Weights::of_file(bytes, wanted)?;
+        let saved = named.iter().map(|(name, shape)| (weights.name_of(name), shape.clone()));
+        let values = state_file::decode_tensors(bytes, &saved.collect::<Vec<_>>())?;
         let mut state = State::zeros(Arc::new(Layout::new(named)));
 
         // Sort them into trained tensors and running statistics.
