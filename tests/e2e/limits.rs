@@ -171,7 +171,7 @@ impl Newcomer {
     }
 }
 
-/// Without sharing, 64 copies of a state of 5 MB, each read and sent, would take 640 MB.
+/// Without sharing, 64 copies of a state of 6 MB, each read and sent, would take 800 MB.
 #[tokio::test]
 async fn sixty_four_workers_that_resume_at_once_share_one_checkpoint() {
     let folder = tempdir().unwrap();

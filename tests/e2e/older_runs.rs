@@ -5,10 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use dcgan_store::run_dir::{FORMAT, RunPaths, read_run_file};
+use serde_json::{Map, Value};
 use tempfile::tempdir;
 
 use crate::process::{COORD, assert_names, run};
 use crate::run::{last_digest, local, logged_steps, newest_manifest, saved_steps};
+use crate::training::all_cores;
 
 /// The settings of the run in `tests/fixtures/run-format-1`.
 const SETTINGS: &str = "--objective toy --batch-size 32 --seed 5 --learning-rate 0.05 \
@@ -62,6 +64,54 @@ fn a_run_of_format_1_keeps_its_settings() {
     copy_old_run(folder.path());
     let refused = run(COORD, folder.path(), "--out run --local --seed 6 --beta1 0.5", 2);
     assert_names(refused.error(), &["seed: saved 5, given 6; beta1: saved 0.25, given 0.5"]);
+}
+
+/// The settings that were added after the first version.
+const ADDED: [&str; 7] = [
+    "lr-schedule",
+    "warmup-steps",
+    "schedule-steps",
+    "final-learning-rate",
+    "decay-every",
+    "decay-factor",
+    "ema-decay",
+];
+
+/// Removes the added settings from the files of a run, as if an older version had written them.
+fn remove_added_settings(run: &Path) {
+    let config = run.join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let is_old = |line: &&str| !ADDED.iter().any(|key| line.starts_with(&format!("{key} = ")));
+    let older: String = text.lines().filter(is_old).map(|line| format!("{line}\n")).collect();
+    assert_eq!(older.lines().count() + ADDED.len(), text.lines().count());
+    fs::write(config, older).unwrap();
+
+    for checkpoint in fs::read_dir(run.join("checkpoints")).unwrap() {
+        let path = checkpoint.unwrap().path().join("manifest.json");
+        let text = fs::read_to_string(&path).unwrap();
+        let mut manifest: Map<String, Value> = serde_json::from_str(&text).unwrap();
+        let config = manifest["config"].as_object_mut().unwrap();
+        assert!(ADDED.iter().all(|key| config.remove(*key).is_some()));
+        // The checksum is that of the newer text.
+        manifest.remove("checksum");
+        fs::write(path, serde_json::to_string(&manifest).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn a_dcgan_that_was_begun_without_a_moving_average_goes_on_without_one() {
+    let _cores = all_cores();
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    local(here, "--workers 2 --steps 2 --ema-decay 0");
+    remove_added_settings(&here.join("run"));
+
+    let resumed = run(COORD, here, "--out run --local --workers 1 --steps 6", 0);
+    let older = resumed.event("older_run", &[]);
+    assert_names(&older.message, &["ema-decay = 0.0", "lr-schedule = \"constant\""]);
+    resumed.event("run_resumed", &[("step", "2")]);
+    // The digest that `training.rs` had before there was an average.
+    assert_eq!(last_digest(here).to_string(), "9b77d1567cc4fe9f");
 }
 
 #[test]

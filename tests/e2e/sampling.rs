@@ -115,6 +115,17 @@ fn check_files(folder: &Path, newest: &[u8]) {
     assert_eq!(std::fs::read(folder.join("again.png")).unwrap(), newest);
     run(SAMPLER, folder, "grid --run run --rows 1 --columns 2 --seed 3 --out two.png", 0);
     assert_eq!(decode(&std::fs::read(folder.join("two.png")).unwrap()), (62, 32));
+    // The run's own grids are drawn with the moving average. After two steps it is another picture.
+    run(SAMPLER, folder, "grid --run run --weights ema --out ema.png", 0);
+    assert_eq!(std::fs::read(folder.join("ema.png")).unwrap(), newest);
+    run(SAMPLER, folder, "grid --run run --weights raw --out raw.png", 0);
+    let raw = std::fs::read(folder.join("raw.png")).unwrap();
+    assert_ne!(raw, newest);
+    let serve = "serve --run run --weights raw --http 127.0.0.1:0 --grpc 127.0.0.1:0";
+    let sampler = Process::start(SAMPLER, folder, serve);
+    let started = sampler.wait_for_event("sampler_started", &[]);
+    sampler.wait_for_event("showing", &[("step", "2")]);
+    assert_eq!(get(started.field("page"), "/grid.png"), raw);
     std::fs::create_dir(folder.join("drawn")).unwrap();
     run(SAMPLER, folder, "export --run run --count 40 --out drawn/train-images-idx3-ubyte.gz", 0);
     let source = Source::Path(folder.join("drawn"));

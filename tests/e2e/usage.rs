@@ -28,7 +28,7 @@ fn a_coordinator_refuses_what_it_cannot_do() {
     std::fs::write(here.join("zero.toml"), "workers = 0\n").unwrap();
     std::fs::write(here.join("bare.toml"), "steps = 1k\n").unwrap();
     std::fs::write(here.join("file"), "").unwrap();
-    let mistakes: [(&str, i32, &[&str]); 23] = [
+    let mistakes: [(&str, i32, &[&str]); 24] = [
         ("", 2, &["--workers is missing"]),
         ("--workers 2 --min-workers 3", 2, &["--min-workers 3 is more than --workers 2"]),
         ("--workers 2 --epochs 1 --steps 1", 2, &["--epochs and --steps", "give one"]),
@@ -45,6 +45,7 @@ fn a_coordinator_refuses_what_it_cannot_do() {
             &["--warmup-steps 9 is not below the 9 steps of --schedule-steps"],
         ),
         ("--lr-schedule exponential", 2, &["'exponential' for '--lr-schedule <SCHEDULE>'"]),
+        ("--workers 2 --ema-decay 1", 2, &["--ema-decay 1 is not at least 0 and below 1"]),
         ("--learning-rate x", 2, &["'x' for '--learning-rate <X>'", "expected a number"]),
         ("--workers -1", 2, &["'-1' for '--workers <N>'", POSITIVE]),
         ("--seed x", 2, &["'x' for '--seed <N>'", "a whole number from 0 to"]),

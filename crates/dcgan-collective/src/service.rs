@@ -20,7 +20,7 @@ use crate::{Event, Events, Membership, Offer};
 /// How long the driver has to answer a request for a copy. It answers between two events, within
 /// milliseconds; a driver that takes longer is stuck.
 const OFFER_MAX: Duration = Duration::from_secs(5);
-/// Copies that a worker gives at a time. Others wait. Each takes the memory of a state, 5 MB.
+/// Copies that a worker gives at a time. Others wait. Each takes the memory of a state, 6 MB.
 const COPIES_MAX: usize = 4;
 
 /// Creates the service of the worker `id`. Whatever arrives goes to `events`.

@@ -20,7 +20,7 @@ pub(crate) enum CheckpointEvery {
 }
 
 impl CheckpointEvery {
-    /// Checkpoints have 5 MB and cost no pause, so that a hard death may cost seconds only.
+    /// Checkpoints have 6 MB and cost no pause, so that a hard death may cost seconds only.
     pub(crate) const DEFAULT: Self = Self::Time(Duration::from_secs(30));
 }
 

@@ -100,6 +100,11 @@ pub struct PartialConfig {
     /// Factor of each of these drops, between 0 and 1 [default: 0.5].
     #[arg(long, value_name = "X", env = "DCGAN_DECAY_FACTOR")]
     pub(crate) decay_factor: Option<f64>,
+    /// Decay of the exponential moving average (EMA) of the generator's weights, which samples are
+    /// drawn with: min(X, (1 + t) / (10 + t)) in update t, as in TensorFlow. The training itself
+    /// does not depend on it; 0 means no average, as in the tutorial [default: 0.997].
+    #[arg(long, value_name = "X", env = "DCGAN_EMA_DECAY")]
+    pub(crate) ema_decay: Option<f64>,
     /// Steps between two rows of metrics [default: 20].
     #[arg(long, value_name = "STEPS", env = "DCGAN_LOG_EVERY")]
     pub(crate) log_every: Option<NonZeroU64>,

@@ -20,7 +20,7 @@ use dcgan_store::run_dir::{Ended, FORMAT, RunDir, RunFile, RunPaths, read_pendin
 use dcgan_store::state_file;
 
 use crate::config::RunConfig;
-use crate::newest_checkpoint::GENERATOR_PREFIX;
+use crate::newest_checkpoint::GENERATOR_PREFIXES;
 
 /// A run directory that was opened, and what it holds already.
 pub(crate) struct OpenedRun {
@@ -286,7 +286,7 @@ impl Recorder {
 
     /// Saves the generator of a state until its grid is drawn. `state` is a safetensors file.
     pub(crate) fn save_pending_grid(&mut self, step: Step, state: &[u8]) -> anyhow::Result<()> {
-        let generator = state_file::subset(state, GENERATOR_PREFIX)?;
+        let generator = state_file::subset(state, &GENERATOR_PREFIXES)?;
         Ok(self.dir.save_pending_grid(step, &generator)?)
     }
 

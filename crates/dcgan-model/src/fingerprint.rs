@@ -11,7 +11,9 @@ use dcgan_core::state::digest;
 use crate::device::{DeviceChoice, DeviceError, ExecutionDevice};
 use crate::params::append;
 
-/// The revision of this crate's own arithmetic. It is raised whenever results change.
+/// The revision of this crate's own arithmetic. It is raised whenever the result of a specification
+/// changes. A setting that is added does not raise it: older runs go on with the value that leaves
+/// them as they were.
 const REVISION: u32 = 2;
 
 /// The lengths of the sums in weight gradients for shards of 32 images: images x pixels of the

@@ -1,5 +1,5 @@
 //! The state before the first step: Glorot-uniform weights, zero biases, and batch norms with scale
-//! 1, shift 0, running mean 0 and running variance 1.
+//! 1, shift 0, running mean 0 and running variance 1. Moving averages begin with these.
 
 use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::state::State;
@@ -9,6 +9,7 @@ use crate::layout::{NetworkTensors, StateTensors};
 /// Fills a state of zeros with the beginning of a run.
 pub(crate) fn fill(state: &mut State, tensors: &StateTensors, seed: u64) {
     fill_networks(state, &[&tensors.generator, &tensors.discriminator], seed);
+    tensors.averaged.iter().for_each(|tensor| tensor.begin(state));
 }
 
 /// Fills the zeros of networks. Each weight tensor is a function of the seed and of its position
@@ -51,12 +52,16 @@ fn is_scale(name: &str) -> bool {
 mod tests {
     use std::sync::Arc;
 
+    use dcgan_core::ids::Digest;
+    use dcgan_core::spec::{DatasetInfo, RunSpec};
+
     use super::*;
     use crate::layout::layout;
 
     #[test]
     fn weights_have_their_bounds_and_spread() {
-        let layout = Arc::new(layout());
+        let data = DatasetInfo { images: 256, rows: 28, columns: 28, digest: Digest(0) };
+        let layout = Arc::new(layout(&RunSpec::builder().build(data).unwrap()));
         let mut state = State::zeros(Arc::clone(&layout));
         fill(&mut state, &StateTensors::new(&layout), 22);
         let tensor = |name: &str| state.tensor(layout.find(name).unwrap());
@@ -72,6 +77,9 @@ mod tests {
             ["generator.conv3.bias", "discriminator.bn1.bias", "generator.bn1.running_mean"]
         {
             assert!(tensor(zeros).iter().all(|&w| w == 0.0), "{zeros}");
+        }
+        for name in ["generator.conv3.weight", "generator.bn1.running_var"] {
+            assert_eq!(tensor(&format!("ema.{name}")), tensor(name), "{name}");
         }
     }
 }

@@ -1,11 +1,14 @@
 //! The layout of a DCGAN's state: weights and running statistics of both networks, Adam's moments,
-//! and the last step's metrics.
+//! the generator's moving average if the run keeps one, and the last step's metrics.
 
 use std::sync::Arc;
 
+use dcgan_core::spec::RunSpec;
 use dcgan_core::spec::networks::{DISCRIMINATOR, GENERATOR, METRIC_NAMES, NetworkSpec, TensorSpec};
 use dcgan_core::state::{Layout, State};
 use dcgan_store::state_file::{self, StateFileError};
+
+use crate::ema::{AveragedTensor, average_of};
 
 /// The indices in the layout of one network's tensors, in the network's order.
 #[derive(Clone, Debug)]
@@ -34,6 +37,10 @@ pub(crate) struct StateTensors {
     pub(crate) discriminator_weights: Vec<usize>,
     /// The trained tensors of G, then those of D.
     pub(crate) both_networks_weights: Vec<usize>,
+    /// The tensors of G with their moving averages; none if the run keeps no average.
+    pub(crate) averaged: Vec<AveragedTensor>,
+    /// The tensors of G that samples are drawn with: the averages, if there are any.
+    pub(crate) shown_generator: NetworkTensors,
     /// The losses and accuracies of the step that is being computed.
     pub(crate) metrics: usize,
 }
@@ -47,8 +54,12 @@ fn moment(which: char, name: &str) -> String {
 }
 
 /// The layout of a training state.
-pub(crate) fn layout() -> Layout {
+pub(crate) fn layout(spec: &RunSpec) -> Layout {
     let tensors = [GENERATOR, DISCRIMINATOR].into_iter().flat_map(with_moments);
+    let has_averages = spec.ema_decay() > 0.0;
+    let averages = GENERATOR.tensors().into_iter().filter(|_| has_averages);
+    let averages = averages.map(|TensorSpec { name, shape, .. }| (average_of(&name), shape));
+    let tensors = tensors.chain(averages);
     Layout::new(tensors.chain([(METRICS_TENSOR.to_owned(), vec![METRIC_NAMES.len()])]))
 }
 
@@ -65,19 +76,22 @@ pub(crate) fn layout_of(network: NetworkSpec) -> Layout {
     Layout::new(with_moments(network))
 }
 
-/// Reads a network that is not trained any more from a file: a state of its tensors alone, and
-/// their indices. The file may have other tensors.
+/// Reads a network that is not trained any more from a file, in which a tensor has the name that
+/// `saved` gives for it: a state of its tensors alone, and their indices. The file may have other
+/// tensors.
 ///
 /// # Errors
 /// If the file does not hold the network.
 pub(crate) fn network_from_file(
     network: NetworkSpec,
     bytes: &[u8],
+    saved: impl Fn(&str) -> String,
 ) -> Result<(State, NetworkTensors), StateFileError> {
     let table = network.tensors();
     let named: Vec<(String, Vec<usize>)> =
         table.iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
-    let values = state_file::decode_tensors(bytes, &named)?;
+    let in_file = named.iter().map(|(name, shape)| (saved(name), shape.clone()));
+    let values = state_file::decode_tensors(bytes, &in_file.collect::<Vec<_>>())?;
     let mut state = State::zeros(Arc::new(Layout::new(named)));
     let mut tensors = NetworkTensors { trained: Vec::new(), running: Vec::new() };
     for (spec, values) in table.into_iter().zip(&values) {
@@ -102,6 +116,8 @@ impl StateTensors {
         Self {
             discriminator_weights: discriminator.weights(),
             both_networks_weights,
+            averaged: AveragedTensor::all_of(&generator, layout),
+            shown_generator: generator.averages(layout).unwrap_or_else(|| generator.clone()),
             generator,
             discriminator,
             metrics: find(layout, METRICS_TENSOR),
@@ -122,6 +138,20 @@ impl NetworkTensors {
             }
         }
         Self { trained, running }
+    }
+
+    /// The same network with the moving averages in the places of its tensors, if the layout has
+    /// them.
+    fn averages(&self, layout: &Layout) -> Option<Self> {
+        let average = |index: usize| layout.find(&average_of(&layout.tensors()[index].name));
+        let mut averages = self.clone();
+        for tensor in &mut averages.trained {
+            tensor.weight = average(tensor.weight)?;
+        }
+        for index in &mut averages.running {
+            *index = average(*index)?;
+        }
+        Some(averages)
     }
 
     /// The indices of the trained tensors.

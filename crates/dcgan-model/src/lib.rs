@@ -10,17 +10,20 @@
 //!   here.
 //! * [`generator`], [`discriminator`]: the networks; [`params`] makes their tensors from a state,
 //!   [`layout`] and [`init`] say what a state holds and how it begins.
-//! * [`loss`], [`adam`], [`phase_vector`]: binary cross-entropy, the optimizer, and the vector of
-//!   gradients and statistics that is summed over the shards.
+//! * [`loss`], [`adam`], [`ema`], [`phase_vector`]: binary cross-entropy, the optimizer, the moving
+//!   average of the generator, and the vector of gradients and statistics that is summed over the
+//!   shards.
 //! * [`evaluation`]: how good are samples? A classifier, and distances of its features.
 //! * [`ops`]: the layers' kernels, forward and backward.
-//! * [`device`], [`fingerprint`], [`sample`]: the choice of a device, the fingerprint of its
-//!   arithmetic, and drawing images with a trained generator.
+//! * [`device`], [`fingerprint`]: the choice of a device, and the fingerprint of its arithmetic.
+//! * [`sample`], [`weights`]: drawing images with a trained generator, and the choice of its
+//!   weights.
 #![recursion_limit = "256"]
 
 mod adam;
 mod device;
 mod discriminator;
+mod ema;
 pub mod evaluation;
 mod fingerprint;
 mod generator;
@@ -34,6 +37,7 @@ mod sample;
 mod step;
 #[cfg(test)]
 mod vectors_test;
+mod weights;
 
 pub use device::{DeviceChoice, DeviceError};
 pub use fingerprint::fingerprint;
@@ -41,3 +45,4 @@ pub use fingerprint::fingerprint;
 pub use ops::cpu::bench_cases;
 pub use sample::{Generator, PIXELS};
 pub use step::Dcgan;
+pub use weights::{GeneratorError, Weights};

@@ -224,6 +224,9 @@ pub(crate) fn append<const D: usize>(flat: &mut Vec<f32>, tensor: Tensor<D>) {
 mod tests {
     use std::sync::Arc;
 
+    use dcgan_core::ids::Digest;
+    use dcgan_core::spec::{DatasetInfo, RunSpec};
+
     use super::*;
     use crate::layout::{StateTensors, layout};
 
@@ -240,7 +243,8 @@ mod tests {
     #[test]
     fn an_upload_is_split_into_the_tensors_and_inputs_that_went_into_it() {
         // A state in which no two elements are equal.
-        let layout = Arc::new(layout());
+        let data = DatasetInfo { images: 256, rows: 28, columns: 28, digest: Digest(0) };
+        let layout = Arc::new(layout(&RunSpec::builder().build(data).unwrap()));
         let mut state = State::zeros(Arc::clone(&layout));
         let mut numbers = (1..).map(|number| number as f32);
         for index in state.all() {

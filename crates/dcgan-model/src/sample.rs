@@ -4,7 +4,6 @@ use burn::tensor::{Tensor, TensorData};
 use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::spec::networks::{GENERATOR, LATENT_LEN};
 use dcgan_core::state::State;
-use dcgan_store::state_file::StateFileError;
 
 use crate::device::{DeviceChoice, ExecutionDevice};
 use crate::evaluation::PIECE_IMAGES;
@@ -12,6 +11,7 @@ use crate::generator::GeneratorNet;
 use crate::layout::{NetworkTensors, network_from_file};
 use crate::ops::Statistics;
 use crate::params::{append, upload};
+use crate::weights::{GeneratorError, Weights};
 
 /// Pixels of an image.
 pub const PIXELS: usize = 28 * 28;
@@ -28,12 +28,14 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Reads the generator from a state file.
+    /// Reads the generator from a state file, with the weights that are wanted: by default their
+    /// moving average, if there is one.
     ///
     /// # Errors
     /// If the file does not hold one.
-    pub fn from_file(bytes: &[u8]) -> Result<Self, StateFileError> {
-        let (state, tensors) = network_from_file(GENERATOR, bytes)?;
+    pub fn from_file(bytes: &[u8], wanted: Option<Weights>) -> Result<Self, GeneratorError> {
+        let weights = Weights::of_file(bytes, wanted)?;
+        let (state, tensors) = network_from_file(GENERATOR, bytes, |name| weights.name_of(name))?;
         Ok(Self::new(&state, &tensors))
     }
 

@@ -30,6 +30,7 @@ use dcgan_core::state::{Layout, State};
 use crate::adam::Adam;
 use crate::device::{DeviceChoice, DeviceError, ExecutionDevice};
 use crate::discriminator::Discriminator;
+use crate::ema::Ema;
 use crate::evaluation::Evaluator;
 use crate::generator::GeneratorNet;
 use crate::init;
@@ -83,7 +84,7 @@ impl Dcgan {
 
     /// The DCGAN of a run, on an open device.
     pub(crate) fn on(spec: RunSpec, device: ExecutionDevice) -> Self {
-        let layout = layout();
+        let layout = layout(&spec);
         let tensors = StateTensors::new(&layout);
         Self {
             spec,
@@ -355,9 +356,13 @@ impl Objective for Dcgan {
         let PhaseVector { gradients, statistics, loss, accuracy } =
             self.vector_layout(at.phase).split(sum);
 
-        let adam = Adam::new(&self.spec, at.step + 1, Self::update_number(at));
+        let time = Self::update_number(at);
+        let adam = Adam::new(&self.spec, at.step + 1, time);
         self.update_weights(state, network, adam, &gradients);
         self.update_running_statistics(state, network, &statistics);
+        if at.phase == Phase::Generator {
+            Ema::new(&self.spec, time).update(state, &self.tensors.averaged, &self.device);
+        }
 
         let shards = f32::from(self.spec.shards());
         let metrics = state.tensor_mut(self.tensors.metrics);
@@ -378,7 +383,7 @@ impl Objective for Dcgan {
 /// bits.
 impl Evaluation for Dcgan {
     fn piece(&self, state: &State, piece: u16) -> Vec<f64> {
-        let generator = Generator::new(state, &self.tensors.generator);
+        let generator = Generator::new(state, &self.tensors.shown_generator);
         let samples = generator.draw_piece(self.spec.seed(), piece.into());
         self.evaluator().piece(&samples, piece.into())
     }

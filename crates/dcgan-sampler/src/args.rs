@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ArgMatches, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use dcgan_core::ids::Step;
+use dcgan_model::Weights;
 use dcgan_model::evaluation::{IMAGES_MIN, PIECE_IMAGES};
 use dcgan_process::logging::LogArgs;
 use dcgan_process::settings::{self, is_from_variable};
@@ -74,6 +75,10 @@ pub(crate) struct ServeArgs {
     /// runs/dcgan, if no coordinator is given]
     #[arg(long, value_name = "RUN_DIR", env = "DCGAN_RUN")]
     pub(crate) run: Option<PathBuf>,
+    /// The generator's weights: their moving average or as they were trained [default: ema, if the
+    /// run keeps an average]
+    #[arg(long, value_enum, env = "DCGAN_WEIGHTS")]
+    pub(crate) weights: Option<WeightsArg>,
     /// The address of the web page
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7421", env = "DCGAN_HTTP")]
     pub(crate) http: ListenAddress,
@@ -100,16 +105,26 @@ pub(crate) struct Which {
     /// The checkpoint of this step [default: the newest]
     #[arg(long, value_name = "STEP", env = "DCGAN_CHECKPOINT")]
     pub(crate) checkpoint: Option<Step>,
-    /// The weights as trained, or their moving average
-    #[arg(long, value_enum, default_value_t, env = "DCGAN_WEIGHTS")]
-    pub(crate) weights: Weights,
+    /// The generator's weights: their moving average or as they were trained [default: ema, if the
+    /// run keeps an average]
+    #[arg(long, value_enum, env = "DCGAN_WEIGHTS")]
+    pub(crate) weights: Option<WeightsArg>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Weights {
-    #[default]
-    Raw,
+/// The [`Weights`] as a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WeightsArg {
     Ema,
+    Raw,
+}
+
+impl From<WeightsArg> for Weights {
+    fn from(weights: WeightsArg) -> Self {
+        match weights {
+            WeightsArg::Ema => Self::Ema,
+            WeightsArg::Raw => Self::Raw,
+        }
+    }
 }
 
 /// The number of images in a row or a column.

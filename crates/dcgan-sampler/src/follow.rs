@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use dcgan_model::Generator;
 use dcgan_rpc::net::{self, Connector, CoordinatorAt, Peer};
 use dcgan_rpc::pb::feed_client::FeedClient;
 use dcgan_rpc::{Caller, Checksummed, Who, pb};
@@ -124,11 +123,8 @@ impl Connection {
         };
         let snapshot = message.verify_checksum()?;
         let pb::GeneratorSnapshot { step, seed, state, grid_due, checksum: _ } = snapshot;
-        let drawn = newest
-            .replace(move || {
-                Ok(RunGenerator { step, seed, generator: Generator::from_file(&state)? })
-            })
-            .await;
+        let drawn =
+            newest.replace(move |weights| RunGenerator::read(&state, weights, step, seed)).await;
         let answer = match drawn {
             Ok(drawn) => Kind::Grid(pb::Grid { step, png: drawn.grid }),
             Err(error) => {

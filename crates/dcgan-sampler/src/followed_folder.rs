@@ -61,7 +61,7 @@ impl FollowedFolder {
             let manifest = checkpoint.manifest();
             let (step, digest) = (manifest.step, manifest.state_digest);
             if self.shown != Some((step, digest)) {
-                newest.replace(move || run_dir::generator(&checkpoint)).await?;
+                newest.replace(move |weights| run_dir::generator(&checkpoint, weights)).await?;
                 self.shown = Some((step, digest));
                 tracing::info!(event = "showing", step, "showing the checkpoint of step {step}");
             }

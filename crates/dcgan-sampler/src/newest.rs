@@ -8,9 +8,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::anyhow;
 use bytes::Bytes;
 use dcgan_core::ids::Step;
-use dcgan_model::Generator;
+use dcgan_model::{Generator, GeneratorError, Weights};
+use dcgan_process::exit::usage;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tonic::Status;
@@ -31,6 +33,23 @@ pub(crate) struct RunGenerator {
 }
 
 impl RunGenerator {
+    /// Reads a generator from a state file, with the weights that are wanted or with the best.
+    ///
+    /// # Errors
+    /// If the file does not hold them.
+    pub(crate) fn read(
+        state: &[u8],
+        weights: Option<Weights>,
+        step: Step,
+        seed: u64,
+    ) -> anyhow::Result<Self> {
+        let generator = Generator::from_file(state, weights).map_err(|error| match error {
+            GeneratorError::NoEma => usage(anyhow!("--weights ema: {error}")),
+            GeneratorError::File(error) => error.into(),
+        })?;
+        Ok(Self { step, seed, generator })
+    }
+
     /// Draws a grid of samples as a PNG. Without a seed, it draws those of the run's own grids.
     pub(crate) fn picture(&self, size: GridSize, seed: Option<u64>) -> Vec<u8> {
         let images = self.generator.draw(size.images(), seed, self.seed);
@@ -60,6 +79,8 @@ pub(crate) struct Drawn {
 /// The newest generator, if there is one yet. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Newest {
+    /// The weights that a person wants; `None` for the best that there are.
+    weights: Option<Weights>,
     drawn: watch::Sender<Option<Drawn>>,
     /// Held by the thread that draws a picture for somebody, and not by the request: the thread may
     /// go on for a moment when the request is given up.
@@ -69,9 +90,10 @@ pub(crate) struct Newest {
 }
 
 impl Newest {
-    /// Creates a place for generators. There is none yet.
-    pub(crate) fn new() -> Self {
+    /// Creates a place for generators with these weights. There is none yet.
+    pub(crate) fn new(weights: Option<Weights>) -> Self {
         Self {
+            weights,
             drawn: watch::Sender::new(None),
             turn: Arc::new(Semaphore::new(1)),
             asked: Arc::new(Semaphore::new(PICTURES_MAX)),
@@ -83,16 +105,17 @@ impl Newest {
         self.drawn.borrow().clone()
     }
 
-    /// Loads a newer generator with `load`, draws its grid, and keeps both in place of the older
-    /// generator.
+    /// Loads a newer generator with `load`, which is given the weights that are wanted, draws its
+    /// grid, and keeps both in place of the older generator.
     ///
     /// # Errors
     /// If `load` fails. The older generator stays then.
     pub(crate) async fn replace(
         &self,
-        load: impl FnOnce() -> anyhow::Result<RunGenerator> + Send + 'static,
+        load: impl FnOnce(Option<Weights>) -> anyhow::Result<RunGenerator> + Send + 'static,
     ) -> anyhow::Result<Drawn> {
-        let drawn = spawn_blocking(move || draw(load()?)).await??;
+        let weights = self.weights;
+        let drawn = spawn_blocking(move || draw(load(weights)?)).await??;
         self.drawn.send_replace(Some(drawn.clone()));
         Ok(drawn)
     }

@@ -5,12 +5,12 @@ use std::time::SystemTime;
 
 use anyhow::{Context, anyhow, bail};
 use dcgan_core::ids::Step;
-use dcgan_model::Generator;
+use dcgan_model::Weights;
 use dcgan_process::exit::usage;
 use dcgan_store::checkpoint::{Checkpoints, Damaged, Owner, VerifiedCheckpoint};
 use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, read_run_file};
 
-use crate::args::{Weights, Which};
+use crate::args::Which;
 use crate::newest::RunGenerator;
 
 /// Opens the checkpoints of a run directory.
@@ -36,11 +36,6 @@ pub(crate) fn modified(root: &Path) -> Option<SystemTime> {
 /// # Errors
 /// If there is no such checkpoint, or it is damaged.
 pub(crate) fn load(which: &Which) -> anyhow::Result<RunGenerator> {
-    if which.weights == Weights::Ema {
-        bail!(usage(anyhow!(
-            "--weights ema: checkpoints of this version hold no moving average; use raw"
-        )));
-    }
     let checkpoints = checkpoints(&which.run).context("--run")?;
     let checkpoint = match which.checkpoint {
         Some(step) => {
@@ -54,7 +49,7 @@ pub(crate) fn load(which: &Which) -> anyhow::Result<RunGenerator> {
             )
         })?,
     };
-    generator(&checkpoint)
+    generator(&checkpoint, which.weights.map(Into::into))
 }
 
 /// Checks that a step has a checkpoint, intact or not.
@@ -95,9 +90,11 @@ pub(crate) fn newest_and_damaged(
 }
 
 /// Loads the generator of a checkpoint.
-pub(crate) fn generator(checkpoint: &VerifiedCheckpoint) -> anyhow::Result<RunGenerator> {
-    let manifest = checkpoint.manifest();
-    let generator = Generator::from_file(checkpoint.state())
-        .with_context(|| format!("the checkpoint of step {}", manifest.step))?;
-    Ok(RunGenerator { step: manifest.step, seed: manifest.config.seed(), generator })
+pub(crate) fn generator(
+    checkpoint: &VerifiedCheckpoint,
+    weights: Option<Weights>,
+) -> anyhow::Result<RunGenerator> {
+    let (step, seed) = (checkpoint.manifest().step, checkpoint.manifest().config.seed());
+    RunGenerator::read(checkpoint.state(), weights, step, seed)
+        .with_context(|| format!("the checkpoint of step {step}"))
 }

@@ -82,7 +82,7 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
     );
 
     // Serve both, and follow the run. Each of the three goes on for ever, unless it fails.
-    let newest = Newest::new();
+    let newest = Newest::new(args.weights.map(Into::into));
     let routes = Routes::new(service::service(newest.clone()));
     let places = Places::new(open_files::raise_limit());
     let pulse = Pulse::default();

@@ -39,7 +39,7 @@ const STATE: &str = "state.safetensors";
 const MANIFEST: &str = "manifest.json";
 /// The extension by which earlier versions named what they wrote or removed.
 const TEMPORARY: &str = "tmp";
-/// The most bytes of a state. A larger one is neither written nor read. The DCGAN's has 5 MB.
+/// The most bytes of a state. A larger one is neither written nor read. The DCGAN's has 6 MB.
 pub const STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The most bytes of a manifest. A larger file is damaged. It has 2 kB.
 const MANIFEST_BYTES_MAX: u64 = 1024 * 1024;

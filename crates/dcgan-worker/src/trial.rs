@@ -18,7 +18,7 @@ use crate::client::Client;
 use crate::partitions::PartitionCache;
 use crate::transfers;
 
-/// A copy that takes longer has failed. A state of 5 MB takes a second on a slow network.
+/// A copy that takes longer has failed. A state of 6 MB takes a second on a slow network.
 const COPY_MAX: Duration = Duration::from_secs(10);
 /// A shard that took less time than this is computed once more, and the shorter time counts: the
 /// first computation of a process prepares what all later ones use.

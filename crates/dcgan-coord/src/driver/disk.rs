@@ -23,7 +23,7 @@ use crate::writer::{Job, JobNews};
 /// Grids that could not be written are tried again after this pause.
 const GRID_PAUSE: Duration = Duration::from_secs(5);
 /// The number of such grids. With another one, the oldest is left out: a snapshot of the DCGAN
-/// takes 5 MB of memory.
+/// takes 6 MB of memory.
 const POSTPONED_GRIDS_MAX: usize = 4;
 
 /// The run directory, as the driver sees it.

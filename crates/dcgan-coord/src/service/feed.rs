@@ -18,7 +18,7 @@ use crate::input::{Input, Link, SamplerId};
 
 /// Samplers that may follow the run. Another one is refused.
 pub(super) const FOLLOWERS_MAX: usize = 8;
-/// Generators that wait for one sampler to read them, 1.3 MB each. All that wait share their bytes.
+/// Generators that wait for one sampler to read them, 2.6 MB each. All that wait share their bytes.
 const SNAPSHOTS_MAX: usize = 4;
 /// The most characters of a sampler's reason that get into the log. The rest is cut off.
 const WHY_CHARS_MAX: usize = 256;

@@ -17,7 +17,7 @@ pub(crate) const TRANSFERS_MAX: usize = 4;
 /// and would be refused.
 pub(crate) const REQUESTED_MAX: usize = 64;
 /// The size of a snapshot, in bytes, as long as no checkpoint has shown how large they are. A
-/// larger one is refused. The DCGAN's has 5 MB.
+/// larger one is refused. The DCGAN's has 6 MB.
 pub(crate) const SNAPSHOT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The connected workers. The driver and the services share it.

@@ -18,6 +18,10 @@ pub const METRIC_NAMES: &[&str] =
 pub const SHORT_METRIC_NAMES: &[&str] = &["d_real", "d_fake", "g", "acc", "acc", "acc"];
 const _: () = assert!(SHORT_METRIC_NAMES.len() == METRIC_NAMES.len());
 
+/// The beginning of the names of the generator's moving averages: the average of
+/// `generator.conv1.weight` is `ema.generator.conv1.weight`.
+pub const EMA_PREFIX: &str = "ema.";
+
 /// One of the two networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetworkSpec {

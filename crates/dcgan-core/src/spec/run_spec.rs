@@ -90,7 +90,8 @@ macro_rules! settings {
     };
 }
 
-// The defaults are those of the tutorial that the model is taken from.
+// The defaults are those of the tutorial that the model is taken from. The tutorial has no moving
+// average, which changes nothing of the training.
 settings! {
     /// The objective that is trained.
     objective: ObjectiveKind = ObjectiveKind::Dcgan;
@@ -120,6 +121,9 @@ settings! {
     decay_every: u64 = 0, older runs: 0;
     /// The factor of each of these drops.
     decay_factor: f64 = DECAY_FACTOR, older runs: DECAY_FACTOR;
+    /// The decay of the moving average of the generator's weights, from 0 to below 1. With 0 there
+    /// is no average, and the state has no tensors for one.
+    ema_decay: f64 = 0.997, older runs: 0.0;
 }
 
 /// The default factor by which a step schedule multiplies the learning rate.
@@ -204,6 +208,9 @@ pub enum RunSpecError {
         /// The schedule.
         schedule: LearningRateSchedule,
     },
+    /// The decay of the moving average is not at least 0 and below 1.
+    #[error("--ema-decay {0} is not at least 0 and below 1")]
+    EmaDecay(f64),
     /// The images have another size than the networks are made for.
     #[error(
         "images of {rows} x {columns} pixels do not fit the networks, which are made for 28 x 28"
@@ -244,6 +251,7 @@ impl RunSpec {
             final_learning_rate,
             decay_every: _,
             decay_factor,
+            ema_decay,
         } = settings;
         // NaN is neither above 0 nor finite.
         if !(learning_rate > 0.0 && learning_rate.is_finite()) {
@@ -258,6 +266,9 @@ impl RunSpec {
         }
         if !(decay_factor > 0.0 && decay_factor < 1.0) {
             return Err(RunSpecError::DecayFactor(decay_factor));
+        }
+        if !(0.0..1.0).contains(&ema_decay) {
+            return Err(RunSpecError::EmaDecay(ema_decay));
         }
         let DatasetInfo { images, rows, columns, .. } = data;
         if objective.image_size().is_some_and(|size| size != (rows, columns)) {
@@ -441,6 +452,10 @@ mod tests {
         }
         let built = RunSpec::builder().beta1(1.0).build(MNIST);
         assert!(matches!(built, Err(RunSpecError::Beta1(_))));
+        for decay in [-0.1, 1.0, f64::NAN] {
+            let built = RunSpec::builder().ema_decay(decay).build(MNIST);
+            assert!(matches!(built, Err(RunSpecError::EmaDecay(_))));
+        }
     }
 
     #[test]
@@ -501,7 +516,7 @@ mod tests {
             .learning_rate(2e-4)
             .beta1(0.5);
         let older = begun.clone().build_saved(MNIST).unwrap();
-        assert_eq!(older, begun.build(MNIST).unwrap());
+        assert_eq!(older, begun.ema_decay(0.0).build(MNIST).unwrap());
         assert_eq!(older.learning_rate_at(1_000_000), 2e-4);
     }
 

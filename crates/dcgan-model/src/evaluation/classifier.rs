@@ -125,7 +125,7 @@ impl Classifier {
     /// # Errors
     /// If the file does not hold one.
     pub(super) fn from_file(bytes: &[u8], isa: Isa) -> Result<Self, StateFileError> {
-        let (state, tensors) = layout::network_from_file(CLASSIFIER, bytes)?;
+        let (state, tensors) = layout::network_from_file(CLASSIFIER, bytes, str::to_owned)?;
         Ok(Self::new(&state, &tensors, isa))
     }
 

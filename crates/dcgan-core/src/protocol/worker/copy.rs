@@ -12,7 +12,7 @@ use crate::protocol::plan::{Plan, StateRef};
 const COPY_PAUSE: Duration = Duration::from_millis(250);
 
 /// A source that has not sent the whole copy in this time counts as one that has failed. A state
-/// has 5 MB, which take a second on a slow network. A copy that arrives later is used all the same.
+/// has 6 MB, which take a second on a slow network. A copy that arrives later is used all the same.
 const COPY_MAX: Duration = Duration::from_secs(30);
 
 /// The copy of the start state that a worker waits for.

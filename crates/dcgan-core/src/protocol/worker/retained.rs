@@ -11,7 +11,7 @@ use crate::ids::Step;
 use crate::metrics::StepDone;
 use crate::state::State;
 
-/// The largest number of snapshots that are kept while the coordinator is away, about 5 MB each.
+/// The largest number of snapshots that are kept while the coordinator is away, about 6 MB each.
 /// Any further one replaces the oldest.
 const SNAPSHOTS_MAX: usize = 16;
 

@@ -15,7 +15,7 @@ use crate::ids::{Digest, Step, WorkerId};
 use crate::metrics::LogWindow;
 use crate::protocol::message::ToWorker;
 
-/// A worker that takes longer than this to send a snapshot is given up, and another is asked. 5 MB
+/// A worker that takes longer than this to send a snapshot is given up, and another is asked. 6 MB
 /// take this long at 1 Mbit/s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
 

@@ -20,7 +20,7 @@ use crate::ids::Step;
 use crate::metrics::MetricsRow;
 use crate::protocol::plan::Plan;
 
-/// The number of grids that may wait for the disk. A snapshot of the DCGAN takes 5 MB of memory.
+/// The number of grids that may wait for the disk. A snapshot of the DCGAN takes 6 MB of memory.
 const GRIDS_MAX: usize = 4;
 /// The number of checkpoints that may wait, however many the run keeps.
 const CHECKPOINTS_MAX: usize = 16;
