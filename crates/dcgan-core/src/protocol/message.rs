@@ -65,8 +65,8 @@ pub enum FromWorker {
     },
     /// The answer to [`ToWorker::RequestSnapshot`] from a worker that does not hold the snapshot.
     SnapshotMissing(Step),
-    /// News that the worker holds the start state of the plan of this generation, of which it had to
-    /// copy one.
+    /// News that the worker holds the start state of the plan of this generation, which it had to
+    /// copy.
     Copied(Generation),
     /// News that the worker had reached a position with another state than its peers. It has copied
     /// theirs since.

@@ -88,7 +88,7 @@ pub(super) struct JoinTimes {
 struct Newcomer {
     /// The steps after which it is a newcomer no more.
     steps: u32,
-    /// Whether it lacks the start state of the present plan.
+    /// True if it lacks the start state of the present plan.
     is_copying: bool,
 }
 
