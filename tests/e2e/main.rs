@@ -20,6 +20,7 @@ mod hostile;
 mod limits;
 mod log_format;
 mod network;
+mod newcomers;
 mod older_runs;
 mod outcomes;
 mod points;

@@ -188,6 +188,15 @@ impl Process {
         rustix::process::waitid(WaitId::Pid(process), WaitIdOptions::STOPPED).unwrap();
     }
 
+    /// Waits for an event with all of these fields. Returns false if the program ended before.
+    pub(crate) fn says_before_its_end(&self, name: &str, fields: &[Field<'_>]) -> bool {
+        let is_wanted = |event: &&Event| event.is(name, fields);
+        let found = self.wait_until(|printed| printed.events.iter().find(is_wanted).map(drop));
+        let has_ended = self.output.printed.lock().unwrap().open_streams == 0;
+        assert!(found.is_some() || has_ended, "{}: no {name} in:\n{}", self.title, self.text());
+        found.is_some()
+    }
+
     /// The most memory that the program has taken so far, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();

@@ -28,12 +28,16 @@ fn a_coordinator_refuses_what_it_cannot_do() {
     std::fs::write(here.join("zero.toml"), "workers = 0\n").unwrap();
     std::fs::write(here.join("bare.toml"), "steps = 1k\n").unwrap();
     std::fs::write(here.join("file"), "").unwrap();
-    let mistakes: [(&str, i32, &[&str]); 24] = [
+    let mistakes: [(&str, i32, &[&str]); 29] = [
         ("", 2, &["--workers is missing"]),
         ("--workers 2 --min-workers 3", 2, &["--min-workers 3 is more than --workers 2"]),
         ("--workers 2 --epochs 1 --steps 1", 2, &["--epochs and --steps", "give one"]),
-        ("--workers 2 --shards 7", 2, &["batch size 256 cannot be split into 7 shards"]),
-        ("--workers 2 --learning-rate -1", 2, &["learning rate -1 is not above 0"]),
+        (
+            "--workers 2 --shards 7",
+            2,
+            &["--batch-size 256 cannot be split into --shards 7", "252 or 259"],
+        ),
+        ("--workers 2 --learning-rate -1", 2, &["--learning-rate: -1 must be above 0"]),
         ("--workers 2 --data nowhere", 2, &["--data: nowhere: there is no such file"]),
         ("--workers 2 --listen 0.0.0.0:0", 2, &["--listen: 0.0.0.0:0", "add --insecure"]),
         ("--config typo.toml", 2, &["typo.toml: line 3: unknown field `learning-rat`"]),
@@ -55,8 +59,14 @@ fn a_coordinator_refuses_what_it_cannot_do() {
         ("--workers 2 --quiet --verbose", 2, &["--quiet and --verbose", "give one"]),
         ("--config zero.toml", 2, &["zero.toml: line 1", "`0`", POSITIVE]),
         ("--config bare.toml", 2, &["bare.toml: line 1: expected NAME = VALUE"]),
-        ("--config none.toml", 2, &["none.toml: No such file"]),
-        ("--workers 2 --local --out file/run", 1, &["file/run"]),
+        ("--config none.toml", 2, &["--config: none.toml: No such file"]),
+        ("--workers 2 --local --out file/run", 2, &["--out: file/run: file is not a folder"]),
+        ("--workers 2 --beta1 1", 2, &["--beta1: 1 must be at least 0 and below 1"]),
+        // What is given comes before what is missing.
+        ("--learning-rate 0", 2, &["--learning-rate: 0 must be above 0"]),
+        ("--local --device gpu", 2, &["'gpu' for '--device <DEVICE>'"]),
+        ("--local --device cuda", 2, &["--device: ", "built without CUDA"]),
+        ("--local --device cuda --dry-run", 2, &["--device: ", "built without CUDA"]),
     ];
     for (arguments, status, names) in mistakes {
         check(COORD, here, arguments, status, names);
@@ -92,12 +102,16 @@ fn a_port_in_use_and_a_directory_in_use_are_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let arguments = format!("--workers 1 {TOY} --listen {address}");
-    let in_use = format!("cannot listen on {address}: Address already in use");
-    check(COORD, here, &arguments, 1, &[&in_use]);
+    let in_use = format!("--listen: cannot listen on {address}: Address already in use");
+    check(COORD, here, &arguments, 1, &[&in_use, "give another as --listen ADDR:PORT"]);
 
     let running = Coordinator::start(here, &format!("--workers 1 {TOY}"));
-    let arguments = format!("--out run --workers 1 {TOY} --listen 127.0.0.1:0");
-    check(COORD, here, &arguments, 1, &["run: another coordinator is using this run directory"]);
+    // Its port is taken as well, which is not the point.
+    for more in ["--listen 127.0.0.1:0".to_owned(), running.same_port(), "--dry-run".to_owned()] {
+        let arguments = format!("--out run --workers 1 {TOY} {more}");
+        let in_use = "run: another coordinator is using this run directory: see `status`, end";
+        check(COORD, here, &arguments, 1, &[in_use]);
+    }
     running.process.signal("INT");
     running.process.expect(130);
 }
@@ -107,7 +121,7 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
     let folder = tempdir().unwrap();
     let here = folder.path();
     local(here, &format!("--workers 1 {TOY}"));
-    let mistakes: [(&str, &str, i32, &[&str]); 8] = [
+    let mistakes: [(&str, &str, i32, &[&str]); 10] = [
         (WORKER, "--coordinator http://10.0.0.1:1", 2, &["--coordinator", "add --insecure"]),
         (WORKER, "--coordinator http://127.0.0.1:1 --device cuda", 2, &["built without CUDA"]),
         (
@@ -131,18 +145,20 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
         ),
         (SAMPLER, "grid --run run --checkpoint 7 --out grid.png", 2, &["7", "there are: 15, 20"]),
         (SAMPLER, "grid --run run --out grid.png", 1, &["the checkpoint of step 20: "]),
+        (SAMPLER, "grid --out no/grid.png", 2, &["--out: no/grid.png: there is no folder no"]),
+        (SAMPLER, "export --count 1 --out run", 2, &["--out: run: it is a folder"]),
     ];
     for (program, arguments, status, names) in mistakes {
         check(program, here, arguments, status, names);
     }
     for (program, arguments, value, range) in [
-        (WORKER, "--threads 1k", "'1k' for '--threads <THREADS>'", "1 to 1024"),
-        (WORKER, "--threads 0", "'0' for '--threads <THREADS>'", "1 to 1024"),
-        (SAMPLER, "grid --rows 0", "'0' for '--rows <ROWS>'", "1 to 32"),
-        (SAMPLER, "grid --columns 33", "'33' for '--columns <COLUMNS>'", "1 to 32"),
-        (SAMPLER, "grid --seed x", "'x' for '--seed <SEED>'", "0 to 18446744073709551615"),
+        (WORKER, "--threads 1k", "'1k' for '--threads <N>'", "1 to 1024"),
+        (WORKER, "--threads 0", "'0' for '--threads <N>'", "1 to 1024"),
+        (SAMPLER, "grid --rows 0", "'0' for '--rows <N>'", "1 to 32"),
+        (SAMPLER, "grid --columns 33", "'33' for '--columns <N>'", "1 to 32"),
+        (SAMPLER, "grid --seed x", "'x' for '--seed <N>'", "0 to 18446744073709551615"),
         (SAMPLER, "grid --checkpoint -1", "'-1' for '--checkpoint <STEP>'", "0 to 184467440737"),
-        (SAMPLER, "export --count -1", "'-1' for '--count <COUNT>'", "1 to 1000000"),
+        (SAMPLER, "export --count -1", "'-1' for '--count <N>'", "1 to 1000000"),
     ] {
         let expected = format!("expected a whole number from {range}");
         check(program, here, arguments, 2, &[value, &expected]);
@@ -203,6 +219,23 @@ fn words_of_other_programs_lead_to_those_of_this_one() {
         (WORKER, "--port 8080", "tip: use '--listen'"),
         (SAMPLER, "serve --port 8080", "tip: use '--http'"),
         (SAMPLER, "serve --gpus 1", "tip: 'serve' has no such setting"),
+        (COORD, "--nproc_per_node 2", "tip: use '--workers'"),
+        (COORD, "-n 2", "tip: use '--workers'"),
+        (COORD, "--iterations 2", "tip: use '--steps'"),
+        (COORD, "--log-level debug", "tip: use '--verbose'"),
+        (COORD, "--checkpoint-dir x", "tip: use '--out'"),
+        (COORD, "--master a", "tip: use '--listen'"),
+        (COORD, "--rank 1", "tip: leave it out: the coordinator numbers the workers"),
+        (COORD, "resume", "tip: leave 'resume' out"),
+        (COORD, "version", "tip: use '--version'"),
+        (COORD, "kill", "tip: use 'stop'"),
+        (COORD, "ps", "tip: use 'status'"),
+        (COORD, "verify run --json", "tip: it prints text alone"),
+        (COORD, "completions tcsh", "tip: there is a script for bash, elvish, fish,"),
+        (SAMPLER, "sample", "tip: use 'grid' for a picture"),
+        (SAMPLER, "draw", "tip: use 'grid' for a picture"),
+        (SAMPLER, "generate", "tip: use 'grid' for a picture"),
+        (SAMPLER, "grid --count 4", "tip: use '--rows'"),
     ] {
         let text = run(program, folder.path(), arguments, 2).text;
         assert!(text.contains(tip) && text.matches("tip: ").count() == 1, "{arguments}: {text}");
@@ -213,6 +246,7 @@ fn words_of_other_programs_lead_to_those_of_this_one() {
 fn every_program_describes_its_command_line() {
     let folder = tempdir().unwrap();
     let here = folder.path();
+    std::fs::write(here.join("run"), "").unwrap();
     for (program, name) in
         [(COORD, "dcgan-coord"), (WORKER, "dcgan-worker"), (SAMPLER, "dcgan-sampler")]
     {
@@ -221,9 +255,16 @@ fn every_program_describes_its_command_line() {
         assert_names(&run(program, here, "man", 0).text, &[&format!(".TH {name} 1"), "verbose"]);
         run(program, here, "man .", 0);
         assert!(here.join(format!("{name}.1")).exists());
+        let help = run(program, here, "help", 0).text;
+        assert_names(&help, &["Prints help", "Shows only warnings, errors and the result"]);
+        assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+        assert!(!help.contains("Print "), "one mood: {help}");
+        assert_names(&run(program, here, "help man", 0).text, &[&format!("Usage: {name} man")]);
     }
     assert!(here.join("dcgan-sampler-grid.1").exists());
-    run(COORD, here, "man nowhere", 2);
+    run(COORD, here, "man pages/of/it", 0);
+    assert!(here.join("pages/of/it/dcgan-coord-stop.1").exists());
+    assert_names(&run(COORD, here, "man run/x", 2).text, &["run/x"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Finds out who answers at a worker's address.
 
 use dcgan_core::ids::{RunId, WorkerId};
+use dcgan_core::words::worker;
 use dcgan_rpc::net::{Address, ConnectError, Connector, InvalidAddress, Peer, in_words};
 use dcgan_rpc::pb::collective_client::CollectiveClient;
 use dcgan_rpc::{Caller, Malformed, pb};
@@ -22,7 +23,7 @@ pub enum ProbeError {
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// Another worker answers at the address.
-    #[error("worker {0} answers there")]
+    #[error("{} answers there", worker(&.0.name))]
     AnotherWorker(WorkerId),
     /// An earlier or later process of the worker answers at the address.
     #[error("another process of that name answers there")]

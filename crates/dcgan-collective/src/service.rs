@@ -7,6 +7,7 @@ use std::time::Duration;
 use dcgan_core::ids::{Generation, Rank, RunId, WorkerId};
 use dcgan_core::protocol::worker::ReduceFrame;
 use dcgan_core::state::digest;
+use dcgan_core::words::worker;
 use dcgan_rpc::net::OpenRequest;
 use dcgan_rpc::pb::collective_server::{Collective, CollectiveServer};
 use dcgan_rpc::{
@@ -149,7 +150,8 @@ impl Service {
         if *to == self.id {
             return Ok(());
         }
-        Err(Status::failed_precondition(format!("worker {to} is meant, and this is {}", self.id)))
+        let to = worker(&to.name);
+        Err(Status::failed_precondition(format!("{to} is meant, and this is {}", self.id)))
     }
 
     /// Waits until the channel has room for the event: the member that sent it waits as well.
@@ -206,7 +208,8 @@ fn log_broken(generation: Generation, from: Rank, name: &str, peer: SocketAddr, 
             %peer,
             why,
             more,
-            "closing the stream of worker {name} at {peer}: {why} ({more} more were closed)"
+            "closing the stream of {} at {peer}: {why} ({more} more were closed)",
+            worker(name)
         );
     }
 }

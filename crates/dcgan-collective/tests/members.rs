@@ -426,7 +426,7 @@ async fn a_worker_is_reached_only_where_it_answers_itself() {
     };
     assert_eq!(ask(id("worker-0", 1), RUN).await, Ok(()));
     let words = |text: &str| Err(text.to_owned());
-    assert_eq!(ask(id("worker-1", 1), RUN).await, words("worker worker-0 answers there"));
+    assert_eq!(ask(id("worker-1", 1), RUN).await, words("worker-0 answers there"));
     let another = words("another process of that name answers there");
     assert_eq!(ask(id("worker-0", 2), RUN).await, another);
     let refused = ask(id("worker-0", 1), RunId(8)).await.unwrap_err();
@@ -454,5 +454,5 @@ async fn a_request_that_means_another_worker_is_refused() {
     let caller = Caller::worker(asking, RUN);
     let copy = copy_state(&Connector::new(false), caller, &meant, &address, None, limits).await;
     let refused = copy.unwrap_err().to_string();
-    assert_eq!(refused, "worker worker-1 is meant, and this is worker-0");
+    assert_eq!(refused, "worker-1 is meant, and this is worker-0");
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use dcgan_core::ids::RunId;
-use dcgan_core::words::counted;
+use dcgan_core::words::{counted, worker};
 use dcgan_process::exit::{status as exit, usage};
 use dcgan_process::names;
 use dcgan_rpc::net::{self, Address, Connector, Peer};
@@ -17,6 +17,7 @@ use dcgan_rpc::pb::admin_client::AdminClient;
 use dcgan_rpc::{Caller, Who, is_senders_fault, pb, transfer};
 use indicatif::HumanDuration;
 use pb::stop_progress::Kind;
+use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -139,8 +140,12 @@ pub(crate) fn run_at(connector: &Connector, address: &Address) -> anyhow::Result
 fn as_json(status: &pb::Status) -> anyhow::Result<String> {
     let mut object = serde_json::to_value(status)?;
     object["run"] = format!("{:016x}", status.run).into();
-    // As for a run that has ended.
     object["state"] = "running".into();
+    object["is_finished"] = (status.step >= status.last_step).into();
+    // What only a run that has ended has, or one that is looked at in its directory.
+    for key in ["cause", "directory"] {
+        object[key] = Value::Null;
+    }
     Ok(object.to_string())
 }
 
@@ -177,7 +182,7 @@ pub(crate) fn drain(connector: &Connector, address: &Address, name: &str) -> any
     let mut talk = Progress::default();
     loop {
         let status = client.status().with_context(|| {
-            format!("worker {name} was asked to leave, and it is not known whether it has left")
+            format!("{} was asked to leave, and it is not known whether it has left", worker(name))
         })?;
         if !status.draining.iter().any(|draining| draining == name)
             && !has_worker(&status.workers, name)
@@ -186,11 +191,11 @@ pub(crate) fn drain(connector: &Connector, address: &Address, name: &str) -> any
         }
         talk.say(&match has_worker(&status.workers, name) {
             true => status.reason,
-            false => format!("worker {name} does not answer; it leaves when it comes back"),
+            false => format!("{} does not answer; it leaves when it comes back", worker(name)),
         });
         client.pause();
     }
-    dcgan_process::print(&format!("worker {name} has left the run\n"));
+    dcgan_process::print(&format!("{} has left the run\n", worker(name)));
     Ok(exit::FINISHED)
 }
 
@@ -343,7 +348,7 @@ fn write_workers(
 fn write_waiting(workers: &[pb::WorkerStatus], f: &mut String) -> std::fmt::Result {
     for pb::WorkerStatus { name, address, outside, .. } in workers {
         if let Some(why) = outside {
-            writeln!(f, "worker {name} at {address} waits outside: {why}")?;
+            writeln!(f, "{} at {address} waits outside: {why}", worker(name))?;
         }
     }
     Ok(())
@@ -354,7 +359,8 @@ fn write_outsiders(outside: &[pb::Outsider], f: &mut String) -> std::fmt::Result
     for pb::Outsider { name, address, reason, seconds_left } in outside {
         writeln!(
             f,
-            "worker {name} at {address} is kept outside for {seconds_left:.0} s more: {reason}"
+            "{} at {address} is kept outside for {seconds_left:.0} s more: {reason}",
+            worker(name)
         )?;
     }
     Ok(())
@@ -407,7 +413,7 @@ mod tests {
 
     #[test]
     fn a_status_shows_workers_and_interruptions() {
-        let worker = pb::WorkerStatus {
+        let member = pb::WorkerStatus {
             name: "a".to_owned(),
             role: "member".to_owned(),
             rank: Some(0),
@@ -432,7 +438,7 @@ mod tests {
         let status = pb::Status {
             newest_row: Some(row),
             reason: "training".to_owned(),
-            workers: vec![worker],
+            workers: vec![member],
             recoveries: vec![lost],
             ..pb::Status::default()
         };
@@ -445,6 +451,16 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part:?} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn a_run_that_has_ended_has_the_keys_of_one_that_runs() {
+        let keys = |text: &str| -> Vec<String> {
+            let object: serde_json::Map<String, Value> = serde_json::from_str(text).unwrap();
+            object.keys().cloned().collect()
+        };
+        let running = keys(&as_json(&pb::Status::default()).unwrap());
+        assert_eq!(keys(&crate::find::EndedRun::example().as_json().unwrap()), running);
     }
 
     #[test]

@@ -100,12 +100,12 @@ pub(crate) enum SummaryFormat {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Transpose {
-    /// Those of EMNIST, which is recognised by its name.
+    /// For EMNIST, which is recognised by its name.
     #[default]
     Auto,
-    /// Those of any data set.
+    /// For any data set.
     Yes,
-    /// Those of none.
+    /// For none.
     No,
 }
 
@@ -123,9 +123,9 @@ impl fmt::Display for Transpose {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Resume {
-    /// Continue it; an empty directory starts a new run.
+    /// The run goes on; an empty directory starts a new run.
     #[default]
     Auto,
-    /// Refuse it: the directory must be empty.
+    /// The start is refused: the directory must be empty.
     Never,
 }

@@ -46,8 +46,9 @@ pub struct PartialConfig {
     /// ./mnist [default: mnist].
     #[arg(long, value_name = "mnist|PATH", env = "DCGAN_DATA")]
     pub(crate) data: Option<PathBuf>,
-    /// Exchange of rows and columns of each image: EMNIST is stored transposed, and auto recognises
-    /// it by the name of the file or its folder [default: auto].
+    /// Exchange of rows and columns of each image. "auto": for EMNIST, which is stored
+    /// transposed and is recognised by its name; "yes": for any data set; "no": for none
+    /// [default: auto].
     #[arg(long, value_name = "WHEN", value_enum, env = "DCGAN_TRANSPOSE")]
     pub(crate) transpose: Option<Transpose>,
     /// Length of the run in epochs [default: 20].
@@ -125,7 +126,8 @@ pub struct PartialConfig {
     /// Objective of the training: the DCGAN, or a toy that tests the protocol.
     #[arg(long, hide = true, value_parser = parse_objective, env = "DCGAN_OBJECTIVE")]
     pub(crate) objective: Option<ObjectiveKind>,
-    /// Also starts the workers and a sampler, on this machine, and ends them with the run.
+    /// Also starts the workers and a sampler, on this machine, and ends them with the run
+    /// [default: no].
     #[arg(long, env = "DCGAN_LOCAL")]
     pub local: Option<bool>,
     /// The run directory: everything that is saved goes there [default: runs/dcgan].
@@ -142,8 +144,8 @@ pub struct PartialConfig {
     /// The device of the workers of --local: cpu, cuda or cuda:N [default: cpu].
     #[arg(long, value_name = "DEVICE", env = "DCGAN_DEVICE")]
     pub(crate) device: Option<String>,
-    /// Treatment of a run that the directory holds already: auto continues it, never refuses it
-    /// [default: auto].
+    /// Treatment of a run that the run directory holds already. "auto": it goes on; "never": the
+    /// start is refused [default: auto].
     #[arg(long, value_name = "WHEN", value_enum, env = "DCGAN_RESUME")]
     pub(crate) resume: Option<Resume>,
     /// File of settings, with the names of the flags as keys, such as a run directory's
@@ -154,22 +156,23 @@ pub struct PartialConfig {
     /// 2h [default: 1h].
     #[arg(long, value_name = "TIME", env = "DCGAN_WORKERS_TIMEOUT")]
     pub(crate) workers_timeout: Option<Time>,
-    /// Does not move shards away from slow workers.
+    /// Does not move shards away from slow workers [default: no].
     #[arg(long, env = "DCGAN_FIXED_SHARDS")]
     pub(crate) fixed_shards: Option<bool>,
-    /// Checks all settings, prints them, and ends.
+    /// Checks all settings, prints them, and ends [default: no].
     #[arg(long, env = "DCGAN_DRY_RUN")]
     pub(crate) dry_run: Option<bool>,
-    /// Allows connections to other machines, although they are not encrypted.
+    /// Allows connections to other machines, although they are not encrypted [default: no].
     #[arg(long, env = "DCGAN_INSECURE")]
     pub insecure: Option<bool>,
     /// Format of the log lines, which go to standard error [default: text].
     #[arg(long, value_name = "FORMAT", value_enum, env = "DCGAN_LOG_FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
-    /// Shows only warnings, errors and the result.
+    /// Shows only warnings, errors and the result [default: no].
     #[arg(short, long, env = "DCGAN_QUIET")]
     pub(crate) quiet: Option<bool>,
-    /// Logs more, such as what is sent to whom; with --local the workers and the sampler do, too.
+    /// Logs more, such as what is sent to whom; with --local the workers and the sampler do, too
+    /// [default: no].
     #[arg(short, long, env = "DCGAN_VERBOSE")]
     pub(crate) verbose: Option<bool>,
     /// Data set that a saved configuration was used with. No flag gives it.
@@ -290,18 +293,7 @@ impl PartialConfig {
         let spec = self.spec()?.build(data)?;
         let is_local = self.local.unwrap_or_default();
         let workers = self.workers.or_else(|| is_local.then(|| one_for_each_core(spec.shards())));
-        let workers = workers.context(
-            "--workers is missing: say how many workers the run starts with, or add --local to \
-             train on this machine",
-        )?;
-        self.workers = Some(workers);
         self.transpose.get_or_insert_default();
-        // A default becomes the value, and is saved with the others.
-        let min_workers = *self.min_workers.get_or_insert(NonZeroU16::MIN);
-        ensure!(
-            min_workers <= workers,
-            "--min-workers {min_workers} is more than --workers {workers}"
-        );
         let is_judged = spec.evaluation().is_some();
         let eval_every = *self.eval_every.get_or_insert(is_judged.into());
         ensure!(
@@ -316,6 +308,19 @@ impl PartialConfig {
                 CheckpointEvery::Steps(steps) => (steps, None),
                 CheckpointEvery::Time(time) => (epoch, Some(time)),
             };
+        let last_step = self.last_step(spec.sharding())?;
+        // A mistake in what is given comes first: whoever starts out gives little.
+        let workers = workers.context(
+            "--workers is missing: say how many workers the run starts with, or add --local to \
+             train on this machine",
+        )?;
+        self.workers = Some(workers);
+        // A default becomes the value, and is saved with the others.
+        let min_workers = *self.min_workers.get_or_insert(NonZeroU16::MIN);
+        ensure!(
+            min_workers <= workers,
+            "--min-workers {min_workers} is more than --workers {workers}"
+        );
         let config = RunConfig {
             workers: workers.get().into(),
             min_workers: min_workers.get().into(),
@@ -323,7 +328,7 @@ impl PartialConfig {
             keep_checkpoints: self.keep_checkpoints.get_or_insert(FIVE).get(),
             checkpoint_interval,
             schedule: Schedule {
-                last_step: self.last_step(spec.sharding())?,
+                last_step,
                 log_every: self.log_every.get_or_insert(TWENTY).get(),
                 grid_every: self.grid_every.get_or_insert(TWENTY).get(),
                 checkpoint_every: checkpoint_every.get(),
@@ -495,7 +500,7 @@ mod tests {
         );
         assert!(
             error("workers = 2\nshards = 7")
-                .starts_with("batch size 256 cannot be split into 7 shards")
+                .starts_with("--batch-size 256 cannot be split into --shards 7")
         );
         assert_eq!(
             error("workers = 2\ndecay-every = 9"),

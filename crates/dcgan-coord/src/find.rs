@@ -7,12 +7,15 @@ use clap::ArgMatches;
 use dcgan_core::ids::{RunId, Step};
 use dcgan_core::words::counted;
 use dcgan_process::exit::{status as exit, usage};
+use dcgan_process::names;
 use dcgan_process::settings::is_from_variable;
 use dcgan_rpc::net::{Address, Connector};
+use dcgan_rpc::pb;
 use dcgan_store::address_file::{read_address, read_address_at};
 use dcgan_store::checkpoint::{Checkpoints, VerifiedCheckpoint};
 use dcgan_store::run_dir::{DEFAULT_ROOT, EndState, RunPaths, is_in_use, read_run_file};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::admin;
 use crate::args::CoordinatorArg;
@@ -29,7 +32,6 @@ pub(crate) enum Found {
 }
 
 /// A run whose coordinator is not reached.
-#[derive(Serialize)]
 pub(crate) struct EndedRun {
     run: RunId,
     state: State,
@@ -195,9 +197,53 @@ impl EndedRun {
         }
     }
 
+    /// The command that goes on with the run, as a line of its own, if it can go on.
+    fn how_to_go_on(&self) -> String {
+        if self.is_finished || !matches!(self.state, State::Stopped | State::Killed) {
+            return String::new();
+        }
+        let (program, out) = (names::called(), names::quoted(&self.directory.to_string_lossy()));
+        format!("\ngo on with: {program} --out {out} --local (or --workers N, as before)")
+    }
+
+    /// The same keys as those of a run that goes on; those that are not known are null.
+    pub(crate) fn as_json(&self) -> anyhow::Result<String> {
+        let mut object = serde_json::to_value(pb::Status::default())?;
+        if let Value::Object(keys) = &mut object {
+            keys.values_mut().for_each(|value| *value = Value::Null);
+        }
+        let Self { run, state, cause, is_finished, step, last_step, directory } = self;
+        for (key, value) in [
+            ("run", serde_json::to_value(run)?),
+            ("state", serde_json::to_value(state)?),
+            ("cause", cause.clone().into()),
+            ("is_finished", (*is_finished).into()),
+            ("step", (*step).into()),
+            ("last_step", (*last_step).into()),
+            ("checkpoint", (*step > 0).then_some(*step).into()),
+            ("directory", directory.to_string_lossy().into()),
+        ] {
+            object[key] = value;
+        }
+        Ok(object.to_string())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn example() -> Self {
+        Self {
+            run: RunId(7),
+            state: State::Stopped,
+            cause: None,
+            is_finished: false,
+            step: 4,
+            last_step: 9,
+            directory: "runs/dcgan".into(),
+        }
+    }
+
     /// Prints what has become of the run, for people or as JSON.
     pub(crate) fn print(&self, json: bool) -> anyhow::Result<u8> {
-        let text = if json { serde_json::to_string(self)? } else { self.describe() };
+        let text = if json { self.as_json()? } else { self.describe() + &self.how_to_go_on() };
         dcgan_process::print(&format!("{text}\n"));
         Ok(exit::FINISHED)
     }

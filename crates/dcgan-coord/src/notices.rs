@@ -130,7 +130,11 @@ fn fields(notice: &Notice) -> Fields<'_> {
         Notice::CheckpointFellBack { from, to } => {
             Fields { from: Some(*from), to: Some(*to), ..none }
         }
-        Notice::ClockLate(pause) => Fields { seconds: Some(pause.as_secs_f64()), ..none },
+        Notice::ClockLate { pause, more, .. } => Fields {
+            seconds: Some(pause.as_secs_f64()),
+            count: (*more > 0).then_some(*more),
+            ..none
+        },
     }
 }
 

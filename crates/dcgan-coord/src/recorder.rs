@@ -27,6 +27,8 @@ pub(crate) struct OpenedRun {
     pub(crate) recorder: Recorder,
     pub(crate) files: RunFiles,
     pub(crate) run: RunFile,
+    /// True if the last start has ended with all its workers.
+    pub(crate) are_workers_over: bool,
     pub(crate) persisted: PersistedOutputs,
     /// Steps whose generators are kept until their grids are drawn.
     pub(crate) pending_grids: BTreeSet<Step>,
@@ -45,6 +47,8 @@ pub(crate) fn open(
     let is_new = run.is_none();
     let paths = dir.paths().clone();
     let owner = Owner { spec: Some(config.spec.clone()), ..Owner::default() };
+    let ended = run.as_ref().and_then(|run| run.ended.as_ref());
+    let are_workers_over = ended.is_some_and(|ended| ended.workers_over);
     let run = match run {
         Some(run) => {
             // The end of an earlier start is not that of this one, and an older version must not
@@ -103,7 +107,7 @@ pub(crate) fn open(
         cleanup_error: None,
     };
     let pending_grids = pending.into_iter().collect();
-    Ok(OpenedRun { recorder, files, run, persisted, pending_grids })
+    Ok(OpenedRun { recorder, files, run, are_workers_over, persisted, pending_grids })
 }
 
 /// Gives a run directory without `run.json` an identity, and saves it: that of its checkpoints, if

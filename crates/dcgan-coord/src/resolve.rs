@@ -2,7 +2,7 @@
 //! refused while no port is bound and no file is created.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
@@ -15,7 +15,7 @@ use dcgan_store::dataset::Dataset;
 use dcgan_store::file;
 use dcgan_store::format::Newer;
 use dcgan_store::run_dir::{
-    CONFIG_BYTES_MAX, DEFAULT_ROOT, FORMAT, RunDirError, RunFile, RunPaths, read_config_file,
+    self, CONFIG_BYTES_MAX, DEFAULT_ROOT, FORMAT, RunDirError, RunFile, RunPaths, read_config_file,
     read_run_file,
 };
 use toml::Table;
@@ -51,7 +51,7 @@ pub(crate) fn given_settings(args: &Args, matches: &ArgMatches) -> anyhow::Resul
     let Some(path) = &flags.config else {
         return Ok(flags);
     };
-    let file = read_config(path).map_err(usage)?;
+    let file = read_config(path).context("--config").map_err(usage)?;
     if file.config.is_some() {
         let path = path.display();
         bail!(usage(anyhow!("{path}: a configuration file cannot name another with config")));
@@ -66,7 +66,7 @@ pub(crate) fn given_settings(args: &Args, matches: &ArgMatches) -> anyhow::Resul
 pub(crate) fn resolve_run(given: &PartialConfig) -> anyhow::Result<ResolvedRun> {
     let root = given.out.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_ROOT));
     refuse_used_directory(given.resume.unwrap_or_default(), &root)?;
-    let saved = read_saved(&RunPaths::new(&root))?;
+    let saved = read_saved(&RunPaths::new(&root)).map_err(|error| of_out(&root, error))?;
     let mut merged = match &saved {
         Some(saved) => given.clone().or(&saved.settings.without_last_start()?).map_err(usage)?,
         None => given.clone(),
@@ -79,6 +79,37 @@ pub(crate) fn resolve_run(given: &PartialConfig) -> anyhow::Result<ResolvedRun> 
         refuse_other_run(&saved, &config.spec, to_save.transpose, &root)?;
     }
     Ok(ResolvedRun { root, config, config_text: toml::to_string(&to_save)?, dataset })
+}
+
+/// Checks that the run directory can be used, or created.
+///
+/// # Errors
+/// A usage error if it is no place for one.
+pub(crate) fn check_out(root: &Path) -> anyhow::Result<()> {
+    run_dir::check(root).map_err(|error| of_out(root, error.into()))
+}
+
+/// Names the flag of an error about the run directory if another path is what mends it.
+fn of_out(root: &Path, error: anyhow::Error) -> anyhow::Error {
+    let Some(RunDirError::Io { error: cause, .. }) = error.downcast_ref() else {
+        return error;
+    };
+    match cause.kind() {
+        ErrorKind::NotFound
+        | ErrorKind::NotADirectory
+        | ErrorKind::AlreadyExists
+        | ErrorKind::PermissionDenied
+        | ErrorKind::ReadOnlyFilesystem
+        | ErrorKind::InvalidFilename => {
+            let above = root.ancestors().skip(1).find(|above| above.exists() && !above.is_dir());
+            let what = above.map_or_else(
+                || cause.to_string(),
+                |above| format!("{} is not a folder", above.display()),
+            );
+            usage(anyhow!("--out: {}: {what}", root.display()))
+        }
+        _ => error,
+    }
 }
 
 /// Loads the training images, and says which file they are of.

@@ -17,9 +17,9 @@ use dcgan_core::words::counted;
 use dcgan_process::exit::{status, usage};
 use dcgan_process::settings::{self, Time, is_from_variable};
 use dcgan_process::{logging, names, open_files};
-use dcgan_rpc::net::{self, Address, ListenAddress, Places, Pulse};
+use dcgan_rpc::net::{self, Address, ListenAddress, ListenError, Places, Pulse};
 use dcgan_rpc::services::Program;
-use dcgan_store::run_dir::{self, RunFile, RunPaths, read_run_file};
+use dcgan_store::run_dir::{RunFile, RunPaths, read_run_file};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
@@ -28,13 +28,13 @@ use tokio::task::JoinHandle;
 use crate::args::Args;
 use crate::config::{PartialConfig, RunConfig, cores};
 use crate::console::CONSOLE;
-use crate::driver::{Disk, Driver};
+use crate::driver::{Disk, Driver, Unsaved};
 use crate::find::{self, Progress};
 use crate::input::{INPUTS_MAX, Input};
-use crate::local_processes::{LocalProcesses, LocalSettings};
+use crate::local_processes::{LocalProcesses, LocalSettings, check_device};
 use crate::newest_checkpoint::NewestCheckpoint;
 use crate::recorder::{self, OpenedRun, RunFiles};
-use crate::resolve::{ResolvedRun, given_settings, resolve_run};
+use crate::resolve::{ResolvedRun, check_out, given_settings, resolve_run};
 use crate::service::{self, Served, Workers};
 use crate::writer;
 
@@ -59,12 +59,16 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let ResolvedRun { root, config, config_text, dataset } = resolve_run(given)?;
     // A child that does not know the name would only be started again and again.
     let http = resolve("--http", given.http.as_ref())?;
+    if let Some(device) = given.device.as_ref().filter(|_| is_local) {
+        check_device(device)?;
+    }
     let network = network_runtime()?;
     let _entered = network.enter();
+    // Another coordinator of the run has its port, too: what matters is that there is one.
+    check_out(&root)?;
     if given.dry_run.unwrap_or_default() {
         // The port is free, or will be taken, as without --dry-run.
         let listening = listen(given, &root)?.local_addr()?;
-        run_dir::check(&root)?;
         let (description, plan) = (describe(&config), describe_start(&root, &config)?);
         let (root, address) = (root.display(), Address::of_server(listening));
         dcgan_process::print(&format!(
@@ -77,7 +81,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let listener = listen(given, &root)?;
     let listening = listener.local_addr()?;
     let address = Address::of_server(listening);
-    let OpenedRun { mut recorder, files, run, persisted, pending_grids } =
+    let OpenedRun { mut recorder, files, run, are_workers_over, persisted, pending_grids } =
         recorder::open(&root, &config, &config_text)?;
     let resumed_at = persisted.checkpoint.as_ref().map_or(0, |saved| saved.step);
     let _address_file = recorder.publish_address(&address.to_string())?;
@@ -97,12 +101,17 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let server = Server::start(listener, served, inputs_sender.clone(), &pulse);
     let requests = inputs_sender.clone();
     dcgan_process::signals::at_user_1(move || request_checkpoint(&requests));
+    let unsaved = Unsaved::default();
+    if is_local {
+        let unsaved = unsaved.clone();
+        dcgan_process::signals::before_second(move || unsaved.say_lost());
+    }
     let signal = dcgan_process::signals::listen()?;
     let jobs = writer::start(recorder, inputs_sender.clone())?;
 
     // Build the machine from what is on disk.
     let start = Instant::now();
-    let settings = machine_settings(given, &config, &run, persisted);
+    let settings = machine_settings(given, &config, &run, are_workers_over, persisted);
     let machine = CoordinatorMachine::new(start.elapsed(), settings);
     let is_complete = machine.reason() == Reason::Finishing;
     log_start(is_local, &config, &files, run.run, &address, resumed_at, is_complete);
@@ -122,6 +131,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let driver = Driver::new(start, machine, config, run.run, disk, local, is_local)
         .with_services(workers, pulse)
         .with_resume_command(resume)
+        .with_unsaved(unsaved)
         .with_workers_timeout(given.workers_timeout.map_or(WORKERS_TIMEOUT, |Time(time)| time));
     let status = network.block_on(async {
         let status = driver.run(inputs, signal).await;
@@ -191,7 +201,7 @@ fn resolve(
 /// machine: with `--local` it has a free port else.
 fn listen(given: &PartialConfig, root: &Path) -> anyhow::Result<TcpListener> {
     if let Some(address) = resolve("--listen", given.listen.as_ref())? {
-        return Ok(net::listen(address)?);
+        return net::listen(address).map_err(taken);
     }
     // What cannot be read is no reason not to start.
     let run = read_run_file(&RunPaths::new(root)).ok().flatten();
@@ -202,9 +212,13 @@ fn listen(given: &PartialConfig, root: &Path) -> anyhow::Result<TcpListener> {
     }
     let listener = net::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)));
     if listener.is_err() && given.local.unwrap_or_default() {
-        return Ok(net::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?);
+        return net::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(taken);
     }
-    Ok(listener?)
+    listener.map_err(taken)
+}
+
+fn taken(error: ListenError) -> anyhow::Error {
+    anyhow!(error.at("--listen"))
 }
 
 /// The runtime of the network and the driver. One thread is enough: no gradient passes through the
@@ -261,6 +275,7 @@ fn machine_settings(
     given: &PartialConfig,
     config: &RunConfig,
     run: &RunFile,
+    are_workers_over: bool,
     persisted: PersistedOutputs,
 ) -> CoordinatorConfig {
     CoordinatorConfig {
@@ -276,6 +291,8 @@ fn machine_settings(
         },
         fingerprint: run.fingerprint.clone(),
         plan: run.plan.clone(),
+        // Workers of --local end with their coordinator.
+        members_may_return: !given.local.unwrap_or_default() && !are_workers_over,
         persisted,
     }
 }

@@ -61,8 +61,8 @@ impl Job {
         }
     }
 
-    /// The name by which `--fault` refers to the job.
-    fn fault_point(&self) -> &'static str {
+    /// The kind of the job: the name by which `--fault` refers to it.
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Machine(Write::Plan { .. }) => "store-plan",
             Self::Machine(Write::Rows(_)) => "append-row",
@@ -150,7 +150,7 @@ fn look(recorder: &mut Recorder, said: &mut String) {
 /// Does a job, if it can be done.
 fn attempt(recorder: &mut Recorder, job: Job) -> JobNews {
     fault::pass("write");
-    fault::pass(job.fault_point());
+    fault::pass(job.kind());
     // Whatever keeps the directory from being restored may end.
     if let Err(error) = recorder.restore() {
         return JobNews::Failed(job, format!("{error:#}"));

@@ -1,4 +1,4 @@
-//! Numbers in sentences for people.
+//! Numbers and names in sentences for people.
 
 use std::fmt::Display;
 
@@ -6,6 +6,12 @@ use std::fmt::Display;
 pub fn counted<N: Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
     let plural = if count == N::from(1) { "" } else { "s" };
     format!("{count} {noun}{plural}")
+}
+
+/// Returns the name of a worker with that word, unless the name begins with it: `worker a`, and
+/// `worker-3`.
+pub fn worker(name: &str) -> String {
+    if name.starts_with("worker") { name.to_owned() } else { format!("worker {name}") }
 }
 
 #[cfg(test)]
@@ -16,5 +22,10 @@ mod tests {
     fn one_is_singular() {
         let said = [0_usize, 1, 2].map(|count| counted(count, "worker"));
         assert_eq!(said, ["0 workers", "1 worker", "2 workers"]);
+    }
+
+    #[test]
+    fn a_worker_is_called_so_once() {
+        assert_eq!(["a", "worker-3"].map(worker), ["worker a", "worker-3"]);
     }
 }

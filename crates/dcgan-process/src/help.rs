@@ -5,39 +5,83 @@ use std::path::PathBuf;
 use std::{env, io};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgMatches, Command, Error, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, Error, value_parser};
 use clap_complete::Shell;
 
 use crate::output::{self, Stream, escaped};
 
 /// Flags of other programs, without the dashes, and ours for the same thing. A program has some of
 /// ours, and names the first that it has.
-const SYNONYMS: [(&str, &[&str]); 15] = [
+const SYNONYMS: [(&str, &[&str]); 24] = [
     ("address", &["listen", "http"]),
     ("batch", &["batch-size"]),
     ("bs", &["batch-size"]),
+    ("checkpoint-dir", &["out", "run"]),
+    ("count", &["rows"]),
     ("cuda", &["device"]),
     ("data-dir", &["data"]),
     ("gpu", &["device"]),
     ("gpus", &["device"]),
     ("host", &["listen", "http"]),
+    ("iterations", &["steps"]),
+    ("log-level", &["verbose"]),
     ("lr", &["learning-rate"]),
+    ("master", &["listen", "coordinator"]),
+    ("master-addr", &["listen", "coordinator"]),
+    ("n", &["workers", "count", "rows"]),
     ("nproc", &["workers"]),
     ("nproc-per-node", &["workers"]),
+    ("num-iterations", &["steps"]),
     ("num-workers", &["workers"]),
+    ("nnodes", &["workers"]),
     ("output", &["out"]),
     ("output-dir", &["out"]),
     ("port", &["listen", "http"]),
 ];
 
+/// Words of other programs that no flag of ours stands for, and what to do instead.
+const NO_FLAGS: [(&str, &str); 3] = [
+    ("json", "it prints text alone: its exit status tells a script how it went"),
+    ("node-rank", "leave it out: the coordinator numbers the workers"),
+    ("rank", "leave it out: the coordinator numbers the workers"),
+];
+
 /// Verbs of other programs for what ours do without a verb.
 const NO_VERBS: [&str; 4] = ["fit", "run", "start", "train"];
 
+/// Verbs of other programs, and what to do for the same thing. A program has one of those that a
+/// tip names, or the tip is not its own.
+const VERBS: [(&str, &[(&str, &str)]); 9] = [
+    ("draw", &[("grid", "use 'grid' for a picture, or 'export' for a file of images")]),
+    ("generate", &[("grid", "use 'grid' for a picture, or 'export' for a file of images")]),
+    ("kill", &[("stop", "use 'stop'; for one worker, 'drain NAME'")]),
+    ("ls", &[("status", "use 'status'")]),
+    ("ps", &[("status", "use 'status'")]),
+    ("resume", &[("stop", "leave 'resume' out: a run that is there already goes on by itself")]),
+    ("sample", &[("grid", "use 'grid' for a picture, or 'export' for a file of images")]),
+    ("version", &[("man", "use '--version'")]),
+    ("watch", &[("serve", "use 'serve'"), ("status", "use 'status'")]),
+];
+
+/// The shells whose completion scripts there are, as people call them.
+const SHELLS: &str = "bash, elvish, fish, powershell or zsh";
+
+/// The most columns of a help text.
+const WIDTH: usize = 100;
+
 /// Adds the verbs that describe a command line to it.
 pub(crate) fn with_verbs(command: Command) -> Command {
-    let shell = Arg::new("shell").required(true).value_parser(value_parser!(Shell));
-    let folder = Arg::new("dir").value_name("DIR").value_parser(value_parser!(PathBuf));
-    command
+    let shell = Arg::new("shell")
+        .value_name("SHELL")
+        .help("The shell: bash, elvish, fish, powershell or zsh")
+        .hide_possible_values(true)
+        .required(true)
+        .value_parser(value_parser!(Shell));
+    let folder = Arg::new("dir")
+        .help("The folder to write a manual page for each verb to; it is made if it is missing")
+        .value_name("DIR")
+        .value_parser(value_parser!(PathBuf));
+    let command = command
         .subcommand_negates_reqs(true)
         .subcommand(
             Command::new("completions").about("Prints a completion script for a shell").arg(shell),
@@ -46,11 +90,14 @@ pub(crate) fn with_verbs(command: Command) -> Command {
             Command::new("man")
                 .about("Prints the manual page, or writes one for each verb to a folder")
                 .arg(folder),
-        )
+        );
+    let verb = Arg::new("verb").help("The verb").value_name("VERB");
+    let help = Command::new("help").about("Prints this text, or that of a verb").arg(verb);
+    with_width(command.subcommand(help))
 }
 
-/// Prints the completion script or the manual page that the command line asks for. Returns false
-/// if it asks for something else.
+/// Prints the completion script, the manual page or the help that the command line asks for.
+/// Returns false if it asks for something else.
 pub(crate) fn print_if_asked_for(command: &Command, matches: &ArgMatches) -> io::Result<bool> {
     let mut text = Vec::new();
     match matches.subcommand() {
@@ -60,9 +107,25 @@ pub(crate) fn print_if_asked_for(command: &Command, matches: &ArgMatches) -> io:
             clap_complete::generate(shell, &mut command.clone(), name, &mut text);
         }
         Some(("man", matches)) => match matches.get_one::<PathBuf>("dir") {
-            Some(folder) => clap_mangen::generate_to(command.clone(), folder)?,
+            Some(folder) => {
+                let named = |error| io::Error::other(format!("{}: {error}", folder.display()));
+                std::fs::create_dir_all(folder).map_err(named)?;
+                clap_mangen::generate_to(command.clone(), folder).map_err(named)?;
+            }
             None => clap_mangen::Man::new(command.clone()).render(&mut text)?,
         },
+        Some(("help", matches)) => {
+            // Only a command that is built knows how its verbs are called.
+            let mut command = command.clone();
+            command.build();
+            let verb = matches.get_one::<String>("verb");
+            let of_verb = verb.map(|verb| {
+                let unknown = || io::Error::other(format!("there is no verb {verb}"));
+                command.find_subcommand(verb).ok_or_else(unknown)
+            });
+            let of = of_verb.transpose()?.unwrap_or(&command);
+            text.extend(of.clone().render_long_help().to_string().into_bytes());
+        }
         _ => return Ok(false),
     }
     output::write_now(Stream::Out, &text);
@@ -78,16 +141,24 @@ pub(crate) fn with_tip(mut error: Error, command: &Command) -> Error {
     let tip = match error.kind() {
         ErrorKind::UnknownArgument => word(ContextKind::InvalidArg)
             .and_then(|word| flag_for(word.trim_start_matches('-'), verb_of_this_process(command))),
-        ErrorKind::InvalidSubcommand => word(ContextKind::InvalidSubcommand)
-            .filter(|word| NO_VERBS.contains(&&**word) && !command.is_subcommand_required_set())
-            .map(|word| format!("leave '{word}' out: without a verb, this program trains")),
+        ErrorKind::InvalidSubcommand => {
+            word(ContextKind::InvalidSubcommand).and_then(|word| verb_for(&word, command))
+        }
+        // A shell that there is no script for is not one that only sounds alike.
+        ErrorKind::InvalidValue if verb_of_this_process(command).get_name() == "completions" => {
+            Some(format!("there is a script for {SHELLS}"))
+        }
         _ => None,
     };
     if let Some(tip) = tip {
         // The usage is that of the suggestion.
-        for kind in
-            [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::Usage]
-        {
+        for kind in [
+            ContextKind::SuggestedArg,
+            ContextKind::SuggestedSubcommand,
+            ContextKind::SuggestedValue,
+            ContextKind::ValidValue,
+            ContextKind::Usage,
+        ] {
             error.remove(kind);
         }
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
@@ -123,9 +194,39 @@ fn verb_of_this_process(command: &Command) -> &Command {
     verb.unwrap_or(command)
 }
 
+/// The same command, whose help is as wide as a person can read. The words of the library are in
+/// our mood.
+fn with_width(command: Command) -> Command {
+    let help = || Arg::new("help").short('h').long("help").action(ArgAction::Help);
+    let has_version = command.get_version().is_some();
+    let version = Arg::new("version").short('V').long("version").action(ArgAction::Version);
+    let command =
+        command.max_term_width(WIDTH).disable_help_flag(true).arg(help().help("Prints help"));
+    let command = if has_version {
+        command.disable_version_flag(true).arg(version.help("Prints the version"))
+    } else {
+        command
+    };
+    command.disable_help_subcommand(true).mut_subcommands(with_width)
+}
+
+/// Returns a tip for a verb of another program.
+fn verb_for(word: &str, command: &Command) -> Option<String> {
+    if NO_VERBS.contains(&word) && !command.is_subcommand_required_set() {
+        return Some(format!("leave '{word}' out: without a verb, this program trains"));
+    }
+    let (_, tips) = VERBS.into_iter().find(|(verb, _)| *verb == word)?;
+    let tip = tips.iter().find(|(verb, _)| command.find_subcommand(verb).is_some());
+    tip.map(|(_, tip)| (*tip).to_owned())
+}
+
 /// Returns a tip with the flag that a command has for a synonym. One that has none has no flag that
 /// only sounds alike, either.
 fn flag_for(word: &str, command: &Command) -> Option<String> {
+    let word = word.replace('_', "-");
+    if let Some((_, tip)) = NO_FLAGS.into_iter().find(|(synonym, _)| *synonym == word) {
+        return Some(tip.to_owned());
+    }
     let (_, flags) = SYNONYMS.into_iter().find(|(synonym, _)| *synonym == word)?;
     let has = |flag: &str| command.get_arguments().any(|arg| arg.get_long() == Some(flag));
     let flag = flags.iter().find(|flag| has(flag));
@@ -164,7 +265,22 @@ mod tests {
         let port = answer(&["--port", "1"]);
         assert!(port.contains("tip: use '--listen'") && !port.contains("Usage"), "{port}");
         assert!(answer(&["--gpus", "1"]).contains("tip: 'program' has no such setting"));
+        assert!(answer(&["--checkpoint_dir", "1"]).contains("tip: 'program' has no such setting"));
+        assert!(answer(&["--rank", "1"]).contains("tip: leave it out"));
         assert!(answer(&["train"]).contains("tip: leave 'train' out"));
+        assert!(answer(&["version"]).contains("tip: use '--version'"));
+        let kill = answer(&["kill"]);
+        assert!(!kill.contains("'stop'"), "it has no such verb: {kill}");
         assert!(answer(&["--liste", "1"]).contains("a similar argument exists: '--listen'"));
+    }
+
+    #[test]
+    fn the_verb_help_prints_the_help_of_a_verb() {
+        let mut command = program();
+        let matches = command.try_get_matches_from_mut(["program", "help", "man"]).unwrap();
+        assert!(print_if_asked_for(&command, &matches).unwrap());
+        let matches = command.try_get_matches_from_mut(["program", "help", "x"]).unwrap();
+        let error = print_if_asked_for(&command, &matches).unwrap_err();
+        assert_eq!(error.to_string(), "there is no verb x");
     }
 }

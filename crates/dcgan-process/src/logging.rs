@@ -61,7 +61,7 @@ pub struct LogArgs {
         env = "DCGAN_LOG_FORMAT"
     )]
     pub log_format: LogFormat,
-    /// Logs only warnings, errors and the result.
+    /// Shows only warnings, errors and the result.
     #[arg(short, long, global = true, default_value = "no", env = "DCGAN_QUIET")]
     #[arg(action = ArgAction::Set)]
     quiet: bool,

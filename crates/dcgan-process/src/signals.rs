@@ -21,6 +21,7 @@ use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::exit::status;
+use crate::output;
 
 /// The same signal within this time after the first one is an echo.
 const ECHO_MAX: Duration = Duration::from_millis(100);
@@ -101,12 +102,25 @@ pub fn listen() -> io::Result<FirstSignal> {
             loop {
                 let second = streams.next().await;
                 if second != first || since.elapsed() >= ECHO_MAX {
+                    if LAST_WORDS.get().is_some_and(|say| say()) {
+                        output::flush();
+                    }
                     std::process::exit(second.status().into());
                 }
             }
         });
     })?;
     Ok(FirstSignal(first))
+}
+
+/// The last words of this program, before a second signal ends it. Returns whether there were any.
+static LAST_WORDS: OnceLock<Box<dyn Fn() -> bool + Send + Sync>> = OnceLock::new();
+
+/// Lets the process say this before a second signal ends it. Whoever says it must wait for nothing;
+/// a terminal gets a moment to show it.
+pub fn before_second(say: impl Fn() -> bool + Send + Sync + 'static) {
+    // A program has one thing to say.
+    let _ = LAST_WORDS.set(Box::new(say));
 }
 
 /// The action of this program at SIGUSR1, if it has one. Returns whether it could be done.

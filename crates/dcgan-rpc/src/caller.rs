@@ -3,6 +3,7 @@
 use std::fmt;
 
 use dcgan_core::ids::{RunId, WorkerId};
+use dcgan_core::words::worker;
 use tonic::Status;
 
 use crate::convert::Malformed;
@@ -60,7 +61,7 @@ impl Caller {
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Worker(id) => write!(f, "worker {id}"),
+            Self::Worker(id) => f.write_str(&worker(&id.name)),
             Self::Sampler(name) => write!(f, "sampler {name}"),
             Self::Person(name) => f.write_str(name),
         }

@@ -28,12 +28,12 @@ pub struct Args {
 /// Verbs of the program.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Follow a run: draw its grids, answer requests for samples and show the newest grid on a web
-    /// page
+    /// Follows a run: draws its grids, answers requests for samples and shows the newest grid on a
+    /// web page
     Serve(ServeArgs),
-    /// Draw one grid with the generator of a checkpoint
+    /// Draws one grid with the generator of a checkpoint
     Grid(GridArgs),
-    /// Write images in MNIST's IDX format
+    /// Writes images in MNIST's IDX format
     Export(ExportArgs),
     /// Measure how good samples are, by a classifier and real images
     Eval(EvalArgs),
@@ -85,13 +85,13 @@ pub(crate) struct ServeArgs {
     /// The address for requests for samples over gRPC
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7422", env = "DCGAN_GRPC")]
     pub(crate) grpc: ListenAddress,
-    /// Take a free port if one of these is taken
+    /// Takes a free port if one of these is taken
     #[arg(long, hide = true)]
     pub(crate) or_free_port: bool,
-    /// Allow unencrypted connections to and from other machines
+    /// Allows unencrypted connections to and from other machines
     #[arg(long, action = ArgAction::Set, default_value = "no", env = "DCGAN_INSECURE")]
     pub(crate) insecure: bool,
-    /// End when standard input closes
+    /// Ends when standard input closes
     #[arg(long, hide = true)]
     pub(crate) exit_with_stdin: bool,
 }
@@ -135,26 +135,28 @@ const SIDE: RangeInclusive<u64> = 1..=SIDE_MAX as u64;
 pub(crate) struct GridArgs {
     #[command(flatten)]
     pub(crate) which: Which,
-    /// Images down
+    /// Images down, at most 32
     #[arg(
         long,
+        value_name = "N",
         default_value_t = GRID.rows,
         value_parser = settings::whole::<u32>(SIDE),
         env = "DCGAN_ROWS"
     )]
     pub(crate) rows: u32,
-    /// Images across
+    /// Images across, at most 32
     #[arg(
         long,
+        value_name = "N",
         default_value_t = GRID.columns,
         value_parser = settings::whole::<u32>(SIDE),
         env = "DCGAN_COLUMNS"
     )]
     pub(crate) columns: u32,
     /// Determines the latent vectors [default: those of the run's own grids]
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// The file to write [default: grid.png, if there is none yet]
+    /// The file to write; one that exists is replaced [default: grid.png, if there is none yet]
     #[arg(long, value_name = "FILE.png")]
     pub(crate) out: Option<PathBuf>,
 }
@@ -164,17 +166,18 @@ pub(crate) struct GridArgs {
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     pub(crate) which: Which,
-    /// How many images
+    /// How many images, at most 1000000
     #[arg(
         long,
+        value_name = "N",
         value_parser = settings::whole::<u32>(1..=1_000_000),
         env = "DCGAN_COUNT"
     )]
     pub(crate) count: u32,
     /// Determines the latent vectors [default: those of the run's own grids]
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// The file to write; compressed if the name ends in .gz
+    /// The file to write, compressed if the name ends in .gz; one that exists is replaced
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }

@@ -31,6 +31,7 @@ pub(crate) fn grid(args: &GridArgs) -> anyhow::Result<u8> {
     if args.out.is_none() && out.symlink_metadata().is_ok() {
         bail!(usage(anyhow!("{GRID_FILE} exists already: give the file to write as --out")));
     }
+    check_out(out)?;
     let generator = run_dir::load(&args.which)?;
     let what = format!("{rows} x {columns} digits of step {}", generator.step);
     write(out, &what, |file| {
@@ -40,6 +41,7 @@ pub(crate) fn grid(args: &GridArgs) -> anyhow::Result<u8> {
 
 /// Writes images as an IDX file, which every program that reads MNIST can read.
 pub(crate) fn images(args: &ExportArgs) -> anyhow::Result<u8> {
+    check_out(&args.out)?;
     let generator = run_dir::load(&args.which)?;
     let count = args.count as usize;
     let batches = generator.generator.batches(count, args.seed, generator.seed);
@@ -53,6 +55,17 @@ pub(crate) fn images(args: &ExportArgs) -> anyhow::Result<u8> {
         encode(count, batches, &mut encoder)?;
         encoder.finish().map(drop)
     })
+}
+
+/// Refuses a file that cannot be written because of its path.
+fn check_out(out: &Path) -> anyhow::Result<()> {
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let what = match folder {
+        Some(folder) if !folder.is_dir() => format!("there is no folder {}", folder.display()),
+        _ if out.is_dir() => "it is a folder".to_owned(),
+        _ => return Ok(()),
+    };
+    bail!(usage(anyhow!("--out: {}: {what}", out.display())))
 }
 
 /// Encodes images as an IDX file. All of them may be more than the memory.
@@ -70,19 +83,14 @@ fn encode(
 }
 
 /// Writes a file, complete or not at all, and says `what` it is: the file may exist already, the
-/// disk may be full, and a signal may come. What cannot be written is refused before anything is
-/// drawn. Returns the exit status.
+/// disk may be full, and a signal may come. Returns the exit status.
 fn write(
     path: &Path,
     what: &str,
     fill: impl FnOnce(&mut UntilSignal<'_>) -> io::Result<()>,
 ) -> anyhow::Result<u8> {
     let signal = signals::listen()?;
-    let written = if path.is_dir() {
-        Err(io::ErrorKind::IsADirectory.into())
-    } else {
-        file::write_by(path, |file| fill(&mut UntilSignal { file, signal: &signal }))
-    };
+    let written = file::write_by(path, |file| fill(&mut UntilSignal { file, signal: &signal }));
     let out = path.display();
     match (written, signal.peek()) {
         (Ok(()), _) => {
@@ -97,7 +105,7 @@ fn write(
             );
             Ok(signal.status())
         }
-        (Err(error), None) => Err(error).with_context(|| out.to_string()),
+        (Err(error), None) => Err(error).with_context(|| format!("--out: {out}")),
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct FollowedFolder {
     skipped: Vec<String>,
     /// The error that was said, while it lasts.
     error: Option<String>,
+    /// True if it is said that there is no checkpoint yet.
+    is_wait_said: bool,
 }
 
 /// The steps in the folder of checkpoints, and the time of its last change, which tells also of one
@@ -44,7 +46,8 @@ struct Found {
 
 impl FollowedFolder {
     pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root, seen: Seen::default(), shown: None, skipped: Vec::new(), error: None }
+        let (seen, skipped) = (Seen::default(), Vec::new());
+        Self { root, seen, shown: None, skipped, error: None, is_wait_said: false }
     }
 
     /// Looks once, and shows the newest checkpoint if it is not shown already.
@@ -65,6 +68,10 @@ impl FollowedFolder {
                 self.shown = Some((step, digest));
                 tracing::info!(event = "showing", step, "showing the checkpoint of step {step}");
             }
+        }
+        if self.shown.is_none() && !std::mem::replace(&mut self.is_wait_said, true) {
+            let what = "the first checkpoint";
+            tracing::info!(event = "waiting", "for" = what, seconds = 0, "waiting for {what}");
         }
         (self.seen, self.error) = (found.seen, None);
         Ok(())

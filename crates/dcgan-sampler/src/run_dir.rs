@@ -44,7 +44,8 @@ pub(crate) fn load(which: &Which) -> anyhow::Result<RunGenerator> {
         }
         None => newest(&checkpoints, &which.run)?.with_context(|| {
             format!(
-                "{}: there is no checkpoint yet; the run saves one every epoch by default",
+                "{}: there is no checkpoint yet; the run saves one every 30 s by default, and \
+                 `dcgan-coord checkpoint` takes one now",
                 which.run.display()
             )
         })?,

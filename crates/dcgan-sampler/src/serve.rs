@@ -59,19 +59,25 @@ fn check(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 /// Listens on an address, or on another port of it if that one is taken and may be replaced.
-fn listen(address: &ListenAddress, or_free: bool) -> anyhow::Result<TcpListener> {
-    let address = address.resolve().map_err(usage)?;
-    match net::listen(address) {
-        Err(_) if or_free => Ok(net::listen(SocketAddr::new(address.ip(), 0))?),
-        result => Ok(result?),
-    }
+fn listen(
+    flag: &'static str,
+    address: &ListenAddress,
+    or_free: bool,
+) -> anyhow::Result<TcpListener> {
+    let address = address.resolve().context(flag).map_err(usage)?;
+    let listener = match net::listen(address) {
+        Err(_) if or_free => net::listen(SocketAddr::new(address.ip(), 0)),
+        result => result,
+    };
+    // Who follows a run of --local by hand finds its ports taken.
+    listener.map_err(|error| anyhow!("{} (a run with --local has a page already)", error.at(flag)))
 }
 
 async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
     // Listen for signals and on both ports.
     let mut signal = dcgan_process::signals::listen()?;
-    let http = listen(&args.http, args.or_free_port).context("--http")?;
-    let grpc = listen(&args.grpc, args.or_free_port).context("--grpc")?;
+    let http = listen("--http", &args.http, args.or_free_port)?;
+    let grpc = listen("--grpc", &args.grpc, args.or_free_port)?;
     let page = Address::of_server(http.local_addr()?).to_string();
     let grpc_address = Address::of_server(grpc.local_addr()?);
     tracing::info!(

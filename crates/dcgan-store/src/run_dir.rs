@@ -130,7 +130,10 @@ pub enum RunDirError {
         error: io::Error,
     },
     /// Another coordinator is using the directory.
-    #[error("{0}: another coordinator is using this run directory")]
+    #[error(
+        "{0}: another coordinator is using this run directory: see `status`, end it with `stop`, \
+         or choose another --out"
+    )]
     Locked(PathBuf),
     /// A file has other content than it should.
     #[error("{path}: {what}")]
@@ -373,7 +376,7 @@ mod tests {
         let run = RunFile::new(RunId(7));
         dir.save_run(&run).unwrap();
         let refused = RunDir::open(&root).unwrap_err().to_string();
-        assert!(refused.ends_with("another coordinator is using this run directory"), "{refused}");
+        assert!(refused.contains("another coordinator is using this run directory"), "{refused}");
         drop(dir);
         assert_eq!(RunDir::open(&root).unwrap().1, Some(run));
     }

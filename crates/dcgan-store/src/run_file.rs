@@ -46,6 +46,10 @@ pub struct Ended {
     pub step: Step,
     /// The signal or the person that stopped it, or the failure; `None` if it has finished.
     pub cause: Option<String>,
+    /// True if its workers have ended with it: nobody trains on. Unknown, and so false, in files
+    /// of earlier versions.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub workers_over: bool,
 }
 
 /// The way in which a start ended.
@@ -130,7 +134,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let paths = RunPaths::new(folder.path());
         let cause = Some("SIGTERM".to_owned());
-        let ended = Some(Ended { state: EndState::Stopped, step: 40, cause });
+        let ended = Some(Ended { state: EndState::Stopped, step: 40, cause, workers_over: true });
         let run = RunFile {
             fingerprint: Some("cpu r2 fma".to_owned()),
             address: Some("http://127.0.0.1:7420".to_owned()),

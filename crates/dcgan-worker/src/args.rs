@@ -32,6 +32,7 @@ pub struct Args {
     /// The number of shards that are computed at the same time
     #[arg(
         long,
+        value_name = "N",
         default_value_t = 1,
         value_parser = settings::whole::<u16>(1..=1024),
         env = "DCGAN_THREADS"
@@ -45,16 +46,19 @@ pub struct Args {
     /// listens on]
     #[arg(long, value_name = "HOST:PORT", env = "DCGAN_ADVERTISE")]
     pub advertise: Option<Address>,
-    /// Give up when the coordinator cannot be reached for this long, such as 90s, 10m or 2h
+    /// Gives up when the coordinator cannot be reached for this long, such as 90s, 10m or 2h
     #[arg(long, value_name = "TIME", default_value = "10m", env = "DCGAN_COORDINATOR_TIMEOUT")]
     pub coordinator_timeout: Time,
-    /// Allow unencrypted connections to and from other machines
+    /// Allows unencrypted connections to and from other machines
     #[arg(long, action = ArgAction::Set, default_value = "no", env = "DCGAN_INSECURE")]
     pub insecure: bool,
-    /// Make something go wrong at a point of this program, for tests
+    /// Checks the settings and the device, and ends: `dcgan-coord --local` asks before it starts
+    #[arg(long, hide = true)]
+    pub(crate) check: bool,
+    /// Injects a fault at a point of this program, for tests
     #[arg(long, hide = true, value_name = "POINT=ACTION@N")]
     pub(crate) fault: Option<Fault>,
-    /// End when standard input closes
+    /// Ends when standard input closes
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,
     #[command(flatten)]

@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use dcgan_core::protocol::message::{FromWorker, Hello};
+use dcgan_core::protocol::message::{FromWorker, Hello, ToWorker};
 use dcgan_rpc::net::in_words;
 use dcgan_rpc::{CoordinatorMessage, WorkerMessage, pb};
 use tokio::sync::{mpsc, oneshot};
@@ -83,6 +83,15 @@ impl Refusals {
     }
 }
 
+/// The turning points that were heard over one connection.
+#[derive(Clone, Copy, Default)]
+struct Heard {
+    /// The coordinator has welcomed the worker.
+    welcome: bool,
+    /// The coordinator has said that the worker is to end.
+    finish: bool,
+}
+
 /// An open connection.
 struct Connection {
     outgoing: mpsc::Sender<pb::WorkerMessage>,
@@ -93,16 +102,19 @@ impl CoordinatorSession {
     /// Connects again and again, until the driver ends, the coordinator turns the worker away, or
     /// it was unreachable for too long.
     pub(crate) async fn run(self) {
-        let mut waiting = Waiting::reported_at_once();
+        let mut waiting = Waiting::reported_at_once().giving_up_after(self.give_up_after);
         let mut pause = PAUSE_MIN;
         let mut refusals = Refusals::default();
         loop {
-            let mut welcomed = false;
-            let Err(ended) = self.converse(&mut welcomed).await;
+            let mut heard = Heard::default();
+            let Err(ended) = self.converse(&mut heard).await;
+            let Heard { welcome: welcomed, finish } = heard;
             if welcomed {
                 refusals = Refusals::default();
             }
             let why = match ended {
+                // The driver is about to end: nothing is lost with the connection.
+                Ended::Broken(_) if finish => return,
                 Ended::Broken(why) => why,
                 Ended::Refused(why) if refusals.is_repeated(&why) => {
                     let _ = self.send_event(SessionEvent::Refused(why)).await;
@@ -116,9 +128,10 @@ impl CoordinatorSession {
                     event = "coordinator_lost",
                     "lost the coordinator: {why}; reconnecting"
                 );
-                (waiting, pause) = (Waiting::default(), PAUSE_MIN);
+                waiting = Waiting::default().giving_up_after(self.give_up_after);
+                pause = PAUSE_MIN;
             }
-            if waiting.elapsed() >= self.give_up_after {
+            if waiting.is_over() {
                 let seconds = waiting.elapsed().as_secs();
                 let report = format!("no coordinator for {seconds} s: {why}");
                 let _ = self.send_event(SessionEvent::GaveUp(report)).await;
@@ -130,9 +143,8 @@ impl CoordinatorSession {
         }
     }
 
-    /// Talks to the coordinator over one connection, and returns why it ended. Sets `welcomed` when
-    /// the coordinator welcomes the worker.
-    async fn converse(&self, welcomed: &mut bool) -> Result<Infallible, Ended> {
+    /// Talks to the coordinator over one connection, and returns why it ended. Notes what it hears.
+    async fn converse(&self, heard: &mut Heard) -> Result<Infallible, Ended> {
         let Connection { outgoing, mut incoming } = self.connect().await?;
 
         // The driver gets the sending end with the welcome. Reports that it sent to an earlier
@@ -156,12 +168,13 @@ impl CoordinatorSession {
                     match decode(received)? {
                         CoordinatorMessage::Heartbeat => {}
                         CoordinatorMessage::Welcome(welcome) => {
-                            *welcomed = true;
+                            heard.welcome = true;
                             let welcome = Box::new(welcome);
                             let reports_in = reports_in.clone();
                             self.send_event(SessionEvent::Welcomed(welcome, reports_in)).await?;
                         }
                         CoordinatorMessage::Message(message) => {
+                            heard.finish |= matches!(message, ToWorker::Finish(_));
                             self.send_event(SessionEvent::Message(message)).await?;
                         }
                         CoordinatorMessage::Refused(why) => return Err(Ended::Refused(why)),

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use dcgan_collective::{EVENTS_MAX, Membership};
 use dcgan_core::ids::{Generation, WorkerId};
 use dcgan_core::protocol::message::{Hello, PROTOCOL};
+use dcgan_core::words::worker;
 use dcgan_model::DeviceChoice;
-use dcgan_process::exit::usage;
+use dcgan_process::exit::{status, usage};
 use dcgan_process::open_files;
 use dcgan_rpc::net::{self, Address, Connector, Places, Pulse};
 use dcgan_rpc::services::Program;
@@ -37,6 +38,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     // Refuse wrong settings before anything is bound or started.
     args.check_exposure()?;
     let fingerprint = dcgan_model::fingerprint(args.device).context("--device").map_err(usage)?;
+    if args.check {
+        return Ok(status::FINISHED);
+    }
     let id = WorkerId { name: args.name(), incarnation: incarnation() };
 
     // Listen for the other workers. Their addresses go through the coordinator, in the hello.
@@ -91,7 +95,7 @@ fn incarnation() -> u64 {
 /// Listens for other workers, and returns the address that they are told. Both can depend on the
 /// coordinator's address, which may not be there yet when a whole cluster starts at once.
 async fn listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
-    let mut waiting = Waiting::reported_at_once();
+    let mut waiting = Waiting::reported_at_once().giving_up_after(args.coordinator_timeout.0);
     loop {
         let error = match try_listen(args) {
             Ok(listening) => return Ok(listening),
@@ -102,7 +106,7 @@ async fn listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
             return Err(error);
         }
         let coordinator = &args.coordinator;
-        if waiting.elapsed() >= args.coordinator_timeout.0 {
+        if waiting.is_over() {
             return Err(error.context(format!("cannot find {coordinator}")));
         }
         waiting.report(|| {
@@ -113,7 +117,8 @@ async fn listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
 }
 
 fn try_listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
-    let listener = net::listen(args.listen_address()?)?;
+    let listener = net::listen(args.listen_address()?);
+    let listener = listener.map_err(|error| anyhow!(error.at("--listen")))?;
     let advertised = args.advertised(listener.local_addr()?)?;
     Ok((listener, advertised))
 }
@@ -150,7 +155,8 @@ fn log_started(id: &WorkerId, listening: SocketAddr, advertised: &Address, finge
         %listening,
         advertised,
         fingerprint,
-        "worker {id} (process {process}) at {listening}{elsewhere}; arithmetic: {fingerprint}"
+        "{} (process {process}) at {listening}{elsewhere}; arithmetic: {fingerprint}",
+        worker(&id.name)
     );
 }
 

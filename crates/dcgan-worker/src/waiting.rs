@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use dcgan_process::settings::Time;
+
 /// A wait is reported for the first time after this long: shorter ones are normal.
 const FIRST_REPORT: Duration = Duration::from_secs(5);
 /// The time between two reports of one wait.
@@ -11,18 +13,30 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct Waiting {
     since: Instant,
     next_report: Duration,
+    /// The worker gives up after this time, if it ever does.
+    max: Option<Time>,
 }
 
 impl Default for Waiting {
     fn default() -> Self {
-        Self { since: Instant::now(), next_report: FIRST_REPORT }
+        Self { since: Instant::now(), next_report: FIRST_REPORT, max: None }
     }
 }
 
 impl Waiting {
     /// A wait that is reported at once: it is the first thing that a person sees.
     pub(crate) fn reported_at_once() -> Self {
-        Self { since: Instant::now(), next_report: Duration::ZERO }
+        Self { next_report: Duration::ZERO, ..Self::default() }
+    }
+
+    /// The same wait, which the worker gives up after this time.
+    pub(crate) fn giving_up_after(self, max: Duration) -> Self {
+        Self { max: Some(Time(max)), ..self }
+    }
+
+    /// Returns whether it is time to give up.
+    pub(crate) fn is_over(&self) -> bool {
+        self.max.is_some_and(|Time(max)| self.elapsed() >= max)
     }
 
     /// Returns how long the wait has lasted.
@@ -38,10 +52,11 @@ impl Waiting {
         }
         self.next_report = elapsed + REPORT_INTERVAL;
         let (what, seconds) = (what(), elapsed.as_secs());
-        let so_far = match seconds {
-            0 => String::new(),
-            _ => format!(" (for {seconds} s so far)"),
-        };
+        let so_far = (seconds > 0).then(|| format!("for {seconds} s so far"));
+        let max = self.max.map(|max| format!("gives up after {max}"));
+        let times: Vec<String> = so_far.into_iter().chain(max).collect();
+        let so_far =
+            if times.is_empty() { String::new() } else { format!(" ({})", times.join("; ")) };
         tracing::info!(event = "waiting", "for" = what, seconds, "waiting for {what}{so_far}");
     }
 }

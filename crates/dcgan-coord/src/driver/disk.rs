@@ -85,12 +85,12 @@ impl Driver {
             JobNews::CheckpointLost => self.handle(Event::Checkpoint),
             JobNews::Failed(job, error) => match job.grid_step() {
                 Some(step) => {
-                    self.disk.watch.on_end(now, false);
+                    self.disk.watch.on_end(now, job.kind(), false);
                     self.say_grids_wait(step, &error);
                     self.postpone_grid(now, job);
                 }
                 None => {
-                    self.disk.watch.on_failure(now, error);
+                    self.disk.watch.on_failure(now, job.kind(), error);
                     match job {
                         Job::Machine(_) => self.handle(Event::WritePostponed),
                         job => self.submit(job),
@@ -98,11 +98,11 @@ impl Driver {
                 }
             },
             JobNews::Done(job) => {
-                self.disk.watch.on_end(now, true);
+                self.disk.watch.on_end(now, job.kind(), true);
                 self.on_done(job);
             }
             JobNews::GivenUp(job, error) => {
-                self.disk.watch.on_end(now, false);
+                self.disk.watch.on_end(now, job.kind(), false);
                 match job {
                     Job::Machine(_) => self.handle(Event::WriteFailed(error)),
                     job => {
@@ -111,6 +111,12 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Logs that the disk is waited for, if a line is due.
+    pub(super) fn watch_disk(&mut self, now: Duration) {
+        let hint = self.hint_of_second_signal();
+        self.disk.watch.on_tick(now, &hint);
     }
 
     fn on_done(&mut self, job: Job) {

@@ -18,8 +18,8 @@ pub(super) struct DiskWatch {
     /// The time at which the first job was begun.
     since: Duration,
     next_line: Duration,
-    /// The error of the last attempt, if it failed.
-    error: Option<String>,
+    /// The first kind of job that has failed and has not succeeded since, and its last error.
+    failure: Option<(&'static str, String)>,
     /// True if the log has said that the disk is waited for.
     is_mentioned: bool,
 }
@@ -28,7 +28,7 @@ impl DiskWatch {
     /// Notes that a job was handed to the writer.
     pub(super) fn on_submit(&mut self, now: Duration, job: &Job) {
         // What has failed is handed over again: the wait goes on.
-        if self.jobs.is_empty() && self.error.is_none() {
+        if self.jobs.is_empty() && self.failure.is_none() {
             self.begin(now);
         }
         self.jobs.push_back(job.what());
@@ -37,23 +37,33 @@ impl DiskWatch {
     fn begin(&mut self, now: Duration) {
         self.since = now;
         self.next_line = now + LONG;
-        self.error = None;
+        self.failure = None;
     }
 
-    /// Notes that the first job has failed. The first failure is logged at once.
-    pub(super) fn on_failure(&mut self, now: Duration, error: String) {
-        if self.error.replace(error).is_none() {
-            self.next_line = now;
+    /// Notes that the first job, which is of this kind, has failed. The first failure is logged
+    /// with the next tick.
+    pub(super) fn on_failure(&mut self, now: Duration, kind: &'static str, error: String) {
+        self.jobs.pop_front();
+        match &mut self.failure {
+            None => {
+                self.next_line = now;
+                self.failure = Some((kind, error));
+            }
+            Some((failed, last)) if *failed == kind => *last = error,
+            Some(_) => {}
         }
-        self.on_tick(now);
-        self.jobs.pop_front();
     }
 
-    /// Notes that the first job has come to its end: it is done, or given up.
-    pub(super) fn on_end(&mut self, now: Duration, is_done: bool) {
+    /// Notes that the first job, which is of this kind, has come to its end: it is done, or given
+    /// up.
+    pub(super) fn on_end(&mut self, now: Duration, kind: &'static str, is_done: bool) {
         self.jobs.pop_front();
+        // A disk may take small files, and what has failed still waits for it.
+        if self.failure.as_ref().is_some_and(|(failed, _)| *failed != kind) {
+            return;
+        }
         if std::mem::take(&mut self.is_mentioned) && is_done {
-            let seconds = (now - self.since).as_secs();
+            let seconds = self.seconds(now);
             tracing::info!(
                 event = "disk_recovered",
                 seconds,
@@ -68,26 +78,32 @@ impl DiskWatch {
         !self.jobs.is_empty()
     }
 
-    /// Logs that the disk is waited for, if a line is due.
-    pub(super) fn on_tick(&mut self, now: Duration) {
-        let Some(job) = self.jobs.front() else {
-            return;
+    fn seconds(&self, now: Duration) -> u64 {
+        now.saturating_sub(self.since).as_secs()
+    }
+
+    /// For how long the disk is waited for, in seconds and in words with the cause, once the log
+    /// has said so.
+    pub(super) fn waiting(&self, now: Duration) -> Option<(u64, String)> {
+        let job = self.jobs.front().filter(|_| self.is_mentioned)?;
+        let what = match &self.failure {
+            Some((_, error)) => error.clone(),
+            None => format!("it has not written {job} yet"),
         };
-        if now < self.next_line {
+        let seconds = self.seconds(now);
+        Some((seconds, format!("waiting for {seconds} s for the disk: {what}")))
+    }
+
+    /// Logs that the disk is waited for, if a line is due. `hint` tells people what they can do.
+    pub(super) fn on_tick(&mut self, now: Duration, hint: &str) {
+        if self.jobs.is_empty() || now < self.next_line {
             return;
         }
         self.next_line = now + LOG_INTERVAL;
         self.is_mentioned = true;
-        let seconds = (now - self.since).as_secs();
-        let what = match &self.error {
-            Some(error) => error.clone(),
-            None => format!("it has not written {job} yet"),
-        };
-        tracing::error!(
-            event = "disk_waiting",
-            seconds,
-            "waiting for {seconds} s for the disk: {what}"
-        );
+        if let Some((seconds, waiting)) = self.waiting(now) {
+            tracing::error!(event = "disk_waiting", seconds, "{waiting}{hint}");
+        }
     }
 }
 
@@ -102,20 +118,40 @@ mod tests {
         let mut watch = DiskWatch::default();
         watch.on_submit(second(1), &grid(20));
         watch.on_submit(second(2), &grid(40));
-        watch.on_tick(second(5));
-        assert!(!watch.is_mentioned);
-        watch.on_tick(second(6));
+        watch.on_tick(second(5), "");
+        assert!(!watch.is_mentioned && watch.waiting(second(5)).is_none());
+        watch.on_tick(second(6), "");
         assert!(watch.is_mentioned);
         assert_eq!(watch.next_line, second(16));
         // An error is said at once, and no more often than silence.
         for now in [7, 8] {
-            watch.on_failure(second(now), "no space".to_owned());
+            watch.on_failure(second(now), "save-grid", "no space".to_owned());
             watch.on_submit(second(now), &grid(60));
+            watch.on_tick(second(now), "");
             assert_eq!((watch.next_line, watch.since), (second(17), second(1)));
         }
-        watch.on_end(second(9), true);
+        watch.on_end(second(9), "save-grid", true);
         assert!(!watch.is_mentioned && watch.is_busy());
-        watch.on_end(second(10), true);
+        watch.on_end(second(10), "save-grid", true);
         assert!(!watch.is_busy());
+    }
+
+    #[test]
+    fn a_wait_goes_on_while_other_files_are_written() {
+        let second = Duration::from_secs;
+        let grid = Job::Grid { step: 20, png: bytes::Bytes::new() };
+        let mut watch = DiskWatch::default();
+        watch.on_submit(second(1), &grid);
+        watch.on_failure(second(2), "save-checkpoint", "no space".to_owned());
+        for now in 3..13 {
+            watch.on_submit(second(now), &grid);
+            watch.on_tick(second(now), "");
+            watch.on_end(second(now), "save-grid", now % 2 == 0);
+        }
+        watch.on_submit(second(13), &grid);
+        let waiting = (12, "waiting for 12 s for the disk: no space".to_owned());
+        assert_eq!(watch.waiting(second(13)), Some(waiting));
+        watch.on_end(second(14), "save-checkpoint", true);
+        assert!(!watch.is_mentioned);
     }
 }

@@ -13,7 +13,7 @@ use dcgan_rpc::pb;
 use dcgan_store::run_dir::{EndState, Ended};
 
 use super::Driver;
-use crate::local_processes::LocalProcesses;
+use crate::local_processes::{Crash, LocalProcesses};
 
 impl Driver {
     /// Reports how the run ended, in the log and to the people who have asked for the end. Returns
@@ -75,18 +75,22 @@ impl Driver {
     pub(super) fn ended(&self, outcome: &Outcome) -> Ended {
         let reached = self.machine.reached();
         if let Some((_, what)) = self.failure(outcome) {
-            return Ended { state: EndState::Failed, step: reached, cause: Some(what) };
+            // Workers that were away may come back with what they have.
+            let (state, cause) = (EndState::Failed, Some(what));
+            return Ended { state, step: reached, cause, workers_over: false };
         }
         match outcome {
             Outcome::Finished | Outcome::Failed(_) => {
-                Ended { state: EndState::Finished, step: reached, cause: None }
+                let state = EndState::Finished;
+                Ended { state, step: reached, cause: None, workers_over: true }
             }
             Outcome::Stopped { saved: step, lost } => {
+                let workers_over = lost.is_none() && !self.machine.hands_over();
                 let by = self.stopped_by.clone();
                 let lost = lost.as_ref().map(|lost| format!("{lost} could not be saved"));
                 let causes: Vec<String> = by.into_iter().chain(lost).collect();
                 let cause = (!causes.is_empty()).then(|| causes.join("; "));
-                Ended { state: EndState::Stopped, step: *step, cause }
+                Ended { state: EndState::Stopped, step: *step, cause, workers_over }
             }
         }
     }
@@ -95,14 +99,16 @@ impl Driver {
     /// thing on the screen, or as one event if the log is JSON.
     fn print_failure(&self, code: &'static str, what: &str) {
         let crash = self.local.as_ref().and_then(LocalProcesses::first_crash);
-        let first = crash.map(|crash| format!("{} ended with {}", crash.name, crash.status));
+        let first = crash.map(ToString::to_string);
         let log = crash.map(|crash| crash.log.display().to_string());
         let logs = (self.is_local && crash.is_none())
             .then(|| self.disk.files.logs().display().to_string());
         let saved = self.machine.checkpoint().map_or("no checkpoint".to_owned(), |saved| {
             format!("checkpoint of step {}", saved.step)
         });
-        let resume = self.resume_command.clone();
+        // The same command would fail in the same way.
+        let is_hopeless = crash.is_some_and(Crash::is_wrong_setting);
+        let resume = (!is_hopeless).then(|| self.resume_command.clone());
         if logging::is_json() {
             tracing::error!(
                 event = "run_failed",
@@ -118,7 +124,7 @@ impl Driver {
         }
         let mut block = format!("\nthe run has failed: {what}\n");
         let saved = ("saved:", Some(saved));
-        let resume = ("resume:", Some(resume));
+        let resume = ("resume:", resume);
         for (key, value) in [("first:", first), ("log:", log), ("logs:", logs), saved, resume] {
             if let Some(value) = value {
                 // Writing to a string cannot fail.

@@ -12,6 +12,7 @@ mod commands;
 mod disk;
 mod disk_watch;
 mod ending;
+mod unsaved;
 mod watchers;
 
 use std::collections::BTreeMap;
@@ -42,6 +43,7 @@ use crate::service::Workers;
 use crate::sinks::Sinks;
 use crate::writer::Job;
 pub(crate) use disk::Disk;
+pub(crate) use unsaved::Unsaved;
 use watchers::StopWatchers;
 
 /// The coordinator sends a heartbeat to every worker this often.
@@ -50,6 +52,8 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 const END_MAX: Duration = Duration::from_secs(5);
 /// At the end of the run, the local sampler gets this time to draw the grids that are pending.
 const LAST_GRIDS_MAX: Duration = Duration::from_secs(60);
+/// Whoever waits for the end of the run hears so often for how long the disk is waited for.
+const TELL_SECONDS: u64 = 10;
 
 /// The driver of a run.
 pub(crate) struct Driver {
@@ -91,6 +95,7 @@ pub(crate) struct Driver {
     outcome: Option<Outcome>,
     /// Tells health checks that the driver works.
     pulse: Pulse,
+    unsaved: Unsaved,
 }
 
 impl Driver {
@@ -128,6 +133,7 @@ impl Driver {
             next_heartbeat: Duration::ZERO,
             outcome: None,
             pulse: Pulse::default(),
+            unsaved: Unsaved::default(),
         }
     }
 
@@ -144,6 +150,11 @@ impl Driver {
     /// Makes the driver one that ends the run when no worker has been connected for so long.
     pub(crate) fn with_workers_timeout(self, workers_timeout: Duration) -> Self {
         Self { workers_timeout, ..self }
+    }
+
+    /// Makes the driver one that keeps this up to date.
+    pub(crate) fn with_unsaved(self, unsaved: Unsaved) -> Self {
+        Self { unsaved, ..self }
     }
 
     /// Runs the training to its end. Returns the exit status of the program.
@@ -232,6 +243,7 @@ impl Driver {
         let RunConfig { spec, .. } = &self.config;
         let (step, last_step) = (status.step, status.last_step);
         let mut status = dcgan_rpc::status(self.run, spec.sharding().epoch(step), now, status);
+        status.reason = self.reason_in_words();
         status.newest_row = self
             .newest_row
             .as_ref()
@@ -285,7 +297,7 @@ impl Driver {
             return;
         };
         // A worker ends by itself when the run is over, and when a person drained it.
-        let is_success = end.as_ref().is_ok_and(|status| status.success());
+        let is_success = end.as_ref().is_ok_and(|exit| exit.status.success());
         if (is_over || is_success) && !local.is_sampler(index) {
             local.mark_ended(index);
         } else {
@@ -299,7 +311,7 @@ impl Driver {
 
     /// Stops the run when fewer local workers are left than it needs. Nobody would start others.
     fn stop_without_workers(&mut self, workers: usize, is_over: bool) {
-        let (needed, flag) = if self.machine.plan().is_none() {
+        let (needed, flag) = if self.machine.plan().is_none() || self.machine.begins_anew() {
             (self.config.workers, "--workers")
         } else {
             (self.config.min_workers, "--min-workers")
@@ -354,7 +366,8 @@ impl Driver {
         self.send_heartbeats(now);
         self.show_progress();
         self.ask_for_grids();
-        self.disk.watch.on_tick(now);
+        self.unsaved.set(self.machine.unsaved_steps());
+        self.watch_disk(now);
         self.retry_grids(now);
         if let Some(local) = &mut self.local {
             local.on_tick(now);
@@ -379,10 +392,13 @@ impl Driver {
     fn show_progress(&mut self) {
         let reason = self.machine.reason();
         self.reason_log.observe(&reason);
-        self.watchers.tell(&reason);
-        let waiting = match reason {
-            Reason::Training { .. } => String::new(),
-            _ => reason.to_string(),
+        // One who waits for the disk is told so again from time to time.
+        let disk = self.disk.watch.waiting(self.start.elapsed());
+        let text = self.reason_in_words();
+        self.watchers.tell((reason.code(), disk.as_ref().map(|(s, _)| s / TELL_SECONDS)), &text);
+        let waiting = match (reason, disk) {
+            (Reason::Training { .. }, None) => String::new(),
+            _ => text,
         };
         CONSOLE.show_message(&waiting);
         CONSOLE.show_step(self.machine.reached());
@@ -413,7 +429,7 @@ impl Driver {
             CONSOLE.show_message(&format!("waiting for {waits_for}"));
             self.ask_for_grids();
             let now = self.start.elapsed();
-            self.disk.watch.on_tick(now);
+            self.watch_disk(now);
             if let Some(local) = &mut self.local {
                 // The sampler may have to be started again.
                 local.on_tick(now);

@@ -1,35 +1,37 @@
 //! The people who have asked for the end of the run, with `dcgan-coord stop`: what they are told.
 
-use dcgan_core::protocol::coordinator::Reason;
 use dcgan_rpc::pb;
 use pb::stop_progress::Kind;
 
 use crate::input::StopWatcher;
 
+/// The part of a sentence that makes it news: the code of the reason, and how long the disk is
+/// waited for.
+pub(super) type News = (&'static str, Option<u64>);
+
 /// The people who wait for the end of the run.
 #[derive(Default)]
 pub(super) struct StopWatchers {
     watchers: Vec<StopWatcher>,
-    /// The code of the reason that they were told last.
-    told: &'static str,
+    /// The news that they were told last.
+    told: Option<News>,
 }
 
 impl StopWatchers {
     pub(super) fn add(&mut self, watcher: StopWatcher) {
         self.watchers.push(watcher);
-        self.told = "";
+        self.told = None;
     }
 
     /// Tells them what is waited for, if that is news.
-    pub(super) fn tell(&mut self, reason: &Reason) {
-        if self.told == reason.code() {
+    pub(super) fn tell(&mut self, news: News, text: &str) {
+        if self.told.replace(news) == Some(news) {
             return;
         }
-        self.told = reason.code();
         // One who has gone away needs no message any more. The last place is for the end.
         self.watchers.retain(|watcher| !watcher.is_closed());
         for watcher in self.watchers.iter().filter(|watcher| watcher.capacity() > 1) {
-            send(watcher, Kind::Waiting(reason.to_string()));
+            send(watcher, Kind::Waiting(text.to_owned()));
         }
     }
 
@@ -54,17 +56,18 @@ mod tests {
 
     #[test]
     fn who_does_not_listen_is_still_told_the_end() {
-        let (watcher, mut progress) = mpsc::channel(2);
+        let (watcher, mut progress) = mpsc::channel(3);
         let mut watchers = StopWatchers::default();
         watchers.add(watcher);
         let ended = pb::RunEnded { code: "stopped".to_owned(), text: "x".to_owned() };
-        for reason in [Reason::Stopping, Reason::Stopping, Reason::Finishing] {
-            watchers.tell(&reason);
+        for (code, disk) in [("a", None), ("a", None), ("a", Some(1)), ("b", None)] {
+            watchers.tell((code, disk), code);
         }
         watchers.tell_end(&ended);
         let kinds: Vec<Kind> = std::iter::from_fn(|| progress.blocking_recv())
             .filter_map(|progress| progress.ok()?.kind)
             .collect();
-        assert_eq!(kinds, [Kind::Waiting(Reason::Stopping.to_string()), Kind::Ended(ended)]);
+        let a = Kind::Waiting("a".to_owned());
+        assert_eq!(kinds, [a.clone(), a, Kind::Ended(ended)]);
     }
 }

@@ -9,15 +9,20 @@
 //! hang, and waits for its end.
 
 mod child;
+mod last_words;
 mod restarts;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::{anyhow, bail};
+use dcgan_process::exit::{status as exit, usage};
 use dcgan_process::logging::LogFormat;
+use dcgan_process::without_settings;
 use dcgan_rpc::net::Address;
 use tokio::sync::mpsc;
 
@@ -31,11 +36,21 @@ const ENDING_MAX: Duration = Duration::from_secs(5);
 /// The coordinator waits this long for children that it has killed. One that hangs in the system
 /// stays longer.
 const KILLED_MAX: Duration = Duration::from_secs(1);
+/// The program of the workers.
+const WORKER: &str = "dcgan-worker";
 /// The name of the sampler.
 const SAMPLER: &str = "sampler";
 
-/// How a child ended: its status, or why it could not be started.
-pub(crate) type ChildEnd = Result<ExitStatus, String>;
+/// How a child ended, or why it could not be started.
+pub(crate) type ChildEnd = Result<Exit, String>;
+
+/// The end of a child process.
+#[derive(Clone, Debug)]
+pub(crate) struct Exit {
+    pub(crate) status: ExitStatus,
+    /// Its last words, if it has not ended well.
+    words: Option<String>,
+}
 
 /// The settings that the children are started with.
 pub(crate) struct LocalSettings {
@@ -99,9 +114,38 @@ struct RunningCount {
 /// The end of a child that nobody asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Crash {
-    pub(crate) name: String,
-    pub(crate) status: ExitStatus,
+    name: String,
+    exit: Exit,
     pub(crate) log: PathBuf,
+}
+
+impl Exit {
+    /// Notes how a child ended, which wrote to this log.
+    fn of(status: ExitStatus, log: &Path) -> Self {
+        // Whom a signal has killed, had no time for words.
+        let has_failed = status.code().is_some_and(|code| code != 0);
+        Self { status, words: has_failed.then(|| last_words::in_log(log)).flatten() }
+    }
+
+    /// Returns whether a setting is wrong: the same would follow from another start.
+    fn is_wrong_setting(&self) -> bool {
+        self.status.code() == Some(exit::USAGE.into())
+    }
+}
+
+impl Crash {
+    /// Returns whether a setting of the child is wrong.
+    pub(crate) fn is_wrong_setting(&self) -> bool {
+        self.exit.is_wrong_setting()
+    }
+}
+
+impl fmt::Display for Crash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, exit: Exit { status, words }, .. } = self;
+        write!(f, "{name} ended with {status}")?;
+        words.as_ref().map_or(Ok(()), |words| write!(f, ": {words}"))
+    }
 }
 
 impl LocalSettings {
@@ -114,7 +158,7 @@ impl LocalSettings {
             let mut own = vec!["--name", &name, "--threads", &threads];
             own.extend(self.device.iter().flat_map(|device| ["--device", device]));
             let arguments = self.arguments(&own);
-            children.push(LocalProcess::new(&name, "dcgan-worker", arguments, &self.logs)?);
+            children.push(LocalProcess::new(&name, WORKER, arguments, &self.logs)?);
         }
         if self.sampler {
             let http = self.http.map(|address| address.to_string());
@@ -172,14 +216,17 @@ impl LocalProcesses {
         index: usize,
         spawn: impl FnOnce() -> anyhow::Result<Child> + Send + 'static,
     ) -> std::io::Result<()> {
-        let LocalProcess { name, place, .. } = &self.children[index];
-        let (place, running, driver) =
-            (place.clone(), Arc::clone(&self.running), self.driver.clone());
+        let LocalProcess { name, place, log, .. } = &self.children[index];
+        let (place, log) = (place.clone(), log.clone());
+        let (running, driver) = (Arc::clone(&self.running), self.driver.clone());
         *self.running.lock() += 1;
         let thread = std::thread::Builder::new().name(format!("wait-{name}"));
         let started = thread.spawn(move || {
             let end = match spawn() {
-                Ok(child) => place.wait(child).map_err(|error| error.to_string()),
+                Ok(child) => match place.wait(child) {
+                    Ok(status) => Ok(Exit::of(status, &log)),
+                    Err(error) => Err(error.to_string()),
+                },
                 Err(error) => Err(format!("{error:#}")),
             };
             running.decrement();
@@ -193,22 +240,24 @@ impl LocalProcesses {
     }
 
     /// Notes that a child has ended without being asked to. It is started again after a pause,
-    /// unless it ended too often.
+    /// unless it ended too often, or one of its settings is wrong.
     pub(crate) fn restart_later(&mut self, now: Duration, index: usize, end: ChildEnd) {
         let LocalProcess { name, log, .. } = &self.children[index];
         let log_path = log.display();
         match end {
-            Ok(status) => {
+            Ok(exit) => {
+                let crash = Crash { name: name.clone(), exit, log: log.clone() };
                 tracing::warn!(
                     event = "child_ended",
                     child = %name,
-                    "{name} ended with {status}; its log is {log_path}"
+                    "{crash} (its log is {log_path})"
                 );
-                self.first_crash.get_or_insert_with(|| Crash {
-                    name: name.clone(),
-                    status,
-                    log: log.clone(),
-                });
+                let is_hopeless = crash.is_wrong_setting();
+                self.first_crash.get_or_insert(crash);
+                if is_hopeless {
+                    self.give_up(index, "a setting of it is wrong, and it will not be restarted");
+                    return;
+                }
             }
             Err(error) => {
                 tracing::error!(
@@ -227,13 +276,21 @@ impl LocalProcesses {
             process.state = ChildState::Restarting(now + pause);
             return;
         }
+        let times = RESTARTS_MAX + 1;
+        self.give_up(
+            index,
+            &format!("it ended {times} times and will not be restarted (limit {RESTARTS_MAX})"),
+        );
+    }
+
+    fn give_up(&mut self, index: usize, why: &str) {
+        let process = &mut self.children[index];
         process.state = ChildState::Ended;
-        let (name, log_path, times) = (&process.name, process.log.display(), RESTARTS_MAX + 1);
+        let (name, log_path) = (&process.name, process.log.display());
         tracing::error!(
             event = "child_given_up",
             child = %name,
-            "{name} ended {times} times and will not be restarted (limit {RESTARTS_MAX}); see \
-             {log_path}"
+            "{name}: {why}; see {log_path}"
         );
     }
 
@@ -370,4 +427,24 @@ pub(crate) fn beside_this_program(name: &str) -> anyhow::Result<PathBuf> {
         path.display()
     );
     Ok(path)
+}
+
+/// Asks the worker's program whether it can compute on a device: this program knows none.
+///
+/// # Errors
+/// In the worker's words if it cannot.
+pub(crate) fn check_device(device: &str) -> anyhow::Result<()> {
+    let mut command = Command::new(beside_this_program(WORKER)?);
+    // It connects to nobody.
+    command.args(["--check", "--coordinator", "http://127.0.0.1:1", "--device", device]);
+    let output = without_settings(&mut command).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = last_words::in_text(&String::from_utf8_lossy(&output.stderr));
+    let error = anyhow!(words.unwrap_or_else(|| format!("{WORKER} ended with {}", output.status)));
+    match output.status.code() {
+        Some(code) if code == i32::from(exit::USAGE) => bail!(usage(error)),
+        _ => bail!(error.context("--device")),
+    }
 }

@@ -2,6 +2,7 @@
 
 use dcgan_core::ids::WorkerId;
 use dcgan_core::protocol::coordinator::Event;
+use dcgan_core::words::worker;
 use dcgan_rpc::net::OpenRequest;
 use dcgan_rpc::pb;
 use dcgan_rpc::pb::admin_server::Admin;
@@ -56,7 +57,8 @@ impl Admin for Service {
             event = "drain_requested",
             by = %who,
             worker = name,
-            "{who} asks worker {name} to leave"
+            "{who} asks {} to leave",
+            worker(&name)
         );
         self.send(Input::Machine(Event::Drain(name))).await?;
         Ok(Response::new(pb::DrainResponse {}))

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dcgan_core::ids::{Digest, Step};
 use dcgan_core::protocol::coordinator::{ConnId, Event};
+use dcgan_core::words::worker;
 use dcgan_rpc::net::OpenRequest;
 use dcgan_rpc::pb::coordinator_server::Coordinator;
 use dcgan_rpc::{Checksummed, Throttle, WorkerMessage, is_senders_fault, pb, transfer};
@@ -234,13 +235,14 @@ impl WorkerReader {
 
     fn log(&self, status: &Status) {
         static THROTTLE: Throttle = Throttle::new();
-        let (name, peer, why) = (&self.name, self.open.peer(), status.message());
+        let (peer, why) = (self.open.peer(), status.message());
+        let (name, called) = (&self.name, worker(&self.name));
         if !is_senders_fault(status) {
             tracing::debug!(
                 event = "stream_ended",
                 conn = self.conn.0,
                 why,
-                "the control stream of worker {name} ended: {why}"
+                "the control stream of {called} ended: {why}"
             );
         } else if let Some(more) = THROTTLE.pass() {
             tracing::warn!(
@@ -249,8 +251,7 @@ impl WorkerReader {
                 %peer,
                 why,
                 more,
-                "closing the control stream of worker {name} at {peer}: {why} ({more} more were \
-                 closed)"
+                "closing the control stream of {called} at {peer}: {why} ({more} more were closed)"
             );
         }
     }

@@ -176,10 +176,10 @@ pub enum RunSpecError {
     #[error(transparent)]
     Sharding(#[from] ShardingError),
     /// Adam's step size is not a finite number above 0.
-    #[error("learning rate {0} is not above 0 and finite")]
+    #[error("--learning-rate: {0} must be above 0 and finite")]
     LearningRate(f64),
     /// Adam's decay is not at least 0 and below 1.
-    #[error("beta1 {0} is not at least 0 and below 1")]
+    #[error("--beta1: {0} must be at least 0 and below 1")]
     Beta1(f64),
     /// The learning rate after the horizon is not a number that the rate can fall to.
     #[error("--final-learning-rate {end} is not at least 0 and at most --learning-rate {peak}")]
@@ -446,6 +446,8 @@ mod tests {
             error.to_string(),
             "images of 32 x 28 pixels do not fit the networks, which are made for 28 x 28"
         );
+        let error = RunSpec::builder().learning_rate(0.0).build(MNIST).unwrap_err();
+        assert_eq!(error.to_string(), "--learning-rate: 0 must be above 0 and finite");
         for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             let built = RunSpec::builder().learning_rate(rate).build(MNIST);
             assert!(matches!(built, Err(RunSpecError::LearningRate(_))));

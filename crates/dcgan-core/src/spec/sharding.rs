@@ -26,8 +26,8 @@ pub struct Sharding {
 pub enum ShardingError {
     /// The batch size is not a multiple of the number of shards.
     #[error(
-        "batch size {batch_size} cannot be split into {shards} shards: it must be a multiple of \
-         the shards"
+        "--batch-size {batch_size} cannot be split into --shards {shards}: the nearest is {}",
+        nearest(*batch_size, (*shards).into())
     )]
     Uneven {
         /// The number of images in a step.
@@ -36,7 +36,7 @@ pub enum ShardingError {
         shards: u16,
     },
     /// A shard would see a single image in each step. Batch statistics need at least two.
-    #[error("batch size {batch_size} leaves fewer than 2 images for each of {shards} shards")]
+    #[error("--batch-size {batch_size} leaves fewer than 2 images for each of --shards {shards}")]
     TooThin {
         /// The number of images in a step.
         batch_size: usize,
@@ -44,7 +44,7 @@ pub enum ShardingError {
         shards: u16,
     },
     /// The smallest partition does not fill one batch of its shard.
-    #[error("{images} images in {shards} shards do not fill one batch of {batch_size}")]
+    #[error("{images} images in --shards {shards} do not fill one --batch-size {batch_size}")]
     TooFewImages {
         /// The number of images in the data set.
         images: usize,
@@ -53,6 +53,14 @@ pub enum ShardingError {
         /// The number of shards.
         shards: u16,
     },
+}
+
+/// The batch sizes next to this one that can be split into shards of 2 images and more.
+fn nearest(batch_size: usize, shards: usize) -> String {
+    let below = batch_size / shards.max(1);
+    let sizes = [below, below + 1].map(|images| images.max(2) * shards);
+    let [low, high] = sizes;
+    if low == high { high.to_string() } else { format!("{low} or {high}") }
 }
 
 impl Sharding {
@@ -187,10 +195,16 @@ mod tests {
                 60_000,
                 7,
                 256,
-                "batch size 256 cannot be split into 7 shards: it must be a multiple of the shards",
+                "--batch-size 256 cannot be split into --shards 7: the nearest is 252 or 259",
             ),
-            (60_000, 256, 256, "batch size 256 leaves fewer than 2 images for each of 256 shards"),
-            (255, 8, 256, "255 images in 8 shards do not fill one batch of 256"),
+            (60_000, 8, 10, "--batch-size 10 cannot be split into --shards 8: the nearest is 16"),
+            (
+                60_000,
+                256,
+                256,
+                "--batch-size 256 leaves fewer than 2 images for each of --shards 256",
+            ),
+            (255, 8, 256, "255 images in --shards 8 do not fill one --batch-size 256"),
         ] {
             let error = Sharding::new(22, images, shards, batch_size).unwrap_err();
             assert_eq!(error.to_string(), reason);

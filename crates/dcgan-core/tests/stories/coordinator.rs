@@ -68,6 +68,7 @@ impl Coordinator {
             },
             fingerprint: None,
             plan: None,
+            members_may_return: true,
             persisted: PersistedOutputs::default(),
         };
         let now = Duration::from_secs(1);
@@ -131,6 +132,13 @@ impl Coordinator {
         self.config.output.schedule.last_step = last_step;
         self.machine = CoordinatorMachine::new(self.now, self.config.clone());
         self
+    }
+
+    /// The coordinator and all workers end, and another coordinator starts on the run directory.
+    pub(crate) fn starts_again_without_workers(&mut self) {
+        self.config.members_may_return = false;
+        self.standing.clear();
+        self.restarts();
     }
 
     /// The coordinator dies, and another one starts on its run directory.

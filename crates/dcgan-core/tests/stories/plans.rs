@@ -174,3 +174,16 @@ fn rule_3_a_coordinator_that_starts_again_adopts_workers_that_train_on() {
     assert_eq!(lines, ["b: welcome, likely shards 4567", "b: persisted 0"]);
     assert!(coordinator.notices.iter().any(|notice| matches!(notice, Notice::PlanAdopted(_))));
 }
+
+#[test]
+fn rule_3_a_coordinator_whose_workers_have_ended_starts_as_a_new_run_does() {
+    let mut coordinator = Coordinator::training("ab");
+    coordinator.starts_again_without_workers();
+    assert_eq!(coordinator.waits_for(), "gathering");
+    coordinator.joins('a');
+    // Nobody is missing that could come back, and no time makes one worker enough.
+    coordinator.passes(10.0, "a");
+    assert_eq!(coordinator.waits_for(), "gathering");
+    let lines = coordinator.joins('b');
+    assert_eq!(lines.last().map(String::as_str), Some("b: fence 2"), "{lines:?}");
+}

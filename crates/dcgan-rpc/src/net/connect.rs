@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use dcgan_core::ids::RunId;
+use dcgan_core::words::worker;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -79,7 +80,7 @@ impl fmt::Display for Peer {
         match self {
             Self::Coordinator(None) => f.write_str("the coordinator"),
             Self::Coordinator(Some(run)) => write!(f, "the coordinator of run {run}"),
-            Self::Worker(name) => write!(f, "worker {name}"),
+            Self::Worker(name) => f.write_str(&worker(name)),
         }
     }
 }

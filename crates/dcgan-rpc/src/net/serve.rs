@@ -31,6 +31,13 @@ pub struct ListenError {
     error: io::Error,
 }
 
+impl ListenError {
+    /// The error in words, for the person who can give another address by this flag.
+    pub fn at(&self, flag: &str) -> String {
+        format!("{flag}: {self}: give another as {flag} ADDR:PORT")
+    }
+}
+
 /// Listens on `address`; port 0 takes any free port.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use crate::idx::{self, IdxError};
 /// The most files that are looked at in a folder and the folders in it.
 pub(super) const FILES_MAX: usize = 1000;
 /// The most files that are listed in a message.
-const LISTED_MAX: usize = 8;
+const LISTED_MAX: usize = 3;
 
 /// The names that are looked for first. Some archives unpack to a folder for each file.
 const NAMES: [&str; 3] = [
@@ -123,18 +123,27 @@ fn choose(folder: &Path, entries: &[Entry]) -> Result<PathBuf, DataError> {
     }
 }
 
-/// Lists entries with what they hold, in words.
+/// Lists the first entries with what they hold, in words. Those that hold the same are together, so
+/// that no advice is given twice.
 fn describe(entries: &[Entry]) -> String {
     if entries.is_empty() {
         return "no files".to_owned();
     }
-    let describe = |entry: &Entry| {
-        let what = entry.other.as_deref().unwrap_or("images of a test set");
-        format!("{} ({what})", entry.name.display())
-    };
     let mut entries: Vec<&Entry> = entries.iter().collect();
     entries.sort_by_key(|entry| !entry.has("train"));
-    shortened(entries.into_iter().map(describe).collect())
+    let rest = entries.split_off(LISTED_MAX.min(entries.len()));
+    let mut groups: Vec<(&str, Vec<String>)> = Vec::new();
+    for entry in entries {
+        let what = entry.other.as_deref().unwrap_or("images of a test set");
+        let name = entry.name.display().to_string();
+        match groups.iter_mut().find(|(other, _)| *other == what) {
+            Some((_, names)) => names.push(name),
+            None => groups.push((what, vec![name])),
+        }
+    }
+    let groups = groups.into_iter().map(|(what, names)| format!("{} ({what})", names.join(", ")));
+    let rest = (!rest.is_empty()).then(|| format!("{} more", rest.len()));
+    groups.chain(rest).collect::<Vec<_>>().join(", ")
 }
 
 /// Joins the first items of a list.

@@ -218,7 +218,15 @@ impl Driver<'_> {
     fn exit(&self, finish: Finish) -> Handled {
         match (finish, self.leaving) {
             (Finish::Failed(why), _) => anyhow::bail!("the run has failed: {why}"),
-            (Finish::Done | Finish::Released, Some((signal, _))) => Ok(Some(signal.status())),
+            (Finish::Done | Finish::Released, Some((signal, _))) => {
+                tracing::info!(
+                    target: RESULT,
+                    event = "released",
+                    %signal,
+                    "the coordinator has released this worker, which ends because of {signal}"
+                );
+                Ok(Some(signal.status()))
+            }
             (Finish::Done, None) => {
                 let joined = self.joined.as_ref();
                 let step = joined.map_or(0, |joined| joined.machine.at().position.step);

@@ -7,6 +7,7 @@ use super::{CoordinatorMachine, Failure, Notice, Stage};
 use crate::ids::{Generation, Rank, ShardId, WorkerId};
 use crate::protocol::message::{Complaint, FailedShards};
 use crate::protocol::plan::Plan;
+use crate::words::worker;
 
 /// A member cannot have waited too long for another one if the last step was finished, or the plan
 /// began, a shorter time ago than this. The shortest deadline of a worker is 20 s.
@@ -43,8 +44,9 @@ impl CoordinatorMachine {
         let (about, urgency) = match complaint {
             Complaint::StateMismatch { peer: rank, position, mine, theirs } => {
                 let peer = name_of(&plan, rank).unwrap_or_default();
+                let peer = worker(peer);
                 let about = format!(
-                    "its state at {position} has digest {mine}, that of worker {peer} has {theirs}"
+                    "its state at {position} has digest {mine}, that of {peer} has {theirs}"
                 );
                 self.accuse(by, &plan, &[rank], &about);
                 (about, Urgency::AfterPause)
@@ -53,10 +55,10 @@ impl CoordinatorMachine {
                 let Some(name) = name_of(&plan, peer) else {
                     return Ok(());
                 };
-                if let Some(worker) = self.registry.workers.get_mut(name) {
-                    worker.data_closed = true;
+                if let Some(entry) = self.registry.workers.get_mut(name) {
+                    entry.data_closed = true;
                 }
-                let about = format!("it lost its connection to worker {name}");
+                let about = format!("it lost its connection to {}", worker(name));
                 self.accuse(by, &plan, &[peer], &about);
                 (about, Urgency::AfterPause)
             }
@@ -64,7 +66,7 @@ impl CoordinatorMachine {
                 let Some(name) = name_of(&plan, peer) else {
                     return Ok(());
                 };
-                let about = format!("it waited too long for worker {name}");
+                let about = format!("it waited too long for {}", worker(name));
                 if !self.on_late_member(by, &plan, peer, &about) {
                     return Ok(());
                 }
@@ -80,7 +82,7 @@ impl CoordinatorMachine {
                 // Of one that gives no copy and one that takes none, the latter is more likely to
                 // be at fault: the former has shown that it can train.
                 for holder in holders.iter().filter_map(|&rank| plan.member(rank)) {
-                    let why = format!("worker {by} gets no copy of its state");
+                    let why = format!("{} gets no copy of its state", worker(&by.name));
                     self.progress.accuse(&holder.id, by, &why);
                 }
                 (about, Urgency::AfterPause)
@@ -143,7 +145,10 @@ impl CoordinatorMachine {
 
     /// Starts a fence because of a complaint, at once or as soon as it may be.
     pub(super) fn request_new_generation(&mut self, by: &str, about: String, urgency: Urgency) {
-        let why = format!("worker {by}: {about}");
+        let why = format!("{}: {about}", worker(by));
+        if matches!(self.stage, Stage::Training { .. }) {
+            self.recoveries.on_complaint(&why);
+        }
         match &mut self.stage {
             Stage::Training { has_complaint, .. } => {
                 // One notice a generation: all members complain when one is lost.

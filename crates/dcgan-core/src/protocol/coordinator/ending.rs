@@ -45,6 +45,11 @@ impl CoordinatorMachine {
         self.ending.is_some()
     }
 
+    /// Returns whether the workers train on after the early end that was asked for.
+    pub fn hands_over(&self) -> bool {
+        self.ending.is_some_and(|ending| ending.stop == Stop::HandOver)
+    }
+
     /// The last step that is known to be finished, on the way that led to the present states.
     ///
     /// Steps that were reported and then lost with all workers that had finished them do not count:
@@ -77,7 +82,7 @@ impl CoordinatorMachine {
     }
 
     /// The finished steps that are not saved, if there are any.
-    pub(super) fn lost_steps(&self) -> Option<LostSteps> {
+    pub fn unsaved_steps(&self) -> Option<LostSteps> {
         let saved = self.outputs.checkpoint().map_or(0, |saved| saved.step);
         let last = self.finished();
         (last > saved).then_some(LostSteps { first: saved + 1, last })
@@ -212,7 +217,7 @@ impl CoordinatorMachine {
         if self.is_snapshot_coming(generation, since) || self.outputs.is_writing() {
             return Ok(());
         }
-        let lost = self.lost_steps();
+        let lost = self.unsaved_steps();
         let Some(Ending { stop, .. }) = self.ending else {
             if let Some(lost) = lost {
                 self.notify(Notice::StepsLost(lost));

@@ -11,6 +11,7 @@ use crate::ids::{Generation, Position, Step, WorkerId};
 use crate::metrics::StepDone;
 use crate::protocol::message::{FromWorker, ToWorker};
 use crate::protocol::plan::StateRef;
+use crate::words;
 
 impl CoordinatorMachine {
     /// Takes an event.
@@ -171,7 +172,8 @@ impl CoordinatorMachine {
         if let Some(other) = self.outputs.on_step_done(id, done, &members)
             && members.contains(id)
         {
-            let about = format!("its state after step {step} differs from that of worker {other}");
+            let other = words::worker(&other.name);
+            let about = format!("its state after step {step} differs from that of {other}");
             self.request_new_generation(&id.name, about, Urgency::AfterPause);
         }
     }

@@ -19,6 +19,7 @@ mod complaints;
 mod divergence;
 mod ending;
 mod events;
+mod lateness;
 mod leaving;
 mod outputs;
 mod planner;
@@ -44,6 +45,7 @@ use crate::protocol::plan::{Member, Plan};
 use claims::Claims;
 use divergence::Suspects;
 use ending::Ending;
+use lateness::Lateness;
 use leaving::Draining;
 use outputs::Outputs;
 use progress::Progress;
@@ -73,6 +75,9 @@ pub struct CoordinatorConfig {
     pub fingerprint: Option<String>,
     /// The newest plan on disk.
     pub plan: Option<Plan>,
+    /// True if the members of that plan may still train, and come back. Nobody is waited for that
+    /// has ended: the run starts as a new one does, with `workers` workers.
+    pub members_may_return: bool,
     /// The rows, checkpoints, grids and evaluations on disk.
     pub persisted: PersistedOutputs,
 }
@@ -209,6 +214,8 @@ pub struct CoordinatorMachine {
     /// The newest plan on disk.
     plan: Option<Arc<Plan>>,
     stage: Stage,
+    /// True if members of the plan on disk may still train, when this coordinator is started.
+    members_may_return: bool,
     /// True if members have trained since this coordinator was started.
     has_trained: bool,
     /// The early end that was asked for.
@@ -228,6 +235,7 @@ pub struct CoordinatorMachine {
     announced_persisted: Step,
     /// The step whose snapshot workers were told to keep.
     announced_retained: Option<Step>,
+    lateness: Lateness,
     /// The time of the newest event.
     now: Duration,
     /// The commands that the newest event leads to.
@@ -334,6 +342,7 @@ impl CoordinatorMachine {
             output,
             fingerprint,
             plan,
+            members_may_return,
             persisted,
         } = config;
         let shards = output.spec.shards();
@@ -362,6 +371,7 @@ impl CoordinatorMachine {
             trials: Trials::new(plan.as_ref()),
             plan: plan.map(Arc::new),
             stage,
+            members_may_return,
             has_trained: false,
             ending: None,
             draining: Draining::default(),
@@ -375,6 +385,7 @@ impl CoordinatorMachine {
             recoveries: Recoveries::default(),
             announced_persisted: 0,
             announced_retained: None,
+            lateness: Lateness::default(),
             now,
             out,
         }
@@ -385,7 +396,9 @@ impl CoordinatorMachine {
         let pause = now.saturating_sub(self.now);
         self.now = now;
         if pause > LATE_MIN {
-            self.notify(Notice::ClockLate(pause));
+            if let Some(notice) = self.lateness.on_late(now, pause) {
+                self.notify(notice);
+            }
             self.restart_clocks();
         }
         let result = self.on_event(event).and_then(|()| self.advance_stage());
@@ -441,10 +454,17 @@ impl CoordinatorMachine {
             .count()
     }
 
+    /// Returns whether the first step of this coordinator waits for as many workers as that of a
+    /// new run: nobody trains by an earlier plan.
+    pub fn begins_anew(&self) -> bool {
+        matches!(self.stage, Stage::Gathering { .. })
+            && (self.plan.is_none() || !self.members_may_return)
+    }
+
     /// Returns whether members of the last plan may still be about to reconnect.
     fn may_still_adopt(&self) -> bool {
         match self.stage {
-            Stage::Gathering { since } => self.now < since + ADOPT_MAX,
+            Stage::Gathering { since } => self.members_may_return && self.now < since + ADOPT_MAX,
             _ => false,
         }
     }

@@ -15,6 +15,7 @@ use super::{
 use crate::ids::{Generation, Position, Step, WorkerId};
 use crate::protocol::message::{Finish, ToWorker};
 use crate::protocol::plan::{Plan, StateRef};
+use crate::words::worker;
 
 impl CoordinatorMachine {
     /// Goes from stage to stage as far as possible with what is known.
@@ -185,8 +186,9 @@ impl CoordinatorMachine {
         }
 
         // The first plan of a run waits until `--workers` are ready and have been tried.
+        let are_ready = ready >= self.workers && are_enough;
         let Some(plan) = self.plan.clone() else {
-            if ready >= self.workers && are_enough {
+            if are_ready {
                 self.enter_fencing("the first workers are ready");
             }
             return;
@@ -204,9 +206,11 @@ impl CoordinatorMachine {
                 Stage::Training { since: self.now, has_progress: true, has_complaint: false };
             return;
         }
-        let is_complete = are_enough && (all_back || ready >= self.workers);
-        let is_overdue =
-            self.now >= since + ADOPT_MAX && self.fit_workers().count() >= self.min_workers;
+        // So does one for which nobody is left of the last plan.
+        let is_complete = are_ready || (are_enough && all_back && self.members_may_return);
+        let is_overdue = self.members_may_return
+            && self.now >= since + ADOPT_MAX
+            && self.fit_workers().count() >= self.min_workers;
         if is_complete || is_overdue {
             self.enter_fencing("the coordinator was started again");
         }
@@ -265,11 +269,11 @@ impl CoordinatorMachine {
             // No shards move meanwhile: after a move all would be measured anew.
             self.leave_out_slow_member(&slow);
         } else if let Some(name) = self.newcomer(&plan) {
-            self.enter_fencing(&format!("worker {name} joins"));
+            self.enter_fencing(&format!("{} joins", worker(&name)));
         } else if self.rebalance
             && let Some(slow) = self.stragglers.decide(self.now, &plan)
         {
-            self.enter_fencing(&format!("shards move from worker {}", slow.name));
+            self.enter_fencing(&format!("shards move from {}", worker(&slow.name)));
             let percent = (100.0 * slow.ratio) as u32;
             self.notify(Notice::ShardsMoved { name: slow.name, percent });
         }

@@ -35,6 +35,7 @@ impl World {
             output,
             fingerprint: self.disk.fingerprint.clone(),
             plan: self.disk.plan.as_deref().cloned(),
+            members_may_return: !self.workers.is_empty(),
             persisted: self.disk.persisted(),
         };
         let machine = CoordinatorMachine::new(self.now, config);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::LostSteps;
 use crate::ids::{Generation, Position, Step};
 use crate::protocol::false_claim::FalseClaim;
-use crate::words::counted;
+use crate::words::{counted, worker};
 
 /// Something that happened and is worth a line in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,8 +154,15 @@ pub enum Notice {
     StepsLost(LostSteps),
     /// A step was computed again, with the same result as before.
     StepRecomputed(Step),
-    /// The coordinator itself did not run for this long.
-    ClockLate(Duration),
+    /// The coordinator itself did not run.
+    ClockLate {
+        /// The time that it did not run.
+        pause: Duration,
+        /// The number of earlier times that were not said.
+        more: usize,
+        /// The sum of these.
+        more_time: Duration,
+    },
 }
 
 impl Notice {
@@ -188,7 +195,7 @@ impl Notice {
             Self::CheckpointFellBack { .. } => "checkpoint_fell_back",
             Self::StepsLost(_) => "steps_lost",
             Self::StepRecomputed(_) => "step_recomputed",
-            Self::ClockLate(_) => "clock_late",
+            Self::ClockLate { .. } => "clock_late",
         }
     }
 
@@ -221,7 +228,7 @@ impl Notice {
             | Self::CheckpointFellBack { .. }
             | Self::StepsLost(_)
             | Self::StepRecomputed(_)
-            | Self::ClockLate(_) => None,
+            | Self::ClockLate { .. } => None,
         }
     }
 }
@@ -229,15 +236,16 @@ impl Notice {
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connected(name) => write!(f, "worker {name} connected"),
-            Self::Ready(name) => write!(f, "worker {name} is ready"),
+            Self::Connected(name) => write!(f, "{} connected", worker(name)),
+            Self::Ready(name) => write!(f, "{} is ready", worker(name)),
             Self::Lost { name, why: why @ (Departure::Left | Departure::Drained) } => {
-                write!(f, "worker {name} leaves: {why}")
+                write!(f, "{} leaves: {why}", worker(name))
             }
-            Self::Lost { name, why } => write!(f, "lost worker {name}: {why}"),
+            Self::Lost { name, why } => write!(f, "lost {}: {why}", worker(name)),
             Self::FalseClaim { name, address, claim, pause } => write!(
                 f,
-                "worker {name} at {address} is expelled: {claim}; it stays outside for {} s",
+                "{} at {address} is expelled: {claim}; it stays outside for {} s",
+                worker(name),
                 pause.as_secs()
             ),
             Self::NameTaken(name) => write!(
@@ -247,30 +255,34 @@ impl fmt::Display for Notice {
             ),
             Self::FingerprintsDiffer { name, fingerprint, others } => write!(
                 f,
-                "worker {name} computes with other last bits ({fingerprint}) than others \
-                 ({others}): the first plan takes those that are most"
+                "{} computes with other last bits ({fingerprint}) than others ({others}): the \
+                 first plan takes those that are most",
+                worker(name)
             ),
-            Self::Complaint { by, about } => write!(f, "worker {by} complains: {about}"),
+            Self::Complaint { by, about } => write!(f, "{} complains: {about}", worker(by)),
             Self::StateDiffered { name, position, tensor } => write!(
                 f,
-                "worker {name} differed at {position} from the other workers, first in {tensor}; \
-                 it has copied their state"
+                "{} differed at {position} from the other workers, first in {tensor}; it has \
+                 copied their state",
+                worker(name)
             ),
             Self::Outside { name, address, why, seconds } => write!(
                 f,
-                "worker {name} at {address} waits outside, and the others go on: {why} (it is \
-                 tried again in {seconds} s)"
+                "{} at {address} waits outside, and the others go on: {why} (it is tried again in \
+                 {seconds} s)",
+                worker(name)
             ),
             Self::Readmitted(name) => {
-                write!(f, "worker {name} has passed its trial and may take part")
+                write!(f, "{} has passed its trial and may take part", worker(name))
             }
             Self::Stalled(seconds) => {
                 write!(f, "no step was finished for {seconds} s: the members are asked again")
             }
             Self::ShardsMoved { name, percent } => write!(
                 f,
-                "worker {name} takes {:.1} times as long as the others for a shard: shards move \
-                 from it (--fixed-shards prevents this)",
+                "{} takes {:.1} times as long as the others for a shard: shards move from it \
+                 (--fixed-shards prevents this)",
+                worker(name),
                 f64::from(*percent) / 100.0
             ),
             Self::Planned { generation, members, start } => write!(
@@ -318,7 +330,8 @@ impl fmt::Display for Notice {
             ),
             Self::PartFailed { by, step, why } => write!(
                 f,
-                "worker {by} could not compute a part of the evaluation of step {step}: {why}"
+                "{} could not compute a part of the evaluation of step {step}: {why}",
+                worker(by)
             ),
             Self::WriteGivenUp { what, error } => {
                 write!(f, "going on without {what}, which cannot be written: {error}")
@@ -336,11 +349,21 @@ impl fmt::Display for Notice {
             Self::StepRecomputed(step) => {
                 write!(f, "step {step} was computed again, with the same digest")
             }
-            Self::ClockLate(pause) => write!(
-                f,
-                "this process got no CPU for {:.1} s (machine overloaded or suspended?)",
-                pause.as_secs_f64()
-            ),
+            Self::ClockLate { pause, more, more_time } => {
+                let (pause, more_time) = (pause.as_secs_f64(), more_time.as_secs_f64());
+                write!(
+                    f,
+                    "this process got no CPU for {pause:.1} s (machine overloaded or suspended?)"
+                )?;
+                match more {
+                    0 => Ok(()),
+                    _ => write!(
+                        f,
+                        "; before that {}, for {more_time:.1} s in all",
+                        counted(*more, "more time")
+                    ),
+                }
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use super::LostSteps;
 use crate::ids::{Generation, Step};
 use crate::protocol::coordinator::ending::RETURN_MAX;
 use crate::protocol::coordinator::{CoordinatorMachine, FENCE_MAX, Stage};
-use crate::words::counted;
+use crate::words::{counted, worker};
 
 /// The coordinator's present activity, or the thing that it waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl CoordinatorMachine {
     pub fn reason(&self) -> Reason {
         let ready = self.ready_workers();
         match &self.stage {
-            Stage::Gathering { .. } if self.plan.is_none() && ready < self.workers => {
+            Stage::Gathering { .. } if self.begins_anew() && ready < self.workers => {
                 Reason::Gathering { ready, workers: self.workers }
             }
             Stage::Gathering { .. } if self.may_still_adopt() => {
@@ -143,7 +143,7 @@ impl CoordinatorMachine {
         let is_short = matches!(self.stage, Stage::Fencing { since, .. }
             if self.now < since + FENCE_MAX);
         let members = self.awaited_members(generation);
-        let unsaved = self.lost_steps()?;
+        let unsaved = self.unsaved_steps()?;
         let left = (ending.since + RETURN_MAX).saturating_sub(self.now);
         let waits = !is_short && !members.is_empty();
         waits.then_some(Reason::Returning { unsaved, members, left })
@@ -227,21 +227,23 @@ impl fmt::Display for Reason {
                 let lacking = minimum.saturating_sub(*ready);
                 write!(f, "waiting for {lacking} of {}", counted(*minimum, "worker"))?;
                 for (i, LastSeen { name, step, ago }) in missing.iter().enumerate() {
-                    let separator = if i == 0 { ": worker" } else { ", worker" };
+                    let (separator, name) = (if i == 0 { ": " } else { ", " }, worker(name));
                     let seconds = ago.as_secs();
-                    write!(f, "{separator} {name} last seen at step {step}, {seconds} s ago")?;
+                    write!(f, "{separator}{name} last seen at step {step}, {seconds} s ago")?;
                 }
                 Ok(())
             }
             Self::OnTrial { names } => {
-                write!(f, "waiting for the trial of worker {}", names.join(", worker "))
+                let names: Vec<String> = names.iter().map(|name| worker(name)).collect();
+                write!(f, "waiting for the trial of {}", names.join(", "))
             }
             Self::Outside { fit, minimum, outside } => {
                 let lacking = minimum.saturating_sub(*fit);
                 write!(f, "waiting for {lacking} of {}", counted(*minimum, "worker"))?;
                 for (i, (name, address, why)) in outside.iter().enumerate() {
                     let separator = if i == 0 { ":" } else { ";" };
-                    write!(f, "{separator} worker {name} at {address} waits outside: {why}")?;
+                    let name = worker(name);
+                    write!(f, "{separator} {name} at {address} waits outside: {why}")?;
                 }
                 Ok(())
             }
@@ -255,9 +257,9 @@ impl fmt::Display for Reason {
             Self::Returning { unsaved, members, left } => {
                 write!(f, "stopping: {unsaved} not saved yet; waiting for")?;
                 for (i, LastSeen { name, step, ago }) in members.iter().enumerate() {
-                    let separator = if i == 0 { " worker" } else { ", worker" };
+                    let (separator, name) = (if i == 0 { " " } else { ", " }, worker(name));
                     let seconds = ago.as_secs();
-                    write!(f, "{separator} {name} (last seen at step {step}, {seconds} s ago)")?;
+                    write!(f, "{separator}{name} (last seen at step {step}, {seconds} s ago)")?;
                 }
                 write!(f, ", for up to {} s more", left.as_secs().max(1))
             }

@@ -24,15 +24,21 @@ pub struct Recovery {
 /// The interruptions since the coordinator was started.
 #[derive(Debug, Default)]
 pub(in crate::protocol::coordinator) struct Recoveries {
-    /// The last loss of a member that no fence has followed yet.
-    loss: Option<String>,
+    /// The last loss of a member that no fence has followed yet, or else the first complaint.
+    cause: Option<String>,
     recoveries: VecDeque<Recovery>,
 }
 
 impl Recoveries {
     /// Notes that a member is lost: that is the cause of the fence that follows.
     pub(in crate::protocol::coordinator) fn on_loss(&mut self, cause: String) {
-        self.loss = Some(cause);
+        self.cause = Some(cause);
+    }
+
+    /// Notes the complaint of a member: the cause of the fence that follows, unless a member is
+    /// lost.
+    pub(in crate::protocol::coordinator) fn on_complaint(&mut self, complaint: &str) {
+        self.cause.get_or_insert_with(|| complaint.to_owned());
     }
 
     /// Notes a fence: it is an interruption, or one more attempt to end one.
@@ -42,7 +48,7 @@ impl Recoveries {
         generation: Generation,
         why: &str,
     ) {
-        let cause = self.loss.take().unwrap_or_else(|| why.to_owned());
+        let cause = self.cause.take().unwrap_or_else(|| why.to_owned());
         match self.open() {
             Some(open) => open.generation = generation,
             None => self.recoveries.push_back(Recovery { generation, cause, at: now, took: None }),

@@ -23,6 +23,7 @@ use super::{CoordinatorMachine, Departure, Notice, Stage};
 use crate::ids::WorkerId;
 use crate::protocol::message::TrialTimes;
 use crate::protocol::plan::Plan;
+use crate::words::worker;
 use links::{Link, Links};
 
 /// The first time that a worker waits outside. Each later time is twice as long.
@@ -369,7 +370,7 @@ impl CoordinatorMachine {
         let mut said = String::new();
         for (by, about, why) in self.progress.accusations() {
             if by == id || about == id {
-                said += &format!("; worker {by}: {why}");
+                said += &format!("; {}: {why}", worker(&by.name));
             }
         }
         said

@@ -13,6 +13,7 @@ use crate::protocol::coordinator::FENCE_MAX;
 use crate::protocol::coordinator::progress::{JOIN_MAX, JoinTimes};
 use crate::protocol::coordinator::stragglers::{SlowMember, is_too_slow};
 use crate::protocol::plan::Plan;
+use crate::words::worker;
 
 /// A member that is too slow for so many steps in a row is left out. One may be chance.
 const SLOW_STEPS: u32 = 2;
@@ -124,7 +125,7 @@ impl CoordinatorMachine {
     pub(in crate::protocol::coordinator) fn leave_out_slow_member(&mut self, slow: &SlowMember) {
         if slow.steps >= SLOW_STEPS || slow.step_ms >= SLOW_STEP_MS {
             self.leave_out(&slow.id, &in_words(slow.shard_ms, slow.median_ms));
-            self.enter_fencing(&format!("worker {} is too slow", slow.id));
+            self.enter_fencing(&format!("{} is too slow", worker(&slow.id.name)));
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::protocol::coordinator::stragglers::median;
 use crate::protocol::coordinator::{Command, CoordinatorMachine, Notice};
 use crate::protocol::message::{ToWorker, TrialTimes};
 use crate::protocol::plan::Member;
+use crate::words::worker;
 
 /// A worker that does not say in this time whether it reaches another one has not reached it.
 /// Probes end after 3 s.
@@ -151,7 +152,8 @@ impl CoordinatorMachine {
             Err(_) if failed < donors => {}
             Err(why) => {
                 let why = format!(
-                    "it cannot copy the state of worker {donor} and compute a shard: {why}"
+                    "it cannot copy the state of {} and compute a shard: {why}",
+                    worker(&donor.name)
                 );
                 self.fail_trial(by, &why);
             }
@@ -293,8 +295,9 @@ impl CoordinatorMachine {
             self.registry.by_id(id).map_or_else(String::new, |worker| worker.address.clone())
         };
         if let Some(Link::Broken(why)) = self.trials.links.get(other, id) {
+            let other = worker(&other.name);
             return format!(
-                "worker {other} does not reach it at {}: {why}. If others reach it elsewhere, \
+                "{other} does not reach it at {}: {why}. If others reach it elsewhere, \
                  start it with --advertise HOST:PORT",
                 address(id)
             );
@@ -303,9 +306,10 @@ impl CoordinatorMachine {
             Some(Link::Broken(why)) => why,
             _ => "no answer",
         };
+        let called = worker(&other.name);
         format!(
-            "it does not reach worker {other} at {}: {why}. If others reach worker {other} \
-             elsewhere, start that one with --advertise HOST:PORT",
+            "it does not reach {called} at {}: {why}. If others reach {called} elsewhere, start \
+             that one with --advertise HOST:PORT",
             address(other)
         )
     }
