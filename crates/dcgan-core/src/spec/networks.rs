@@ -151,8 +151,8 @@ pub const CLASSES: usize = 10;
 
 /// The evaluation of a state of the DCGAN: 10,000 samples in pieces of 100. The names of its values
 /// stand for: the Fréchet distance and the kernel distance of the samples' features from those of
-/// real images; the classifier score (Salimans et al., NIPS 2016, with Inception as the classifier);
-/// and the shares of the rarest and of the most frequent class.
+/// real images; the classifier score (Salimans et al., NIPS 2016, there with Inception); and the
+/// shares of the rarest and of the most frequent class.
 pub const EVALUATION: EvaluationInfo = EvaluationInfo {
     pieces: 100,
     names: &[
