@@ -295,7 +295,8 @@ impl PartialConfig {
         let workers = self.workers.or_else(|| is_local.then(|| one_for_each_core(spec.shards())));
         self.transpose.get_or_insert_default();
         let is_judged = spec.evaluation().is_some();
-        let eval_every = *self.eval_every.get_or_insert(is_judged.into());
+        let is_default = is_judged && spec.objective() == ObjectiveKind::Dcgan;
+        let eval_every = *self.eval_every.get_or_insert(is_default.into());
         ensure!(
             eval_every == 0 || is_judged,
             "--eval-every: samples are judged by how they resemble MNIST's images, and these data \
