@@ -30,7 +30,7 @@ pub enum Purpose {
     Data,
     /// The faults of a chaos run.
     Chaos,
-    /// The latent vectors of an evaluation. Item: piece.
+    /// The latent vectors of an evaluation. Item: piece. At time 1: the order of real images.
     Evaluation,
     /// The training of the classifier. Item: 0 for the order of the images, 1 for their shifts;
     /// time: epoch.

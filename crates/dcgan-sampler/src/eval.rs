@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, anyhow, bail, ensure};
+use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::spec::ObjectiveKind;
 use dcgan_core::spec::networks::EVALUATION;
 use dcgan_core::words::counted;
@@ -45,9 +46,9 @@ pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
         }
     };
     let report = evaluator.report(&samples, training.pixels());
-    // What can be had at best: the training images in place of samples.
+    // What can be had at best: training images in place of samples.
     let floor = (training.info().images >= count)
-        .then(|| evaluator.report(&training.pixels()[..count * PIXELS], &[]));
+        .then(|| evaluator.report(&some_images(training.pixels(), count), &[]));
     print(&if args.json {
         format!("{}\n", as_json(&report, floor.as_ref()))
     } else {
@@ -88,6 +89,14 @@ pub(crate) fn train_evaluator(args: &TrainEvaluatorArgs) -> anyhow::Result<u8> {
 
 fn images(of: &Labelled) -> LabelledImages<'_> {
     LabelledImages { pixels: &of.pixels, labels: &of.labels }
+}
+
+/// Chooses `count` of these images in a random order: those that follow each other are often by one
+/// writer.
+fn some_images(pixels: &[u8], count: usize) -> Vec<u8> {
+    let order = RandomStream::new(0, Purpose::Evaluation, 0, 1).permutation(pixels.len() / PIXELS);
+    let image = |place: &u32| &pixels[*place as usize * PIXELS..][..PIXELS];
+    order[..count].iter().flat_map(image).copied().collect()
 }
 
 /// Reads an evaluator file.

@@ -145,10 +145,11 @@ impl Evaluator {
         numbers.extend(sums);
         numbers.push(negative_entropy);
 
+        // Images that follow each other are often by one writer, and more alike than others.
         let blocks = self.reference.len() / features.len();
-        let block = piece % blocks * features.len();
-        let reference = &self.reference[block..block + features.len()];
-        numbers.push(kernel::kernel_distance(&features, reference, self.reference_square));
+        let rows = self.reference.chunks_exact(FEATURES).skip(piece % blocks).step_by(blocks);
+        let reference: Vec<f32> = rows.take(PIECE_IMAGES).flatten().copied().collect();
+        numbers.push(kernel::kernel_distance(&features, &reference, self.reference_square));
         numbers
     }
 
@@ -310,7 +311,7 @@ mod tests {
             report.values[place]
         };
         assert!(of("frechet_distance").abs() < 1e-6, "{report:?}");
-        assert!(of("kernel_distance") < 0.0 && of("classifier_score") > 9.5, "{report:?}");
+        assert!(of("kernel_distance").abs() < 0.1 && of("classifier_score") > 9.5, "{report:?}");
         assert!(of("class_share_min") > 0.08 && of("class_share_max") < 0.12, "{report:?}");
         let Coverage { precision, recall, density, coverage } = report.coverage;
         assert_eq!((precision, recall, coverage), (1.0, 1.0, 1.0));
