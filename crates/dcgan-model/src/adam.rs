@@ -4,6 +4,10 @@
 use dcgan_core::ids::Step;
 use dcgan_core::portable::power;
 use dcgan_core::spec::RunSpec;
+use dcgan_core::state::State;
+
+use crate::device::ExecutionDevice;
+use crate::layout::NetworkTensors;
 
 const BETA2: f32 = 0.999;
 const EPSILON: f32 = 1e-7;
@@ -31,6 +35,28 @@ impl Adam {
             beta1: beta1 as f32,
             step_size: (learning_rate / correction(beta1)) as f32,
             root_correction: correction(f64::from(BETA2)).sqrt() as f32,
+        }
+    }
+
+    /// Updates all trained tensors of a network. Each gradient is a sum of `count` shards'.
+    pub(crate) fn update_network(
+        self,
+        device: &ExecutionDevice,
+        state: &mut State,
+        network: &NetworkTensors,
+        gradients: &[impl AsRef<[f32]>],
+        count: f32,
+    ) {
+        for (tensor, gradient) in network.trained.iter().zip(gradients) {
+            let ([m, v], gradient) = (tensor.moments, gradient.as_ref());
+            // A block at a time, so that its old and new values are hashed while in the cache.
+            state.replace([tensor.weight, m, v], |block, old, new| {
+                for (new, old) in new.iter_mut().zip(old) {
+                    new.extend_from_slice(old);
+                }
+                let appended = new.each_mut().map(|new| &mut new[block.clone()]);
+                device.run(|| self.update(appended, &gradient[block], count));
+            });
         }
     }
 

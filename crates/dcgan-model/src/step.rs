@@ -237,28 +237,6 @@ impl Dcgan {
         }
     }
 
-    /// Updates all trained tensors of a network with Adam. `gradients` are sums over all shards.
-    fn update_weights(
-        &self,
-        state: &mut State,
-        network: &NetworkTensors,
-        adam: Adam,
-        gradients: &[&[f32]],
-    ) {
-        let shards = f32::from(self.spec.shards());
-        for (tensor, gradient) in network.trained.iter().zip(gradients) {
-            let [m, v] = tensor.moments;
-            // A block at a time, so that its old and new values are hashed while in the cache.
-            state.replace([tensor.weight, m, v], |block, old, new| {
-                for (new, old) in new.iter_mut().zip(old) {
-                    new.extend_from_slice(old);
-                }
-                let appended = new.each_mut().map(|new| &mut new[block.clone()]);
-                self.device.run(|| adam.update(appended, &gradient[block], shards));
-            });
-        }
-    }
-
     /// Moves the running statistics towards the mean of the shards' batch statistics.
     fn update_running_statistics(
         &self,
@@ -358,13 +336,13 @@ impl Objective for Dcgan {
 
         let time = Self::update_number(at);
         let adam = Adam::new(&self.spec, at.step + 1, time);
-        self.update_weights(state, network, adam, &gradients);
+        let shards = f32::from(self.spec.shards());
+        adam.update_network(&self.device, state, network, &gradients, shards);
         self.update_running_statistics(state, network, &statistics);
         if at.phase == Phase::Generator {
             Ema::new(&self.spec, time).update(state, &self.tensors.averaged, &self.device);
         }
 
-        let shards = f32::from(self.spec.shards());
         let metrics = state.tensor_mut(self.tensors.metrics);
         metrics[at.phase.index()] = loss / shards;
         metrics[Phase::ALL.len() + at.phase.index()] = accuracy / shards;

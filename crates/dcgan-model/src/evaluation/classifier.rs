@@ -13,7 +13,8 @@ use dcgan_store::state_file::StateFileError;
 use crate::device::ExecutionDevice;
 use crate::layout::{self, NetworkTensors};
 use crate::ops::{
-    Conv, EPSILON, FeatureMaps, GemmTask, Isa, LayerInput, LeftMatrix, Statistics, conv, normalized,
+    Conv, EPSILON, FeatureMaps, GemmTask, Isa, LayerInput, LeftMatrix, Statistics, conv,
+    normalized, values,
 };
 use crate::params::{ConvBatchNorm, GradCollector, NetworkParams, ParamReader, append, upload};
 
@@ -136,12 +137,9 @@ impl Classifier {
         let running = tensors.running.chunks_exact(2).map(|of| [&of[0], &of[1]].map(values_of));
         let ([params], _) = upload(&device, state, [tensors], Vec::new());
         let net = ClassifierNet::new(&params, false);
-        let values = |tensor: &Tensor<1>| -> Vec<f32> {
-            tensor.clone().into_data().try_into_vec().expect("all tensors are of f32")
-        };
         let packed = |dense: &Dense, width: usize| {
             let [outputs, inputs] = dense.weight.dims();
-            let weight = values(&dense.weight.clone().reshape([outputs * inputs]));
+            let weight = values(dense.weight.clone().reshape([outputs * inputs]));
             let mut packed = vec![0.0; inputs * width];
             for (output, row) in weight.chunks_exact(inputs).enumerate() {
                 for (input, &weight) in row.iter().enumerate() {
@@ -153,9 +151,9 @@ impl Classifier {
         Self {
             running: running.collect(),
             hidden: packed(&net.hidden, FEATURES),
-            hidden_bias: values(&net.hidden.bias),
+            hidden_bias: values(net.hidden.bias.clone()),
             output: packed(&net.output, LOGITS_LEN),
-            output_bias: values(&net.output.bias),
+            output_bias: values(net.output.bias.clone()),
             net,
             device,
             isa,
@@ -218,24 +216,20 @@ pub(super) fn from_byte(pixel: u8) -> f32 {
 fn activated(LayerInput { maps, norm }: LayerInput) -> Vec<f32> {
     let norm = norm.expect("each convolution has a batch norm");
     let [mean, variance, scale, shift] =
-        [norm.statistics.mean, norm.statistics.variance, norm.scale, norm.shift].map(|tensor| {
-            let mut values = Vec::new();
-            append(&mut values, tensor);
-            values
-        });
-    let mut values = Vec::new();
-    append(&mut values, maps);
+        [norm.statistics.mean, norm.statistics.variance, norm.scale, norm.shift].map(values);
+    let mut pixels = Vec::new();
+    append(&mut pixels, maps);
     let channels = mean.len();
     let factors: Vec<f32> = (0..channels)
         .map(|channel| scale[channel] / (variance[channel] + EPSILON).sqrt())
         .collect();
-    for pixel in values.chunks_exact_mut(channels) {
+    for pixel in pixels.chunks_exact_mut(channels) {
         for channel in 0..channels {
             let y = (pixel[channel] - mean[channel]) * factors[channel] + shift[channel];
             pixel[channel] = if y < 0.0 { norm.negative_slope * y } else { y };
         }
     }
-    values
+    pixels
 }
 
 /// The logarithms of the probabilities that logits stand for.

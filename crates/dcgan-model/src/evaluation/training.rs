@@ -13,7 +13,7 @@ use crate::adam::Adam;
 use crate::device::{DeviceChoice, ExecutionDevice};
 use crate::init;
 use crate::layout::{NetworkTensors, layout_of};
-use crate::ops::{Isa, Statistics};
+use crate::ops::{Isa, Statistics, values};
 use crate::params::upload;
 
 /// Images of a step.
@@ -117,17 +117,8 @@ impl ClassifierTraining {
         self.step += 1;
         let rate = LEARNING_RATE * (self.steps - self.step) as f64 / self.steps as f64;
         let adam = Adam::with(rate, BETA1, self.step);
-        for (tensor, gradient) in self.tensors.trained.iter().zip(gradients) {
-            let gradient = values(gradient);
-            let [m, v] = tensor.moments;
-            self.state.replace([tensor.weight, m, v], |block, old, new| {
-                for (new, old) in new.iter_mut().zip(old) {
-                    new.extend_from_slice(old);
-                }
-                let appended = new.each_mut().map(|new| &mut new[block.clone()]);
-                adam.update(appended, &gradient[block], 1.0);
-            });
-        }
+        let gradients: Vec<Vec<f32>> = gradients.into_iter().map(values).collect();
+        adam.update_network(&self.device, &mut self.state, &self.tensors, &gradients, 1.0);
         let batch =
             statistics.into_iter().flat_map(|Statistics { mean, variance }| [mean, variance]);
         for (&index, batch) in self.tensors.running.iter().zip(batch) {
@@ -151,10 +142,6 @@ impl ClassifierTraining {
         };
         CLASSIFIER.tensors().into_iter().map(of).collect()
     }
-}
-
-fn values(tensor: Tensor<1>) -> Vec<f32> {
-    tensor.into_data().try_into_vec().expect("all tensors are of f32")
 }
 
 /// Appends an image that is moved by `shift - SHIFT` pixels down and to the right. What comes into

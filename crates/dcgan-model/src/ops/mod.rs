@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Tensor, activation};
 
-pub(crate) use cpu::{GemmTask, Isa, LeftMatrix, PackWeights, WithIsa};
+pub(crate) use cpu::{GemmTask, Isa, LeftMatrix, PackWeights, WithIsa, values};
 pub(crate) use plain::normalized;
 
 /// Maps, `[images, rows, columns, channels]`.

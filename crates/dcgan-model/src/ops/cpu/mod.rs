@@ -165,7 +165,8 @@ fn size_of(input: &LayerInput) -> [usize; 2] {
     [rows, columns]
 }
 
-fn values(tensor: Tensor<1>) -> Vec<f32> {
+/// The values of a tensor `[elements]`.
+pub(crate) fn values(tensor: Tensor<1>) -> Vec<f32> {
     tensor.into_data().try_into_vec().expect("all tensors are of f32")
 }
 
