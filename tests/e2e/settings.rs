@@ -15,13 +15,15 @@ use crate::run::{local, rows};
 
 /// Flags without a variable, each with its verb: those of one answer or one file, some of which
 /// have another meaning for another program.
-const WITHOUT_VARIABLE: [(&str, &str); 14] = [
+const WITHOUT_VARIABLE: [(&str, &str); 16] = [
     ("summary", "format"),
     ("status", "json"),
     ("grid", "out"),
     ("grid", "seed"),
     ("export", "out"),
     ("export", "seed"),
+    ("latents", "out"),
+    ("latents", "seed"),
     ("eval", "images"),
     ("eval", "seed"),
     ("eval", "evaluator"),

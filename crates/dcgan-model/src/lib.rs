@@ -43,6 +43,6 @@ pub use device::{DeviceChoice, DeviceError};
 pub use fingerprint::fingerprint;
 #[doc(hidden)]
 pub use ops::cpu::bench_cases;
-pub use sample::{Generator, PIXELS};
+pub use sample::{Generator, PIXELS, latents};
 pub use step::Dcgan;
 pub use weights::{GeneratorError, Weights};

@@ -33,8 +33,10 @@ pub(crate) enum Verb {
     Serve(ServeArgs),
     /// Draws one grid with the generator of a checkpoint
     Grid(GridArgs),
-    /// Writes images in MNIST's IDX format
+    /// Writes images in MNIST's IDX format, or as a NumPy array
     Export(ExportArgs),
+    /// Writes the latent vectors that grid and export draw with, as a NumPy array
+    Latents(LatentsArgs),
     /// Measure how good samples are, by a classifier and real images
     Eval(EvalArgs),
     /// Train the classifier of an evaluator for eval
@@ -177,8 +179,31 @@ pub(crate) struct ExportArgs {
     /// Determines the latent vectors [default: those of the run's own grids]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// The file to write, compressed if the name ends in .gz; one that exists is replaced
+    /// The file to write, compressed if the name ends in .gz, and a NumPy array [N, 28, 28] of
+    /// values from -1 to 1 if it ends in .npy; one that exists is replaced
     #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(mut_args = settings::in_plain_words)]
+pub(crate) struct LatentsArgs {
+    /// The run directory, which is read if no seed is given
+    #[arg(long, value_name = "RUN_DIR", default_value = DEFAULT_ROOT, env = "DCGAN_RUN")]
+    pub(crate) run: PathBuf,
+    /// How many latent vectors, at most 1000000
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = settings::whole::<u32>(1..=1_000_000),
+        env = "DCGAN_COUNT"
+    )]
+    pub(crate) count: u32,
+    /// Determines the latent vectors [default: those of the run's own grids]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// The file to write, a NumPy array [N, 100]; one that exists is replaced
+    #[arg(long, value_name = "FILE.npy")]
     pub(crate) out: PathBuf,
 }
 

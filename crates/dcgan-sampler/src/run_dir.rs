@@ -36,21 +36,29 @@ pub(crate) fn modified(root: &Path) -> Option<SystemTime> {
 /// # Errors
 /// If there is no such checkpoint, or it is damaged.
 pub(crate) fn load(which: &Which) -> anyhow::Result<RunGenerator> {
-    let checkpoints = checkpoints(&which.run).context("--run")?;
-    let checkpoint = match which.checkpoint {
+    let checkpoint = checkpoint(&which.run, which.checkpoint)?;
+    generator(&checkpoint, which.weights.map(Into::into))
+}
+
+/// Loads the checkpoint of a step, or else the newest one.
+///
+/// # Errors
+/// If there is no such checkpoint, or it is damaged.
+pub(crate) fn checkpoint(root: &Path, step: Option<Step>) -> anyhow::Result<VerifiedCheckpoint> {
+    let checkpoints = checkpoints(root).context("--run")?;
+    match step {
         Some(step) => {
             check_exists(&checkpoints, step)?;
-            checkpoints.load(step)?
+            Ok(checkpoints.load(step)?)
         }
-        None => newest(&checkpoints, &which.run)?.with_context(|| {
+        None => newest(&checkpoints, root)?.with_context(|| {
             format!(
                 "{}: there is no checkpoint yet; the run saves one every 30 s by default, and \
                  `dcgan-coord checkpoint` takes one now",
-                which.run.display()
+                root.display()
             )
-        })?,
-    };
-    generator(&checkpoint, which.weights.map(Into::into))
+        }),
+    }
 }
 
 /// Checks that a step has a checkpoint, intact or not.
