@@ -110,9 +110,16 @@ def write_images(images, path):
 
 def write_onnx(generator, path):
     """Writes the generator as ONNX, for any number of latents at a time."""
-    names = {"input_names": ["latents"], "output_names": ["images"]}
-    batch = {"latents": {0: torch.export.Dim("batch")}}
-    torch.onnx.export(generator, (torch.zeros(2, 100),), path, dynamic_shapes=batch, external_data=False, verbose=False, **names)
+    torch.onnx.export(
+        generator,
+        (torch.zeros(2, 100),),
+        path,
+        input_names=["latents"],
+        output_names=["images"],
+        dynamic_shapes={"latents": {0: torch.export.Dim("batch")}},
+        external_data=False,
+        verbose=False,
+    )
 
 
 def main():

@@ -67,7 +67,8 @@ fn a_run_of_format_1_keeps_its_settings() {
 }
 
 /// The settings that were added after the first version.
-const ADDED: [&str; 7] = [
+const ADDED: [&str; 8] = [
+    "initial-weights",
     "lr-schedule",
     "warmup-steps",
     "schedule-steps",

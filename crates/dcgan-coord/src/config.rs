@@ -12,7 +12,8 @@ use dcgan_core::ids::Step;
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::spec::sharding::Sharding;
 use dcgan_core::spec::{
-    DatasetInfo, LearningRateSchedule, ObjectiveKind, RunSpec, RunSpecBuilder, steps,
+    DatasetInfo, InitialWeights, LearningRateSchedule, ObjectiveKind, RunSpec, RunSpecBuilder,
+    steps,
 };
 use dcgan_process::logging::LogFormat;
 use dcgan_process::settings::{self, Time};
@@ -67,6 +68,14 @@ pub struct PartialConfig {
     /// Seed of the initial weights, the latents and the order of the images [default: 22].
     #[arg(long, value_name = "N", env = "DCGAN_SEED")]
     pub(crate) seed: Option<u64>,
+    /// Weights of both networks that a new run begins with: a safetensors file with the names and
+    /// shapes of a checkpoint's, or a run directory for those of its newest checkpoint [default:
+    /// drawn by the seed].
+    #[arg(long, value_name = "FILE|RUN_DIR", env = "DCGAN_INIT_FROM")]
+    pub(crate) init_from: Option<PathBuf>,
+    /// Digest of these weights, which the run directory keeps, or seed.
+    #[arg(long, hide = true, value_name = "DIGEST", env = "DCGAN_INITIAL_WEIGHTS")]
+    pub(crate) initial_weights: Option<InitialWeights>,
     /// Learning rate of Adam [default: 0.0002].
     #[arg(long, value_name = "X", env = "DCGAN_LEARNING_RATE")]
     pub(crate) learning_rate: Option<f64>,
@@ -476,7 +485,8 @@ mod tests {
     #[test]
     fn every_setting_is_saved_or_holds_for_one_start() {
         let resolve = |text: &str| given(text).resolve(MNIST).unwrap().1.table().unwrap();
-        let saved = [resolve("workers = 1\ndata = \"mnist\""), resolve("workers = 1\nsteps = 1")];
+        let paths = "workers = 1\ndata = \"mnist\"\ninit-from = \"x\"";
+        let saved = [resolve(paths), resolve("workers = 1\nsteps = 1")];
         for flag in flags() {
             let is_saved = saved.iter().any(|table| table.contains_key(&flag));
             let for_one_start = ONE_START.contains(&flag.as_str());

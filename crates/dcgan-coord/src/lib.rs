@@ -25,6 +25,7 @@ mod console;
 mod driver;
 mod feed;
 mod find;
+mod initial_weights;
 mod input;
 mod local_processes;
 mod merge;

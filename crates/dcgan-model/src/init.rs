@@ -1,14 +1,25 @@
 //! The state before the first step: Glorot-uniform weights, zero biases, and batch norms with scale
-//! 1, shift 0, running mean 0 and running variance 1. Moving averages begin with these.
+//! 1, shift 0, running mean 0 and running variance 1; or whatever a file has. Moving averages begin
+//! with these.
 
 use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::state::State;
 
-use crate::layout::{NetworkTensors, StateTensors};
+use crate::layout::{NetworkTensors, StateTensors, find};
 
 /// Fills a state of zeros with the beginning of a run.
 pub(crate) fn fill(state: &mut State, tensors: &StateTensors, seed: u64) {
     fill_networks(state, &[&tensors.generator, &tensors.discriminator], seed);
+    tensors.averaged.iter().for_each(|tensor| tensor.begin(state));
+}
+
+/// Fills a state of zeros with the beginning of a run that begins with given weights: those of both
+/// networks.
+pub(crate) fn fill_with(state: &mut State, tensors: &StateTensors, weights: &State) {
+    for (index, info) in weights.layout().tensors().iter().enumerate() {
+        let own = find(state.layout(), &info.name);
+        state.tensor_mut(own).copy_from_slice(weights.tensor(index));
+    }
     tensors.averaged.iter().for_each(|tensor| tensor.begin(state));
 }
 
@@ -53,10 +64,31 @@ mod tests {
     use std::sync::Arc;
 
     use dcgan_core::ids::Digest;
-    use dcgan_core::spec::{DatasetInfo, RunSpec};
+    use dcgan_core::spec::{DatasetInfo, InitialWeights, RunSpec};
 
     use super::*;
     use crate::layout::layout;
+
+    #[test]
+    fn a_run_begins_with_given_weights_and_else_with_zeros() {
+        let data = DatasetInfo { images: 256, rows: 28, columns: 28, digest: Digest(0) };
+        let layout = Arc::new(layout(&RunSpec::builder().build(data).unwrap()));
+        let mut weights = State::zeros(Arc::new(InitialWeights::layout()));
+        let mut numbers = (1..).map(|number| number as f32);
+        for index in weights.all() {
+            weights.tensor_mut(index).fill_with(|| numbers.next().unwrap());
+        }
+        let mut state = State::zeros(Arc::clone(&layout));
+        fill_with(&mut state, &StateTensors::new(&layout), &weights);
+        for (index, info) in layout.tensors().iter().enumerate() {
+            let given = weights.layout().find(info.name.trim_start_matches("ema."));
+            let expected = given.map(|given| weights.tensor(given));
+            match expected {
+                Some(expected) => assert_eq!(state.tensor(index), expected, "{}", info.name),
+                None => assert!(state.tensor(index).iter().all(|&it| it == 0.0), "{}", info.name),
+            }
+        }
+    }
 
     #[test]
     fn weights_have_their_bounds_and_spread() {

@@ -160,6 +160,7 @@ impl NetworkTensors {
     }
 }
 
-fn find(layout: &Layout, name: &str) -> usize {
+/// The index of a tensor that the layout has.
+pub(crate) fn find(layout: &Layout, name: &str) -> usize {
     layout.find(name).expect("the layout is made of the same tables")
 }

@@ -52,6 +52,8 @@ pub struct Dcgan {
     generator_vector: PhaseVectorLayout,
     discriminator_vector: PhaseVectorLayout,
     device: ExecutionDevice,
+    /// The weights that the run begins with, if its seed does not draw them.
+    initial_weights: Option<State>,
     /// Made when a part of an evaluation is due.
     evaluator: OnceLock<Evaluator>,
 }
@@ -93,8 +95,16 @@ impl Dcgan {
             tensors,
             layout: Arc::new(layout),
             device,
+            initial_weights: None,
             evaluator: OnceLock::new(),
         }
+    }
+
+    /// The same run, which begins with these weights of both networks
+    /// ([`InitialWeights::layout`](dcgan_core::spec::InitialWeights::layout)) if there are any.
+    #[must_use]
+    pub fn with_initial_weights(self, initial_weights: Option<State>) -> Self {
+        Self { initial_weights, ..self }
     }
 
     // The phases. Each computes the vectors of several shards.
@@ -260,7 +270,10 @@ impl Objective for Dcgan {
 
     fn initial_state(&self) -> State {
         let mut state = State::zeros(Arc::clone(&self.layout));
-        init::fill(&mut state, &self.tensors, self.spec.seed());
+        match &self.initial_weights {
+            Some(weights) => init::fill_with(&mut state, &self.tensors, weights),
+            None => init::fill(&mut state, &self.tensors, self.spec.seed()),
+        }
         state
     }
 

@@ -5,6 +5,7 @@
 //! change at any time. The [`schedule`] is kept here as well, because it says which steps of the
 //! run leave a trace on disk.
 
+mod initial_weights;
 mod learning_rate;
 pub mod networks;
 mod run_spec;
@@ -15,6 +16,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use initial_weights::InitialWeights;
 pub use learning_rate::LearningRateSchedule;
 pub use run_spec::{Difference, RunSpec, RunSpecBuilder, RunSpecError};
 

@@ -15,7 +15,7 @@ use crate::ids::Step;
 use crate::spec::learning_rate;
 use crate::spec::networks::EVALUATED_DATA;
 use crate::spec::sharding::{Sharding, ShardingError};
-use crate::spec::{DatasetInfo, LearningRateSchedule, ObjectiveKind, steps};
+use crate::spec::{DatasetInfo, InitialWeights, LearningRateSchedule, ObjectiveKind, steps};
 
 /// Defines the settings. A line has the name of a setting, its type and its default.
 ///
@@ -102,6 +102,8 @@ settings! {
     shards: u16 = 8;
     /// The seed of the initial weights, of the latent vectors, and of the order of the images.
     seed: u64 = 22;
+    /// The origin of the initial weights, if it is not the seed.
+    initial_weights: InitialWeights = InitialWeights::Seed, older runs: InitialWeights::Seed;
     /// The step size of Adam (alpha in Kingma and Ba, "Adam", 2015).
     learning_rate: f64 = 2e-4;
     /// The decay of Adam's first moment, from 0 to below 1.
@@ -175,6 +177,9 @@ pub enum RunSpecError {
     /// The batch does not fit the shards or the data.
     #[error(transparent)]
     Sharding(#[from] ShardingError),
+    /// The objective has no networks that could begin with the weights of a file.
+    #[error("--init-from: the {0} has no networks whose weights a file could give; leave it out")]
+    InitialWeights(ObjectiveKind),
     /// Adam's step size is not a finite number above 0.
     #[error("--learning-rate: {0} must be above 0 and finite")]
     LearningRate(f64),
@@ -243,6 +248,7 @@ impl RunSpec {
             batch_size,
             shards,
             seed,
+            initial_weights,
             learning_rate,
             beta1,
             lr_schedule: _,
@@ -253,6 +259,9 @@ impl RunSpec {
             decay_factor,
             ema_decay,
         } = settings;
+        if initial_weights != InitialWeights::Seed && objective != ObjectiveKind::Dcgan {
+            return Err(RunSpecError::InitialWeights(objective));
+        }
         // NaN is neither above 0 nor finite.
         if !(learning_rate > 0.0 && learning_rate.is_finite()) {
             return Err(RunSpecError::LearningRate(learning_rate));
