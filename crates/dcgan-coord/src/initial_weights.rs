@@ -158,8 +158,8 @@ mod tests {
             ),
             (
                 encoded(|tensors| tensors[0].1 = vec![4, 8]),
-                "x: not a safetensors file of both networks: tensor discriminator.bn1.bias: expected \
-                 F32 [32], found F32 [4, 8]",
+                "x: not a safetensors file of both networks: \
+                 tensor discriminator.bn1.bias: expected F32 [32], found F32 [4, 8]",
             ),
             (
                 encoded(|tensors| tensors.push(("generator.bn4.bias".into(), vec![1], vec![0.0]))),

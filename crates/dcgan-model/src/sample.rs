@@ -131,8 +131,8 @@ impl Generator {
     }
 }
 
-/// The latents `[count, 100]` of samples. The same seed gives the same ones. Without a seed they are
-/// those of the run's own grids, which depend on the run's seed.
+/// The latents `[count, 100]` of samples. The same seed gives the same ones. Without a seed they
+/// are those of the run's own grids, which depend on the run's seed.
 pub fn latents(count: usize, seed: Option<u64>, run_seed: u64) -> impl Iterator<Item = f32> {
     let stream = match seed {
         None => RandomStream::new(run_seed, Purpose::Grid, 0, 0),
