@@ -77,6 +77,9 @@ def load(path, weights=None):
     one.
     """
     tensors = load_file(path)
+    # With spectral norm, the discriminator computes with weights that are divided by their norm.
+    divided = {name: tensor for name, tensor in tensors.items() if name.startswith("spectral_norm.discriminator.")}
+    tensors |= {name.removeprefix("spectral_norm."): tensor for name, tensor in divided.items()}
     has_ema = "ema.generator.dense.weight" in tensors
     prefix = {"ema": "ema.", "raw": ""}.get(weights, "ema." if has_ema else "")
     return (

@@ -76,6 +76,9 @@ def load(path, weights=None):
     one.
     """
     tensors = load_file(path)
+    # With spectral norm, the discriminator computes with weights that are divided by their norm.
+    divided = {name: tensor for name, tensor in tensors.items() if name.startswith("spectral_norm.discriminator.")}
+    tensors |= {name.removeprefix("spectral_norm."): tensor for name, tensor in divided.items()}
     prefix = {"ema": "ema.", "raw": ""}.get(weights, "ema." if "ema.generator.dense.weight" in tensors else "")
     state = {}
     for name, tensor in tensors.items():
