@@ -180,7 +180,7 @@ impl CoordinatorSession {
                             } else {
                                 self.fetch_initial_weights(&welcome, &outgoing).await?
                             };
-                            let (welcome, reports) = (Box::new(welcome), reports_in.clone());
+                            let reports = reports_in.clone();
                             let event =
                                 SessionEvent::Welcomed { welcome, initial_weights, reports };
                             self.send_event(event).await?;
