@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use clap::ArgMatches;
 use dcgan_core::ids::Step;
 use dcgan_core::spec::RunSpec;
+use dcgan_core::words::counted;
 use dcgan_process::exit::usage;
 use dcgan_process::settings::POSITIVE;
 use dcgan_store::dataset::Dataset;
@@ -137,6 +138,16 @@ fn load_data(given: &PartialConfig) -> anyhow::Result<Dataset> {
             %file,
             transposed,
             "the images are those of {file}{how}"
+        );
+    }
+    if let Some(first) = dataset.left_out().first() {
+        let (count, first) = (dataset.left_out().len(), first.display());
+        tracing::info!(
+            event = "files_left_out",
+            count,
+            %first,
+            "left out as no PNG or JPEG picture: {}, such as {first}",
+            counted(count, "file")
         );
     }
     Ok(dataset)

@@ -8,7 +8,8 @@
 //! # Layout
 //!
 //! * [`idx`], `content`, [`dataset`]: the IDX format, and what stands in its place; MNIST, and the
-//!   search for files of its relatives.
+//!   search for files of its relatives and for pictures.
+//! * [`picture`]: PNG and JPEG files as small grey images.
 //! * [`run_dir`]: the files of a run directory, its lock and the grids; `run_file` is `run.json`,
 //!   and `restore` undoes what others do to them.
 //! * [`address_file`]: where the coordinator of a run listens.
@@ -17,7 +18,7 @@
 //! * [`state_file`]: states as safetensors files.
 //! * [`metrics_log`]: the file `metrics.jsonl`.
 //! * `parsers`: the readers of these files, for fuzzing.
-//! * [`png`]: whether bytes are a picture.
+//! * [`png`]: whether bytes are a grid of a sampler.
 //! * [`file`]: reading files that anybody may have made, and writing files that are complete or
 //!   absent.
 
@@ -31,6 +32,7 @@ pub mod idx;
 pub mod metrics_log;
 #[doc(hidden)]
 pub mod parsers;
+pub mod picture;
 pub mod png;
 mod restore;
 pub mod run_dir;
