@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let is_local = given.local.unwrap_or_default();
     check_local_flags(given, matches)?;
     check_exposure(given)?;
-    let ResolvedRun { root, config, config_text, dataset } = resolve_run(given)?;
+    let ResolvedRun { root, config, config_text, dataset, evaluator } = resolve_run(given)?;
     // A child that does not know the name would only be started again and again.
     let http = resolve("--http", given.http.as_ref())?;
     if let Some(device) = given.device.as_ref().filter(|_| is_local) {
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let listening = listener.local_addr()?;
     let address = Address::of_server(listening);
     let OpenedRun { mut recorder, files, run, are_workers_over, persisted, pending_grids } =
-        recorder::open(&root, &config, &config_text)?;
+        recorder::open(&root, &config, &config_text, evaluator.as_ref())?;
     let resumed_at = persisted.checkpoint.as_ref().map_or(0, |saved| saved.step);
     let _address_file = recorder.publish_address(&address.to_string())?;
 
@@ -95,6 +95,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
         run: run.run,
         metrics: config.spec.objective().metric_names().len(),
         partitions: service::partitions(dataset, config.spec.sharding()),
+        evaluator: evaluator.map(|file| (file.digest(), file.into_bytes().into())),
         newest: newest.clone(),
         workers: Arc::clone(&workers),
     };

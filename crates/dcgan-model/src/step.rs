@@ -52,7 +52,7 @@ pub struct Dcgan {
     generator_vector: PhaseVectorLayout,
     discriminator_vector: PhaseVectorLayout,
     device: ExecutionDevice,
-    /// Made when a part of an evaluation is due.
+    /// Made when a part of an evaluation is due, if it was not given.
     evaluator: OnceLock<Evaluator>,
 }
 
@@ -95,6 +95,13 @@ impl Dcgan {
             device,
             evaluator: OnceLock::new(),
         }
+    }
+
+    /// Gives the DCGAN the evaluator that judges its samples, before the first part of an
+    /// evaluation is computed. Without one it is that of MNIST.
+    pub fn set_evaluator(&self, evaluator: Evaluator) {
+        // A second one is the same.
+        let _ = self.evaluator.set(evaluator);
     }
 
     // The phases. Each computes the vectors of several shards.

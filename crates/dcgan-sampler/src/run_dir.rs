@@ -8,6 +8,7 @@ use dcgan_core::ids::Step;
 use dcgan_model::Weights;
 use dcgan_process::exit::usage;
 use dcgan_store::checkpoint::{Checkpoints, Damaged, Owner, VerifiedCheckpoint};
+use dcgan_store::evaluator_file::EvaluatorFile;
 use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, read_run_file};
 
 use crate::args::Which;
@@ -36,11 +37,19 @@ pub(crate) fn modified(root: &Path) -> Option<SystemTime> {
 /// # Errors
 /// If there is no such checkpoint, or it is damaged.
 pub(crate) fn load(which: &Which) -> anyhow::Result<RunGenerator> {
+    generator(&checkpoint(which)?, which.weights.map(Into::into))
+}
+
+/// Loads the checkpoint that the command line selects.
+///
+/// # Errors
+/// If there is none, or it is damaged.
+pub(crate) fn checkpoint(which: &Which) -> anyhow::Result<VerifiedCheckpoint> {
     let checkpoints = checkpoints(&which.run).context("--run")?;
-    let checkpoint = match which.checkpoint {
+    match which.checkpoint {
         Some(step) => {
             check_exists(&checkpoints, step)?;
-            checkpoints.load(step)?
+            Ok(checkpoints.load(step)?)
         }
         None => newest(&checkpoints, &which.run)?.with_context(|| {
             format!(
@@ -48,9 +57,20 @@ pub(crate) fn load(which: &Which) -> anyhow::Result<RunGenerator> {
                  `dcgan-coord checkpoint` takes one now",
                 which.run.display()
             )
-        })?,
-    };
-    generator(&checkpoint, which.weights.map(Into::into))
+        }),
+    }
+}
+
+/// Reads the evaluator that a run keeps, if it was given one.
+///
+/// # Errors
+/// If it cannot be read, or is damaged.
+pub(crate) fn evaluator(root: &Path) -> anyhow::Result<Option<EvaluatorFile>> {
+    let path = RunPaths::new(root).evaluator();
+    if !path.exists() {
+        return Ok(None);
+    }
+    EvaluatorFile::read(&path).map(Some).with_context(|| path.display().to_string())
 }
 
 /// Checks that a step has a checkpoint, intact or not.

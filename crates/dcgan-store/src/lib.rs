@@ -15,7 +15,7 @@
 //! * [`address_file`]: where the coordinator of a run listens.
 //! * [`checkpoint`]: the folder of checkpoints.
 //! * [`format`]: the version of the formats of both; older and newer files.
-//! * [`state_file`]: states as safetensors files.
+//! * [`state_file`]: states as safetensors files; [`evaluator_file`]: evaluators.
 //! * [`metrics_log`]: the file `metrics.jsonl`.
 //! * `parsers`: the readers of these files, for fuzzing.
 //! * [`png`]: whether bytes are a grid of a sampler.
@@ -26,6 +26,7 @@ pub mod address_file;
 pub mod checkpoint;
 mod content;
 pub mod dataset;
+pub mod evaluator_file;
 pub mod file;
 pub mod format;
 pub mod idx;

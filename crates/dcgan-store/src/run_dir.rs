@@ -5,6 +5,7 @@
 //! run.json               the run's identity, its newest plan, and how its last start ended
 //! address                where its coordinator listens, while it runs
 //! config.toml            every setting of the run
+//! evaluator.safetensors  the judge of its samples, if it was given one
 //! metrics.jsonl          one row for each log window
 //! evaluations.jsonl      one row for each evaluation, if there are any
 //! checkpoints/           one folder for each checkpoint
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use dcgan_core::ids::{RunId, Step};
 
+use crate::evaluator_file::EvaluatorFile;
 use crate::file;
 use crate::format::Newer;
 use crate::restore::KeptFiles;
@@ -63,6 +65,11 @@ impl RunPaths {
     /// Returns the path of `config.toml`: every setting of the run.
     pub fn config(&self) -> PathBuf {
         self.root.join("config.toml")
+    }
+
+    /// Returns the path of the evaluator that the run was given.
+    pub fn evaluator(&self) -> PathBuf {
+        self.root.join("evaluator.safetensors")
     }
 
     /// Returns the path of `metrics.jsonl`: one row for each log window.
@@ -206,6 +213,20 @@ impl RunDir {
     /// If the file cannot be written.
     pub fn save_config(&mut self, text: &str) -> Result<(), RunDirError> {
         self.write_and_keep(&self.paths.config(), text.as_bytes().to_vec())
+    }
+
+    /// Writes the evaluator of the run, if it is not there already, and waits until it is on disk.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save_evaluator(&mut self, evaluator: &EvaluatorFile) -> Result<(), RunDirError> {
+        let path = self.paths.evaluator();
+        let bytes = evaluator.bytes();
+        if file::read(&path, bytes.len() as u64).is_ok_and(|found| found == bytes) {
+            self.kept.insert(&path, bytes.to_vec());
+            return Ok(());
+        }
+        self.write_and_keep(&path, bytes.to_vec())
     }
 
     /// Writes the grid of a step, waits until it is on disk, and removes the generator that it was
