@@ -43,12 +43,14 @@ fn the_coordinator_waits_for_a_disk_that_fails_and_the_workers_train_on() {
 fn a_disk_that_hangs_holds_up_neither_training_nor_people() {
     let folder = tempdir().unwrap();
     let here = folder.path();
-    // The first checkpoint never comes to its end.
+    // The first checkpoint never comes to its end. On a loaded machine it may be a later one that
+    // has replaced that of step 50.
     let arguments = format!("--workers 1 {TOY} --steps 1000000 --fault save-checkpoint=hang@1");
     let coordinator = Coordinator::start(here, &arguments);
     let worker = coordinator.worker(here, "--name w");
     let waiting = coordinator.process.wait_for_event("disk_waiting", &[]);
-    assert_names(&waiting.message, &["it has not written the checkpoint of step 50"]);
+    assert_names(&waiting.message, &["it has not written the checkpoint of step "]);
+    let logged = logged_steps(here);
 
     // The run goes on, and says so.
     let before = status(here, &coordinator);
@@ -58,7 +60,7 @@ fn a_disk_that_hangs_holds_up_neither_training_nor_people() {
     let after = status(here, &coordinator);
     assert_eq!(after["reason_code"], "training");
     assert!(after["step"].as_u64() > before["step"].as_u64(), "{before} {after}");
-    assert_eq!(logged_steps(here), [50], "later rows wait behind the checkpoint");
+    assert_eq!(logged_steps(here), logged, "later rows wait behind the checkpoint");
 
     // A first signal waits for the disk, and says so. A second one does not.
     coordinator.process.signal("INT");

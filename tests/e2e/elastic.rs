@@ -44,7 +44,8 @@ fn status_checkpoint_drain_and_stop_work_while_the_run_trains() {
     let here = folder.path();
     let coordinator = Coordinator::start(
         here,
-        "--workers 2 --objective toy --log-every 50 --checkpoint-every 1000000 --steps 1000000000",
+        "--workers 2 --fixed-shards --objective toy --log-every 50 --checkpoint-every 1000000 \
+         --steps 1000000000",
     );
     let staying = coordinator.worker(here, "--name staying");
     let leaving = coordinator.worker(here, "--name leaving");

@@ -41,11 +41,12 @@ const KINDS: [Kind; 6] = [
     Kind::AllButOne,
 ];
 
-/// Arguments of a run that has no checkpoint unless its end makes one.
+/// Arguments of a run that has no checkpoint unless its end makes one, and no plan unless workers
+/// come and go.
 fn arguments() -> String {
     let objective = std::env::var("DCGAN_ENDINGS_OBJECTIVE").unwrap_or("toy".to_owned());
     format!(
-        "--workers 2 --objective {objective} --log-every 1 --grid-every 1000000 \
+        "--workers 2 --fixed-shards --objective {objective} --log-every 1 --grid-every 1000000 \
          --checkpoint-every 1000000 --steps 1000000000"
     )
 }
