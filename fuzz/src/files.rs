@@ -8,7 +8,7 @@ use dcgan_core::ids::Digest;
 use dcgan_core::metrics::MetricsRow;
 use dcgan_core::spec::DatasetInfo;
 use dcgan_core::state::Layout;
-use dcgan_store::{idx, parsers, state_file};
+use dcgan_store::{idx, parsers, picture, state_file};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -18,6 +18,13 @@ pub(crate) fn idx(bytes: &[u8]) {
         let mut written = Vec::new();
         idx::write_images(&images, &mut written).expect("memory can be written");
         assert_eq!(idx::read_images(&*written, IMAGES_BYTES_MAX).ok(), Some(images));
+    }
+}
+
+/// Pictures, PNG and JPEG files.
+pub(crate) fn picture(bytes: &[u8]) {
+    if let Ok(image) = picture::read(bytes, 28) {
+        assert_eq!(image.len(), 28 * 28);
     }
 }
 

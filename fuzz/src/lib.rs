@@ -22,6 +22,7 @@ macro_rules! targets {
 
 targets! {
     files::idx,
+    files::picture,
     files::state_file,
     files::manifest,
     files::run_file,

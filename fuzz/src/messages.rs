@@ -105,7 +105,7 @@ pub(crate) fn requests(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else {
         return;
     };
-    match choice % 8 {
+    match choice % 9 {
         0 => caller(verified::<pb::GetPartitionRequest>(bytes).and_then(|request| request.caller)),
         1 => caller(decode::<pb::GetCheckpointRequest>(bytes).and_then(|request| request.caller)),
         2 => caller(decode::<pb::GetStatusRequest>(bytes).and_then(|request| request.caller)),
@@ -113,6 +113,7 @@ pub(crate) fn requests(bytes: &[u8]) {
         4 => caller(decode::<pb::DrainRequest>(bytes).and_then(|request| request.caller)),
         5 => caller(decode::<pb::StopRequest>(bytes).and_then(|request| request.caller)),
         6 => drop(decode::<pb::SampleRequest>(bytes)),
+        8 => caller(decode::<pb::GetEvaluatorRequest>(bytes).and_then(|request| request.caller)),
         _ => copy_request(bytes),
     }
 }

@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tempfile::tempdir;
 
-use crate::process::{COORD, Ended, assert_names, run};
+use crate::process::{COORD, Ended, SAMPLER, assert_names, run};
 use crate::run::{Coordinator, local};
 use crate::training::all_cores;
 
@@ -131,6 +131,49 @@ fn an_older_run_of_emnist_goes_on_with_its_images_as_they_are_stored() {
     let resumed = run(COORD, here, "--out run --local --steps 40", 0);
     resumed.event("data_loaded", &[("transposed", "false")]);
     resumed.event("older_run", &[]);
+}
+
+/// Writes a PNG file of 40 x 30 pixels with these colours from left to right.
+fn write_picture(folder: &Path, name: &str, colours: [[u8; 3]; 2]) {
+    let samples: Vec<u8> = (0..30 * 40).flat_map(|place| colours[place % 40 / 20]).collect();
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, 40, 30);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header().unwrap().write_image_data(&samples).unwrap();
+    write(folder, name, &file);
+}
+
+#[test]
+fn a_folder_of_pictures_is_trained_on() {
+    let _cores = all_cores();
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    for picture in 0..64u8 {
+        let (class, bright) = (picture % 2, 2 * picture);
+        let name = format!("pictures/train/class{class}/{picture:02}.png");
+        write_picture(here, &name, [[bright, bright, bright], [255 - bright, 0, bright]]);
+    }
+    write_picture(here, "pictures/test/class0/0.png", [[0; 3]; 2]);
+    write(here, "pictures/train/notes.txt", b"of my cat");
+    let arguments = "--data pictures --workers 1 --steps 2 --batch-size 16";
+    let ended = run(COORD, here, &format!("--out run --local {arguments}"), 0);
+    ended.event("data_loaded", &[("file", "pictures/train"), ("transposed", "false")]);
+    ended.event("files_left_out", &[("count", "1"), ("first", "notes.txt")]);
+    let config = fs::read_to_string(here.join("run/config.toml")).unwrap();
+    assert_names(&config, &["images = 64", "rows = 28", "columns = 28"]);
+
+    // The pictures are the run's: another one is another run.
+    write_picture(here, "pictures/train/class1/99.png", [[1; 3]; 2]);
+    let refused = run(COORD, here, &format!("--out run --local {arguments}"), 2);
+    assert_names(refused.error(), &["data: saved 64 images", "given 65 images"]);
+    write(here, "pictures/train/class1/99.png", b"<html>");
+    let refused = dry_run(here, "pictures", 2);
+    assert_names(refused.error(), &["--data: pictures/train/class1/99.png", "an HTML page"]);
+    let refused = run(SAMPLER, here, "train-evaluator --data pictures --out judge", 2);
+    assert_names(refused.error(), &["--data: pictures/train/class1/99.png"]);
+    fs::remove_file(here.join("pictures/train/class1/99.png")).unwrap();
+    let refused = run(SAMPLER, here, "train-evaluator --data pictures --out judge", 2);
+    assert_names(refused.error(), &["at least 1000 training images, found 64"]);
 }
 
 /// The memory of a coordinator besides the images: less than this.

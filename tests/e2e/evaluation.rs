@@ -8,6 +8,7 @@ use tempfile::tempdir;
 
 use crate::process::{COORD, SAMPLER, assert_names, run};
 use crate::run::{Coordinator, local};
+use crate::training::all_cores;
 
 /// A run of the toy that evaluates the state after every seventh epoch, of 15 steps each. It has
 /// few grids: workers keep 16 snapshots while a coordinator gets no processor, and leave out what
@@ -66,7 +67,9 @@ fn data_that_the_classifier_does_not_know_are_not_evaluated() {
     fs::write(folder.path().join("images"), file).unwrap();
     let arguments = "--local --workers 1 --data images --eval-every 10";
     let refused = run(COORD, folder.path(), arguments, 2);
-    assert_names(refused.error(), &["--eval-every", "MNIST", "leave it out"]);
+    let names =
+        ["--eval-every", "MNIST", "train-evaluator", "--evaluator", "leave --eval-every out"];
+    assert_names(refused.error(), &names);
 }
 
 /// Writes the files of a data set of ten easy classes, with 1,000 images in each part.
@@ -118,9 +121,93 @@ fn an_evaluator_of_other_data_is_trained_and_judges_samples() {
         ("--count 1050", ["--count", "100"]),
         ("--images data/train-images-idx3-ubyte --count 2000", ["--images", "1000 images"]),
         ("--evaluator data/t10k-labels-idx1-ubyte", ["t10k-labels", "no evaluator"]),
+        ("--images data/t10k-images-idx3-ubyte --count 1000", ["--evaluator", "MNIST"]),
     ] {
         let status = if wrong.starts_with("--evaluator") { 1 } else { 2 };
         let refused = run(SAMPLER, here, &format!("eval --data data {wrong}"), status);
         assert_names(refused.error(), &names);
     }
+}
+
+/// A training of a data set of 1,000 images: 5 steps are an epoch.
+const JUDGED: &str = "--data data --batch-size 200 --grid-every 1000";
+
+#[test]
+fn a_run_keeps_its_evaluator_and_has_the_same_rows_with_any_number_of_workers() {
+    let _cores = all_cores();
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    write_data_set(&here.join("data"));
+    for (epochs, out) in [(1, "judge.safetensors"), (2, "other.safetensors")] {
+        run(
+            SAMPLER,
+            here,
+            &format!("train-evaluator --data data --epochs {epochs} --out {out}"),
+            0,
+        );
+    }
+    let start = |out: &str, arguments: &str, status| {
+        run(COORD, here, &format!("--out {out} --local {JUDGED} {arguments}"), status)
+    };
+    start("run", "--workers 1 --epochs 1 --evaluator judge.safetensors", 0);
+    let expected = evaluations(here);
+    assert_eq!(expected.len(), 1, "{expected:?}");
+    assert!(expected[0].starts_with(r#"{"step":5,"frechet_distance":"#), "{expected:?}");
+    let kept = fs::read(here.join("run/evaluator.safetensors")).unwrap();
+    assert!(kept == fs::read(here.join("judge.safetensors")).unwrap());
+    start("three", "--workers 3 --epochs 1 --evaluator judge.safetensors", 0);
+    let three = fs::read_to_string(here.join("three/evaluations.jsonl")).unwrap();
+    assert_eq!(three.lines().collect::<Vec<_>>(), expected);
+
+    // The run goes on without the file, and eval finds it.
+    fs::remove_file(here.join("judge.safetensors")).unwrap();
+    start("run", "--workers 2 --epochs 2", 0);
+    let both = evaluations(here);
+    assert!(both.len() == 2 && both[0] == expected[0], "{both:?}");
+    let eval = "eval --run run --count 1000";
+    let told = run(SAMPLER, here, &format!("{eval} --data data --json"), 0).text;
+    assert!(told.contains("frechet_distance"), "{told}");
+    let refused = run(SAMPLER, here, eval, 2);
+    assert_names(refused.error(), &["--data", "1000 images", "60000 images", "give the run's"]);
+
+    // Another judge is refused, and one that is damaged.
+    let refused = start("run", "--workers 1 --epochs 3 --evaluator other.safetensors", 2);
+    assert_names(refused.error(), &["--evaluator: other.safetensors", "run belongs", "--out"]);
+    fs::write(here.join("run/evaluator.safetensors"), &kept[..kept.len() - 4]).unwrap();
+    let told = run(COORD, here, "verify run", 1).text;
+    assert_names(&told, &["run/evaluator.safetensors: this is no evaluator"]);
+    let refused = start("run", "--workers 1 --epochs 3", 1);
+    assert_names(refused.error(), &["run/evaluator.safetensors", "--evaluator again"]);
+}
+
+#[test]
+fn an_evaluator_that_cannot_judge_the_run_is_refused() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    write_data_set(&here.join("data"));
+    run(SAMPLER, here, "train-evaluator --data data --epochs 1 --out judge.safetensors", 0);
+    for (arguments, names) in [
+        ("--data data --evaluator data/t10k-labels-idx1-ubyte", ["t10k-labels", "no evaluator"]),
+        ("--data data --evaluator none", ["--evaluator: none: ", "No such file"]),
+        ("--evaluator judge.safetensors", ["judge.safetensors", "for other images"]),
+        ("--objective toy --evaluator judge.safetensors", ["toy", "without one"]),
+    ] {
+        let arguments = format!("--workers 1 --batch-size 200 --dry-run {arguments}");
+        let refused = run(COORD, here, &arguments, 2);
+        assert_names(refused.error(), &["--evaluator: "]);
+        assert_names(refused.error(), &names);
+    }
+}
+
+#[test]
+fn a_run_that_had_no_evaluator_may_get_one() {
+    let _cores = all_cores();
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    write_data_set(&here.join("data"));
+    run(SAMPLER, here, "train-evaluator --data data --epochs 1 --out judge.safetensors", 0);
+    local(here, &format!("--workers 1 --steps 2 {JUDGED}"));
+    assert!(!here.join("run/evaluations.jsonl").exists());
+    local(here, "--workers 1 --epochs 1 --evaluator judge.safetensors");
+    assert_eq!(evaluations(here).len(), 1);
 }

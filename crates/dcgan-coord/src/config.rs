@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use dcgan_core::ids::Step;
+use dcgan_core::ids::{Digest, Step};
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::spec::sharding::Sharding;
 use dcgan_core::spec::words::Word;
@@ -44,8 +44,9 @@ pub struct PartialConfig {
     #[arg(long, value_name = "N", env = "DCGAN_THREADS")]
     pub(crate) threads: Option<NonZeroU16>,
     /// Training images: mnist, which is built in, or a file in IDX format (gzip or not), or a
-    /// folder that holds one, such as train-images-idx3-ubyte.gz; a folder with the name mnist is
-    /// ./mnist [default: mnist].
+    /// folder that holds one, such as train-images-idx3-ubyte.gz, or a folder of PNG and JPEG
+    /// pictures, which become grey and 28 x 28; a folder with the name mnist is ./mnist
+    /// [default: mnist].
     #[arg(long, value_name = "mnist|PATH", env = "DCGAN_DATA")]
     pub(crate) data: Option<PathBuf>,
     /// Exchange of rows and columns of each image. "auto": for EMNIST, which is stored
@@ -159,9 +160,13 @@ pub struct PartialConfig {
     #[arg(long, value_name = "STEPS|TIME", env = "DCGAN_CHECKPOINT_EVERY")]
     pub(crate) checkpoint_every: Option<CheckpointEvery>,
     /// Epochs between two evaluations of the samples by a classifier, 0 for none [default: 1 with
-    /// MNIST, which it knows, and else 0].
+    /// MNIST or an evaluator, and else 0].
     #[arg(long, value_name = "EPOCHS", env = "DCGAN_EVAL_EVERY")]
     pub(crate) eval_every: Option<u64>,
+    /// The judge of the samples, as dcgan-sampler train-evaluator makes it; the run keeps a copy,
+    /// and goes on with it [default: that of MNIST, for MNIST].
+    #[arg(long, value_name = "FILE.safetensors", env = "DCGAN_EVALUATOR")]
+    pub(crate) evaluator: Option<PathBuf>,
     /// Number of checkpoints to keep; older ones are removed [default: 5].
     #[arg(long, value_name = "N", env = "DCGAN_KEEP_CHECKPOINTS")]
     pub(crate) keep_checkpoints: Option<NonZeroUsize>,
@@ -217,16 +222,20 @@ pub struct PartialConfig {
     /// [default: no].
     #[arg(short, long, env = "DCGAN_VERBOSE")]
     pub(crate) verbose: Option<bool>,
+    /// Digest of the evaluator that a saved configuration was used with. No flag gives it.
+    #[arg(skip)]
+    pub(crate) evaluator_digest: Option<Digest>,
     /// Data set that a saved configuration was used with. No flag gives it.
     #[arg(skip)]
     pub(crate) data_set: Option<DatasetInfo>,
 }
 
 /// The settings that hold for one start, and are not saved with the run.
-const ONE_START: [&str; 14] = [
+const ONE_START: [&str; 15] = [
     "config",
     "device",
     "dry-run",
+    "evaluator",
     "fixed-shards",
     "http",
     "insecure",
@@ -243,6 +252,9 @@ const ONE_START: [&str; 14] = [
 /// The settings that are saved as a record of the last start, and that the next one does not go on
 /// with: a trial must not change what the same command does later.
 const LAST_START: [&str; 4] = ["epochs", "steps", "threads", "workers"];
+
+/// The keys of a saved configuration that are no flags.
+const NOT_FLAGS: [&str; 2] = ["data-set", "evaluator-digest"];
 
 /// The default number of epochs, and of steps between two rows and two grids.
 const TWENTY: NonZeroU64 = NonZeroU64::new(20).unwrap();
@@ -280,6 +292,8 @@ pub(crate) struct RunConfig {
     pub(crate) keep_checkpoints: usize,
     /// The time between two checkpoints, besides those of the schedule.
     pub(crate) checkpoint_interval: Option<Duration>,
+    /// The digest of the evaluator, if it is not built in.
+    pub(crate) evaluator: Option<Digest>,
     /// Everything that the result depends on.
     pub(crate) spec: RunSpec,
     pub(crate) schedule: Schedule,
@@ -317,7 +331,7 @@ impl PartialConfig {
         // Every flag is a key.
         let command = <Self as clap::Args>::augment_args(clap::Command::new(""));
         let is_flag = command.get_arguments().any(|flag| flag.get_long() == Some(name));
-        is_flag || name == "data-set"
+        is_flag || NOT_FLAGS.contains(&name)
     }
 
     /// The given settings by their keys.
@@ -335,13 +349,14 @@ impl PartialConfig {
         let is_local = self.local.unwrap_or_default();
         let workers = self.workers.or_else(|| is_local.then(|| one_for_each_core(spec.shards())));
         self.transpose.get_or_insert_default();
-        let is_judged = spec.evaluation().is_some();
+        let is_judged = self.evaluator_digest.is_some() || spec.has_built_in_evaluator();
         let is_default = is_judged && spec.objective() == ObjectiveKind::Dcgan;
         let eval_every = *self.eval_every.get_or_insert(is_default.into());
         ensure!(
             eval_every == 0 || is_judged,
-            "--eval-every: samples are judged by how they resemble MNIST's images, and these data \
-             are others; leave it out"
+            "--eval-every: the evaluator that is built in knows MNIST, and these data are others; \
+             make one with dcgan-sampler train-evaluator and give it to --evaluator, or leave \
+             --eval-every out"
         );
         let epoch = NonZeroU64::new(spec.sharding().steps_per_epoch()).unwrap_or(NonZeroU64::MIN);
         // A time leaves the steps to the epochs.
@@ -369,6 +384,7 @@ impl PartialConfig {
             threads: self.threads.get_or_insert(NonZeroU16::MIN).get(),
             keep_checkpoints: self.keep_checkpoints.get_or_insert(FIVE).get(),
             checkpoint_interval,
+            evaluator: self.evaluator_digest,
             schedule: Schedule {
                 last_step,
                 log_every: self.log_every.get_or_insert(TWENTY).get(),

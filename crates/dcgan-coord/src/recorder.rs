@@ -15,6 +15,7 @@ use dcgan_core::spec::RunSpec;
 use dcgan_core::state::digest;
 use dcgan_store::address_file::AddressFile;
 use dcgan_store::checkpoint::{Checkpoints, Manifest, Owner, WatchedCheckpoint};
+use dcgan_store::evaluator_file::EvaluatorFile;
 use dcgan_store::metrics_log::MetricsLog;
 use dcgan_store::run_dir::{Ended, FORMAT, RunDir, RunFile, RunPaths, read_pending_grid};
 use dcgan_store::state_file;
@@ -44,6 +45,7 @@ pub(crate) fn open(
     config: &RunConfig,
     config_text: &str,
     initial_weights: Option<&WeightsFile>,
+    evaluator: Option<&EvaluatorFile>,
 ) -> anyhow::Result<OpenedRun> {
     let (mut dir, run) = RunDir::open(root)?;
     if let Some(weights) = initial_weights {
@@ -63,7 +65,7 @@ pub(crate) fn open(
         None => {
             // The configuration is written before `run.json`: a directory that says which run it
             // belongs to always has the settings of that run.
-            dir.save_config(config_text)?;
+            save_settings(&mut dir, config_text, evaluator)?;
             new_run(&mut dir, &Checkpoints::new(&paths).of_run(owner.clone()))?
         }
     };
@@ -98,7 +100,7 @@ pub(crate) fn open(
     // A start that has nothing to do is no reason to remember its settings.
     let done = persisted.checkpoint.as_ref().map_or(0, |saved| saved.step);
     if !is_new && done < config.schedule.last_step {
-        dir.save_config(config_text)?;
+        save_settings(&mut dir, config_text, evaluator)?;
     }
     let recorder = Recorder {
         dir,
@@ -113,6 +115,18 @@ pub(crate) fn open(
     };
     let pending_grids = pending.into_iter().collect();
     Ok(OpenedRun { recorder, files, run, are_workers_over, persisted, pending_grids })
+}
+
+/// Saves the configuration, and before it the evaluator whose digest it has.
+fn save_settings(
+    dir: &mut RunDir,
+    config_text: &str,
+    evaluator: Option<&EvaluatorFile>,
+) -> anyhow::Result<()> {
+    if let Some(evaluator) = evaluator {
+        dir.save_evaluator(evaluator)?;
+    }
+    Ok(dir.save_config(config_text)?)
 }
 
 /// Gives a run directory without `run.json` an identity, and saves it: that of its checkpoints, if

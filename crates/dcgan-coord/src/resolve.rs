@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::ArgMatches;
-use dcgan_core::ids::Step;
-use dcgan_core::spec::{InitialWeights, RunSpec};
+use dcgan_core::ids::{Digest, Step};
+use dcgan_core::spec::{DatasetInfo, InitialWeights, ObjectiveKind, RunSpec};
+use dcgan_core::words::counted;
 use dcgan_process::exit::usage;
 use dcgan_process::settings::POSITIVE;
 use dcgan_store::dataset::Dataset;
+use dcgan_store::evaluator_file::EvaluatorFile;
 use dcgan_store::file;
 use dcgan_store::format::Newer;
 use dcgan_store::run_dir::{
@@ -34,6 +36,8 @@ pub(crate) struct ResolvedRun {
     pub(crate) dataset: Dataset,
     /// The weights that it begins with, if its seed does not draw them.
     pub(crate) initial_weights: Option<WeightsFile>,
+    /// The evaluator, if it is not built in.
+    pub(crate) evaluator: Option<EvaluatorFile>,
 }
 
 /// The toml library's words for a number, by the type that holds it.
@@ -69,7 +73,8 @@ pub(crate) fn given_settings(args: &Args, matches: &ArgMatches) -> anyhow::Resul
 pub(crate) fn resolve_run(given: &PartialConfig) -> anyhow::Result<ResolvedRun> {
     let root = given.out.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_ROOT));
     refuse_used_directory(given.resume.unwrap_or_default(), &root)?;
-    let saved = read_saved(&RunPaths::new(&root)).map_err(|error| of_out(&root, error))?;
+    let paths = RunPaths::new(&root);
+    let saved = read_saved(&paths).map_err(|error| of_out(&root, error))?;
     let mut merged = match &saved {
         Some(saved) => given.clone().or(&saved.settings.without_last_start()?).map_err(usage)?,
         None => given.clone(),
@@ -81,6 +86,14 @@ pub(crate) fn resolve_run(given: &PartialConfig) -> anyhow::Result<ResolvedRun> 
     // Load the data, and check the settings against it. What was guessed is kept with the run.
     let dataset = load_data(&merged)?;
     merged.transpose = Some(if dataset.is_transposed() { Transpose::Yes } else { Transpose::No });
+    let objective = merged.objective.unwrap_or_default();
+    let evaluator = find_evaluator(given, saved.as_ref(), &paths, objective, &dataset.info())?;
+    let had_none = saved.as_ref().is_none_or(|saved| saved.settings.evaluator_digest.is_none());
+    if evaluator.is_some() && had_none {
+        // It was not evaluated for want of one.
+        merged.eval_every = given.eval_every;
+    }
+    merged.evaluator_digest = evaluator.as_ref().map(EvaluatorFile::digest);
     let (config, to_save) = merged.resolve(dataset.info()).map_err(usage)?;
     let is_new = saved.is_none();
     if let Some(saved) = saved {
@@ -99,7 +112,7 @@ pub(crate) fn resolve_run(given: &PartialConfig) -> anyhow::Result<ResolvedRun> 
         }
     };
     let config_text = toml::to_string(&to_save)?;
-    Ok(ResolvedRun { root, config, config_text, dataset, initial_weights })
+    Ok(ResolvedRun { root, config, config_text, dataset, initial_weights, evaluator })
 }
 
 /// Reads the weights that a person gives for the beginning of the run.
@@ -131,6 +144,61 @@ fn read_weights(
         "the run begins with the weights of {from}"
     );
     Ok(Some(weights))
+}
+
+/// The evaluator of a run: the one that is given, or else the one that the run keeps.
+fn find_evaluator(
+    given: &PartialConfig,
+    saved: Option<&SavedRun>,
+    paths: &RunPaths,
+    objective: ObjectiveKind,
+    data: &DatasetInfo,
+) -> anyhow::Result<Option<EvaluatorFile>> {
+    let kept = saved.and_then(|saved| saved.settings.evaluator_digest);
+    let Some(path) = &given.evaluator else {
+        return kept.map(|digest| kept_evaluator(paths, digest)).transpose();
+    };
+    let read = || -> anyhow::Result<EvaluatorFile> {
+        ensure!(objective == ObjectiveKind::Dcgan, "the {objective} is judged without one");
+        let evaluator = EvaluatorFile::read(path)?;
+        evaluator.check_data(data)?;
+        // Values by two evaluators in one log could not be told apart.
+        let is_other = match saved {
+            Some(saved) if kept.is_none() => saved.spec.has_built_in_evaluator(),
+            _ => kept.is_some_and(|digest| digest != evaluator.digest()),
+        };
+        let root = paths.root().display();
+        ensure!(
+            !is_other,
+            "{root} belongs to a run that is judged by another evaluator: leave this one out, or \
+             choose another --out"
+        );
+        Ok(evaluator)
+    };
+    let evaluator = read().with_context(|| format!("--evaluator: {}", path.display()));
+    evaluator.map(Some).map_err(usage)
+}
+
+/// Checks the evaluator that a run keeps, if its configuration says that it keeps one.
+///
+/// # Errors
+/// If the file is missing or damaged.
+pub(crate) fn check_evaluator(paths: &RunPaths) -> anyhow::Result<()> {
+    // A configuration that cannot be read is for the next start to refuse.
+    let digest = read_saved_config(paths).ok().and_then(|saved| saved.evaluator_digest);
+    digest.map_or(Ok(()), |digest| kept_evaluator(paths, digest).map(drop))
+}
+
+/// The evaluator in a run directory, which has this digest.
+fn kept_evaluator(paths: &RunPaths, digest: Digest) -> anyhow::Result<EvaluatorFile> {
+    let path = paths.evaluator();
+    let read = || -> anyhow::Result<EvaluatorFile> {
+        let evaluator = EvaluatorFile::read(&path)?;
+        ensure!(evaluator.digest() == digest, "it is not the evaluator of this run");
+        Ok(evaluator)
+    };
+    let hint = "give the file that it was made of to --evaluator again";
+    read().map_err(|error| anyhow!("{}: {error:#}: {hint}", path.display()))
 }
 
 /// Checks that the run directory can be used, or created.
@@ -189,6 +257,16 @@ fn load_data(given: &PartialConfig) -> anyhow::Result<Dataset> {
             %file,
             transposed,
             "the images are those of {file}{how}"
+        );
+    }
+    if let Some(first) = dataset.left_out().first() {
+        let (count, first) = (dataset.left_out().len(), first.display());
+        tracing::info!(
+            event = "files_left_out",
+            count,
+            %first,
+            "left out as no PNG or JPEG picture: {}, such as {first}",
+            counted(count, "file")
         );
     }
     Ok(dataset)

@@ -58,7 +58,8 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let is_local = given.local.unwrap_or_default();
     check_local_flags(given, matches)?;
     check_exposure(given)?;
-    let ResolvedRun { root, config, config_text, dataset, initial_weights } = resolve_run(given)?;
+    let ResolvedRun { root, config, config_text, dataset, initial_weights, evaluator } =
+        resolve_run(given)?;
     // A child that does not know the name would only be started again and again.
     let http = resolve("--http", given.http.as_ref())?;
     if let Some(device) = given.device.as_ref().filter(|_| is_local) {
@@ -84,7 +85,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let listening = listener.local_addr()?;
     let address = Address::of_server(listening);
     let OpenedRun { mut recorder, files, run, are_workers_over, persisted, pending_grids } =
-        recorder::open(&root, &config, &config_text, initial_weights.as_ref())?;
+        recorder::open(&root, &config, &config_text, initial_weights.as_ref(), evaluator.as_ref())?;
     let resumed_at = persisted.checkpoint.as_ref().map_or(0, |saved| saved.step);
     let _address_file = recorder.publish_address(&address.to_string())?;
 
@@ -101,6 +102,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
             let digest = digest::of_bytes(&bytes);
             (bytes, digest)
         }),
+        evaluator: evaluator.map(|file| (file.digest(), file.into_bytes().into())),
         newest: newest.clone(),
         workers: Arc::clone(&workers),
     };

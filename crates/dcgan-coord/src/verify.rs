@@ -19,6 +19,7 @@ use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, read_run_file};
 use dcgan_store::{metrics_log, state_file};
 
 use crate::initial_weights::WeightsFile;
+use crate::resolve::check_evaluator;
 
 /// The contents of a run directory.
 struct Run {
@@ -96,6 +97,7 @@ impl Run {
         };
         run.read_rows(&paths);
         run.read_evaluations(&paths);
+        run.damages.extend(check_evaluator(&paths).err().map(|error| error.to_string()));
         run.read_checkpoints(&paths)?;
         Ok(run)
     }

@@ -57,7 +57,7 @@ pub struct Dcgan {
     device: ExecutionDevice,
     /// The weights that the run begins with, if its seed does not draw them.
     initial_weights: Option<State>,
-    /// Made when a part of an evaluation is due.
+    /// Made when a part of an evaluation is due, if it was not given.
     evaluator: OnceLock<Evaluator>,
 }
 
@@ -109,6 +109,13 @@ impl Dcgan {
     #[must_use]
     pub fn with_initial_weights(self, initial_weights: Option<State>) -> Self {
         Self { initial_weights, ..self }
+    }
+
+    /// Gives the DCGAN the evaluator that judges its samples, before the first part of an
+    /// evaluation is computed. Without one it is that of MNIST.
+    pub fn set_evaluator(&self, evaluator: Evaluator) {
+        // A second one is the same.
+        let _ = self.evaluator.set(evaluator);
     }
 
     // The phases. Each computes the vectors of several shards.

@@ -41,6 +41,7 @@ pub const FLAGS: [&str; 38] = [
     "dry-run",
     "epochs",
     "eval-every",
+    "evaluator",
     "fixed-shards",
     "grid-every",
     "grpc",

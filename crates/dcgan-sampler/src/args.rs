@@ -227,7 +227,8 @@ pub(crate) struct EvalArgs {
     /// training]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// The evaluator, as train-evaluator writes it [default: that of MNIST, which is built in]
+    /// The evaluator, as train-evaluator writes it [default: the one that the run keeps, or that
+    /// of MNIST, which is built in]
     #[arg(long, value_name = "FILE")]
     pub(crate) evaluator: Option<PathBuf>,
     /// The images that the run was trained on, a file or its folder [default: MNIST, which is built
@@ -252,7 +253,8 @@ fn hundreds(text: &str) -> Result<u32, String> {
 #[derive(Debug, ClapArgs)]
 #[command(mut_args = settings::in_plain_words)]
 pub(crate) struct TrainEvaluatorArgs {
-    /// The folder of the data set: the four files of MNIST or of a relative, packed or not
+    /// The folder of the data set: the four files of MNIST or of a relative, packed or not; or
+    /// folders train and test, with a folder of PNG or JPEG pictures for each class
     #[arg(long, value_name = "FOLDER")]
     pub(crate) data: PathBuf,
     /// The file to write

@@ -1,48 +1,55 @@
 //! The verbs `eval` and `train-evaluator`: how good are samples, and by whose judgement?
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use dcgan_core::random::{Purpose, RandomStream};
-use dcgan_core::spec::ObjectiveKind;
-use dcgan_core::spec::networks::EVALUATION;
+use dcgan_core::spec::networks::{EVALUATED_DATA, EVALUATION};
+use dcgan_core::spec::{DatasetInfo, ObjectiveKind};
 use dcgan_core::words::counted;
 use dcgan_model::PIXELS;
 use dcgan_model::evaluation::{self, Evaluator, IMAGES_MIN, LabelledImages, PIECE_IMAGES, Report};
 use dcgan_process::exit::{status, usage};
 use dcgan_process::print;
 use dcgan_store::dataset::{Dataset, Labelled, Source, Split};
+use dcgan_store::evaluator_file::EvaluatorFile;
 use dcgan_store::file;
 use serde_json::{Map, Value, json};
 
 use crate::args::{EvalArgs, TrainEvaluatorArgs};
 use crate::run_dir;
 
-/// The most bytes of an evaluator file.
-const EVALUATOR_BYTES_MAX: u64 = 64 << 20;
 /// Samples without `--count`, as in an evaluation during the training.
 pub(crate) const SAMPLES: u32 = EVALUATION.pieces as u32 * PIECE_IMAGES as u32;
 
 /// Prints how good samples are: those of a checkpoint, or those in a file.
 pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
-    let evaluator = match &args.evaluator {
-        None => Evaluator::mnist(),
-        Some(path) => read_evaluator(path).with_context(|| path.display().to_string())?,
-    };
+    let given = args
+        .evaluator
+        .as_ref()
+        .map(|path| EvaluatorFile::read(path).with_context(|| path.display().to_string()));
+    let given = given.transpose()?;
     let source = args.data.clone().map_or(Source::Mnist, Source::Path);
-    let training = Dataset::load(&source, None, ObjectiveKind::Dcgan).map_err(usage)?;
+    let mut training = load(&source, None)?;
     let count = args.count as usize;
-    let (what, samples) = match &args.images {
-        Some(path) => (path.display().to_string(), read_samples(path, count)?),
+    let (what, samples, evaluator) = match &args.images {
+        Some(path) => {
+            let samples = read_samples(path, count)?;
+            (path.display().to_string(), samples, evaluator_for(given, &training)?)
+        }
         None => {
-            let generator = run_dir::load(&args.which)?;
+            let checkpoint = run_dir::checkpoint(&args.which.run, args.which.checkpoint)?;
+            training = as_trained(&source, training, checkpoint.manifest().config.data())?;
+            let kept = if given.is_some() { None } else { run_dir::evaluator(&args.which.run)? };
+            let evaluator = evaluator_for(given.or(kept), &training)?;
+            let weights = args.which.weights.map(Into::into);
+            let generator = run_dir::generator(&checkpoint, weights)?;
             let seed = args.seed.unwrap_or(generator.seed);
             let pieces = (0..count / PIECE_IMAGES)
                 .flat_map(|piece| generator.generator.draw_piece(seed, piece as u32));
-            (format!("step {}", generator.step), pieces.collect())
+            (format!("step {}", generator.step), pieces.collect(), evaluator)
         }
     };
     let report = evaluator.report(&samples, training.pixels());
@@ -55,6 +62,48 @@ pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
         as_table(&what, count, &report, floor.as_ref())
     });
     Ok(status::FINISHED)
+}
+
+fn load(source: &Source, transpose: Option<bool>) -> anyhow::Result<Dataset> {
+    Dataset::load(source, transpose, ObjectiveKind::Dcgan).context("--data").map_err(usage)
+}
+
+/// The images as a run was trained on them, which may have turned them; copies are looked for among
+/// them.
+fn as_trained(
+    source: &Source,
+    training: Dataset,
+    trained_on: &DatasetInfo,
+) -> anyhow::Result<Dataset> {
+    let found = training.info();
+    if found == *trained_on {
+        return Ok(training);
+    }
+    let turned = !training.is_transposed();
+    drop(training);
+    let training = load(source, Some(turned))?;
+    if training.info() != *trained_on {
+        bail!(usage(anyhow!(
+            "--data: the run was trained on {trained_on}, and these are {found}: give the run's"
+        )));
+    }
+    Ok(training)
+}
+
+/// The evaluator in a file, or else the one that is built in, for these training images.
+fn evaluator_for(file: Option<EvaluatorFile>, training: &Dataset) -> anyhow::Result<Evaluator> {
+    let data = training.info();
+    match file {
+        Some(file) => {
+            file.check_data(&data).map_err(usage)?;
+            Ok(Evaluator::from_file(&file)?)
+        }
+        None if data.digest == EVALUATED_DATA => Ok(Evaluator::mnist()),
+        None => bail!(usage(anyhow!(
+            "--evaluator: the one that is built in knows MNIST, and these are other images; make \
+             one with dcgan-sampler train-evaluator, and give it to --evaluator"
+        ))),
+    }
 }
 
 /// Trains an evaluator and writes its file.
@@ -97,16 +146,6 @@ fn some_images(pixels: &[u8], count: usize) -> Vec<u8> {
     let order = RandomStream::new(0, Purpose::Evaluation, 0, 1).permutation(pixels.len() / PIXELS);
     let image = |place: &u32| &pixels[*place as usize * PIXELS..][..PIXELS];
     order[..count].iter().flat_map(image).copied().collect()
-}
-
-/// Reads an evaluator file.
-fn read_evaluator(path: &Path) -> anyhow::Result<Evaluator> {
-    let length = fs::metadata(path)?.len();
-    ensure!(
-        length <= EVALUATOR_BYTES_MAX,
-        "expected an evaluator of at most {EVALUATOR_BYTES_MAX} bytes, found {length}"
-    );
-    Evaluator::from_file(&fs::read(path)?).context("this is no evaluator")
 }
 
 /// Reads the first samples in an IDX file.

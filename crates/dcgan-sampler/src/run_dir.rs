@@ -8,6 +8,7 @@ use dcgan_core::ids::Step;
 use dcgan_model::Weights;
 use dcgan_process::exit::usage;
 use dcgan_store::checkpoint::{Checkpoints, Damaged, Owner, VerifiedCheckpoint};
+use dcgan_store::evaluator_file::EvaluatorFile;
 use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, read_run_file};
 
 use crate::args::Which;
@@ -59,6 +60,18 @@ pub(crate) fn checkpoint(root: &Path, step: Option<Step>) -> anyhow::Result<Veri
             )
         }),
     }
+}
+
+/// Reads the evaluator that a run keeps, if it was given one.
+///
+/// # Errors
+/// If it cannot be read, or is damaged.
+pub(crate) fn evaluator(root: &Path) -> anyhow::Result<Option<EvaluatorFile>> {
+    let path = RunPaths::new(root).evaluator();
+    if !path.exists() {
+        return Ok(None);
+    }
+    EvaluatorFile::read(&path).map(Some).with_context(|| path.display().to_string())
 }
 
 /// Checks that a step has a checkpoint, intact or not.

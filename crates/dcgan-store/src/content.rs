@@ -23,8 +23,8 @@ const SIGNATURES: [(&[u8], &str); 15] = [
     (b"\x89HDF", "an HDF5 file: convert it to IDX"),
     (b"MATLAB", "a MATLAB file: convert it to IDX"),
     (b"PAR1", "a Parquet file: convert it to IDX"),
-    (b"\x89PNG", "a single picture: convert all pictures to one IDX file"),
-    (b"\xff\xd8\xff", "a single picture: convert all pictures to one IDX file"),
+    (b"\x89PNG", "a single picture: give the folder of all pictures"),
+    (b"\xff\xd8\xff", "a single picture: give the folder of all pictures"),
 ];
 
 /// Says what a file holds that begins like this, and what to do.

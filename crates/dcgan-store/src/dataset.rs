@@ -1,13 +1,15 @@
-//! Data sets: MNIST, which is built in, or a file of images of another one, such as Fashion-MNIST,
-//! KMNIST, QMNIST or EMNIST.
+//! Data sets: MNIST, which is built in; a file of images of another one, such as Fashion-MNIST,
+//! KMNIST, QMNIST or EMNIST; or a folder of pictures.
 //!
 //! Training uses the training images alone. Labels and test sets are read for an evaluator only.
 
 mod labelled;
+mod pictures;
 mod search;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -17,12 +19,17 @@ use dcgan_core::spec::{DatasetInfo, ObjectiveKind};
 use dcgan_core::state::digest;
 
 pub use self::labelled::{Labelled, Split};
+use self::pictures::{PICTURES_MAX, Pictures};
 use self::search::FILES_MAX;
 use crate::file;
 use crate::idx::{self, HEADER_BYTES, IdxError, Images, PAYLOAD_BYTES_MAX};
+use crate::picture::PictureError;
 
 /// The training images of MNIST; see the README beside the file for its authors and licence.
 const MNIST: &[u8] = include_bytes!("../mnist/train-images-idx3-ubyte.gz");
+
+/// The rows and columns of the images that pictures become, which the networks are made for.
+const IMAGE_SIDE: usize = 28;
 
 /// Images of the synthetic data set.
 const SYNTHETIC_IMAGES: usize = 4000;
@@ -32,7 +39,7 @@ const SYNTHETIC_IMAGES: usize = 4000;
 pub enum Source {
     /// MNIST, which is built into the program.
     Mnist,
-    /// A file of images, or a folder that holds one.
+    /// A file of images, or a folder that holds one, or a folder of pictures.
     Path(PathBuf),
     /// 4000 random images of one pixel, for the toy objective.
     Synthetic,
@@ -50,10 +57,10 @@ pub enum DataError {
     /// The path is an address.
     #[error("{0}: nothing is downloaded; download the file, and give its path")]
     Address(PathBuf),
-    /// No file in the folder has training images.
+    /// No file in the folder has training images, or is a picture.
     #[error(
         "{folder}: no file here holds training images in IDX format, such as \
-         train-images-idx3-ubyte.gz; here are: {found}"
+         train-images-idx3-ubyte.gz, or is a PNG or JPEG picture; here are: {found}"
     )]
     NoImages {
         /// The folder that was searched.
@@ -70,8 +77,40 @@ pub enum DataError {
         found: String,
     },
     /// The folder has too many files.
-    #[error("{0}: more than {FILES_MAX} files; give the file of images to --data")]
+    #[error(
+        "{0}: more than {FILES_MAX} files, and no PNG or JPEG picture; give the file of images to \
+         --data"
+    )]
     TooManyFiles(PathBuf),
+    /// The folder has too many pictures.
+    #[error("{0}: more than {PICTURES_MAX} files; give a folder with fewer pictures to --data")]
+    TooManyPictures(PathBuf),
+    /// A picture cannot be used, or a folder of pictures cannot be read.
+    #[error("{file}: {error}")]
+    Picture {
+        /// The file or folder.
+        file: PathBuf,
+        /// The fault.
+        error: PictureError,
+    },
+    /// The folders of classes are not those that were expected; says which, and what was found.
+    #[error("{folder}: expected {what}")]
+    Classes {
+        /// The folder of a split.
+        folder: PathBuf,
+        /// The expected and the found folders.
+        what: String,
+    },
+    /// The folder has no pictures of a split.
+    #[error(
+        "{folder}: expected pictures in a folder {split} here, with a folder for each class in it"
+    )]
+    NoSplit {
+        /// The folder of the data set.
+        folder: PathBuf,
+        /// The folder's name.
+        split: &'static str,
+    },
     /// A file cannot be read or is not a valid file of images.
     #[error("{file}: {error}")]
     File {
@@ -102,6 +141,7 @@ pub struct Dataset {
     info: DatasetInfo,
     file: Option<PathBuf>,
     is_transposed: bool,
+    left_out: Vec<PathBuf>,
 }
 
 impl Dataset {
@@ -122,11 +162,15 @@ impl Dataset {
                 let file = Path::new("mnist (built in)");
                 (None, read_images(file, MNIST)?)
             }
-            Source::Path(path) => {
-                let file = search::find(path)?;
-                let images = read_images(&file, open(&file)?)?;
-                (Some(file), images)
-            }
+            Source::Path(path) => match find(path)? {
+                Found::File(file) => {
+                    let images = read_images(&file, open(&file)?)?;
+                    (Some(file), images)
+                }
+                Found::Pictures(pictures) => {
+                    return Self::of_pictures(&pictures, transpose.unwrap_or(false));
+                }
+            },
         };
         if let (Some(file), Some((rows, columns))) = (&file, objective.image_size())
             && (images.rows, images.columns) != (rows, columns)
@@ -138,15 +182,21 @@ impl Dataset {
             });
         }
         let is_transposed = transpose.unwrap_or_else(|| file.as_deref().is_some_and(is_emnist));
-        let images = if is_transposed { transposed(images) } else { images };
         Ok(Self::new(images, file, is_transposed))
     }
 
+    /// Reads a folder of pictures. They stand upright whatever the folder is called.
+    fn of_pictures(pictures: &Pictures, transpose: bool) -> Result<Self, DataError> {
+        let set = Self::new(pictures.read()?, Some(pictures.folder.clone()), transpose);
+        Ok(Self { left_out: pictures.left_out.clone(), ..set })
+    }
+
     fn new(images: Images, file: Option<PathBuf>, is_transposed: bool) -> Self {
+        let images = if is_transposed { transposed(images) } else { images };
         let Images { count, rows, columns, pixels } = images;
         let digest = digest::of_bytes(&pixels);
         let info = DatasetInfo { images: count, rows, columns, digest };
-        Self { pixels, info, file, is_transposed }
+        Self { pixels, info, file, is_transposed, left_out: Vec::new() }
     }
 
     /// Returns what a training result depends on: the number of images, their size and their
@@ -155,9 +205,14 @@ impl Dataset {
         self.info
     }
 
-    /// Returns the file of the images; `None` if they are built in.
+    /// Returns the file of the images, or the folder of the pictures; `None` if they are built in.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
+    }
+
+    /// Returns the files in the folder of the pictures that are none, by their paths from there.
+    pub fn left_out(&self) -> &[PathBuf] {
+        &self.left_out
     }
 
     /// Returns whether rows and columns of each image have changed places.
@@ -196,6 +251,26 @@ fn synthetic() -> Images {
     Images { count: SYNTHETIC_IMAGES, rows: 1, columns: 1, pixels }
 }
 
+/// The images that a path means.
+enum Found {
+    /// A file in IDX format.
+    File(PathBuf),
+    /// A folder of pictures.
+    Pictures(Pictures),
+}
+
+/// Finds the training images that a path means. Pictures are looked for in a folder that has no
+/// other images.
+fn find(path: &Path) -> Result<Found, DataError> {
+    match search::find(path) {
+        Ok(file) => Ok(Found::File(file)),
+        Err(error @ (DataError::NoImages { .. } | DataError::TooManyFiles(_))) => {
+            Pictures::find(path)?.map(Found::Pictures).ok_or(error)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn open(path: &Path) -> Result<impl BufRead, DataError> {
     let fault = |error| DataError::File { file: path.to_owned(), error };
     let file = file::open(path).map_err(|error| fault(IdxError::Io(error)))?;
@@ -217,6 +292,11 @@ fn read_images(file: &Path, source: impl BufRead) -> Result<Images, DataError> {
 /// that of its folder.
 fn is_emnist(file: &Path) -> bool {
     file.iter().rev().take(2).any(|name| lowercase(name.as_ref()).contains("emnist"))
+}
+
+/// Returns whether a name is hidden: such files are made by programs, and not for people.
+fn is_hidden(name: &OsStr) -> bool {
+    name.to_string_lossy().starts_with('.')
 }
 
 fn lowercase(name: &Path) -> String {

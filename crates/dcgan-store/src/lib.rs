@@ -8,16 +8,17 @@
 //! # Layout
 //!
 //! * [`idx`], `content`, [`dataset`]: the IDX format, and what stands in its place; MNIST, and the
-//!   search for files of its relatives.
+//!   search for files of its relatives and for pictures.
+//! * [`picture`]: PNG and JPEG files as small grey images.
 //! * [`run_dir`]: the files of a run directory, its lock and the grids; `run_file` is `run.json`,
 //!   and `restore` undoes what others do to them.
 //! * [`address_file`]: where the coordinator of a run listens.
 //! * [`checkpoint`]: the folder of checkpoints.
 //! * [`format`]: the version of the formats of both; older and newer files.
-//! * [`state_file`]: states as safetensors files.
+//! * [`state_file`]: states as safetensors files; [`evaluator_file`]: evaluators.
 //! * [`metrics_log`]: the file `metrics.jsonl`.
 //! * `parsers`: the readers of these files, for fuzzing.
-//! * [`png`]: whether bytes are a picture.
+//! * [`png`]: whether bytes are a grid of a sampler.
 //! * [`file`]: reading files that anybody may have made, and writing files that are complete or
 //!   absent.
 
@@ -25,12 +26,14 @@ pub mod address_file;
 pub mod checkpoint;
 mod content;
 pub mod dataset;
+pub mod evaluator_file;
 pub mod file;
 pub mod format;
 pub mod idx;
 pub mod metrics_log;
 #[doc(hidden)]
 pub mod parsers;
+pub mod picture;
 pub mod png;
 mod restore;
 pub mod run_dir;

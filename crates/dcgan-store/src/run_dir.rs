@@ -6,6 +6,7 @@
 //! address                where its coordinator listens, while it runs
 //! config.toml            every setting of the run
 //! initial.safetensors    the weights that the run began with, if they were given
+//! evaluator.safetensors  the judge of its samples, if it was given one
 //! metrics.jsonl          one row for each log window
 //! evaluations.jsonl      one row for each evaluation, if there are any
 //! checkpoints/           one folder for each checkpoint
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use dcgan_core::ids::{RunId, Step};
 
+use crate::evaluator_file::EvaluatorFile;
 use crate::file;
 use crate::format::Newer;
 use crate::restore::KeptFiles;
@@ -69,6 +71,11 @@ impl RunPaths {
     /// Returns the path of the weights that the run began with, if its seed did not draw them.
     pub fn initial_weights(&self) -> PathBuf {
         self.root.join("initial.safetensors")
+    }
+
+    /// Returns the path of the evaluator that the run was given.
+    pub fn evaluator(&self) -> PathBuf {
+        self.root.join("evaluator.safetensors")
     }
 
     /// Returns the path of `metrics.jsonl`: one row for each log window.
@@ -221,6 +228,20 @@ impl RunDir {
     /// If the file cannot be written.
     pub fn save_initial_weights(&mut self, weights: &[u8]) -> Result<(), RunDirError> {
         self.write_and_keep(&self.paths.initial_weights(), weights.to_vec())
+    }
+
+    /// Writes the evaluator of the run, if it is not there already, and waits until it is on disk.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save_evaluator(&mut self, evaluator: &EvaluatorFile) -> Result<(), RunDirError> {
+        let path = self.paths.evaluator();
+        let bytes = evaluator.bytes();
+        if file::read(&path, bytes.len() as u64).is_ok_and(|found| found == bytes) {
+            self.kept.insert(&path, bytes.to_vec());
+            return Ok(());
+        }
+        self.write_and_keep(&path, bytes.to_vec())
     }
 
     /// Writes the grid of a step, waits until it is on disk, and removes the generator that it was

@@ -142,14 +142,29 @@ fn read_state(file: &SafeTensors<'_>, layout: &Arc<Layout>) -> Result<State, Sta
     Ok(state)
 }
 
-/// Encodes tensors, each with its name, its shape and its values, as a safetensors file.
+/// Encodes tensors, each with its name, its shape and its values, as a safetensors file. Its header
+/// has also this text under this key.
 ///
 /// # Panics
 /// If a shape does not fit its values.
-pub fn encode_tensors(tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Vec<u8> {
+pub fn encode_tensors(
+    tensors: &[(String, Vec<usize>, Vec<f32>)],
+    (key, text): (&str, String),
+) -> Vec<u8> {
     let views =
         tensors.iter().map(|(name, shape, values)| (name.as_str(), TensorView { shape, values }));
-    safetensors::serialize(views, None).expect("shapes fit their values")
+    let header = HashMap::from([(key.to_owned(), text)]);
+    safetensors::serialize(views, Some(header)).expect("shapes fit their values")
+}
+
+/// Returns the text in the header of a file under this key, if there is one.
+///
+/// # Errors
+/// If the file is not a safetensors file.
+pub fn header_value(bytes: &[u8], key: &str) -> Result<Option<String>, StateFileError> {
+    parse(bytes)?;
+    let (_, header) = SafeTensors::read_metadata(bytes)?;
+    Ok(header.metadata().as_ref().and_then(|header| header.get(key)).cloned())
 }
 
 /// Returns the first dimension of a tensor in a file.
@@ -233,10 +248,9 @@ pub fn subset(bytes: &[u8], prefixes: &[&str]) -> Result<Vec<u8>, StateFileError
 /// If the file is not a safetensors file, or has other tensors.
 pub fn verify_subset(bytes: &[u8]) -> Result<(), StateFileError> {
     let found = digest_of(bytes)?;
-    let (_, header) = SafeTensors::read_metadata(bytes)?;
-    match header.metadata().as_ref().and_then(|header| header.get(DIGEST)) {
-        Some(expected) if *expected != found.to_string() => {
-            Err(StateFileError::Digest { expected: expected.clone(), found })
+    match header_value(bytes, DIGEST)? {
+        Some(expected) if expected != found.to_string() => {
+            Err(StateFileError::Digest { expected, found })
         }
         _ => Ok(()),
     }

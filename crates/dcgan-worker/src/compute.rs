@@ -40,7 +40,8 @@ pub(crate) enum Computed {
     Part(PartId, Result<Vec<f64>, String>),
 }
 
-/// The threads that compute. They run until the process ends.
+/// The threads that compute. They run until the process ends. Clones share them.
+#[derive(Clone)]
 pub(crate) struct ComputePool {
     queues: Arc<Queues>,
     /// The number of shards that the objective wants in one call.

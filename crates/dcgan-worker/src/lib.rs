@@ -11,13 +11,15 @@
 //! * `driver`: one thread that handles all events in one order. `input` lists the events.
 //! * `session`: the connection to the coordinator, with its heartbeats, on a thread of its own.
 //! * `compute`: the threads that compute gradients.
-//! * `partitions`, `transfers`: images and states that are fetched and sent in the background.
+//! * `partitions`, `evaluator`, `transfers`: images, the evaluator and states, which are fetched
+//!   and sent in the background.
 //! * `waiting`, `progress`: log lines about long waits and about the training.
 
 mod args;
 mod client;
 mod compute;
 mod driver;
+mod evaluator;
 mod input;
 mod partitions;
 mod progress;

@@ -41,6 +41,7 @@ impl Driver {
             spec: self.config.spec.clone(),
             schedule: self.config.schedule,
             likely_shards: likely_shards.to_vec(),
+            evaluator: self.config.evaluator,
         };
         self.send(conn, CoordinatorMessage::Welcome(Box::new(welcome)));
     }

@@ -115,6 +115,23 @@ impl Coordinator for Service {
         Ok(answer(state, digest, permit))
     }
 
+    type GetEvaluatorStream = transfer::ChunkStream<pb::Chunk>;
+
+    async fn get_evaluator(
+        &self,
+        request: Request<pb::GetEvaluatorRequest>,
+    ) -> Result<Response<Self::GetEvaluatorStream>, Status> {
+        let open = OpenRequest::of(&request);
+        let who = self.receive(request.into_inner().caller)?;
+        let permit = self.0.served.workers.begin_transfer(&who).await?;
+        tracing::debug!(event = "evaluator_sent", by = %who, "{who} fetches the evaluator");
+        let evaluator = self.0.served.evaluator.clone();
+        let (digest, file) =
+            evaluator.ok_or_else(|| Status::not_found("this run has no evaluator of its own"))?;
+        open.end_within(transfer::time_max(file.len()));
+        Ok(answer(file, digest, permit))
+    }
+
     async fn put_snapshot(
         &self,
         request: Request<Streaming<pb::PutSnapshotRequest>>,

@@ -1,7 +1,7 @@
 //! The coordinator's gRPC services: one for workers, one for samplers, one for people.
 //!
-//! Streams become inputs of the driver. Partitions and checkpoints are served from here, without
-//! the driver: they are large, never change, and must not hold up the run.
+//! Streams become inputs of the driver. Partitions, checkpoints and the evaluator are served from
+//! here, without the driver: they are large, never change, and must not hold up the run.
 //!
 //! Every request says who sends it and which run it is meant for; a stream says it once, in its
 //! first message. A request for another run is refused here, before it reaches anything.
@@ -46,6 +46,8 @@ pub(crate) struct Served {
     /// The weights that the run begins with, as a safetensors file with its digest; `None` if its
     /// seed draws them.
     pub(crate) initial_weights: Option<(Bytes, Digest)>,
+    /// The evaluator that the run was given, as a safetensors file, with its digest.
+    pub(crate) evaluator: Option<(Digest, Bytes)>,
     pub(crate) newest: NewestCheckpoint,
     pub(crate) workers: Arc<Workers>,
 }

@@ -17,7 +17,7 @@ use crate::protocol::plan::{Plan, StateRef};
 
 /// The version of everything on the wire. Programs of different versions refuse each other, with a
 /// message that names both versions.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// The first message of every control stream, from the worker.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -164,7 +164,7 @@ pub const EVALUATION: EvaluationInfo = EvaluationInfo {
     ],
 };
 
-/// The digest of the training images whose samples the evaluation judges: MNIST's.
+/// The digest of the training images whose evaluator is built in: MNIST's.
 pub const EVALUATED_DATA: Digest = Digest(0xee3d_62f5_5dfa_fffb);
 
 /// The classifier that judges samples: the discriminator's convolutions, and two dense layers.

@@ -313,11 +313,15 @@ impl RunSpec {
         name == DATA || Self::setting_names().iter().any(|setting| setting == name)
     }
 
-    /// The properties of the evaluation, if the objective has one for these data.
+    /// The properties of the evaluation, if the objective has one.
     pub fn evaluation(&self) -> Option<EvaluationInfo> {
-        let objective = self.objective();
-        let is_judged = objective != ObjectiveKind::Dcgan || self.data.digest == EVALUATED_DATA;
-        objective.evaluation().filter(|_| is_judged)
+        self.objective().evaluation()
+    }
+
+    /// Tells whether the evaluation of these data needs no file: the toy's has none, and the
+    /// evaluator of MNIST is built in.
+    pub fn has_built_in_evaluator(&self) -> bool {
+        self.objective() != ObjectiveKind::Dcgan || self.data.digest == EVALUATED_DATA
     }
 
     /// The training data.

@@ -16,7 +16,10 @@ mod training;
 
 use dcgan_core::portable::{exp_negative, ln};
 use dcgan_core::spec::networks::{CLASSES, FEATURES};
-use dcgan_store::state_file::{self, StateFileError};
+use dcgan_store::evaluator_file::{
+    self, EvaluatorFile, EvaluatorFileError, NEAREST_IMAGES, REFERENCE_FEATURES, REFERENCE_NEAREST,
+};
+use dcgan_store::state_file;
 
 use crate::PIXELS;
 use crate::ops::Isa;
@@ -30,8 +33,6 @@ pub use training::LabelledImages;
 
 /// The images of a piece of an evaluation.
 pub const PIECE_IMAGES: usize = 100;
-/// The images that are compared with training images, pixel by pixel.
-const NEAREST_IMAGES: usize = 1000;
 /// The fewest images of each part of a data set for an evaluator, and the fewest samples.
 pub const IMAGES_MIN: usize = NEAREST_IMAGES;
 /// The share of the test images that are nearer to a training image than a sample that counts as a
@@ -42,21 +43,6 @@ const BATCH: usize = 100;
 
 /// The evaluator of MNIST; see `docs/evaluation.md` for the command that made it.
 const MNIST: &[u8] = include_bytes!("../../mnist-evaluator.safetensors");
-
-/// The tensors of an evaluator file besides the classifier's.
-const REFERENCE_FEATURES: &str = "reference.features";
-const REFERENCE_NEAREST: &str = "reference.nearest";
-
-/// Why a file is no evaluator.
-#[derive(Debug, thiserror::Error)]
-pub enum EvaluatorError {
-    /// The file lacks tensors, or is no safetensors file.
-    #[error(transparent)]
-    File(#[from] StateFileError),
-    /// The file has too few real images.
-    #[error("expected the features of at least {IMAGES_MIN} images, found {0}")]
-    Images(usize),
-}
 
 /// A judge of samples.
 pub struct Evaluator {
@@ -91,23 +77,20 @@ impl Evaluator {
     /// # Panics
     /// Never: the tests read it.
     pub fn mnist() -> Self {
-        Self::from_file(MNIST).expect("the file that is built in is intact")
+        Self::on(MNIST, Isa::widest()).expect("the file that is built in is intact")
     }
 
-    /// Reads an evaluator file.
+    /// The evaluator in a file.
     ///
     /// # Errors
-    /// If it is none.
-    pub fn from_file(bytes: &[u8]) -> Result<Self, EvaluatorError> {
-        Self::on(bytes, Isa::widest())
+    /// If the file lacks tensors, which was checked before.
+    pub fn from_file(file: &EvaluatorFile) -> Result<Self, EvaluatorFileError> {
+        Self::on(file.bytes(), Isa::widest())
     }
 
-    fn on(bytes: &[u8], isa: Isa) -> Result<Self, EvaluatorError> {
+    fn on(bytes: &[u8], isa: Isa) -> Result<Self, EvaluatorFileError> {
         let classifier = Classifier::from_file(bytes, isa)?;
         let images = state_file::rows_of(bytes, REFERENCE_FEATURES)?;
-        if images < IMAGES_MIN {
-            return Err(EvaluatorError::Images(images));
-        }
         let features = (REFERENCE_FEATURES.to_owned(), vec![images, FEATURES]);
         let nearest = (REFERENCE_NEAREST.to_owned(), vec![NEAREST_IMAGES]);
         let [reference, nearest] = state_file::decode_tensors(bytes, &[features, nearest])?
@@ -237,7 +220,7 @@ pub fn train(
     let mut tensors = classifier.tensors();
     tensors.push((REFERENCE_FEATURES.to_owned(), vec![test.len(), FEATURES], features));
     tensors.push((REFERENCE_NEAREST.to_owned(), vec![nearest.len()], nearest));
-    state_file::encode_tensors(&tensors)
+    evaluator_file::encode(&tensors, training.pixels)
 }
 
 fn features(classifier: &Classifier, images: &[u8]) -> Vec<f32> {

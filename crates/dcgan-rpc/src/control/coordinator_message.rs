@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dcgan_core::evaluation::EvaluationTask;
-use dcgan_core::ids::{Generation, RunId};
+use dcgan_core::ids::{Digest, Generation, RunId};
 use dcgan_core::protocol::message::{Finish, ToWorker};
 
 use super::{CoordinatorMessage, Welcome, spec};
@@ -99,12 +99,13 @@ impl From<ToWorker> for Kind {
 }
 
 impl From<Welcome> for pb::Welcome {
-    fn from(Welcome { run, spec, schedule, likely_shards }: Welcome) -> Self {
+    fn from(Welcome { run, spec, schedule, likely_shards, evaluator }: Welcome) -> Self {
         Self {
             run: run.0,
             schedule: Some(schedule.into()),
             likely_shards: likely_shards.into_iter().map(|shard| shard.0.into()).collect(),
             spec: spec::to_json(&spec),
+            evaluator: evaluator.map(|digest| digest.0),
         }
     }
 }
@@ -113,7 +114,7 @@ impl CoordinatorMessage {
     /// Reads a welcome. One with a specification that this version cannot follow is a refusal: the
     /// coordinator, of another version, would send the same again and again.
     fn welcome(welcome: pb::Welcome) -> Result<Self, Malformed> {
-        let pb::Welcome { run, schedule, likely_shards, spec } = welcome;
+        let pb::Welcome { run, schedule, likely_shards, spec, evaluator } = welcome;
         let spec = match spec::from_json(&spec) {
             Ok(spec) => spec,
             Err(why) => {
@@ -125,6 +126,7 @@ impl CoordinatorMessage {
             spec,
             schedule: required(schedule, "a welcome without a schedule")?,
             likely_shards: convert::shards(likely_shards)?,
+            evaluator: evaluator.map(Digest),
         })))
     }
 }

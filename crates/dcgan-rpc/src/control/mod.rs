@@ -9,7 +9,7 @@ mod spec;
 mod tests;
 mod worker_message;
 
-use dcgan_core::ids::{RunId, ShardId};
+use dcgan_core::ids::{Digest, RunId, ShardId};
 use dcgan_core::protocol::message::{FromWorker, Hello, ToWorker};
 use dcgan_core::spec::RunSpec;
 use dcgan_core::spec::schedule::Schedule;
@@ -49,4 +49,6 @@ pub struct Welcome {
     pub schedule: Schedule,
     /// The shards that the worker will probably own: it fetches their partitions first.
     pub likely_shards: Vec<ShardId>,
+    /// The digest of the evaluator that judges the run's samples, if it is not built in.
+    pub evaluator: Option<Digest>,
 }

@@ -174,8 +174,11 @@ fn spec(seed: u64) -> RunSpec {
 
 fn welcome() -> impl Strategy<Value = Welcome> {
     let intervals = [1u64..99, 1..99, 1..99, 0..9];
-    (any::<[u64; 3]>(), intervals, proptest::collection::vec(any::<u16>(), 0..9)).prop_map(
-        |([run, seed, last_step], [log_every, grid_every, checkpoint_every, evaluate], shards)| {
+    let shards = proptest::collection::vec(any::<u16>(), 0..9);
+    (any::<[u64; 3]>(), intervals, shards, any::<Option<u64>>()).prop_map(
+        |(numbers, intervals, shards, evaluator)| {
+            let [run, seed, last_step] = numbers;
+            let [log_every, grid_every, checkpoint_every, evaluate] = intervals;
             let evaluate_every = NonZeroU64::new(evaluate);
             Welcome {
                 run: RunId(run),
@@ -188,6 +191,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
                     evaluate_every,
                 },
                 likely_shards: shards.into_iter().map(ShardId).collect(),
+                evaluator: evaluator.map(Digest),
             }
         },
     )

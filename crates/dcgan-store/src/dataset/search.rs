@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::{DataError, lowercase};
+use super::{DataError, is_hidden, lowercase};
 use crate::file;
 use crate::idx::{self, IdxError};
 
@@ -57,7 +57,7 @@ pub(super) fn find(path: &Path) -> Result<PathBuf, DataError> {
 }
 
 /// Lists the files of a folder and of the folders in it, and stops when there are too many. Hidden
-/// ones are left out: they are made by programs, and not for people.
+/// ones are left out.
 fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for name in names(folder)? {
@@ -79,9 +79,9 @@ fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
 fn names(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {
-        let name = PathBuf::from(entry?.file_name());
-        if !name.to_string_lossy().starts_with('.') {
-            names.push(name);
+        let name = entry?.file_name();
+        if !is_hidden(&name) {
+            names.push(PathBuf::from(name));
         }
         if names.len() > FILES_MAX {
             break;

@@ -128,7 +128,7 @@ fn several_files_that_may_be_meant_are_listed() {
 #[test]
 fn a_folder_without_training_images_says_what_it_holds() {
     let none = "D: no file here holds training images in IDX format, such as \
-                train-images-idx3-ubyte.gz; here are: ";
+                train-images-idx3-ubyte.gz, or is a PNG or JPEG picture; here are: ";
     let check = |files: &[(&str, Vec<u8>)], found: &str| {
         check_refused(files, &format!("{none}{found}"));
     };
@@ -159,9 +159,112 @@ fn a_folder_without_training_images_says_what_it_holds() {
 
 #[test]
 fn a_folder_with_very_many_files_is_not_searched() {
-    let many: Vec<_> = (0..=FILES_MAX).map(|n| format!("a/{n}.png")).collect();
+    let many: Vec<_> = (0..=FILES_MAX).map(|n| format!("a/{n}.txt")).collect();
     let many: Vec<_> = many.iter().map(|name| (&**name, Vec::new())).collect();
-    check_refused(&many, "D: more than 1000 files; give the file of images to --data");
+    let refused = "D: more than 1000 files, and no PNG or JPEG picture; give the file of images to \
+                   --data";
+    check_refused(&many, refused);
+    let picture = ("a/b/c/one.png", picture(5));
+    let (found, set) = load_in(&[&many[..], &[picture]].concat(), "D").unwrap();
+    assert_eq!((&*found, set.info().images, set.left_out().len()), ("D", 1, FILES_MAX + 1));
+}
+
+/// A PNG file of one grey level.
+fn picture(level: u8) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, 3, 2);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.write_header().unwrap().write_image_data(&[level; 6]).unwrap();
+    file
+}
+
+#[test]
+fn a_folder_of_pictures_is_a_data_set_in_the_order_of_the_paths() {
+    let files = [
+        ("b/2.png", picture(4)),
+        ("b-c.PNG", picture(3)),
+        ("a/deep/1", picture(2)),
+        ("a/10.jpg", picture(1)),
+        ("notes.txt", b"read me".to_vec()),
+        (".hidden/0.png", picture(9)),
+    ];
+    let (folder, set) = load_in(&files, "D").unwrap();
+    let info = set.info();
+    assert_eq!((&*folder, info.images, info.rows, info.columns), ("D", 4, 28, 28));
+    let levels: Vec<u8> = set.pixels().chunks(28 * 28).map(|image| image[0]).collect();
+    // "-" comes before "/".
+    assert_eq!(levels, [1, 2, 3, 4]);
+    assert_eq!(set.info().digest, digest::of_bytes(set.pixels()));
+    assert_eq!(set.left_out(), [Path::new("notes.txt")]);
+
+    // A file of images counts, and not the pictures beside it. Of a split data set the training
+    // set counts.
+    check_found(&[&files[..], &[("digits", images(5, 2))]].concat(), "digits");
+    let split = [("Train/1.png", picture(7)), ("test/2.png", picture(8))];
+    let (folder, set) = load_in(&split, "D").unwrap();
+    assert_eq!((&*folder, set.info().images, set.pixels()[0]), ("D/Train", 1, 7));
+}
+
+#[test]
+fn a_picture_that_cannot_be_used_is_named() {
+    let good = ("a.png", picture(1));
+    let cut = picture(1)[..40].to_vec();
+    let check = |files: &[(&str, Vec<u8>)], expected: &str| {
+        let refused = load_in(files, "D").map(drop).unwrap_err();
+        assert!(refused.starts_with(expected), "{refused}");
+    };
+    let page = b"<html>".to_vec();
+    check(
+        &[good.clone(), ("b.jpeg", page)],
+        "D/b.jpeg: expected a PNG or JPEG picture, found an HTML page",
+    );
+    check(&[good, ("c", cut.clone()), ("d", cut)], "D/c: cannot be decoded: ");
+    check(&[("b.png", Vec::new())], "D/b.png: expected a PNG or JPEG picture, found an empty file");
+}
+
+#[test]
+fn the_folders_of_pictures_are_their_classes() {
+    let load = |files: &[(&str, u8)], split| {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, level) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, picture(*level)).unwrap();
+        }
+        let root = folder.path().display().to_string();
+        let loaded = Labelled::load(folder.path(), split);
+        loaded.map_err(|error| error.to_string().replace(&root, "D"))
+    };
+    let files = [
+        ("train/shoe/1.png", 1),
+        ("train/bag/2.png", 2),
+        ("train/bag/old/3.png", 3),
+        ("test/shoe/4.png", 4),
+    ];
+    let levels = |set: &Labelled| set.pixels.chunks(784).map(|it| it[0]).collect::<Vec<_>>();
+    let training = load(&files, Split::Training).unwrap();
+    assert_eq!((training.labels.clone(), levels(&training)), (vec![0, 0, 1], vec![2, 3, 1]));
+    let test = load(&files, Split::Test).unwrap();
+    assert_eq!((test.labels.clone(), levels(&test)), (vec![1], vec![4]));
+
+    let refused = |files: &[(&str, u8)]| load(files, Split::Test).unwrap_err();
+    let no_test = "D: expected pictures in a folder test here, with a folder for each class in it";
+    assert_eq!(refused(&files[..3]), no_test);
+    assert!(refused(&[("bag/1.png", 1)]).starts_with("D: expected pictures in a folder train"));
+    assert_eq!(
+        refused(&[&files[..], &[("test/hat/5.png", 5)]].concat()),
+        "D/test: expected the classes of the training set, found hat/5.png"
+    );
+    assert_eq!(
+        refused(&[&files[..], &[("train/6.png", 5)]].concat()),
+        "D/train: expected a folder for each class, found 6.png beside them"
+    );
+    let many: Vec<String> = (0..11).map(|n| format!("train/{n}/1.png")).collect();
+    let many: Vec<_> = many.iter().map(|name| (&**name, 1)).collect();
+    assert_eq!(
+        refused(&[&many[..], &[("test/0/1.png", 1)]].concat()),
+        "D/train: expected at most 10 folders of classes, found 11"
+    );
 }
 
 #[test]
@@ -266,6 +369,18 @@ fn a_partition_holds_the_images_of_its_indices() {
     let expected: Vec<u8> =
         images.iter().flat_map(|&image| before[4 * image as usize..][..4].to_vec()).collect();
     assert_eq!(set.into_partitions(&sharding), expected);
+}
+
+#[test]
+fn labelled_images_stand_as_those_that_a_run_is_trained_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let emnist = folder.path().join("emnist");
+    fs::create_dir(&emnist).unwrap();
+    fs::write(emnist.join("train-images-idx3-ubyte"), images(3, 28)).unwrap();
+    fs::write(emnist.join("train-labels-idx1-ubyte"), labels()).unwrap();
+    let labelled = Labelled::load(&emnist, Split::Training).unwrap();
+    let trained = Dataset::load(&Source::Path(emnist), None, ObjectiveKind::Dcgan).unwrap();
+    assert!(trained.is_transposed() && trained.pixels() == labelled.pixels);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use dcgan_collective::Streams;
+use dcgan_core::evaluation::EvaluationTask;
 use dcgan_core::ids::{Rank, RunId, Step, WorkerId};
 use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::FalseClaim;
@@ -66,7 +67,7 @@ impl Driver<'_> {
             Command::Connect(plan, me) => self.connect(run, &plan, me),
             Command::Send(to, frame) => self.send(to, frame),
             Command::Compute(key, state, shards) => compute.replace(key, &state, &shards),
-            Command::Evaluate(task, state) => compute.evaluate(task, state),
+            Command::Evaluate(task, state) => self.evaluate(joined, task, state),
             Command::Copy(plan, source) => {
                 self.copy(client, plan, source, Arc::clone(objective.layout()), *metrics);
             }
@@ -134,6 +135,19 @@ impl Driver<'_> {
         if let Some(streams) = &self.streams {
             streams.send(to, frame);
         }
+    }
+
+    /// Gives a part of an evaluation to the compute threads, when the evaluator is here: none of
+    /// them waits for it.
+    fn evaluate(&self, joined: &JoinedRun, task: EvaluationTask, state: Arc<State>) {
+        let Some(evaluator) = joined.evaluator.clone() else {
+            return joined.compute.evaluate(task, state);
+        };
+        let compute = joined.compute.clone();
+        self.network.spawn(async move {
+            evaluator.ready().await;
+            compute.evaluate(task, state);
+        });
     }
 
     /// Copies the start state of a plan in the background.

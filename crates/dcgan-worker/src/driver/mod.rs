@@ -27,6 +27,7 @@ use tracing::span::EnteredSpan;
 use crate::args::Args;
 use crate::client::Client;
 use crate::compute::{ComputePool, Computed};
+use crate::evaluator::EvaluatorFetcher;
 use crate::input::{HelloState, Input, Report, SessionEvent};
 use crate::partitions::PartitionCache;
 use crate::progress::Progress;
@@ -82,6 +83,8 @@ struct JoinedRun {
     batch_size: usize,
     compute: ComputePool,
     partitions: PartitionCache,
+    /// Fetches the evaluator, if it is not built in.
+    evaluator: Option<Arc<EvaluatorFetcher>>,
     /// The shard that a trial computes: its partition is here when the worker is ready.
     trial_shard: ShardId,
 }
@@ -287,13 +290,20 @@ impl<'a> Driver<'a> {
     /// Joins the run of the first welcome: starts the compute threads, begins to fetch the
     /// partitions, and creates the state machine.
     fn join(&mut self, welcome: Welcome, initial_weights: Option<State>) -> anyhow::Result<()> {
-        let Welcome { run, spec, schedule: _, likely_shards } = welcome;
-        let objective: Arc<dyn Objective> = match spec.objective() {
+        let Welcome { run, spec, schedule: _, likely_shards, evaluator } = welcome;
+        let client = self.client.in_run(run);
+        let (objective, evaluator): (Arc<dyn Objective>, _) = match spec.objective() {
             ObjectiveKind::Dcgan => {
                 let dcgan = Dcgan::new(spec.clone(), self.args.device)?;
-                Arc::new(dcgan.with_initial_weights(initial_weights))
+                let dcgan = Arc::new(dcgan.with_initial_weights(initial_weights));
+                let fetcher = |digest| {
+                    let dcgan = Arc::clone(&dcgan);
+                    Arc::new(EvaluatorFetcher::new(client.clone(), digest, dcgan))
+                };
+                let evaluator = evaluator.map(fetcher);
+                (dcgan, evaluator)
             }
-            ObjectiveKind::Toy => Arc::new(Toy::new(spec.clone())),
+            ObjectiveKind::Toy => (Arc::new(Toy::new(spec.clone())), None),
         };
         tracing::info!(
             event = "run_joined",
@@ -318,7 +328,6 @@ impl<'a> Driver<'a> {
         );
 
         // Fetch the partitions in the background.
-        let client = self.client.in_run(run);
         let metrics = spec.objective().metric_names().len();
         let (shards, batch_size) = (spec.shards(), spec.batch_size());
         let inputs = self.inputs_in.clone();
@@ -343,6 +352,7 @@ impl<'a> Driver<'a> {
             batch_size,
             compute,
             partitions,
+            evaluator,
             trial_shard,
         });
         Ok(())
