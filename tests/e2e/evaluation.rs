@@ -1,5 +1,6 @@
 //! Evaluations: the same results for any number of workers, whatever happens to them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use dcgan_store::idx::{Images, write_images};
 use tempfile::tempdir;
 
 use crate::process::{COORD, SAMPLER, assert_names, run};
-use crate::run::{Coordinator, local};
+use crate::run::{Coordinator, local, saved_steps};
 
 /// A run of the toy that evaluates the state after every seventh epoch, of 15 steps each. It has
 /// few grids: workers keep 16 snapshots while a coordinator gets no processor, and leave out what
@@ -55,6 +56,35 @@ fn evaluations_are_the_same_for_any_number_of_workers_and_through_failures() {
     a.expect(0);
     drop(b);
     assert_eq!(evaluations(here), expected);
+}
+
+#[test]
+fn the_checkpoint_with_the_best_evaluation_is_kept_and_found() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let arguments = format!("--workers 2 {EVALUATED} --keep-checkpoints 1");
+    let text = run(COORD, here, &format!("--out run --local {arguments}"), 0).text;
+    let values = evaluations(here).into_iter().map(|line| {
+        let row: serde_json::Value = serde_json::from_str(&line).unwrap();
+        (row["parameter_rms"].as_f64().unwrap(), row["step"].as_u64().unwrap())
+    });
+    let (value, best) = values.min_by(|a, b| a.partial_cmp(b).unwrap()).unwrap();
+    assert_eq!(saved_steps(here), BTreeSet::from([best, 1000]).into_iter().collect::<Vec<_>>());
+    let in_words = format!("best evaluation: parameter_rms {value:.4} after step {best}");
+    assert!(text.contains(&in_words), "{text}");
+    let status = run(COORD, here, "status --run run", 0);
+    assert!(status.text.contains(&in_words), "{}", status.text);
+    // A toy has no generator to draw with, and the message says which checkpoint was taken.
+    let drawn = run(SAMPLER, here, "grid --run run --checkpoint best", 1);
+    assert_names(drawn.error(), &[&format!("the checkpoint of step {best}")]);
+
+    fs::remove_file(here.join("run/evaluations.jsonl")).unwrap();
+    let status = run(COORD, here, "status --run run", 0);
+    assert!(status.text.contains("is best is not known"), "{}", status.text);
+    let refused = run(SAMPLER, here, "grid --run run --checkpoint best", 2);
+    assert_names(refused.error(), &["--checkpoint best", "evaluations.jsonl", "newest or a step"]);
+    let refused = run(SAMPLER, here, "grid --run run --checkpoint last", 2);
+    assert_names(refused.error(), &["--checkpoint", "newest, best or a step"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use dcgan_core::evaluation::BestEvaluation;
 use dcgan_core::ids::Step;
 use dcgan_core::protocol::coordinator::{LostSteps, Outcome};
 use dcgan_core::words::counted;
@@ -32,6 +33,8 @@ impl Driver {
                 "{lost} could not be saved: no worker that holds them has answered"
             );
         }
+        // The block about a failure has the best state in it.
+        self.log_summary(failure.is_none() || logging::is_json());
         if let Some((code, what)) = failure {
             self.print_failure(code, &what);
             return status::FAILED;
@@ -59,6 +62,28 @@ impl Driver {
                 let in_order = self.signal.map_or(status::FINISHED, Signal::status);
                 if lost.is_some() { status::FAILED } else { in_order }
             }
+        }
+    }
+
+    /// Says which state was the best, if `with_best`, and what went wrong until the end.
+    fn log_summary(&self, with_best: bool) {
+        if let Some(best) = self.machine.best_evaluation().filter(|_| with_best) {
+            let BestEvaluation { step, value, criterion } = best;
+            tracing::info!(
+                event = "best_evaluation",
+                step,
+                name = criterion,
+                value,
+                "best evaluation: {best}"
+            );
+        }
+        for alarm in self.machine.alarms() {
+            tracing::warn!(
+                event = "alarm_lasts",
+                alarm = alarm.code,
+                step = alarm.since,
+                "alarm {alarm}"
+            );
         }
     }
 
@@ -125,7 +150,9 @@ impl Driver {
         let mut block = format!("\nthe run has failed: {what}\n");
         let saved = ("saved:", Some(saved));
         let resume = ("resume:", resume);
-        for (key, value) in [("first:", first), ("log:", log), ("logs:", logs), saved, resume] {
+        let best = ("best:", self.machine.best_evaluation().map(|best| best.to_string()));
+        for (key, value) in [("first:", first), ("log:", log), ("logs:", logs), saved, best, resume]
+        {
             if let Some(value) = value {
                 // Writing to a string cannot fail.
                 let _ = writeln!(block, "  {key:<8} {value}");

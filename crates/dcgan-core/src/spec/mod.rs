@@ -5,6 +5,7 @@
 //! change at any time. The [`schedule`] is kept here as well, because it says which steps of the
 //! run leave a trace on disk.
 
+pub mod alarm;
 mod learning_rate;
 pub mod networks;
 mod run_spec;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use learning_rate::LearningRateSchedule;
 pub use run_spec::{Difference, RunSpec, RunSpecBuilder, RunSpecError};
 
+use self::alarm::AlarmRule;
 use crate::evaluation::EvaluationInfo;
 use crate::ids::{Digest, ShardId, Step};
 use crate::spec::sharding::Sharding;
@@ -68,6 +70,14 @@ impl ObjectiveKind {
         match self {
             Self::Dcgan => Some(networks::EVALUATION),
             Self::Toy => Some(toy::EVALUATION),
+        }
+    }
+
+    /// The signs of a training that goes wrong.
+    pub fn alarms(self) -> &'static [AlarmRule] {
+        match self {
+            Self::Dcgan => networks::ALARMS,
+            Self::Toy => toy::ALARMS,
         }
     }
 }

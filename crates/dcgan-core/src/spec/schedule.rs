@@ -35,9 +35,10 @@ impl Schedule {
         self.due(step, self.grid_every)
     }
 
-    /// Tells whether a checkpoint is due after `step`.
+    /// Tells whether a checkpoint is due after `step`. A state that is evaluated may be the best
+    /// one, and is saved.
     pub fn checkpoint_due(&self, step: Step) -> bool {
-        self.due(step, self.checkpoint_every)
+        self.due(step, self.checkpoint_every) || self.evaluation_due(step)
     }
 
     /// Tells whether an evaluation is due after `step`.
@@ -84,6 +85,7 @@ mod tests {
         assert_eq!(steps_with(Schedule::evaluation_due), [0; 0]);
         let evaluated = Schedule { evaluate_every: NonZeroU64::new(30), ..schedule };
         assert!(evaluated.evaluation_due(30) && evaluated.evaluation_due(50));
+        assert!(evaluated.checkpoint_due(30) && !evaluated.checkpoint_due(40));
         let trial = Schedule { evaluate_every: NonZeroU64::new(51), ..schedule };
         assert!(!trial.evaluation_due(50));
         assert!(schedule.window_ends(40) && !schedule.window_ends(50));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dcgan_core::ids::{Digest, Step};
-use dcgan_core::metrics::MetricsRow;
+use dcgan_core::metrics::{MetricsRow, NamedMetrics};
 use dcgan_core::protocol::coordinator::{PersistedOutputs, SavedCheckpoint};
 use dcgan_core::protocol::plan::Plan;
 use dcgan_core::state::{Layout, State};
@@ -17,7 +17,7 @@ pub(crate) struct Disk {
     pub(crate) rows: Vec<MetricsRow>,
     pub(crate) checkpoints: BTreeMap<Step, (SavedCheckpoint, Arc<Vec<u8>>)>,
     pub(crate) grids: BTreeSet<Step>,
-    pub(crate) evaluations: BTreeSet<Step>,
+    pub(crate) evaluations: BTreeMap<Step, NamedMetrics>,
 }
 
 impl Disk {

@@ -14,6 +14,7 @@
 //! new machine, made from what is on disk, goes on.
 
 mod admission;
+mod alarms;
 mod claims;
 mod complaints;
 mod divergence;
@@ -35,10 +36,12 @@ mod trials;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use alarms::Alarm;
 pub use outputs::{OutputConfig, PersistedOutputs, SavedCheckpoint, Write};
 pub use report::{Departure, Failure, LastSeen, LostSteps, Notice, Outsider};
 pub use report::{Reason, Recovery, Role, Status, WorkerStatus};
 
+use crate::evaluation::BestEvaluation;
 use crate::ids::{Digest, Generation, RunId, ShardId, Step};
 use crate::protocol::message::{Finish, FromWorker, Hello, Refusal, ToWorker};
 use crate::protocol::plan::{Member, Plan};
@@ -422,6 +425,16 @@ impl CoordinatorMachine {
     /// The newest checkpoint on disk.
     pub fn checkpoint(&self) -> Option<&SavedCheckpoint> {
         self.outputs.checkpoint()
+    }
+
+    /// The best state of those that are evaluated.
+    pub fn best_evaluation(&self) -> Option<BestEvaluation> {
+        self.outputs.best_evaluation()
+    }
+
+    /// The alarms that have begun and have not passed.
+    pub fn alarms(&self) -> Vec<Alarm> {
+        self.outputs.alarms()
     }
 
     /// The generation of the newest plan; 0 before the first.

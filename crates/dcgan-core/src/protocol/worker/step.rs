@@ -285,11 +285,9 @@ impl WorkerMachine {
     pub(super) fn keep_snapshot(&mut self) {
         let step = self.at.position.step;
         let is_scheduled = self.state_ends_run()
-            || self.schedule.is_some_and(|schedule| {
-                schedule.checkpoint_due(step)
-                    || schedule.grid_due(step)
-                    || schedule.evaluation_due(step)
-            });
+            || self
+                .schedule
+                .is_some_and(|schedule| schedule.checkpoint_due(step) || schedule.grid_due(step));
         self.retained.keep_snapshot(step, Arc::clone(&self.state), is_scheduled);
     }
 }

@@ -126,15 +126,14 @@ impl Outputs {
     /// Adds the row of metrics at the step that `done` reports, unless it is written already.
     fn add_row(&mut self, done: &StepDone, out: &mut Vec<Command>) -> Result<(), Failure> {
         let (step, computed) = (done.step, done.digest);
+        let (spec, before) = (&self.config.spec, self.log.last_logged_step);
+        let names = spec.objective().metric_names();
+        let (epoch, rate) = (spec.sharding().epoch(step), spec.learning_rate_at(step));
+        let row = self.log.window.row(names, done, epoch, spec.batch_size(), rate);
+        let alarms = self.alarms.on_row(before, step, &row.metrics);
+        out.extend(alarms.into_iter().map(Command::Notice));
         match self.persisted.rows.insert(step, computed) {
-            None => {
-                let spec = &self.config.spec;
-                let names = spec.objective().metric_names();
-                let epoch = spec.sharding().epoch(step);
-                let rate = spec.learning_rate_at(step);
-                let row = self.log.window.row(names, done, epoch, spec.batch_size(), rate);
-                self.writes.add_row(row, self.log.last_logged_step);
-            }
+            None => self.writes.add_row(row, before),
             Some(persisted) if persisted == computed => {
                 out.push(Command::Notice(Notice::StepRecomputed(step)));
             }

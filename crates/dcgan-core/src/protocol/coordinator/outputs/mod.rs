@@ -18,8 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::alarms::{Alarm, Alarms};
 use super::{Command, ConnId, Failure, Notice};
-use crate::evaluation::{EvaluationInfo, EvaluationRow, PartId};
+use crate::evaluation::{BestEvaluation, EvaluationInfo, EvaluationRow, PartId};
 use crate::ids::{Digest, Step, WorkerId};
 use crate::metrics::{LogWindow, NamedMetrics, StepDone};
 use crate::protocol::plan::Plan;
@@ -71,8 +72,8 @@ pub struct PersistedOutputs {
     pub checkpoint: Option<SavedCheckpoint>,
     /// The steps that have a grid, or the snapshot for one.
     pub grids: BTreeSet<Step>,
-    /// The steps that are evaluated.
-    pub evaluations: BTreeSet<Step>,
+    /// The values of the evaluations, by step.
+    pub evaluations: BTreeMap<Step, NamedMetrics>,
 }
 
 impl PersistedOutputs {
@@ -135,6 +136,7 @@ pub(super) struct Outputs {
     /// The time at which the snapshot of the last checkpoint came, or workers began to train.
     checkpoint_since: Option<Duration>,
     missing_report: Option<MissingReport>,
+    alarms: Alarms,
 }
 
 impl Outputs {
@@ -142,6 +144,11 @@ impl Outputs {
     pub(super) fn new(config: OutputConfig, persisted: PersistedOutputs) -> Self {
         let end = persisted.checkpoint.as_ref().filter(|saved| saved.ends_run);
         let end = end.map(|saved| saved.step);
+        let mut alarms = Alarms::new(config.spec.objective().alarms());
+        for (&step, values) in &persisted.evaluations {
+            // It was said when they were made.
+            alarms.on_evaluation(step, values);
+        }
         let mut outputs = Self {
             log: LogPosition::at(persisted.checkpoint.as_ref(), config.metrics()),
             persisted,
@@ -157,6 +164,7 @@ impl Outputs {
             requested: None,
             checkpoint_since: None,
             missing_report: None,
+            alarms,
         };
         if let Some(step) = end {
             outputs.end_at(step);
@@ -265,7 +273,7 @@ impl Outputs {
     fn evaluation_due_after(&self, step: Step) -> Option<EvaluationInfo> {
         let is_due = self.config.schedule.evaluation_due(step);
         let evaluation = self.config.spec.evaluation();
-        evaluation.filter(|_| is_due && !self.persisted.evaluations.contains(&step))
+        evaluation.filter(|_| is_due && !self.persisted.evaluations.contains_key(&step))
     }
 
     /// Returns whether a checkpoint of this step or a later one is on disk or on its way there.
@@ -362,7 +370,8 @@ impl Outputs {
             return;
         };
         let values = NamedMetrics::new(info.names, values);
-        self.persisted.evaluations.insert(id.step);
+        out.extend(self.alarms.on_evaluation(id.step, &values).into_iter().map(Command::Notice));
+        self.persisted.evaluations.insert(id.step, values.clone());
         self.writes.add_evaluation(EvaluationRow { step: id.step, values, state_digest });
     }
 
@@ -530,6 +539,17 @@ impl Outputs {
     /// The evaluation of the objective, if it has one.
     pub(super) fn evaluation(&self) -> Option<EvaluationInfo> {
         self.config.spec.evaluation()
+    }
+
+    /// The best state of those that are evaluated.
+    pub(super) fn best_evaluation(&self) -> Option<BestEvaluation> {
+        let evaluations = self.persisted.evaluations.iter();
+        self.evaluation()?.best(evaluations.map(|(&step, values)| (step, values)))
+    }
+
+    /// The alarms that have begun and have not passed.
+    pub(super) fn alarms(&self) -> Vec<Alarm> {
+        self.alarms.active()
     }
 
     /// The step that ends the run.
