@@ -171,7 +171,10 @@ impl EndedRun {
         let rows = rows.iter().map(|row| (row.step, &row.values));
         let best = config.spec.evaluation().and_then(|info| info.best(rows));
         let were_evaluated = (1..=step).any(|step| config.schedule.evaluation_due(step));
-        let is_finished = ends_run || step >= last_step;
+        let has_finished =
+            file.ended.as_ref().is_some_and(|ended| ended.state == EndState::Finished);
+        // One that has ended early has not done all the steps of its schedule.
+        let is_finished = ends_run || step >= last_step || has_finished;
         let state = match file.ended.as_ref().map(|ended| ended.state) {
             _ if is_in_use(&paths) => State::Running,
             Some(EndState::Finished) => State::Finished,
@@ -206,7 +209,7 @@ impl EndedRun {
         };
         let cause = cause.as_ref().map_or(String::new(), |cause| format!(" ({cause})"));
         match state {
-            State::Finished => format!("{run} has finished: {}", counted(*step, "step")),
+            State::Finished => format!("{run} has finished: {}{cause}", counted(*step, "step")),
             State::Stopped if *step > 0 && !is_finished => {
                 format!("{run} is stopped after step {step} of {last_step}{cause}")
             }

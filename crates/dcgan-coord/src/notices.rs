@@ -134,6 +134,8 @@ fn fields(notice: &Notice) -> Fields<'_> {
         Notice::SnapshotGivenUp(step)
         | Notice::CheckpointLeftOut(step)
         | Notice::EvaluationGivenUp(step)
+        | Notice::EvaluationLost(step)
+        | Notice::EndsEarly { step, .. }
         | Notice::GridLeftOut(step)
         | Notice::StepRecomputed(step) => Fields { step: Some(*step), ..none },
         Notice::StepsLost(lost) => Fields { from: Some(lost.first), to: Some(lost.last), ..none },

@@ -94,7 +94,7 @@ pub(crate) fn open(
     let files = RunFiles { checkpoints, paths };
     let persisted = PersistedOutputs {
         rows: rows.into_iter().map(|row| (row.step, row.state_digest)).collect(),
-        checkpoint: files.newest_checkpoint()?,
+        checkpoint: files.checkpoint_to_go_on_from(&config.schedule, &evaluated)?,
         grids: drawn.into_iter().chain(pending.iter().copied()).collect(),
         evaluations: evaluated.clone(),
     };
@@ -313,11 +313,17 @@ impl Recorder {
         let last = self.evaluated.keys().next_back().copied().unwrap_or(0);
         // What cannot be read now is kept the next time, and `prune` says what is wrong.
         let steps = self.checkpoints.steps().unwrap_or_default();
+        // With early stopping, a start may have to go on before an evaluation that is not known.
+        let newest = steps.last().and_then(|&newest| self.schedule.verdict_before(newest));
+        let undecided = newest.filter(|step| !self.evaluated.contains_key(step));
+        let before = undecided
+            .and_then(|undecided| steps.iter().rev().find(|&&step| step <= undecided).copied());
         let pending = steps
             .into_iter()
             .rev()
             .filter(|&step| step > last && self.schedule.evaluation_due(step));
-        best.map(|best| best.step).into_iter().chain(pending.take(PENDING_MAX)).collect()
+        let best = best.map(|best| best.step);
+        best.into_iter().chain(before).chain(pending.take(PENDING_MAX)).collect()
     }
 
     /// Saves the generator of a state until its grid is drawn. `state` is a safetensors file.
@@ -355,14 +361,56 @@ impl RunFiles {
         &self.checkpoints
     }
 
-    /// The newest intact checkpoint. Logs the newer ones that are damaged or another run's.
+    /// The checkpoint from which a run goes on: the newest intact one, or with early stopping the
+    /// newest one before an evaluation that is not on disk and decides whether the run goes on.
+    ///
+    /// Nobody trains far beyond such an evaluation, so only the last one before the checkpoint can
+    /// be missing because of an end. If it is missing for another reason (somebody has removed the
+    /// file, or early stopping is new), there may be no checkpoint before it, and it counts for
+    /// nothing.
     ///
     /// # Errors
     /// If the folder of checkpoints cannot be read.
-    pub(crate) fn newest_checkpoint(&self) -> anyhow::Result<Option<SavedCheckpoint>> {
+    fn checkpoint_to_go_on_from(
+        &self,
+        schedule: &Schedule,
+        evaluated: &BTreeMap<Step, NamedMetrics>,
+    ) -> anyhow::Result<Option<SavedCheckpoint>> {
+        let newest = self.newest_checkpoint(Step::MAX)?;
+        // A state that ends the run is the last one, whatever evaluations say.
+        let goes_on = newest.as_ref().filter(|saved| !saved.ends_run);
+        let step = goes_on.map_or(0, |saved| saved.step);
+        let undecided = schedule.verdict_before(step);
+        let Some(undecided) = undecided.filter(|step| !evaluated.contains_key(step)) else {
+            return Ok(newest);
+        };
+        let before = self.newest_checkpoint(undecided)?;
+        // Before the first evaluation there may be none yet: the run begins again.
+        if before.is_none() && schedule.verdict_before(undecided).is_some() {
+            return Ok(newest);
+        }
+        let from = before.as_ref().map_or(0, |saved| saved.step);
+        tracing::info!(
+            event = "resumed_earlier",
+            step = from,
+            "the evaluation of step {undecided} is not on disk, and decides whether the run goes \
+             on: going on after step {from}, with the same bits, although step {step} is saved"
+        );
+        Ok(before)
+    }
+
+    /// The newest intact checkpoint up to `through`. Logs the newer ones that are damaged or another
+    /// run's.
+    ///
+    /// # Errors
+    /// If the folder of checkpoints cannot be read.
+    pub(crate) fn newest_checkpoint(
+        &self,
+        through: Step,
+    ) -> anyhow::Result<Option<SavedCheckpoint>> {
         let folder = self.paths.checkpoints();
-        let (newest, damaged) =
-            self.checkpoints.newest().with_context(|| folder.display().to_string())?;
+        let newest = self.checkpoints.newest_through(through);
+        let (newest, damaged) = newest.with_context(|| folder.display().to_string())?;
         for damaged in damaged {
             tracing::warn!(
                 event = "checkpoint_skipped",

@@ -271,8 +271,20 @@ impl Checkpoints {
     /// If the folder cannot be read, or a checkpoint is of a newer version of this program and none
     /// after it is intact.
     pub fn newest(&self) -> Result<(Option<VerifiedCheckpoint>, Vec<Damaged>), NewestError> {
+        self.newest_through(Step::MAX)
+    }
+
+    /// Returns the newest intact checkpoint of a step up to `through`, if there is one, and what is
+    /// wrong with each later one up to there.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::newest`].
+    pub fn newest_through(
+        &self,
+        through: Step,
+    ) -> Result<(Option<VerifiedCheckpoint>, Vec<Damaged>), NewestError> {
         let mut damaged = Vec::new();
-        for step in self.steps()?.into_iter().rev() {
+        for step in self.steps()?.into_iter().rev().filter(|&step| step <= through) {
             match self.load(step) {
                 Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
                 Err(LoadError::Damaged(error)) => damaged.push(error),

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use dcgan_core::evaluation::BestEvaluation;
 use dcgan_core::ids::Step;
-use dcgan_core::protocol::coordinator::{LostSteps, Outcome};
+use dcgan_core::protocol::coordinator::{EarlyEnd, LostSteps, Outcome};
 use dcgan_core::words::counted;
 use dcgan_process::exit::status;
 use dcgan_process::logging::RESULT;
@@ -42,11 +42,15 @@ impl Driver {
         match outcome {
             Outcome::Finished | Outcome::Failed(_) => {
                 let (step, directory) = (self.machine.reached(), self.disk.files.root().display());
+                let early = self.machine.early_end();
+                let early = early.map_or_else(String::new, |end| {
+                    format!(" early ({})", describe_early_end(&end))
+                });
                 tracing::info!(
                     target: RESULT,
                     event = "run_finished",
                     step,
-                    "finished: {}; everything is in {directory}",
+                    "finished{early}: {}; everything is in {directory}",
                     counted(step, "step")
                 );
                 status::FINISHED
@@ -107,7 +111,8 @@ impl Driver {
         match outcome {
             Outcome::Finished | Outcome::Failed(_) => {
                 let state = EndState::Finished;
-                Ended { state, step: reached, cause: None, workers_over: true }
+                let cause = self.machine.early_end().map(|end| describe_early_end(&end));
+                Ended { state, step: reached, cause, workers_over: true }
             }
             Outcome::Stopped { saved: step, lost } => {
                 let workers_over = lost.is_none() && !self.machine.hands_over();
@@ -160,6 +165,12 @@ impl Driver {
         }
         output::say(block.trim_end());
     }
+}
+
+/// Why a run has ended before its schedule.
+pub(crate) fn describe_early_end(end: &EarlyEnd) -> String {
+    let EarlyEnd { patience, best, .. } = end;
+    format!("--early-stopping {patience}: the best evaluation is {best}")
 }
 
 /// How a run has ended, for a person who has asked for its end.

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use alarms::Alarm;
-pub use outputs::{OutputConfig, PersistedOutputs, SavedCheckpoint, Write};
+pub use outputs::{EarlyEnd, OutputConfig, PersistedOutputs, SavedCheckpoint, Write};
 pub use report::{Departure, Failure, LastSeen, LostSteps, Notice, Outsider};
 pub use report::{Reason, Recovery, Role, Status, WorkerStatus};
 
@@ -238,6 +238,8 @@ pub struct CoordinatorMachine {
     announced_persisted: Step,
     /// The step whose snapshot workers were told to keep.
     announced_retained: Option<Step>,
+    /// The step that workers were told to train through, if an evaluation may end the run.
+    announced_horizon: Option<Step>,
     lateness: Lateness,
     /// The time of the newest event.
     now: Duration,
@@ -351,6 +353,7 @@ impl CoordinatorMachine {
         let shards = output.spec.shards();
         let claims = Claims::after(plan.as_ref());
         let mut outputs = Outputs::new(output, persisted);
+        let announced_horizon = outputs.horizon();
         let mut out = Vec::new();
         // Workers of a finished run may not have heard that it is over: they are told when they
         // come.
@@ -388,6 +391,7 @@ impl CoordinatorMachine {
             recoveries: Recoveries::default(),
             announced_persisted: 0,
             announced_retained: None,
+            announced_horizon,
             lateness: Lateness::default(),
             now,
             out,
@@ -425,6 +429,11 @@ impl CoordinatorMachine {
     /// The newest checkpoint on disk.
     pub fn checkpoint(&self) -> Option<&SavedCheckpoint> {
         self.outputs.checkpoint()
+    }
+
+    /// The early end of the run, if its evaluations have decided it.
+    pub fn early_end(&self) -> Option<EarlyEnd> {
+        self.outputs.early_end()
     }
 
     /// The best state of those that are evaluated.

@@ -158,8 +158,9 @@ impl Outputs {
         start: Step,
     ) -> Vec<(WorkerId, FalseClaim)> {
         let step = self.log.through() + 1;
-        // Nothing comes after the last step: it is the proof itself.
-        let proof = (step + 1).min(self.last_step()).max(start + 1);
+        // Nothing comes after the last step, or after one that members wait at: it is the proof
+        // itself.
+        let proof = (step + 1).min(self.train_through()).max(start + 1);
         let last_steps = || members.iter().map(|member| self.last_step_of(member));
         let is_proved = 2 * last_steps().filter(|&last| last >= proof).count() > members.len();
         if !is_proved || last_steps().all(|last| last >= step) {

@@ -127,6 +127,18 @@ pub enum Notice {
         /// The step of the last one.
         last: Step,
     },
+    /// No worker is left that could compute this evaluation, on which the end of the run depends:
+    /// the members go back before its step.
+    EvaluationLost(Step),
+    /// The run ends early: its evaluations have not become better.
+    EndsEarly {
+        /// The last step.
+        step: Step,
+        /// The number of evaluations in a row that were no better.
+        patience: u64,
+        /// The best one, in words.
+        best: String,
+    },
     /// The training goes wrong, as an objective's rule says.
     Alarm(Alarm),
     /// What an alarm has said is over.
@@ -200,6 +212,8 @@ impl Notice {
             Self::GridLeftOut(_) | Self::MoreGridsLeftOut { .. } => "grid_left_out",
             Self::EvaluationGivenUp(_) => "evaluation_given_up",
             Self::EvaluationsMissing { .. } => "evaluations_missing",
+            Self::EvaluationLost(_) => "evaluation_lost",
+            Self::EndsEarly { .. } => "ends_early",
             Self::Alarm(_) => "alarm",
             Self::AlarmPassed { .. } => "alarm_passed",
             Self::PartFailed { .. } => "evaluation_part_failed",
@@ -236,6 +250,8 @@ impl Notice {
             | Self::GridLeftOut(_)
             | Self::EvaluationGivenUp(_)
             | Self::EvaluationsMissing { .. }
+            | Self::EvaluationLost(_)
+            | Self::EndsEarly { .. }
             | Self::Alarm(_)
             | Self::AlarmPassed { .. }
             | Self::WriteGivenUp { .. }
@@ -341,6 +357,16 @@ impl fmt::Display for Notice {
                 "not evaluated until step {last}: {}, and no worker that is here can do it any \
                  more",
                 counted(*count, "state")
+            ),
+            Self::EvaluationLost(step) => write!(
+                f,
+                "no worker is left that could compute the evaluation of step {step}, on which the \
+                 end of the run depends: the members go back before that step"
+            ),
+            Self::EndsEarly { step, patience, best } => write!(
+                f,
+                "the run ends early, with step {step}: no evaluation of the last {patience} is \
+                 better than {best}"
             ),
             Self::Alarm(Alarm { since, what, numbers, .. }) => {
                 write!(f, "alarm at step {since}: {what} ({numbers})")
