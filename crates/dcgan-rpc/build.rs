@@ -14,8 +14,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptor_file = PathBuf::from(std::env::var("OUT_DIR")?).join("dcgan_descriptor.bin");
     std::fs::write(descriptor_file, descriptors.encode_to_vec())?;
     // `dcgan-coord status --json` prints these messages.
-    let printed = ["Status", "NewestRow", "Metric", "WorkerStatus", "Outsider", "Recovery"]
-        .map(|name| format!("dcgan.v1.{name}"));
+    let printed = [
+        "Status",
+        "NewestRow",
+        "Metric",
+        "WorkerStatus",
+        "Outsider",
+        "Recovery",
+        "BestEvaluation",
+        "Alarm",
+    ]
+    .map(|name| format!("dcgan.v1.{name}"));
     let builder =
         printed.iter().fold(tonic_prost_build::configure().bytes("."), |builder, name| {
             builder.type_attribute(name, "#[derive(serde::Serialize)]")

@@ -1,13 +1,14 @@
 //! Evaluations: the same results for any number of workers, whatever happens to them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use dcgan_store::idx::{Images, write_images};
 use tempfile::tempdir;
 
-use crate::process::{COORD, SAMPLER, assert_names, run};
-use crate::run::{Coordinator, local};
+use crate::process::{COORD, Process, SAMPLER, assert_names, run};
+use crate::run::{Coordinator, last_digest, local, newest_manifest, saved_steps};
 use crate::training::all_cores;
 
 /// A run of the toy that evaluates the state after every seventh epoch, of 15 steps each. It has
@@ -56,6 +57,110 @@ fn evaluations_are_the_same_for_any_number_of_workers_and_through_failures() {
     a.expect(0);
     drop(b);
     assert_eq!(evaluations(here), expected);
+}
+
+/// The step with which a run of this many steps ends by `--early-stopping 1`, by the log of all its
+/// evaluations, which come every 105 steps.
+fn early_end(evaluations: &[String]) -> u64 {
+    let mut best = f64::INFINITY;
+    for line in evaluations {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        let value = row["parameter_rms"].as_f64().unwrap();
+        if value >= best {
+            return row["step"].as_u64().unwrap() + 105;
+        }
+        best = value;
+    }
+    panic!("the evaluations become better and better: {evaluations:?}");
+}
+
+#[test]
+fn a_run_ends_early_with_the_same_step_whatever_happens() {
+    let whole = tempdir().unwrap();
+    let all_steps = local(whole.path(), &format!("--workers 1 {EVALUATED}"));
+    let end = early_end(&evaluations(whole.path()));
+    assert!(end < 1000, "{end}");
+    let early = format!("{EVALUATED} --early-stopping 1");
+
+    let alone = tempdir().unwrap();
+    let text = run(COORD, alone.path(), &format!("--out run --local --workers 1 {early}"), 0).text;
+    assert!(text.contains("finished early (--early-stopping 1: the best evaluation is"), "{text}");
+    let expected = last_digest(alone.path());
+    assert_eq!(newest_manifest(alone.path()).step, end);
+    let together = tempdir().unwrap();
+    assert_eq!(local(together.path(), &format!("--workers 3 {early}")), expected);
+    assert_eq!(evaluations(together.path()), evaluations(alone.path()));
+
+    // The coordinator dies before an evaluation is on disk, and its workers with it.
+    let resumed = tempdir().unwrap();
+    let arguments = format!("--out run --local --workers 2 {early}");
+    let killed = format!("{arguments} --fault append-evaluation=kill@2");
+    Process::start(COORD, resumed.path(), &killed).wait();
+    run(COORD, resumed.path(), &arguments, 0);
+    assert_eq!(last_digest(resumed.path()), expected);
+    assert_eq!(evaluations(resumed.path()), evaluations(alone.path()));
+
+    // A worker dies with a part of an evaluation, and then the coordinator alone.
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let arguments = format!("--workers 2 {early}");
+    let first = format!("{arguments} --fault append-evaluation=kill@2");
+    let coordinator = Coordinator::start(here, &first);
+    let a = coordinator.worker(here, "--name a");
+    let b = coordinator.worker(here, "--name b --fault evaluate=kill@2");
+    coordinator.process.wait_for_event("evaluated", &[]);
+    let again = format!("{arguments} {}", coordinator.same_port());
+    coordinator.process.wait();
+    Coordinator::start(here, &again).process.expect(0);
+    a.expect(0);
+    drop(b);
+    assert_eq!(last_digest(here), expected);
+
+    // The same command finds that the run has ended, and one without early stopping goes on.
+    let again = run(COORD, alone.path(), &format!("--out run --local --workers 1 {early}"), 0);
+    assert!(again.text.contains("this run has ended early, with step"), "{}", again.text);
+    let status = run(COORD, alone.path(), "status --run run", 0);
+    assert!(status.text.contains("--early-stopping 1: the best"), "{}", status.text);
+    let on = format!("--workers 1 {EVALUATED} --early-stopping 0");
+    assert_eq!(local(alone.path(), &on), all_steps);
+    assert_eq!(evaluations(alone.path()), evaluations(whole.path()));
+}
+
+#[test]
+fn early_stopping_needs_evaluations() {
+    let folder = tempdir().unwrap();
+    let arguments = "--local --workers 1 --objective toy --early-stopping 2";
+    let refused = run(COORD, folder.path(), arguments, 2);
+    assert_names(refused.error(), &["--early-stopping 2", "--eval-every"]);
+}
+
+#[test]
+fn the_checkpoint_with_the_best_evaluation_is_kept_and_found() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let arguments = format!("--workers 2 {EVALUATED} --keep-checkpoints 1");
+    let text = run(COORD, here, &format!("--out run --local {arguments}"), 0).text;
+    let values = evaluations(here).into_iter().map(|line| {
+        let row: serde_json::Value = serde_json::from_str(&line).unwrap();
+        (row["parameter_rms"].as_f64().unwrap(), row["step"].as_u64().unwrap())
+    });
+    let (value, best) = values.min_by(|a, b| a.partial_cmp(b).unwrap()).unwrap();
+    assert_eq!(saved_steps(here), BTreeSet::from([best, 1000]).into_iter().collect::<Vec<_>>());
+    let in_words = format!("best evaluation: parameter_rms {value:.4} after step {best}");
+    assert!(text.contains(&in_words), "{text}");
+    let status = run(COORD, here, "status --run run", 0);
+    assert!(status.text.contains(&in_words), "{}", status.text);
+    // A toy has no generator to draw with, and the message says which checkpoint was taken.
+    let drawn = run(SAMPLER, here, "grid --run run --checkpoint best", 1);
+    assert_names(drawn.error(), &[&format!("the checkpoint of step {best}")]);
+
+    fs::remove_file(here.join("run/evaluations.jsonl")).unwrap();
+    let status = run(COORD, here, "status --run run", 0);
+    assert!(status.text.contains("is best is not known"), "{}", status.text);
+    let refused = run(SAMPLER, here, "grid --run run --checkpoint best", 2);
+    assert_names(refused.error(), &["--checkpoint best", "evaluations.jsonl", "newest or a step"]);
+    let refused = run(SAMPLER, here, "grid --run run --checkpoint last", 2);
+    assert_names(refused.error(), &["--checkpoint", "newest, best or a step"]);
 }
 
 #[test]

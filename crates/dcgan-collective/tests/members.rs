@@ -124,6 +124,7 @@ impl Process {
             grid_every: 1,
             checkpoint_every: 1,
             evaluate_every: None,
+            early_stopping: None,
         };
         machine.handle(Duration::ZERO, worker::Event::Welcome(schedule));
         machine.handle(Duration::ZERO, worker::Event::Message(ToWorker::Fence(Generation(1))));

@@ -279,7 +279,7 @@ fn describe(now: SystemTime, status: &pb::Status) -> String {
 
 fn write_run(status: &pb::Status, f: &mut String) -> std::fmt::Result {
     let pb::Status { run, reason, generation, step, last_step, epoch, .. } = status;
-    let pb::Status { checkpoint, newest_row, .. } = status;
+    let pb::Status { checkpoint, newest_row, best, alarms, .. } = status;
     writeln!(
         f,
         "run {run:016x}: step {step} of {last_step}, epoch {epoch}, generation {generation}"
@@ -293,9 +293,16 @@ fn write_run(status: &pb::Status, f: &mut String) -> std::fmt::Result {
         write_metrics(&row.metrics, f)?;
     }
     match checkpoint {
-        Some(step) => writeln!(f, "newest checkpoint: step {step}"),
-        None => writeln!(f, "no checkpoint yet"),
+        Some(step) => writeln!(f, "newest checkpoint: step {step}")?,
+        None => writeln!(f, "no checkpoint yet")?,
     }
+    if let Some(pb::BestEvaluation { step, name, value }) = best {
+        writeln!(f, "best evaluation: {name} {value:.4} after step {step}")?;
+    }
+    for pb::Alarm { text, .. } in alarms {
+        writeln!(f, "alarm {text}")?;
+    }
+    Ok(())
 }
 
 /// Writes metrics, as many in a line as fit.

@@ -167,7 +167,12 @@ pub struct PartialConfig {
     /// and goes on with it [default: that of MNIST, for MNIST].
     #[arg(long, value_name = "FILE.safetensors", env = "DCGAN_EVALUATOR")]
     pub(crate) evaluator: Option<PathBuf>,
-    /// Number of checkpoints to keep; older ones are removed [default: 5].
+    /// Ends the run when so many evaluations in a row are no better than the best before them, one
+    /// evaluation later; 0 means that none ends it [default: 0].
+    #[arg(long, value_name = "N", env = "DCGAN_EARLY_STOPPING")]
+    pub(crate) early_stopping: Option<u64>,
+    /// Number of checkpoints to keep, besides the one with the best evaluation; older ones are
+    /// removed [default: 5].
     #[arg(long, value_name = "N", env = "DCGAN_KEEP_CHECKPOINTS")]
     pub(crate) keep_checkpoints: Option<NonZeroUsize>,
     /// Objective of the training: the DCGAN, or a toy that tests the protocol.
@@ -358,6 +363,12 @@ impl PartialConfig {
              make one with dcgan-sampler train-evaluator and give it to --evaluator, or leave \
              --eval-every out"
         );
+        let early_stopping = *self.early_stopping.get_or_insert(0);
+        ensure!(
+            early_stopping == 0 || eval_every > 0,
+            "--early-stopping {early_stopping} needs evaluations: give --eval-every too, or leave it \
+             out"
+        );
         let epoch = NonZeroU64::new(spec.sharding().steps_per_epoch()).unwrap_or(NonZeroU64::MIN);
         // A time leaves the steps to the epochs.
         let (checkpoint_every, checkpoint_interval) =
@@ -391,6 +402,7 @@ impl PartialConfig {
                 grid_every: self.grid_every.get_or_insert(TWENTY).get(),
                 checkpoint_every: checkpoint_every.get(),
                 evaluate_every: NonZeroU64::new(eval_every.saturating_mul(epoch.get())),
+                early_stopping: NonZeroU64::new(early_stopping),
             },
             spec,
         };
@@ -564,6 +576,10 @@ mod tests {
         assert_eq!(
             error("workers = 2\ndecay-every = 9"),
             "--decay-every has no effect with --lr-schedule constant; leave it out"
+        );
+        assert_eq!(
+            error("workers = 2\neval-every = 0\nearly-stopping = 3"),
+            "--early-stopping 3 needs evaluations: give --eval-every too, or leave it out"
         );
         assert!(
             toml::from_str::<PartialConfig>("worker = 2")

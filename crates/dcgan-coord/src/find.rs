@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use clap::ArgMatches;
+use dcgan_core::evaluation::{BestEvaluation, EvaluationRow};
 use dcgan_core::ids::{RunId, Step};
 use dcgan_core::words::counted;
 use dcgan_process::exit::{status as exit, usage};
@@ -13,13 +14,14 @@ use dcgan_rpc::net::{Address, Connector};
 use dcgan_rpc::pb;
 use dcgan_store::address_file::{read_address, read_address_at};
 use dcgan_store::checkpoint::{Checkpoints, VerifiedCheckpoint};
+use dcgan_store::metrics_log;
 use dcgan_store::run_dir::{DEFAULT_ROOT, EndState, RunPaths, is_in_use, read_run_file};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::admin;
 use crate::args::CoordinatorArg;
-use crate::resolve::read_schedule;
+use crate::resolve::read_run;
 
 /// The address of a coordinator without a flag, a variable or a run directory.
 const DEFAULT_ADDRESS: &str = "http://127.0.0.1:7420";
@@ -42,6 +44,10 @@ pub(crate) struct EndedRun {
     /// The step of the newest checkpoint; 0 without one.
     step: Step,
     last_step: Step,
+    /// The best state of those that are evaluated.
+    best: Option<BestEvaluation>,
+    /// True if states were evaluated and nothing is left of it.
+    are_evaluations_lost: bool,
     directory: PathBuf,
 }
 
@@ -157,9 +163,18 @@ pub(crate) fn progress(paths: &RunPaths) -> anyhow::Result<Progress> {
 impl EndedRun {
     fn read(root: &Path) -> anyhow::Result<Self> {
         let paths = RunPaths::new(root);
-        let (file, last_step) = read_schedule(&paths).map_err(usage)?;
+        let (file, config) = read_run(&paths).map_err(usage)?;
+        let last_step = config.schedule.last_step;
         let Progress { step, ends_run } = progress(&paths)?;
-        let is_finished = ends_run || step >= last_step;
+        // A file that cannot be read is as good as lost here; `verify` says what is wrong.
+        let rows: Vec<EvaluationRow> = metrics_log::read(&paths.evaluations()).unwrap_or_default();
+        let rows = rows.iter().map(|row| (row.step, &row.values));
+        let best = config.spec.evaluation().and_then(|info| info.best(rows));
+        let were_evaluated = (1..=step).any(|step| config.schedule.evaluation_due(step));
+        let has_finished =
+            file.ended.as_ref().is_some_and(|ended| ended.state == EndState::Finished);
+        // One that has ended early has not done all the steps of its schedule.
+        let is_finished = ends_run || step >= last_step || has_finished;
         let state = match file.ended.as_ref().map(|ended| ended.state) {
             _ if is_in_use(&paths) => State::Running,
             Some(EndState::Finished) => State::Finished,
@@ -171,11 +186,21 @@ impl EndedRun {
             None => State::Stopped,
         };
         let (run, cause) = (file.run, file.ended.and_then(|ended| ended.cause));
-        Ok(Self { run, state, cause, is_finished, step, last_step, directory: root.to_owned() })
+        Ok(Self {
+            run,
+            state,
+            cause,
+            is_finished,
+            step,
+            last_step,
+            are_evaluations_lost: were_evaluated && best.is_none(),
+            best,
+            directory: root.to_owned(),
+        })
     }
 
     fn describe(&self) -> String {
-        let Self { run, state, cause, is_finished, step, last_step, directory } = self;
+        let Self { run, state, cause, is_finished, step, last_step, directory, .. } = self;
         let run = format!("run {run} in {}", directory.display());
         let saved = match step {
             0 => "has no checkpoint yet".to_owned(),
@@ -184,7 +209,7 @@ impl EndedRun {
         };
         let cause = cause.as_ref().map_or(String::new(), |cause| format!(" ({cause})"));
         match state {
-            State::Finished => format!("{run} has finished: {}", counted(*step, "step")),
+            State::Finished => format!("{run} has finished: {}{cause}", counted(*step, "step")),
             State::Stopped if *step > 0 && !is_finished => {
                 format!("{run} is stopped after step {step} of {last_step}{cause}")
             }
@@ -194,6 +219,18 @@ impl EndedRun {
             State::Running => {
                 format!("{run} {saved}; a coordinator uses it, and does not answer here")
             }
+        }
+    }
+
+    /// The best evaluation, as a line of its own.
+    fn describe_best(&self) -> String {
+        match self.best {
+            Some(best) => format!("\nbest evaluation: {best}"),
+            None if self.are_evaluations_lost => {
+                "\nwhich checkpoint is best is not known: evaluations.jsonl has no evaluation"
+                    .to_owned()
+            }
+            None => String::new(),
         }
     }
 
@@ -212,7 +249,7 @@ impl EndedRun {
         if let Value::Object(keys) = &mut object {
             keys.values_mut().for_each(|value| *value = Value::Null);
         }
-        let Self { run, state, cause, is_finished, step, last_step, directory } = self;
+        let Self { run, state, cause, is_finished, step, last_step, directory, .. } = self;
         for (key, value) in [
             ("run", serde_json::to_value(run)?),
             ("state", serde_json::to_value(state)?),
@@ -221,6 +258,7 @@ impl EndedRun {
             ("step", (*step).into()),
             ("last_step", (*last_step).into()),
             ("checkpoint", (*step > 0).then_some(*step).into()),
+            ("best", serde_json::to_value(self.best.map(dcgan_rpc::best))?),
             ("directory", directory.to_string_lossy().into()),
         ] {
             object[key] = value;
@@ -237,13 +275,19 @@ impl EndedRun {
             is_finished: false,
             step: 4,
             last_step: 9,
+            best: None,
+            are_evaluations_lost: false,
             directory: "runs/dcgan".into(),
         }
     }
 
     /// Prints what has become of the run, for people or as JSON.
     pub(crate) fn print(&self, json: bool) -> anyhow::Result<u8> {
-        let text = if json { self.as_json()? } else { self.describe() + &self.how_to_go_on() };
+        let text = if json {
+            self.as_json()?
+        } else {
+            self.describe() + &self.describe_best() + &self.how_to_go_on()
+        };
         dcgan_process::print(&format!("{text}\n"));
         Ok(exit::FINISHED)
     }

@@ -39,6 +39,14 @@ pub(crate) fn log(notice: &Notice) {
         );
         return;
     }
+    if let Notice::Alarm(alarm) = notice {
+        tracing::warn!(event = notice.code(), alarm = alarm.code, step = alarm.since, "{notice}");
+        return;
+    }
+    if let Notice::AlarmPassed { alarm, step } = notice {
+        tracing::info!(event = notice.code(), alarm = alarm.code, step, "{notice}");
+        return;
+    }
     // Whoever counts workers counts those that are ready, a moment later.
     if let Notice::Connected(name) = notice {
         tracing::debug!(event = notice.code(), worker = name, "{notice}");
@@ -88,6 +96,8 @@ fn fields(notice: &Notice) -> Fields<'_> {
         | Notice::NameTaken(_)
         | Notice::FingerprintsDiffer { .. }
         | Notice::FalseClaim { .. }
+        | Notice::Alarm(_)
+        | Notice::AlarmPassed { .. }
         | Notice::Complaint { .. }
         | Notice::Readmitted(_) => none,
         Notice::Outside { address, why, seconds, .. } => Fields {
@@ -124,6 +134,8 @@ fn fields(notice: &Notice) -> Fields<'_> {
         Notice::SnapshotGivenUp(step)
         | Notice::CheckpointLeftOut(step)
         | Notice::EvaluationGivenUp(step)
+        | Notice::EvaluationLost(step)
+        | Notice::EndsEarly { step, .. }
         | Notice::GridLeftOut(step)
         | Notice::StepRecomputed(step) => Fields { step: Some(*step), ..none },
         Notice::StepsLost(lost) => Fields { from: Some(lost.first), to: Some(lost.last), ..none },

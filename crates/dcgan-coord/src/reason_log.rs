@@ -68,6 +68,7 @@ fn first_line(reason: &Reason) -> Option<Duration> {
         | Reason::Storing { .. }
         | Reason::OnTrial { .. }
         | Reason::Outside { .. }
+        | Reason::Evaluating(_)
         | Reason::Stopping
         | Reason::Releasing(_)
         | Reason::Finishing => Some(SHORT),
@@ -87,6 +88,7 @@ fn counts(reason: &Reason) -> (u64, u64) {
         Reason::Outside { fit, minimum, .. } => missing(*fit, *minimum),
         Reason::Returning { members, .. } => (members.len() as u64, 0),
         Reason::Releasing(names) => (names.len() as u64, 0),
+        Reason::Evaluating(step) => (*step, 0),
         Reason::Training { .. } | Reason::Stopping | Reason::Finishing => (0, 0),
     }
 }

@@ -1,28 +1,33 @@
 //! The run directory of a running coordinator: one half writes, on a thread of its own, and one
 //! half reads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use dcgan_core::evaluation::EvaluationRow;
 use dcgan_core::ids::{RunId, Step};
-use dcgan_core::metrics::MetricsRow;
+use dcgan_core::metrics::{MetricsRow, NamedMetrics};
 use dcgan_core::protocol::coordinator::{PersistedOutputs, SavedCheckpoint, Write};
 use dcgan_core::protocol::plan::Plan;
 use dcgan_core::spec::RunSpec;
+use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::state::digest;
 use dcgan_store::address_file::AddressFile;
 use dcgan_store::checkpoint::{Checkpoints, Manifest, Owner, WatchedCheckpoint};
 use dcgan_store::evaluator_file::EvaluatorFile;
-use dcgan_store::metrics_log::MetricsLog;
+use dcgan_store::metrics_log::{self, MetricsLog};
 use dcgan_store::run_dir::{Ended, FORMAT, RunDir, RunFile, RunPaths, read_pending_grid};
 use dcgan_store::state_file;
 
 use crate::config::RunConfig;
 use crate::initial_weights::WeightsFile;
 use crate::newest_checkpoint::GENERATOR_PREFIXES;
+
+/// So many checkpoints are kept until they are evaluated. An evaluation takes a few percent of the
+/// time to the next one, so that mostly there is one at most.
+const PENDING_MAX: usize = 2;
 
 /// A run directory that was opened, and what it holds already.
 pub(crate) struct OpenedRun {
@@ -81,21 +86,24 @@ pub(crate) fn open(
              changed: restore it, or choose another --out"
         );
     }
-    // A run without evaluations has no file for them.
+    // A run without evaluations has no file for them, but it may have had some before.
+    let path = dir.paths().evaluations();
     let (evaluations, evaluated) = match config.schedule.evaluate_every {
         Some(_) => {
-            let (log, rows) = MetricsLog::<EvaluationRow>::open(&dir.paths().evaluations())?;
+            let (log, rows) = MetricsLog::<EvaluationRow>::open(&path)?;
             (Some(log), rows)
         }
-        None => (None, Vec::new()),
+        None => (None, metrics_log::read(&path)?),
     };
+    let evaluated: BTreeMap<Step, NamedMetrics> =
+        evaluated.into_iter().map(|EvaluationRow { step, values, .. }| (step, values)).collect();
     let (drawn, pending) = dir.grids()?;
     let files = RunFiles { checkpoints, paths };
     let persisted = PersistedOutputs {
         rows: rows.into_iter().map(|row| (row.step, row.state_digest)).collect(),
-        checkpoint: files.newest_checkpoint()?,
+        checkpoint: files.checkpoint_to_go_on_from(&config.schedule, &evaluated)?,
         grids: drawn.into_iter().chain(pending.iter().copied()).collect(),
-        evaluations: evaluated.into_iter().map(|row| row.step).collect(),
+        evaluations: evaluated.clone(),
     };
     // A start that has nothing to do is no reason to remember its settings.
     let done = persisted.checkpoint.as_ref().map_or(0, |saved| saved.step);
@@ -110,6 +118,8 @@ pub(crate) fn open(
         newest: persisted.checkpoint.as_ref().map(|saved| files.checkpoints.watch(saved.step)),
         checkpoints: files.checkpoints.clone(),
         spec: config.spec.clone(),
+        schedule: config.schedule,
+        evaluated,
         keep_checkpoints: config.keep_checkpoints,
         cleanup_error: None,
     };
@@ -166,6 +176,9 @@ pub(crate) struct Recorder {
     /// The newest checkpoint, as long as it is intact.
     newest: Option<WatchedCheckpoint>,
     spec: RunSpec,
+    schedule: Schedule,
+    /// The evaluations on disk.
+    evaluated: BTreeMap<Step, NamedMetrics>,
     keep_checkpoints: usize,
     /// Why old checkpoints could not be removed, once it is said.
     cleanup_error: Option<String>,
@@ -255,7 +268,9 @@ impl Recorder {
     /// Appends the result of an evaluation to its log.
     fn append_evaluation(&mut self, row: &EvaluationRow) -> anyhow::Result<()> {
         let log = self.evaluations.as_mut().context("the run has no evaluations")?;
-        Ok(log.append(std::slice::from_ref(row))?)
+        log.append(std::slice::from_ref(row))?;
+        self.evaluated.insert(row.step, row.values.clone());
+        Ok(())
     }
 
     /// Saves a checkpoint, and removes the oldest ones that are too many. `bytes` is its state, as
@@ -291,7 +306,8 @@ impl Recorder {
     /// Removes the oldest checkpoints that are too many. The newest one is there, and old ones that
     /// stay only take room. So an error is not one of the run, and it is said once.
     fn remove_old_checkpoints(&mut self, newest: Step) {
-        let result = self.checkpoints.prune(self.keep_checkpoints, newest);
+        let also = self.kept_for_evaluations();
+        let result = self.checkpoints.prune(self.keep_checkpoints, newest, &also);
         let error = result.err().map(|error| error.to_string());
         if let Some(error) = &error
             && self.cleanup_error.as_ref() != Some(error)
@@ -305,6 +321,28 @@ impl Recorder {
             );
         }
         self.cleanup_error = error;
+    }
+
+    /// The steps whose checkpoints are kept however old they are: that of the best evaluation, and
+    /// the newest ones whose evaluations have not come yet, because each of them may be the best.
+    fn kept_for_evaluations(&self) -> BTreeSet<Step> {
+        let evaluated = self.evaluated.iter().map(|(&step, values)| (step, values));
+        let best = self.spec.evaluation().and_then(|info| info.best(evaluated));
+        // An evaluation that is overtaken by a later one was given up.
+        let last = self.evaluated.keys().next_back().copied().unwrap_or(0);
+        // What cannot be read now is kept the next time, and `prune` says what is wrong.
+        let steps = self.checkpoints.steps().unwrap_or_default();
+        // With early stopping, a start may have to go on before an evaluation that is not known.
+        let newest = steps.last().and_then(|&newest| self.schedule.verdict_before(newest));
+        let undecided = newest.filter(|step| !self.evaluated.contains_key(step));
+        let before = undecided
+            .and_then(|undecided| steps.iter().rev().find(|&&step| step <= undecided).copied());
+        let pending = steps
+            .into_iter()
+            .rev()
+            .filter(|&step| step > last && self.schedule.evaluation_due(step));
+        let best = best.map(|best| best.step);
+        best.into_iter().chain(before).chain(pending.take(PENDING_MAX)).collect()
     }
 
     /// Saves the generator of a state until its grid is drawn. `state` is a safetensors file.
@@ -342,14 +380,56 @@ impl RunFiles {
         &self.checkpoints
     }
 
-    /// The newest intact checkpoint. Logs the newer ones that are damaged or another run's.
+    /// The checkpoint from which a run goes on: the newest intact one, or with early stopping the
+    /// newest one before an evaluation that is not on disk and decides whether the run goes on.
+    ///
+    /// Nobody trains far beyond such an evaluation, so only the last one before the checkpoint can
+    /// be missing because of an end. If it is missing for another reason (somebody has removed the
+    /// file, or early stopping is new), there may be no checkpoint before it, and it counts for
+    /// nothing.
     ///
     /// # Errors
     /// If the folder of checkpoints cannot be read.
-    pub(crate) fn newest_checkpoint(&self) -> anyhow::Result<Option<SavedCheckpoint>> {
+    fn checkpoint_to_go_on_from(
+        &self,
+        schedule: &Schedule,
+        evaluated: &BTreeMap<Step, NamedMetrics>,
+    ) -> anyhow::Result<Option<SavedCheckpoint>> {
+        let newest = self.newest_checkpoint(Step::MAX)?;
+        // A state that ends the run is the last one, whatever evaluations say.
+        let goes_on = newest.as_ref().filter(|saved| !saved.ends_run);
+        let step = goes_on.map_or(0, |saved| saved.step);
+        let undecided = schedule.verdict_before(step);
+        let Some(undecided) = undecided.filter(|step| !evaluated.contains_key(step)) else {
+            return Ok(newest);
+        };
+        let before = self.newest_checkpoint(undecided)?;
+        // Before the first evaluation there may be none yet: the run begins again.
+        if before.is_none() && schedule.verdict_before(undecided).is_some() {
+            return Ok(newest);
+        }
+        let from = before.as_ref().map_or(0, |saved| saved.step);
+        tracing::info!(
+            event = "resumed_earlier",
+            step = from,
+            "the evaluation of step {undecided} is not on disk, and decides whether the run goes \
+             on: going on after step {from}, with the same bits, although step {step} is saved"
+        );
+        Ok(before)
+    }
+
+    /// The newest intact checkpoint up to `through`. Logs the newer ones that are damaged or another
+    /// run's.
+    ///
+    /// # Errors
+    /// If the folder of checkpoints cannot be read.
+    pub(crate) fn newest_checkpoint(
+        &self,
+        through: Step,
+    ) -> anyhow::Result<Option<SavedCheckpoint>> {
         let folder = self.paths.checkpoints();
-        let (newest, damaged) =
-            self.checkpoints.newest().with_context(|| folder.display().to_string())?;
+        let newest = self.checkpoints.newest_through(through);
+        let (newest, damaged) = newest.with_context(|| folder.display().to_string())?;
         for damaged in damaged {
             tracing::warn!(
                 event = "checkpoint_skipped",

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::ArgMatches;
-use dcgan_core::ids::{Digest, Step};
+use dcgan_core::ids::Digest;
 use dcgan_core::spec::{DatasetInfo, InitialWeights, ObjectiveKind, RunSpec};
 use dcgan_core::words::counted;
 use dcgan_process::exit::usage;
@@ -302,18 +302,18 @@ fn read_saved(paths: &RunPaths) -> anyhow::Result<Option<SavedRun>> {
     Ok(Some(SavedRun { settings: completed, spec }))
 }
 
-/// The run that a directory belongs to, and its last step.
+/// The run that a directory belongs to, and its settings.
 ///
 /// # Errors
 /// If it belongs to none, or its files cannot be read.
-pub(crate) fn read_schedule(paths: &RunPaths) -> anyhow::Result<(RunFile, Step)> {
+pub(crate) fn read_run(paths: &RunPaths) -> anyhow::Result<(RunFile, RunConfig)> {
     let no_run = || RunDirError::NoRun(paths.root().to_owned());
     let run = read_run_file(paths)?.ok_or_else(no_run)?;
     let settings = read_saved_config(paths)?;
     let data_set =
         settings.data_set.with_context(|| format!("{}: no data-set", paths.config().display()))?;
     let (config, _) = settings.resolve(data_set)?;
-    Ok((run, config.schedule.last_step))
+    Ok((run, config))
 }
 
 /// Says that a run was begun by an older version, if it was, and how it goes on.

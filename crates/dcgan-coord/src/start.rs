@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::ArgMatches;
 use dcgan_core::ids::{RunId, Step};
 use dcgan_core::protocol::coordinator::{
-    CoordinatorConfig, CoordinatorMachine, Event, OutputConfig, PersistedOutputs, Reason,
+    CoordinatorConfig, CoordinatorMachine, EarlyEnd, Event, OutputConfig, PersistedOutputs, Reason,
 };
 use dcgan_core::spec::{ObjectiveKind, RunSpec};
 use dcgan_core::state::digest;
@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use crate::args::Args;
 use crate::config::{PartialConfig, RunConfig, cores};
 use crate::console::CONSOLE;
-use crate::driver::{Disk, Driver, Unsaved};
+use crate::driver::{Disk, Driver, Unsaved, describe_early_end};
 use crate::find::{self, Progress};
 use crate::initial_weights::WeightsFile;
 use crate::input::{INPUTS_MAX, Input};
@@ -122,7 +122,9 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let settings = machine_settings(given, &config, &run, are_workers_over, persisted);
     let machine = CoordinatorMachine::new(start.elapsed(), settings);
     let is_complete = machine.reason() == Reason::Finishing;
-    log_start(is_local, &config, &files, run.run, &address, resumed_at, is_complete);
+    let early = machine.early_end();
+    let ends = is_complete.then_some(early);
+    log_start(is_local, &config, &files, run.run, &address, resumed_at, ends);
 
     // Start the local processes. A run that is complete already has no work for them.
     let local = if is_local && !is_complete {
@@ -328,7 +330,8 @@ fn local_settings(
     }
 }
 
-/// Logs which run this is, where it begins, and how workers join it.
+/// Logs which run this is, where it begins, and how workers join it. A run that is `complete` has
+/// reached its last step, or ended early.
 fn log_start(
     is_local: bool,
     config: &RunConfig,
@@ -336,7 +339,7 @@ fn log_start(
     run: RunId,
     address: &Address,
     resumed_at: Step,
-    is_complete: bool,
+    complete: Option<Option<EarlyEnd>>,
 ) {
     let RunConfig { spec, schedule, workers, .. } = config;
     let directory = files.root().display();
@@ -350,7 +353,18 @@ fn log_start(
         spec.batch_size(),
         counted(*workers, "worker")
     );
-    if is_complete {
+    if let Some(Some(end)) = complete {
+        let step = end.step;
+        tracing::info!(
+            event = "run_complete",
+            step,
+            "this run has ended early, with step {step} ({}): give --early-stopping 0 or a greater \
+             number to go on, or another --out",
+            describe_early_end(&end)
+        );
+        return;
+    }
+    if complete.is_some() {
         let asked = match schedule.last_step {
             fewer if fewer < resumed_at => format!(" (you ask for {fewer})"),
             _ => String::new(),

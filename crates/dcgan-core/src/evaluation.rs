@@ -9,6 +9,7 @@
 //! Every part is a pure function, so the result depends on the specification and the step alone,
 //! whoever computed what and in whichever order.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,40 @@ pub struct EvaluationInfo {
     pub pieces: u16,
     /// The names of the values.
     pub names: &'static [&'static str],
+    /// The one of these values by which states are compared: the lower it is, the better the state.
+    pub criterion: &'static str,
+}
+
+/// The best of the states that were evaluated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BestEvaluation {
+    /// The step after which the state was reached. Of equal ones it is the first.
+    pub step: Step,
+    /// Its value of the criterion.
+    pub value: f64,
+    /// The name of the criterion.
+    pub criterion: &'static str,
+}
+
+impl EvaluationInfo {
+    /// The best of these evaluations; `None` if there is none with a value of the criterion.
+    pub fn best<'a>(
+        &self,
+        evaluations: impl IntoIterator<Item = (Step, &'a NamedMetrics)>,
+    ) -> Option<BestEvaluation> {
+        let criterion = self.criterion;
+        let known = evaluations.into_iter().filter_map(|(step, values)| {
+            let value = values.get(criterion).filter(|value| value.is_finite())?;
+            Some(BestEvaluation { step, value, criterion })
+        });
+        known.min_by(|a, b| a.value.total_cmp(&b.value).then(a.step.cmp(&b.step)))
+    }
+}
+
+impl fmt::Display for BestEvaluation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:.4} after step {}", self.criterion, self.value, self.step)
+    }
 }
 
 /// The name of one part of an evaluation.
@@ -94,4 +129,21 @@ pub struct EvaluationRow {
     pub values: NamedMetrics,
     /// The digest of the state.
     pub state_digest: Digest,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_state_has_the_lowest_value_and_of_equal_ones_it_is_the_first() {
+        let info =
+            EvaluationInfo { pieces: 1, names: &["other", "distance"], criterion: "distance" };
+        let values = [(30, 2.0), (10, 3.0), (20, 2.0), (40, f64::NAN)];
+        let rows = values.map(|(step, it)| (step, NamedMetrics::new(info.names, [-it, it])));
+        let best = info.best(rows.iter().map(|(step, values)| (*step, values))).unwrap();
+        assert_eq!((best.step, best.value), (20, 2.0));
+        assert_eq!(best.to_string(), "distance 2.0000 after step 20");
+        assert_eq!(info.best([(10, &NamedMetrics::default())]), None);
+    }
 }

@@ -174,6 +174,11 @@ impl NamedMetrics {
         Self(names.iter().map(|&name| Cow::Borrowed(name)).zip(values).collect())
     }
 
+    /// The value of the metric with this name.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.iter().find(|(other, _)| *other == name).map(|(_, value)| value)
+    }
+
     /// The metrics in their order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
         self.0.iter().map(|(name, value)| (&**name, *value))

@@ -19,6 +19,7 @@ use crate::ids::{Phase, Position, Step};
 use crate::metrics::Metrics;
 use crate::objective::{Objective, Scratch, ShardTask};
 use crate::random::{Purpose, RandomStream};
+use crate::spec::alarm::{AlarmRule, Sign};
 use crate::spec::{RunSpec, networks};
 use crate::state::{Layout, State};
 
@@ -40,7 +41,14 @@ const PARAMETERS: usize = 2;
 
 /// The evaluation of the toy: the root mean square of its parameters.
 pub const EVALUATION: EvaluationInfo =
-    EvaluationInfo { pieces: PIECES as u16, names: &["parameter_rms"] };
+    EvaluationInfo { pieces: PIECES as u16, names: &["parameter_rms"], criterion: "parameter_rms" };
+
+/// The alarms of the toy.
+pub const ALARMS: &[AlarmRule] = &[AlarmRule {
+    code: "worse",
+    what: "the parameters have become much greater",
+    sign: Sign::FarAboveBest { value: "parameter_rms", times: 2.0, by: 5.0 },
+}];
 
 /// The number of pieces of the evaluation, which share the parameters.
 const PIECES: usize = 6;

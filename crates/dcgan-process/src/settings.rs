@@ -40,6 +40,7 @@ pub const FLAGS: [&str; 38] = [
     "device",
     "dry-run",
     "epochs",
+    "early-stopping",
     "eval-every",
     "evaluator",
     "fixed-shards",

@@ -34,7 +34,7 @@ pub use checksum::Checksummed;
 pub use collective::{ExchangeMessage, Opening};
 pub use control::{CoordinatorMessage, Welcome, WorkerMessage};
 pub use convert::{Malformed, step_done};
-pub use status::{newest_row, status};
+pub use status::{best, newest_row, status};
 pub use throttle::Throttle;
 
 /// The generated types.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use dcgan_core::evaluation::BestEvaluation;
 use dcgan_core::ids::{RunId, Step};
 use dcgan_core::metrics::MetricsRow;
-use dcgan_core::protocol::coordinator::{Outsider, Recovery, Role, Status, WorkerStatus};
+use dcgan_core::protocol::coordinator::{Alarm, Outsider, Recovery, Role, Status, WorkerStatus};
 
 use crate::pb;
 
@@ -17,6 +18,8 @@ pub fn status(run: RunId, epoch: u64, now: Duration, status: Status) -> pb::Stat
         step,
         last_step,
         checkpoint,
+        best: best_evaluation,
+        alarms,
         workers,
         outside,
         recoveries,
@@ -36,6 +39,8 @@ pub fn status(run: RunId, epoch: u64, now: Duration, status: Status) -> pb::Stat
         outside: outside.into_iter().map(outsider).collect(),
         recoveries: recoveries.into_iter().map(|one| recovery(one, now)).collect(),
         draining,
+        best: best_evaluation.map(best),
+        alarms: alarms.into_iter().map(alarm).collect(),
         newest_row: None,
     }
 }
@@ -55,6 +60,16 @@ pub fn newest_row(
         images_per_second: row.images_per_second,
         seconds_left: images_left / row.images_per_second,
     }
+}
+
+/// Converts the best evaluation.
+pub fn best(best: BestEvaluation) -> pb::BestEvaluation {
+    let BestEvaluation { step, value, criterion } = best;
+    pb::BestEvaluation { step, name: criterion.to_owned(), value }
+}
+
+fn alarm(alarm: Alarm) -> pb::Alarm {
+    pb::Alarm { code: alarm.code.to_owned(), since: alarm.since, text: alarm.to_string() }
 }
 
 fn recovery(recovery: Recovery, now: Duration) -> pb::Recovery {

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{ArgAction, ArgMatches, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use dcgan_core::ids::Step;
@@ -104,13 +105,41 @@ pub(crate) struct Which {
     /// The run directory
     #[arg(long, value_name = "RUN_DIR", default_value = DEFAULT_ROOT, env = "DCGAN_RUN")]
     pub(crate) run: PathBuf,
-    /// The checkpoint of this step [default: the newest]
-    #[arg(long, value_name = "STEP", env = "DCGAN_CHECKPOINT")]
-    pub(crate) checkpoint: Option<Step>,
+    /// The checkpoint: the newest, the one with the best evaluation, or that of a step
+    #[arg(
+        long,
+        value_name = "newest|best|STEP",
+        default_value = "newest",
+        env = "DCGAN_CHECKPOINT"
+    )]
+    pub(crate) checkpoint: CheckpointArg,
     /// The generator's weights: their moving average or as they were trained [default: ema, if the
     /// run keeps an average]
     #[arg(long, value_enum, env = "DCGAN_WEIGHTS")]
     pub(crate) weights: Option<WeightsArg>,
+}
+
+/// The name of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CheckpointArg {
+    /// The newest intact one.
+    Newest,
+    /// The one with the best evaluation.
+    Best,
+    /// That of this step.
+    Of(Step),
+}
+
+impl FromStr for CheckpointArg {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "newest" => Ok(Self::Newest),
+            "best" => Ok(Self::Best),
+            step => step.parse().map(Self::Of).map_err(|_| "expected newest, best or a step"),
+        }
+    }
 }
 
 /// The [`Weights`] as a setting.

@@ -17,7 +17,7 @@ use dcgan_store::idx::{self, Images};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::args::{ExportArgs, GridArgs, LatentsArgs};
+use crate::args::{CheckpointArg, ExportArgs, GridArgs, LatentsArgs};
 use crate::newest::RunGenerator;
 use crate::picture::GridSize;
 use crate::{npy, run_dir};
@@ -72,7 +72,7 @@ pub(crate) fn latents(args: &LatentsArgs) -> anyhow::Result<u8> {
     // With a seed, the run's own does not count.
     let run_seed = match args.seed {
         Some(_) => 0,
-        None => run_dir::checkpoint(&args.run, None)?.manifest().config.seed(),
+        None => run_dir::checkpoint(&args.run, CheckpointArg::Newest)?.manifest().config.seed(),
     };
     let count = args.count as usize;
     let mut latents = dcgan_model::latents(count, args.seed, run_seed);

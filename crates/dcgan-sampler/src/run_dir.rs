@@ -4,14 +4,17 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, anyhow, bail};
+use dcgan_core::evaluation::EvaluationRow;
 use dcgan_core::ids::Step;
+use dcgan_core::spec::networks::EVALUATION;
 use dcgan_model::Weights;
 use dcgan_process::exit::usage;
 use dcgan_store::checkpoint::{Checkpoints, Damaged, Owner, VerifiedCheckpoint};
 use dcgan_store::evaluator_file::EvaluatorFile;
+use dcgan_store::metrics_log;
 use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, read_run_file};
 
-use crate::args::Which;
+use crate::args::{CheckpointArg, Which};
 use crate::newest::RunGenerator;
 
 /// Opens the checkpoints of a run directory.
@@ -41,18 +44,19 @@ pub(crate) fn load(which: &Which) -> anyhow::Result<RunGenerator> {
     generator(&checkpoint, which.weights.map(Into::into))
 }
 
-/// Loads the checkpoint of a step, or else the newest one.
+/// Loads a checkpoint of a run directory.
 ///
 /// # Errors
 /// If there is no such checkpoint, or it is damaged.
-pub(crate) fn checkpoint(root: &Path, step: Option<Step>) -> anyhow::Result<VerifiedCheckpoint> {
+pub(crate) fn checkpoint(root: &Path, which: CheckpointArg) -> anyhow::Result<VerifiedCheckpoint> {
     let checkpoints = checkpoints(root).context("--run")?;
-    match step {
-        Some(step) => {
+    match which {
+        CheckpointArg::Of(step) => {
             check_exists(&checkpoints, step)?;
             Ok(checkpoints.load(step)?)
         }
-        None => newest(&checkpoints, root)?.with_context(|| {
+        CheckpointArg::Best => Ok(checkpoints.load(best(&checkpoints, root)?)?),
+        CheckpointArg::Newest => newest(&checkpoints, root)?.with_context(|| {
             format!(
                 "{}: there is no checkpoint yet; the run saves one every 30 s by default, and \
                  `dcgan-coord checkpoint` takes one now",
@@ -87,6 +91,36 @@ fn check_exists(checkpoints: &Checkpoints, step: Step) -> anyhow::Result<()> {
     bail!(usage(anyhow!(
         "--checkpoint {step}: there is no checkpoint of this step; there are: {existing}"
     )));
+}
+
+/// The step with the best evaluation of those that have a checkpoint.
+fn best(checkpoints: &Checkpoints, root: &Path) -> anyhow::Result<Step> {
+    let path = RunPaths::new(root).evaluations();
+    let rows: Vec<EvaluationRow> = metrics_log::read(&path)?;
+    let steps = checkpoints.steps()?;
+    let best_of = |is_taken: &dyn Fn(Step) -> bool| {
+        let rows = rows.iter().map(|row| (row.step, &row.values));
+        EVALUATION.best(rows.filter(|(step, _)| is_taken(*step)))
+    };
+    let Some(best) = best_of(&|step| steps.contains(&step)) else {
+        let why = match rows.len() {
+            0 => "it has no evaluation",
+            _ => "no checkpoint of a step that is evaluated is left",
+        };
+        bail!(usage(anyhow!(
+            "--checkpoint best: {}: {why}, so the best checkpoint is not known; give newest or a \
+             step",
+            path.display()
+        )));
+    };
+    if let Some(gone) = best_of(&|_| true).filter(|other| other.step != best.step) {
+        tracing::warn!(
+            event = "best_checkpoint_gone",
+            step = gone.step,
+            "the best evaluation is {gone}, and its checkpoint is gone: taking {best}"
+        );
+    }
+    Ok(best.step)
 }
 
 /// Returns the newest intact checkpoint of a run directory, if there is one, and logs which newer

@@ -17,7 +17,7 @@
 //! A checkpoint that is damaged, or that somebody has copied from another run, is skipped. It does
 //! not count as one of those that a run keeps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read};
@@ -271,8 +271,20 @@ impl Checkpoints {
     /// If the folder cannot be read, or a checkpoint is of a newer version of this program and none
     /// after it is intact.
     pub fn newest(&self) -> Result<(Option<VerifiedCheckpoint>, Vec<Damaged>), NewestError> {
+        self.newest_through(Step::MAX)
+    }
+
+    /// Returns the newest intact checkpoint of a step up to `through`, if there is one, and what is
+    /// wrong with each later one up to there.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::newest`].
+    pub fn newest_through(
+        &self,
+        through: Step,
+    ) -> Result<(Option<VerifiedCheckpoint>, Vec<Damaged>), NewestError> {
         let mut damaged = Vec::new();
-        for step in self.steps()?.into_iter().rev() {
+        for step in self.steps()?.into_iter().rev().filter(|&step| step <= through) {
             match self.load(step) {
                 Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
                 Err(LoadError::Damaged(error)) => damaged.push(error),
@@ -284,14 +296,15 @@ impl Checkpoints {
 
     /// Removes all checkpoints up to `step` except the newest `keep` that are intact, of which one
     /// is always kept, and the damaged ones among these. Removes what crashes have left behind as
-    /// well. Checkpoints of another run or of a newer version of this program stay.
+    /// well. Checkpoints of another run or of a newer version of this program stay, and so do those
+    /// of the steps `also`.
     ///
     /// If there are checkpoints after `step`, the training has gone back because they are damaged,
     /// and will replace them. They do not count as the newest.
     ///
     /// # Errors
     /// If a folder cannot be removed. Everything else is removed then.
-    pub fn prune(&self, keep: usize, step: Step) -> io::Result<()> {
+    pub fn prune(&self, keep: usize, step: Step, also: &BTreeSet<Step>) -> io::Result<()> {
         let mut candidates = self.steps()?;
         candidates.retain(|&candidate| candidate <= step);
         let mut result = Ok(());
@@ -302,6 +315,9 @@ impl Checkpoints {
         }
         for candidate in candidates.into_iter().rev() {
             if still_to_keep == 0 {
+                if also.contains(&candidate) {
+                    continue;
+                }
                 result = result.and(self.remove(candidate));
             } else if self.is_intact(candidate) {
                 still_to_keep -= 1;

@@ -44,7 +44,8 @@ pub struct Ended {
     pub state: EndState,
     /// The last step that was finished.
     pub step: Step,
-    /// The signal or the person that stopped it, or the failure; `None` if it has finished.
+    /// The signal or the person that stopped it, the failure, or why it has finished before its
+    /// schedule; `None` if it has done all its steps.
     pub cause: Option<String>,
     /// True if its workers have ended with it: nobody trains on. Unknown, and so false, in files
     /// of earlier versions.
@@ -56,7 +57,7 @@ pub struct Ended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EndState {
-    /// All steps are done.
+    /// All steps are done, or it has ended early.
     Finished,
     /// Somebody stopped it, and it can go on.
     Stopped,

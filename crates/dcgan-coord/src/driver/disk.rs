@@ -300,7 +300,10 @@ impl Driver {
             return;
         }
         let files = self.disk.files.clone();
-        self.read(move || match files.newest_checkpoint() {
+        // With early stopping a later one may be there that the run has to come by again.
+        let is_last = self.config.schedule.early_stopping.is_none();
+        let through = if is_last { Step::MAX } else { step };
+        self.read(move || match files.newest_checkpoint(through) {
             Ok(newest) => Some(Input::Machine(Event::Unreadable { step, newest })),
             // The worker that needs the checkpoint asks again.
             Err(error) => {

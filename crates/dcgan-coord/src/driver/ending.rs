@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use dcgan_core::evaluation::BestEvaluation;
 use dcgan_core::ids::Step;
-use dcgan_core::protocol::coordinator::{LostSteps, Outcome};
+use dcgan_core::protocol::coordinator::{EarlyEnd, LostSteps, Outcome};
 use dcgan_core::words::counted;
 use dcgan_process::exit::status;
 use dcgan_process::logging::RESULT;
@@ -32,6 +33,8 @@ impl Driver {
                 "{lost} could not be saved: no worker that holds them has answered"
             );
         }
+        // The block about a failure has the best state in it.
+        self.log_summary(failure.is_none() || logging::is_json());
         if let Some((code, what)) = failure {
             self.print_failure(code, &what);
             return status::FAILED;
@@ -39,11 +42,15 @@ impl Driver {
         match outcome {
             Outcome::Finished | Outcome::Failed(_) => {
                 let (step, directory) = (self.machine.reached(), self.disk.files.root().display());
+                let early = self.machine.early_end();
+                let early = early.map_or_else(String::new, |end| {
+                    format!(" early ({})", describe_early_end(&end))
+                });
                 tracing::info!(
                     target: RESULT,
                     event = "run_finished",
                     step,
-                    "finished: {}; everything is in {directory}",
+                    "finished{early}: {}; everything is in {directory}",
                     counted(step, "step")
                 );
                 status::FINISHED
@@ -59,6 +66,28 @@ impl Driver {
                 let in_order = self.signal.map_or(status::FINISHED, Signal::status);
                 if lost.is_some() { status::FAILED } else { in_order }
             }
+        }
+    }
+
+    /// Says which state was the best, if `with_best`, and what went wrong until the end.
+    fn log_summary(&self, with_best: bool) {
+        if let Some(best) = self.machine.best_evaluation().filter(|_| with_best) {
+            let BestEvaluation { step, value, criterion } = best;
+            tracing::info!(
+                event = "best_evaluation",
+                step,
+                name = criterion,
+                value,
+                "best evaluation: {best}"
+            );
+        }
+        for alarm in self.machine.alarms() {
+            tracing::warn!(
+                event = "alarm_lasts",
+                alarm = alarm.code,
+                step = alarm.since,
+                "alarm {alarm}"
+            );
         }
     }
 
@@ -82,7 +111,8 @@ impl Driver {
         match outcome {
             Outcome::Finished | Outcome::Failed(_) => {
                 let state = EndState::Finished;
-                Ended { state, step: reached, cause: None, workers_over: true }
+                let cause = self.machine.early_end().map(|end| describe_early_end(&end));
+                Ended { state, step: reached, cause, workers_over: true }
             }
             Outcome::Stopped { saved: step, lost } => {
                 let workers_over = lost.is_none() && !self.machine.hands_over();
@@ -125,7 +155,9 @@ impl Driver {
         let mut block = format!("\nthe run has failed: {what}\n");
         let saved = ("saved:", Some(saved));
         let resume = ("resume:", resume);
-        for (key, value) in [("first:", first), ("log:", log), ("logs:", logs), saved, resume] {
+        let best = ("best:", self.machine.best_evaluation().map(|best| best.to_string()));
+        for (key, value) in [("first:", first), ("log:", log), ("logs:", logs), saved, best, resume]
+        {
             if let Some(value) = value {
                 // Writing to a string cannot fail.
                 let _ = writeln!(block, "  {key:<8} {value}");
@@ -133,6 +165,12 @@ impl Driver {
         }
         output::say(block.trim_end());
     }
+}
+
+/// Why a run has ended before its schedule.
+pub(crate) fn describe_early_end(end: &EarlyEnd) -> String {
+    let EarlyEnd { patience, best, .. } = end;
+    format!("--early-stopping {patience}: the best evaluation is {best}")
 }
 
 /// How a run has ended, for a person who has asked for its end.

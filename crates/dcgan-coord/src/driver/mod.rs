@@ -43,6 +43,7 @@ use crate::service::Workers;
 use crate::sinks::Sinks;
 use crate::writer::Job;
 pub(crate) use disk::Disk;
+pub(crate) use ending::describe_early_end;
 pub(crate) use unsaved::Unsaved;
 use watchers::StopWatchers;
 

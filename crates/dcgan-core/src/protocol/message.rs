@@ -160,6 +160,9 @@ pub enum ToWorker {
     /// Everything that was due up to this step is on disk. Its reports and snapshots may be
     /// dropped.
     Persisted(Step),
+    /// Train through this step and not beyond, before a later message allows more. A state after it
+    /// is of no use: the worker goes back to the initial one. Only in runs with early stopping.
+    TrainThrough(Step),
     /// Send the snapshot of this step.
     RequestSnapshot(Step),
     /// Keep the snapshot of this step, although the schedule does not ask for it.

@@ -5,6 +5,7 @@
 //! change at any time. The [`schedule`] is kept here as well, because it says which steps of the
 //! run leave a trace on disk.
 
+pub mod alarm;
 mod initial_weights;
 mod learning_rate;
 pub mod networks;
@@ -23,6 +24,7 @@ pub use learning_rate::LearningRateSchedule;
 pub use recipe::{Initializer, Loss};
 pub use run_spec::{Difference, RunSpec, RunSpecBuilder, RunSpecError};
 
+use self::alarm::AlarmRule;
 use crate::evaluation::EvaluationInfo;
 use crate::ids::{Digest, ShardId, Step};
 use crate::spec::sharding::Sharding;
@@ -74,6 +76,14 @@ impl ObjectiveKind {
         match self {
             Self::Dcgan => Some(networks::EVALUATION),
             Self::Toy => Some(toy::EVALUATION),
+        }
+    }
+
+    /// The signs of a training that goes wrong.
+    pub fn alarms(self) -> &'static [AlarmRule] {
+        match self {
+            Self::Dcgan => networks::ALARMS,
+            Self::Toy => toy::ALARMS,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::evaluation::EvaluationInfo;
 use crate::ids::Digest;
+use crate::spec::alarm::{AlarmRule, Limit, Sign};
 
 /// The names of the DCGAN's metrics: the loss of each phase in order, then the accuracy of each
 /// phase.
@@ -162,7 +163,59 @@ pub const EVALUATION: EvaluationInfo = EvaluationInfo {
         "class_share_min",
         "class_share_max",
     ],
+    criterion: "frechet_distance",
 };
+
+/// The least Fréchet distance above the best one that counts as far: near the end of a training two
+/// evaluations in a row differ by 1 or so, and 5 more can be seen.
+const DISTANCE_FAR: f64 = 5.0;
+/// A class with less than this share of the samples is almost gone. It should have 10%.
+const SHARE_GONE: f64 = 0.01;
+/// A class is only missed that once had this share. At the beginning all samples are alike.
+const SHARE_ONCE: f64 = 0.03;
+/// Losses and accuracies must stay beyond a limit for this many steps, most of an epoch of MNIST:
+/// single steps are there in every training.
+const STUCK_STEPS: u64 = 200;
+
+/// The signs of a training that goes wrong: of samples that become worse, of classes that are lost
+/// (mode collapse), and of one network that has won, so that the other one learns nothing more.
+///
+/// When both accuracies of the discriminator are 0.99, or both its losses below 0.02, it is right
+/// about nearly all images and nearly sure of it. A generator's loss of 5 means that the
+/// discriminator gives its images a probability of exp(-5), below 0.01.
+pub const ALARMS: &[AlarmRule] = &[
+    AlarmRule {
+        code: "samples_worse",
+        what: "the samples have become much worse",
+        sign: Sign::FarAboveBest { value: "frechet_distance", times: 2.0, by: DISTANCE_FAR },
+    },
+    AlarmRule {
+        code: "class_lost",
+        what: "one class of digits is almost gone from the samples",
+        sign: Sign::AlmostGone { value: "class_share_min", below: SHARE_GONE, once: SHARE_ONCE },
+    },
+    AlarmRule {
+        code: "discriminator_right",
+        what: "the discriminator is right about nearly all images",
+        sign: Sign::Stuck {
+            steps: STUCK_STEPS,
+            limits: &[("real_dacc", Limit::AtLeast(0.99)), ("fake_dacc", Limit::AtLeast(0.99))],
+        },
+    },
+    AlarmRule {
+        code: "discriminator_sure",
+        what: "the discriminator has next to no loss",
+        sign: Sign::Stuck {
+            steps: STUCK_STEPS,
+            limits: &[("d_loss_real", Limit::AtMost(0.02)), ("d_loss_fake", Limit::AtMost(0.02))],
+        },
+    },
+    AlarmRule {
+        code: "generator_lost",
+        what: "the discriminator recognises nearly all images of the generator",
+        sign: Sign::Stuck { steps: STUCK_STEPS, limits: &[("g_loss", Limit::AtLeast(5.0))] },
+    },
+];
 
 /// The digest of the training images whose evaluator is built in: MNIST's.
 pub const EVALUATED_DATA: Digest = Digest(0xee3d_62f5_5dfa_fffb);

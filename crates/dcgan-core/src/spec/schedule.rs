@@ -22,6 +22,9 @@ pub struct Schedule {
     pub checkpoint_every: u64,
     /// The number of steps between two evaluations; `None` if there are none.
     pub evaluate_every: Option<NonZeroU64>,
+    /// The run ends early when so many evaluations in a row are no better than the best before
+    /// them; `None` if no evaluation ends it.
+    pub early_stopping: Option<NonZeroU64>,
 }
 
 impl Schedule {
@@ -35,9 +38,10 @@ impl Schedule {
         self.due(step, self.grid_every)
     }
 
-    /// Tells whether a checkpoint is due after `step`.
+    /// Tells whether a checkpoint is due after `step`. A state that is evaluated may be the best
+    /// one, and is saved.
     pub fn checkpoint_due(&self, step: Step) -> bool {
-        self.due(step, self.checkpoint_every)
+        self.due(step, self.checkpoint_every) || self.evaluation_due(step)
     }
 
     /// Tells whether an evaluation is due after `step`.
@@ -45,6 +49,33 @@ impl Schedule {
         // A short trial is not worth one.
         let every = self.evaluate_every.map(NonZeroU64::get);
         every.is_some_and(|every| self.due(step, every) && step >= every)
+    }
+
+    /// The interval of the evaluations that may end the run; `None` if none may.
+    pub fn verdict_every(&self) -> Option<u64> {
+        self.early_stopping.and(self.evaluate_every).map(NonZeroU64::get)
+    }
+
+    /// Tells whether the evaluation after `step` decides whether the run goes on after the next one
+    /// is due. Where the next one would end the run anyway, none decides.
+    pub fn verdict_due(&self, step: Step) -> bool {
+        self.verdict_every().is_some_and(|every| {
+            step > 0 && step.is_multiple_of(every) && step.saturating_add(every) < self.last_step
+        })
+    }
+
+    /// The last step before `step` whose evaluation decides whether the run goes on. A run goes on
+    /// from the checkpoint of `step` only if that evaluation is known.
+    pub fn verdict_before(&self, step: Step) -> Option<Step> {
+        let every = self.verdict_every()?;
+        let last = step.saturating_sub(1) / every * every;
+        Some(last).filter(|&last| self.verdict_due(last))
+    }
+
+    /// The step that members may train through before anything is known of evaluations; `None` if
+    /// no evaluation may end the run.
+    pub fn first_horizon(&self) -> Option<Step> {
+        self.verdict_every().map(|every| every.saturating_mul(2))
     }
 
     /// Tells whether the log window ends with `step`.
@@ -74,6 +105,7 @@ mod tests {
             grid_every: 25,
             checkpoint_every: 100,
             evaluate_every: None,
+            early_stopping: None,
         };
         let steps_with = |is_due: fn(&Schedule, Step) -> bool| -> Vec<Step> {
             (0..=60).filter(|&step| is_due(&schedule, step)).collect()
@@ -84,8 +116,30 @@ mod tests {
         assert_eq!(steps_with(Schedule::evaluation_due), [0; 0]);
         let evaluated = Schedule { evaluate_every: NonZeroU64::new(30), ..schedule };
         assert!(evaluated.evaluation_due(30) && evaluated.evaluation_due(50));
+        assert!(evaluated.checkpoint_due(30) && !evaluated.checkpoint_due(40));
         let trial = Schedule { evaluate_every: NonZeroU64::new(51), ..schedule };
         assert!(!trial.evaluation_due(50));
         assert!(schedule.window_ends(40) && !schedule.window_ends(50));
+    }
+
+    #[test]
+    fn an_evaluation_decides_if_another_one_comes_before_the_end() {
+        let schedule = Schedule {
+            last_step: 30,
+            log_every: 1,
+            grid_every: 1,
+            checkpoint_every: 1,
+            evaluate_every: NonZeroU64::new(7),
+            early_stopping: NonZeroU64::new(2),
+        };
+        let deciding: Vec<Step> = (0..40).filter(|&step| schedule.verdict_due(step)).collect();
+        assert_eq!(deciding, [7, 14, 21]);
+        assert_eq!(
+            [7, 8, 14, 15, 30].map(|step| schedule.verdict_before(step)),
+            [None, Some(7), Some(7), Some(14), None]
+        );
+        assert_eq!(schedule.first_horizon(), Some(14));
+        let without = Schedule { early_stopping: None, ..schedule };
+        assert!(!without.verdict_due(7) && without.verdict_before(8).is_none());
     }
 }

@@ -61,6 +61,7 @@ impl Members {
             grid_every: 1_000,
             checkpoint_every: 1_000,
             evaluate_every: None,
+            early_stopping: None,
         };
         let mut machines = Vec::new();
         for number in 0..members {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dcgan_core::ids::{Digest, Step};
-use dcgan_core::metrics::MetricsRow;
+use dcgan_core::metrics::{MetricsRow, NamedMetrics};
 use dcgan_core::protocol::coordinator::{PersistedOutputs, SavedCheckpoint};
 use dcgan_core::protocol::plan::Plan;
+use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::state::{Layout, State};
 
 /// The files that the coordinator has written.
@@ -17,17 +18,35 @@ pub(crate) struct Disk {
     pub(crate) rows: Vec<MetricsRow>,
     pub(crate) checkpoints: BTreeMap<Step, (SavedCheckpoint, Arc<Vec<u8>>)>,
     pub(crate) grids: BTreeSet<Step>,
-    pub(crate) evaluations: BTreeSet<Step>,
+    pub(crate) evaluations: BTreeMap<Step, NamedMetrics>,
 }
 
 impl Disk {
     /// The summary that a coordinator reads when it starts.
-    pub(crate) fn persisted(&self) -> PersistedOutputs {
+    pub(crate) fn persisted(&self, schedule: &Schedule) -> PersistedOutputs {
         PersistedOutputs {
             rows: self.rows.iter().map(|row| (row.step, row.state_digest)).collect(),
-            checkpoint: self.checkpoints.values().next_back().map(|(saved, _)| saved.clone()),
+            checkpoint: self.checkpoint_to_go_on_from(schedule),
             grids: self.grids.clone(),
             evaluations: self.evaluations.clone(),
+        }
+    }
+}
+
+impl Disk {
+    /// The newest checkpoint, or the newest one before an evaluation that is not on disk and decides
+    /// whether the run goes on.
+    fn checkpoint_to_go_on_from(&self, schedule: &Schedule) -> Option<SavedCheckpoint> {
+        let newest_through = |step: Step| {
+            let newest = self.checkpoints.range(..=step).next_back();
+            newest.map(|(_, (saved, _))| saved.clone())
+        };
+        let newest = newest_through(Step::MAX)?;
+        // A state that ends the run is the last one.
+        let undecided = schedule.verdict_before(newest.step).filter(|_| !newest.ends_run);
+        match undecided.filter(|step| !self.evaluations.contains_key(step)) {
+            None => Some(newest),
+            Some(undecided) => newest_through(undecided),
         }
     }
 }

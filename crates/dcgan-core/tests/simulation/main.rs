@@ -47,6 +47,10 @@ fn run(seed: u64, damages: usize) -> usize {
         let loss = 1.0001 * reference.losses[&end];
         reference = Reference::ending_below(setup.shards, setup.last_step, loss);
     }
+    // Some end when their evaluations become no better.
+    if seed % 4 == 2 {
+        reference = reference.with_early_stopping(1 + seed / 4 % 2);
+    }
     let mut world = World::new(setup, reference, seed);
     // Draw the faults, with the damages at any place among them.
     let mut faults = faults::random(&mut rng, 14);
@@ -190,7 +194,10 @@ fn run_with_bad_workers(seed: u64) -> Duration {
         last_step: 3 + rng.below(10) as u64,
         slow_disk: false,
     };
-    let reference = Reference::new(setup.shards, setup.last_step);
+    let mut reference = Reference::new(setup.shards, setup.last_step);
+    if seed % 4 == 2 {
+        reference = reference.with_early_stopping(1);
+    }
     let mut world = World::new(setup, reference, seed);
     let mut bad: Vec<Bad> = (0..=rng.below(2)).map(|_| BAD[rng.below(BAD.len())]).collect();
     let faults = faults::random(&mut rng, 4);
@@ -231,12 +238,12 @@ fn after_some_steps(workers: usize, seed: u64) -> World {
 fn a_checkpoint_that_cannot_be_read_costs_steps_but_changes_no_bit() {
     for seed in 0..30 {
         let mut world = after_some_steps(2, seed);
-        world.act_until(|world| world.checkpoint() == 5);
+        world.act_until(|world| world.checkpoint() >= 5);
         world.inject(Fault::Damage);
         world.kill_all_workers();
         assert_eq!(world.run(Vec::new()), Outcome::Finished, "seed {seed}");
         assert_notice(&world, seed, |notice| {
-            matches!(notice, Notice::CheckpointFellBack { from: 5, to: 0 })
+            matches!(notice, Notice::CheckpointFellBack { from: 5.., to: 3.. })
         });
         world.check_the_end();
     }
@@ -327,7 +334,11 @@ fn end_runs(seeds: std::ops::Range<u64>, faults: usize) -> usize {
             let workers = 1 + rng.below(4);
             let (min_workers, slow_disk) = (1 + rng.below(workers), seed % 2 == 1);
             let setup = Setup { shards: 5, workers, min_workers, last_step: 17, slow_disk };
-            let mut world = World::new(setup, Reference::new(5, 17), seed);
+            let mut reference = Reference::new(5, 17);
+            if seed % 3 == 1 {
+                reference = reference.with_early_stopping(1 + seed % 2);
+            }
+            let mut world = World::new(setup, reference, seed);
             let kinds = [Fault::Kill, Fault::Cut, Fault::Stop, Fault::KillCoordinator];
             let mut drawn = || kinds[rng.below(kinds.len())];
             for _ in 0..30 * seed % 2000 {

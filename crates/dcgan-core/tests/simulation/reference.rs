@@ -1,6 +1,7 @@
 //! The oracle: an undisturbed run by one process, straight from the definition of a training step.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use dcgan_core::evaluation::{EvaluationRow, evaluate};
@@ -11,6 +12,8 @@ use dcgan_core::spec::sharding::Partition;
 use dcgan_core::spec::{DatasetInfo, ObjectiveKind, RunSpec};
 use dcgan_core::toy::Toy;
 use dcgan_core::train::{Shard, train_step};
+
+use crate::world::EVALUATE_EVERY;
 
 /// A run of the toy, its digest at every position, and what is known of its steps.
 pub(crate) struct Reference {
@@ -23,6 +26,8 @@ pub(crate) struct Reference {
     /// The loss of the generator's phase of each step.
     pub(crate) losses: BTreeMap<Step, f32>,
     pub(crate) evaluations: BTreeMap<Step, EvaluationRow>,
+    /// The run ends when so many evaluations in a row are no better.
+    pub(crate) early_stopping: Option<NonZeroU64>,
 }
 
 impl Reference {
@@ -64,6 +69,31 @@ impl Reference {
         drop(shards);
         let last_step = end;
         let objective = Arc::new(toy);
-        Self { objective, spec, partition, digests, last_step, losses, evaluations }
+        Self {
+            objective,
+            spec,
+            partition,
+            digests,
+            last_step,
+            losses,
+            evaluations,
+            early_stopping: None,
+        }
+    }
+
+    /// Ends the run early when so many evaluations in a row are no better.
+    pub(crate) fn with_early_stopping(mut self, patience: u64) -> Self {
+        self.early_stopping = NonZeroU64::new(patience);
+        let (mut best, mut since_best) = (f64::INFINITY, 0);
+        for step in (EVALUATE_EVERY..self.last_step).step_by(EVALUATE_EVERY as usize) {
+            let (_, value) = self.evaluations[&step].values.iter().next().unwrap();
+            since_best = if value < best { 0 } else { since_best + 1 };
+            best = best.min(value);
+            if since_best == patience {
+                self.last_step = self.last_step.min(step + EVALUATE_EVERY);
+                break;
+            }
+        }
+        self
     }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use dcgan_core::evaluation::PartId;
 use dcgan_core::ids::{Digest, Generation, Phase, Position, RunId, Step, WorkerId};
-use dcgan_core::metrics::StepDone;
+use dcgan_core::metrics::{NamedMetrics, StepDone};
 use dcgan_core::protocol::coordinator::{
     Command, ConnId, CoordinatorConfig, CoordinatorMachine, Event, Notice, OutputConfig,
-    PersistedOutputs, SavedCheckpoint, Write,
+    PersistedOutputs, SavedCheckpoint, Status, Write,
 };
 use dcgan_core::protocol::message::{Complaint, FromWorker, Hello, PROTOCOL, ToWorker, TrialTimes};
 use dcgan_core::protocol::plan::{Plan, StateRef};
@@ -32,6 +32,7 @@ pub(crate) struct Coordinator {
     plan: Option<Plan>,
     rows: BTreeMap<Step, Digest>,
     checkpoint: Option<SavedCheckpoint>,
+    evaluations: BTreeMap<Step, NamedMetrics>,
     disk_is_slow: bool,
     /// The write that was handed to the disk and is not done.
     on_its_way: Option<Write>,
@@ -61,6 +62,7 @@ impl Coordinator {
                     grid_every: INTERVAL,
                     checkpoint_every: INTERVAL,
                     evaluate_every: None,
+                    early_stopping: None,
                 },
                 spec,
                 checkpoint_interval: None,
@@ -80,6 +82,7 @@ impl Coordinator {
             plan: None,
             rows: BTreeMap::new(),
             checkpoint: None,
+            evaluations: BTreeMap::new(),
             disk_is_slow: false,
             on_its_way: None,
             standing: BTreeMap::new(),
@@ -93,6 +96,12 @@ impl Coordinator {
         self.config.output.schedule.evaluate_every = NonZeroU64::new(INTERVAL);
         self.machine = CoordinatorMachine::new(self.now, self.config.clone());
         self
+    }
+
+    /// The run ends when so many evaluations in a row are no better.
+    pub(crate) fn with_early_stopping(mut self, patience: u64) -> Self {
+        self.config.output.schedule.early_stopping = NonZeroU64::new(patience);
+        self.with_evaluations()
     }
 
     /// A checkpoint is due so many seconds after the one before, and after every hundredth step.
@@ -147,6 +156,7 @@ impl Coordinator {
         let persisted = PersistedOutputs {
             rows: self.rows.clone(),
             checkpoint: self.checkpoint.clone(),
+            evaluations: self.evaluations.clone(),
             ..PersistedOutputs::default()
         };
         let plan = self.plan.clone();
@@ -154,6 +164,23 @@ impl Coordinator {
         self.machine = CoordinatorMachine::new(self.now, config);
         self.on_its_way = None;
         self.notices.clear();
+    }
+
+    /// A person asks for a checkpoint.
+    pub(crate) fn with_checkpoint_requested(mut self) -> Self {
+        self.report_steps("a", 0, 9);
+        self.handle(Event::Checkpoint);
+        self
+    }
+
+    /// The run at this moment.
+    pub(crate) fn status(&self) -> Status {
+        self.machine.status(self.now)
+    }
+
+    /// The position at which the newest plan starts.
+    pub(crate) fn start(&self) -> Position {
+        self.plan.as_ref().unwrap().start.position
     }
 
     /// The newest generation that is stored.
@@ -440,6 +467,7 @@ impl Coordinator {
                 line
             }
             Write::Evaluation(row) => {
+                self.evaluations.insert(row.step, row.values.clone());
                 let values: Vec<f64> = row.values.iter().map(|(_, value)| value).collect();
                 format!("append the evaluation of step {}: {values:?}", row.step)
             }
@@ -478,6 +506,7 @@ fn describe(message: &ToWorker) -> String {
         ToWorker::Fence(generation) => format!("fence {generation}"),
         ToWorker::Plan(plan) => format!("plan {}", plan.generation),
         ToWorker::Persisted(step) => format!("persisted {step}"),
+        ToWorker::TrainThrough(step) => format!("train through {step}"),
         ToWorker::RequestSnapshot(step) => format!("request the snapshot of step {step}"),
         ToWorker::RetainSnapshot(step) => format!("retain the snapshot of step {step}"),
         ToWorker::Probe(peer, _) => format!("probe {peer}"),

@@ -118,6 +118,38 @@ fn rule_10_an_evaluation_that_nobody_can_compute_is_given_up_in_words() {
     assert!(coordinator.notices.contains(&Notice::EvaluationGivenUp(10)));
 }
 
+/// Has worker a compute all that is left of the evaluation of a step, with this result.
+fn finishes(coordinator: &mut Coordinator, step: u64, value: f64) {
+    for part in 0..=PIECES {
+        let id = PartId { step, digest: digest(step), part };
+        coordinator.says('a', FromWorker::Evaluated { id, result: Ok(vec![value]) });
+    }
+}
+
+#[test]
+fn rule_10_people_are_told_when_an_evaluation_is_far_worse_than_the_best() {
+    let mut coordinator = Coordinator::new(1, 1).with_evaluations().with_plan_of("a");
+    let alarms = |coordinator: &Coordinator| -> Vec<String> {
+        let notices = coordinator.notices.iter();
+        let alarms = notices.filter(|it| it.code().starts_with("alarm"));
+        alarms.map(ToString::to_string).collect()
+    };
+    for (step, value) in [(10, 6.0), (20, 11.0), (30, 20.0), (40, 30.0)] {
+        coordinator.report_steps("a", step - 10, step);
+        coordinator.uploads(step);
+        finishes(&mut coordinator, step, value);
+    }
+    let began = "alarm at step 30: the parameters have become much greater (parameter_rms is \
+                 20.000, and was 6.000 at best)";
+    assert_eq!(alarms(&coordinator), [began]);
+    coordinator.report_steps("a", 40, 50);
+    coordinator.uploads(50);
+    finishes(&mut coordinator, 50, 5.0);
+    let passed = "the alarm of step 30 has passed at step 50: the parameters have become much \
+                  greater";
+    assert_eq!(alarms(&coordinator), [began, passed]);
+}
+
 /// Worker a of a pair that has finished step 1, and the task to compute piece 2 of its evaluation.
 fn worker_with_task() -> (Worker, EvaluationTask) {
     let mut pair = Worker::pair();

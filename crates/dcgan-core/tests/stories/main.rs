@@ -1,10 +1,10 @@
 //! Stories of the protocol: events in, exact commands out.
 //!
-//! `docs/protocol.md` states thirteen rules; each has a story here that shows it at work, and each
+//! `docs/protocol.md` states fourteen rules; each has a story here that shows it at work, and each
 //! hole that the simulation once found has one that shows how it is closed. Read them in the order
 //! of the files: `plans` (rules 1 to 3), `steps` (rules 4 to 6), `outputs` (rules 7 and 8),
 //! `complaints` (rule 9), `evaluations` (rule 10), `claims` (rule 11), `endings` (rule
-//! 12), `trials` (rule 13), `holes`.
+//! 12), `trials` (rule 13), `early_stopping` (rule 14), `holes`.
 //!
 //! The commands of a machine are written as short lines, such as `a: fence 2` (send fence 2 to
 //! worker a) or `store plan 2: a=0123 b=4567, from the end of step 10`. [`coordinator`] and
@@ -14,6 +14,7 @@
 mod claims;
 mod complaints;
 mod coordinator;
+mod early_stopping;
 mod endings;
 mod evaluations;
 mod holes;

@@ -1,6 +1,7 @@
 //! A worker in a story: its machine, a clock, and the shards that it is to compute.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,14 +75,26 @@ impl Worker {
         pair
     }
 
+    /// The same pair in a run that ends early. Evaluations are due after each step.
+    pub(crate) fn pair_with_early_stopping() -> [Self; 2] {
+        let mut pair = Self::pair();
+        for worker in &mut pair {
+            let evaluate_every = NonZeroU64::new(1);
+            let early_stopping = evaluate_every;
+            let schedule = Schedule { evaluate_every, early_stopping, ..schedule() };
+            worker.handle(Event::Welcome(schedule));
+        }
+        pair
+    }
+
+    /// Returns whether the worker has nothing to compute.
+    pub(crate) fn jobs_are_done(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
     /// The coordinator answers a hello.
     pub(crate) fn is_welcomed(&mut self) -> Vec<String> {
-        let (log_every, grid_every, checkpoint_every) = (1, 1, 1);
-        let last_step = LAST_STEP;
-        let evaluate_every = None;
-        let schedule =
-            Schedule { last_step, log_every, grid_every, checkpoint_every, evaluate_every };
-        self.handle(Event::Welcome(schedule))
+        self.handle(Event::Welcome(schedule()))
     }
 
     /// The coordinator says something.
@@ -184,6 +197,18 @@ impl Worker {
             Command::CloseSession(claim) => format!("close the session: {claim}"),
             Command::Exit(finish) => format!("exit: {finish:?}"),
         }
+    }
+}
+
+/// The schedule of a run whose steps are all logged, drawn and saved.
+fn schedule() -> Schedule {
+    Schedule {
+        last_step: LAST_STEP,
+        log_every: 1,
+        grid_every: 1,
+        checkpoint_every: 1,
+        evaluate_every: None,
+        early_stopping: None,
     }
 }
 

@@ -41,6 +41,7 @@ impl TryFrom<pb::CoordinatorMessage> for CoordinatorMessage {
             Kind::Fence(pb::Fence { generation }) => ToWorker::Fence(Generation(generation)),
             Kind::Plan(plan) => ToWorker::Plan(Arc::new(plan.try_into()?)),
             Kind::Persisted(pb::Persisted { step }) => ToWorker::Persisted(step),
+            Kind::TrainThrough(pb::TrainThrough { step }) => ToWorker::TrainThrough(step),
             Kind::RequestSnapshot(pb::RequestSnapshot { step }) => ToWorker::RequestSnapshot(step),
             Kind::RetainSnapshot(pb::RetainSnapshot { step }) => ToWorker::RetainSnapshot(step),
             Kind::Probe(pb::Probe { peer, address }) => {
@@ -76,6 +77,7 @@ impl From<ToWorker> for Kind {
             ToWorker::Fence(Generation(generation)) => Self::Fence(pb::Fence { generation }),
             ToWorker::Plan(plan) => Self::Plan((&*plan).into()),
             ToWorker::Persisted(step) => Self::Persisted(pb::Persisted { step }),
+            ToWorker::TrainThrough(step) => Self::TrainThrough(pb::TrainThrough { step }),
             ToWorker::RequestSnapshot(step) => Self::RequestSnapshot(pb::RequestSnapshot { step }),
             ToWorker::RetainSnapshot(step) => Self::RetainSnapshot(pb::RetainSnapshot { step }),
             ToWorker::Probe(peer, address) => {

@@ -21,10 +21,17 @@ pub(super) fn from_json(text: &str) -> Result<RunSpec, String> {
 
 impl From<Schedule> for pb::Schedule {
     fn from(schedule: Schedule) -> Self {
-        let Schedule { last_step, log_every, grid_every, checkpoint_every, evaluate_every } =
-            schedule;
-        let evaluate_every = evaluate_every.map_or(0, NonZeroU64::get);
-        Self { last_step, log_every, grid_every, checkpoint_every, evaluate_every }
+        let Schedule {
+            last_step,
+            log_every,
+            grid_every,
+            checkpoint_every,
+            evaluate_every,
+            early_stopping,
+        } = schedule;
+        let [evaluate_every, early_stopping] =
+            [evaluate_every, early_stopping].map(|number| number.map_or(0, NonZeroU64::get));
+        Self { last_step, log_every, grid_every, checkpoint_every, evaluate_every, early_stopping }
     }
 }
 
@@ -32,13 +39,27 @@ impl TryFrom<pb::Schedule> for Schedule {
     type Error = Malformed;
 
     fn try_from(schedule: pb::Schedule) -> Result<Self, Malformed> {
-        let pb::Schedule { last_step, log_every, grid_every, checkpoint_every, evaluate_every } =
-            schedule;
+        let pb::Schedule {
+            last_step,
+            log_every,
+            grid_every,
+            checkpoint_every,
+            evaluate_every,
+            early_stopping,
+        } = schedule;
         // Whether something is due is a division by the interval.
         if [log_every, grid_every, checkpoint_every].contains(&0) {
             return Err(Malformed("a schedule with an interval of 0 steps"));
         }
-        let evaluate_every = NonZeroU64::new(evaluate_every);
-        Ok(Self { last_step, log_every, grid_every, checkpoint_every, evaluate_every })
+        let [evaluate_every, early_stopping] =
+            [evaluate_every, early_stopping].map(NonZeroU64::new);
+        Ok(Self {
+            last_step,
+            log_every,
+            grid_every,
+            checkpoint_every,
+            evaluate_every,
+            early_stopping,
+        })
     }
 }

@@ -189,6 +189,7 @@ fn welcome() -> impl Strategy<Value = Welcome> {
                     grid_every,
                     checkpoint_every,
                     evaluate_every,
+                    early_stopping: NonZeroU64::new(run % 3),
                 },
                 likely_shards: shards.into_iter().map(ShardId).collect(),
                 evaluator: evaluator.map(Digest),
@@ -202,6 +203,7 @@ fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage> {
         any::<u64>().prop_map(|generation| ToWorker::Fence(Generation(generation))),
         plan().prop_map(|plan| ToWorker::Plan(Arc::new(plan))),
         any::<u64>().prop_map(ToWorker::Persisted),
+        any::<u64>().prop_map(ToWorker::TrainThrough),
         any::<u64>().prop_map(ToWorker::RequestSnapshot),
         any::<u64>().prop_map(ToWorker::RetainSnapshot),
         (worker_id(), "[a-z.]{1,9}:[0-9]{4}")
@@ -262,6 +264,7 @@ fn a_welcome_with_an_unknown_setting_is_a_refusal_in_words() {
         grid_every: 1,
         checkpoint_every: 1,
         evaluate_every: 0,
+        early_stopping: 0,
     };
     let spec = super::spec::to_json(&spec(22)).replacen('{', r#"{"warmup":5,"#, 1);
     let welcome = pb::Welcome { schedule: Some(schedule), spec, ..Default::default() };

@@ -129,7 +129,7 @@ fn a_checkpoint_of_a_newer_version_is_refused_in_words_and_kept() {
         // It is neither replaced nor pruned.
         assert!(checkpoints.save(&manifest(30), &state(30)).is_err());
         checkpoints.save(&manifest(40), &state(40)).unwrap();
-        checkpoints.prune(1, 40).unwrap();
+        checkpoints.prune(1, 40, &BTreeSet::new()).unwrap();
         assert_eq!(checkpoints.steps().unwrap(), [30, 40]);
     }
 }
@@ -156,13 +156,13 @@ fn pruning_keeps_the_newest_and_removes_the_remains_of_crashes() {
         [10, 20, 30],
         "the remains of a crash are not a checkpoint"
     );
-    checkpoints.prune(1, 20).unwrap();
+    checkpoints.prune(1, 20, &BTreeSet::new()).unwrap();
     assert_eq!(
         checkpoints.steps().unwrap(),
         [20, 30],
         "a later checkpoint does not count as one of the newest"
     );
-    checkpoints.prune(1, 30).unwrap();
+    checkpoints.prune(1, 30, &BTreeSet::new()).unwrap();
     assert_eq!(checkpoints.steps().unwrap(), [30]);
     assert_eq!(fs::read_dir(folder.path().join("checkpoints")).unwrap().count(), 1);
 }
@@ -251,7 +251,7 @@ fn a_checkpoint_of_another_run_is_skipped_and_neither_counted_nor_removed() {
         assert!(newest.is_none());
         assert_eq!(damaged.len(), 3);
         assert!(damaged[0].to_string().contains(what), "{damaged:?}");
-        others.prune(1, 30).unwrap();
+        others.prune(1, 30, &BTreeSet::new()).unwrap();
         assert_eq!(checkpoints.steps().unwrap(), [10, 20, 30]);
     }
     let own = checkpoints.clone().of_run(of_run(7, "toy", spec()));
@@ -265,7 +265,7 @@ fn damaged_checkpoints_do_not_count_as_those_that_are_kept() {
         checkpoints.save(&manifest(step), &state(step)).unwrap();
         fs::write(checkpoints.path(step).join(STATE), "torn").unwrap();
     }
-    checkpoints.prune(2, 50).unwrap();
+    checkpoints.prune(2, 50, &BTreeSet::new()).unwrap();
     assert_eq!(checkpoints.steps().unwrap(), [20, 30, 40, 50]);
     // One that was intact at the last look is looked at again when its file has changed.
     let path = checkpoints.path(30).join(STATE);
@@ -273,11 +273,11 @@ fn damaged_checkpoints_do_not_count_as_those_that_are_kept() {
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&path, bytes).unwrap();
     checkpoints.save(&manifest(60), &state(60)).unwrap();
-    checkpoints.prune(2, 60).unwrap();
+    checkpoints.prune(2, 60, &BTreeSet::new()).unwrap();
     assert_eq!(checkpoints.steps().unwrap(), [20, 30, 40, 50, 60]);
     // A damaged one is removed when enough intact ones are newer.
     checkpoints.save(&manifest(70), &state(70)).unwrap();
-    checkpoints.prune(2, 70).unwrap();
+    checkpoints.prune(2, 70, &BTreeSet::new()).unwrap();
     assert_eq!(checkpoints.steps().unwrap(), [60, 70]);
 }
 
@@ -310,7 +310,7 @@ fn names_that_this_program_did_not_give_are_left_alone() {
     }
     fs::write(path("notes.tmp"), "important").unwrap();
     assert_eq!(checkpoints.steps().unwrap(), [10, 20, 30]);
-    checkpoints.prune(1, 30).unwrap();
+    checkpoints.prune(1, 30, &BTreeSet::new()).unwrap();
     assert_eq!(names(&checkpoints), ["notes.tmp", "step-+10", "step-00000030", "step-30"]);
 }
 
@@ -344,4 +344,14 @@ fn a_watched_checkpoint_is_read_again_only_if_its_files_have_changed() {
     assert_eq!(checkpoints.damage_of(&mut watched), None, "it is said once");
     fs::write(&path, &text).unwrap();
     assert_eq!(checkpoints.damage_of(&mut watched), None, "it is intact again");
+}
+
+#[test]
+fn a_checkpoint_that_is_to_stay_is_kept_beyond_the_number() {
+    let (_folder, checkpoints) = three_checkpoints();
+    checkpoints.prune(1, 30, &BTreeSet::from([10])).unwrap();
+    assert_eq!(checkpoints.steps().unwrap(), [10, 30]);
+    checkpoints.save(&manifest(40), &state(40)).unwrap();
+    checkpoints.prune(1, 40, &BTreeSet::from([40])).unwrap();
+    assert_eq!(checkpoints.steps().unwrap(), [40]);
 }

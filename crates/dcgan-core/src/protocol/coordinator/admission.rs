@@ -45,6 +45,9 @@ impl CoordinatorMachine {
         // Tell it what the others were told while it was not connected.
         self.out.push(Command::Welcome(conn, self.likely_shards(&id.name)));
         self.out.push(Command::Send(conn, ToWorker::Persisted(self.announced_persisted)));
+        if let Some(step) = self.outputs.horizon() {
+            self.out.push(Command::Send(conn, ToWorker::TrainThrough(step)));
+        }
         if let Some(step) = self.outputs.requested_checkpoint() {
             self.out.push(Command::Send(conn, ToWorker::RetainSnapshot(step)));
         }

@@ -214,7 +214,14 @@ impl CoordinatorMachine {
         generation: Generation,
         since: Duration,
     ) -> Result<(), Failure> {
-        if self.is_snapshot_coming(generation, since) || self.outputs.is_writing() {
+        // A checkpoint before workers leave waits for an evaluation that must come before it.
+        let waits_for_evaluation = self.ending.is_none()
+            && self.outputs.awaits_due_evaluation()
+            && self.now < since + ENDING_MAX;
+        if waits_for_evaluation
+            || self.is_snapshot_coming(generation, since)
+            || self.outputs.is_writing()
+        {
             return Ok(());
         }
         let lost = self.unsaved_steps();

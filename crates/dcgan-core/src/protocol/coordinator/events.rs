@@ -205,6 +205,9 @@ impl CoordinatorMachine {
         let what = write.to_string();
         let is_last = self.ending.is_some() || write.step() == Some(self.outputs.last_step());
         match write {
+            Write::Evaluation(_) if self.outputs.needs_evaluations() => {
+                return Err(Failure::CannotWrite { what, error });
+            }
             Write::PendingGrid { .. } | Write::Evaluation(_) => {}
             Write::Checkpoint { .. } if !is_last => {}
             // Nothing can be saved any more, so nothing else is waited for.

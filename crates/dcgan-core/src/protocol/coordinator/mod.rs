@@ -14,6 +14,7 @@
 //! new machine, made from what is on disk, goes on.
 
 mod admission;
+mod alarms;
 mod claims;
 mod complaints;
 mod divergence;
@@ -35,10 +36,12 @@ mod trials;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use outputs::{OutputConfig, PersistedOutputs, SavedCheckpoint, Write};
+pub use alarms::Alarm;
+pub use outputs::{EarlyEnd, OutputConfig, PersistedOutputs, SavedCheckpoint, Write};
 pub use report::{Departure, Failure, LastSeen, LostSteps, Notice, Outsider};
 pub use report::{Reason, Recovery, Role, Status, WorkerStatus};
 
+use crate::evaluation::BestEvaluation;
 use crate::ids::{Digest, Generation, RunId, ShardId, Step};
 use crate::protocol::message::{Finish, FromWorker, Hello, Refusal, ToWorker};
 use crate::protocol::plan::{Member, Plan};
@@ -235,6 +238,8 @@ pub struct CoordinatorMachine {
     announced_persisted: Step,
     /// The step whose snapshot workers were told to keep.
     announced_retained: Option<Step>,
+    /// The step that workers were told to train through, if an evaluation may end the run.
+    announced_horizon: Option<Step>,
     lateness: Lateness,
     /// The time of the newest event.
     now: Duration,
@@ -348,6 +353,7 @@ impl CoordinatorMachine {
         let shards = output.spec.shards();
         let claims = Claims::after(plan.as_ref());
         let mut outputs = Outputs::new(output, persisted);
+        let announced_horizon = outputs.horizon();
         let mut out = Vec::new();
         // Workers of a finished run may not have heard that it is over: they are told when they
         // come.
@@ -385,6 +391,7 @@ impl CoordinatorMachine {
             recoveries: Recoveries::default(),
             announced_persisted: 0,
             announced_retained: None,
+            announced_horizon,
             lateness: Lateness::default(),
             now,
             out,
@@ -422,6 +429,21 @@ impl CoordinatorMachine {
     /// The newest checkpoint on disk.
     pub fn checkpoint(&self) -> Option<&SavedCheckpoint> {
         self.outputs.checkpoint()
+    }
+
+    /// The early end of the run, if its evaluations have decided it.
+    pub fn early_end(&self) -> Option<EarlyEnd> {
+        self.outputs.early_end()
+    }
+
+    /// The best state of those that are evaluated.
+    pub fn best_evaluation(&self) -> Option<BestEvaluation> {
+        self.outputs.best_evaluation()
+    }
+
+    /// The alarms that have begun and have not passed.
+    pub fn alarms(&self) -> Vec<Alarm> {
+        self.outputs.alarms()
     }
 
     /// The generation of the newest plan; 0 before the first.

@@ -171,6 +171,11 @@ impl Progress {
         true
     }
 
+    /// The last step that most members of the present plan have finished.
+    pub(super) fn finished(&self) -> Step {
+        self.finished
+    }
+
     /// The members that last finished a step together.
     pub(super) fn core(&self) -> &BTreeSet<WorkerId> {
         &self.core

@@ -12,7 +12,7 @@ use super::{
     ADOPT_MAX, CLOSED_MAX, COMPLAINT_PAUSE, Command, CoordinatorMachine, Departure, FENCE_MAX,
     Failure, Notice, Outcome, SILENCE_MAX, Stage,
 };
-use crate::ids::{Generation, Position, Step, WorkerId};
+use crate::ids::{Generation, Position, WorkerId};
 use crate::protocol::message::{Finish, ToWorker};
 use crate::protocol::plan::{Plan, StateRef};
 use crate::words::worker;
@@ -101,10 +101,11 @@ impl CoordinatorMachine {
         // A step is logged when all members have reported it. Before an end it is enough that one
         // worker has: the others may be gone.
         let mut members: Vec<WorkerId> = Vec::new();
-        let mut through = Step::MAX;
+        let mut through = self.outputs.logs_through();
         if let Stage::Saving { generation, .. } = self.stage {
             // One report is enough only for what the answers to the fence vouch for.
-            through = self.furthest_answer(generation).map_or(0, |state| state.position.step);
+            let vouched = self.furthest_answer(generation).map_or(0, |state| state.position.step);
+            through = if self.ending.is_some() { vouched } else { vouched.min(through) };
         } else {
             members.extend(self.members().iter().map(|member| member.id.clone()));
         }
@@ -123,7 +124,10 @@ impl CoordinatorMachine {
         // Request the snapshots that are due.
         let start = self.plan.as_ref().map_or(0, |plan| plan.start.position.step);
         let connected = self.registry.connected_ids();
-        self.outputs.request_snapshots(self.now, &members, start, &connected, &mut self.out);
+        // The members may have to go back before an evaluation that is lost, and find a checkpoint
+        // there: no later one takes its place before. At an end, the next start finds both.
+        let hold = self.outputs.awaited_evaluation().filter(|_| self.ending.is_none());
+        self.outputs.request_snapshots(self.now, &members, start, &connected, hold, &mut self.out);
 
         // Ask for the parts of evaluations that are due.
         let is_nobody_left = self.registry.workers.is_empty();
@@ -135,6 +139,23 @@ impl CoordinatorMachine {
             is_nobody_left,
             &mut self.out,
         );
+        if matches!(self.stage, Stage::Training { .. }) && self.ending.is_none() {
+            self.outputs.go_back_if_lost(&mut self.out);
+        }
+        if let Some(step) = self.outputs.lost_too_often() {
+            return Err(Failure::NotEvaluated { step });
+        }
+
+        // Tell workers how far they may train.
+        let horizon = self.outputs.horizon();
+        if let Some(step) = horizon
+            && horizon != self.announced_horizon
+        {
+            // That members have waited for it is nobody's fault.
+            self.progress.restart_clock(self.now);
+            self.announced_horizon = horizon;
+            self.send_all(&ToWorker::TrainThrough(step));
+        }
 
         // Tell workers what is on disk: they may forget it.
         let persisted = self.outputs.persisted_through();
@@ -197,6 +218,7 @@ impl CoordinatorMachine {
         // Workers that train by the last plan need no fence: only the coordinator was away.
         if self.all_members_train(&plan) {
             self.notify(Notice::PlanAdopted(plan.generation));
+            self.outputs.note_start(&plan.start);
             self.outputs.give_up_missing_evaluations(&mut self.out);
             self.stragglers.restart(self.now, &plan);
             self.has_trained = true;
@@ -242,7 +264,9 @@ impl CoordinatorMachine {
         };
         let is_lost =
             !plan.members().iter().all(|member| self.registry.by_id(&member.id).is_some());
-        let last_step = self.outputs.last_step();
+        let last_step = self.outputs.train_through();
+        let is_behind = self.outputs.reached() < last_step.min(self.outputs.logs_through())
+            || self.is_short_of_horizon();
         let newcomers = self.dispensable_newcomers(&plan);
         let join = self.join_times(&plan, &newcomers);
         let late_copiers = self.late_copiers(&plan, &newcomers);
@@ -259,7 +283,9 @@ impl CoordinatorMachine {
             self.enter_fencing("a stop was asked for");
         } else if let Some(leaves) = self.leaving_member(&plan) {
             self.enter_fencing(&leaves.to_string());
-        } else if (self.outputs.reached() < last_step || self.outputs.lacks_last_checkpoint())
+        } else if self.outputs.lost_evaluation().is_some() {
+            self.enter_fencing("an evaluation is lost on which the end of the run depends");
+        } else if (is_behind || self.outputs.lacks_last_checkpoint())
             && self.progress.is_stalled(self.now, &plan, last_step, join)
         {
             self.give_up_plan(&newcomers, "the members finished no step with it");
@@ -277,6 +303,11 @@ impl CoordinatorMachine {
             let percent = (100.0 * slow.ratio) as u32;
             self.notify(Notice::ShardsMoved { name: slow.name, percent });
         }
+    }
+
+    /// Returns whether members have not finished the step yet at which they wait for an evaluation.
+    fn is_short_of_horizon(&self) -> bool {
+        self.outputs.horizon().is_some_and(|horizon| self.progress.finished() < horizon)
     }
 
     /// The name of a worker that may join the members, if there is a shard for it.
@@ -387,7 +418,10 @@ impl CoordinatorMachine {
     ) -> Option<StateRef> {
         let state = worker.fenced_state(generation)?;
         let is_too_far = state.generation == self.generation() && Some(state.position) > vouched;
-        (!is_too_far).then_some(state)
+        // Nothing goes on from behind an evaluation that has to be known.
+        let horizon = self.outputs.horizon().map(Position::after);
+        let is_beyond = horizon.is_some_and(|horizon| state.position > horizon);
+        (!is_too_far && !is_beyond).then_some(state)
     }
 
     /// Makes the plan that follows from the answers. Makes none while answers are too few, or no
@@ -501,6 +535,7 @@ impl CoordinatorMachine {
         // The members compute the steps after the start, some of them perhaps once more.
         let ids: Vec<WorkerId> = plan.members().iter().map(|member| member.id.clone()).collect();
         self.outputs.restart_after(plan.start.position.step, &ids);
+        self.outputs.note_start(&plan.start);
         self.announced_persisted = self.announced_persisted.min(self.outputs.persisted_through());
         self.stragglers.restart(self.now, &plan);
         self.progress.begin_plan(self.now, &plan);

@@ -38,6 +38,18 @@ impl WorkerMachine {
                     (claim, format!("the last step is {last_step}"))
                 })
             }
+            ToWorker::TrainThrough(step) => {
+                let schedule = self.schedule.filter(|schedule| schedule.verdict_every().is_some());
+                let last_step = schedule.map_or(0, |schedule| schedule.last_step);
+                deny_unless(*step <= last_step, || {
+                    let claim = format!("to train through step {step}");
+                    let possible = match schedule {
+                        Some(_) => format!("the last step is {last_step}"),
+                        None => "no evaluation may end this run".to_owned(),
+                    };
+                    (claim, possible)
+                })
+            }
             // These ask for something that is here or not.
             ToWorker::RequestSnapshot(_)
             | ToWorker::RetainSnapshot(_)

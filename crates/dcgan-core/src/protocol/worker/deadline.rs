@@ -67,6 +67,8 @@ pub(super) struct StepTimes {
 #[derive(Debug)]
 pub(super) struct StepTimer {
     step_began: Duration,
+    /// True while the worker has to wait for an evaluation before it begins the step.
+    is_paused: bool,
     /// The time that this step has spent waiting for all-reduces so far.
     allreduce: Duration,
     /// The times of the last steps, oldest first.
@@ -75,7 +77,12 @@ pub(super) struct StepTimer {
 
 impl StepTimer {
     pub(super) fn new(now: Duration) -> Self {
-        Self { step_began: now, allreduce: Duration::ZERO, recent: VecDeque::new() }
+        Self {
+            step_began: now,
+            is_paused: false,
+            allreduce: Duration::ZERO,
+            recent: VecDeque::new(),
+        }
     }
 
     /// Notes that a plan begins.
@@ -84,6 +91,19 @@ impl StepTimer {
     /// is: a step that was begun under an older plan took as long as it took.
     pub(super) fn begin_plan(&mut self, now: Duration) {
         if self.recent.is_empty() {
+            self.step_began = now;
+        }
+    }
+
+    /// Notes that the next step must not begin yet.
+    pub(super) fn pause(&mut self) {
+        self.is_paused = true;
+    }
+
+    /// Notes that the next step begins. The time since the last one does not count if the worker
+    /// had to wait.
+    pub(super) fn end_pause(&mut self, now: Duration) {
+        if std::mem::take(&mut self.is_paused) {
             self.step_began = now;
         }
     }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::WorkerMachine;
-use crate::ids::{Generation, Position};
+use crate::ids::{Generation, Position, Step};
 use crate::objective::Objective;
 use crate::protocol::message::Complaint;
 use crate::protocol::plan::StateRef;
@@ -49,6 +49,16 @@ impl WorkerMachine {
         // Snapshots share their memory with the state.
         self.retained.drop_snapshots();
         self.complain(Complaint::StateCorrupted(damaged_tensor.to_owned()));
+    }
+
+    /// Replaces a state after `step`, which is of no use, by the initial one.
+    pub(super) fn go_back(&mut self, step: Step) {
+        let (initial, at) = initial_state(&*self.objective);
+        self.replace_state(initial, at);
+        self.reduction = None;
+        self.copying = None;
+        self.early_frames.clear();
+        self.retained.drop_snapshots_after(step);
     }
 
     /// Continues with another state, and drops everything that was computed from the one before.

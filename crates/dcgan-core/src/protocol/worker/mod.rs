@@ -73,7 +73,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::evaluation::PartId;
-use crate::ids::{Generation, Rank, ShardId, WorkerId};
+use crate::ids::{Generation, Rank, ShardId, Step, WorkerId};
 use crate::objective::Objective;
 use crate::protocol::message::{Complaint, FromWorker};
 use crate::protocol::plan::{Plan, StateRef};
@@ -95,6 +95,8 @@ pub struct WorkerMachine {
     id: WorkerId,
     /// The schedule of the run; `None` until the coordinator has sent it.
     schedule: Option<Schedule>,
+    /// The step that this worker may train through, in a run with early stopping.
+    train_through: Option<Step>,
     /// True once the partitions of the likely shards are here.
     data_ready: bool,
     /// True once the process was told to stop: it waits until the coordinator releases it.
@@ -141,6 +143,7 @@ impl WorkerMachine {
             shards,
             id,
             schedule: None,
+            train_through: None,
             data_ready: false,
             leaving: false,
             state: Arc::new(state),
@@ -235,7 +238,14 @@ impl WorkerMachine {
             return Some(format!("a copy of the state from {source}"));
         }
         let Some(PhaseReduction { all_reduce, .. }) = &self.reduction else {
-            return Some("the end of the run".to_owned());
+            let is_end = self.schedule.is_none_or(|it| self.at.position.step >= it.last_step);
+            return Some(
+                match self.train_through {
+                    Some(_) if !is_end => "the evaluation that decides whether the run goes on",
+                    _ => "the end of the run",
+                }
+                .to_owned(),
+            );
         };
         if !all_reduce.has_contributed() {
             return None;

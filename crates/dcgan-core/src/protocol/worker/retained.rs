@@ -30,9 +30,19 @@ pub(super) struct Retained {
 #[derive(Debug)]
 struct Snapshot {
     state: Arc<State>,
-    /// True if the snapshot has to be kept until it is persisted; false if only until the next
-    /// step.
-    is_due: bool,
+    kept: Kept,
+}
+
+/// How long a snapshot is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Until the next step is finished.
+    UntilNext,
+    /// Until it is persisted, or replaced by a newer one of too many.
+    UntilPersisted,
+    /// Until it is persisted: its evaluation decides whether the run goes on. There are two at
+    /// most, because nobody trains beyond the second before the first is evaluated.
+    ForVerdict,
 }
 
 impl Retained {
@@ -55,7 +65,9 @@ impl Retained {
     /// Treats the snapshot of `step`, which may be still to come, as if the schedule asked for it.
     pub(super) fn retain_snapshot(&mut self, step: Step) {
         if let Some(snapshot) = self.snapshots.get_mut(&step) {
-            snapshot.is_due = true;
+            if snapshot.kept == Kept::UntilNext {
+                snapshot.kept = Kept::UntilPersisted;
+            }
         } else {
             self.retain_at.insert(step);
             if self.retain_at.len() > SNAPSHOTS_MAX {
@@ -66,14 +78,28 @@ impl Retained {
 
     /// Keeps the state after `step`, the last finished one. Earlier snapshots are dropped, unless
     /// they are due.
-    pub(super) fn keep_snapshot(&mut self, step: Step, state: Arc<State>, is_scheduled: bool) {
-        let is_due = is_scheduled || self.retain_at.contains(&step);
+    pub(super) fn keep_snapshot(&mut self, step: Step, state: Arc<State>, kept: Kept) {
+        let is_retained = kept == Kept::UntilNext && self.retain_at.contains(&step);
+        let kept = if is_retained { Kept::UntilPersisted } else { kept };
         self.retain_at.retain(|&retain_at| retain_at > step);
-        self.snapshots.retain(|_, snapshot| snapshot.is_due);
-        self.snapshots.insert(step, Snapshot { state, is_due });
-        while self.snapshots.len() > SNAPSHOTS_MAX {
-            self.snapshots.pop_first();
+        self.snapshots.retain(|_, snapshot| snapshot.kept != Kept::UntilNext);
+        self.snapshots.insert(step, Snapshot { state, kept });
+        while self.snapshots.len() > SNAPSHOTS_MAX
+            && let Some(oldest) = self.oldest_replaceable()
+        {
+            self.snapshots.remove(&oldest);
         }
+    }
+
+    /// The first step whose snapshot gives way to a newer one.
+    fn oldest_replaceable(&self) -> Option<Step> {
+        let mut snapshots = self.snapshots.iter();
+        snapshots.find(|(_, it)| it.kept != Kept::ForVerdict).map(|(&step, _)| step)
+    }
+
+    /// Drops the snapshots after `step`: their steps are computed again.
+    pub(super) fn drop_snapshots_after(&mut self, step: Step) {
+        self.snapshots.retain(|&kept, _| kept <= step);
     }
 
     /// The snapshot of `step`, if it is kept.
@@ -128,7 +154,11 @@ mod tests {
         let mut retained = Retained::default();
         let state = Arc::new(State::zeros(Arc::new(Layout::new([]))));
         for step in 1..=45 {
-            retained.keep_snapshot(step, Arc::clone(&state), step % 20 == 0);
+            retained.keep_snapshot(
+                step,
+                Arc::clone(&state),
+                if step % 20 == 0 { Kept::UntilPersisted } else { Kept::UntilNext },
+            );
         }
         assert_eq!(held(&retained), [20, 40, 45]);
         retained.drop_persisted(20);
@@ -140,12 +170,23 @@ mod tests {
     fn a_requested_snapshot_is_kept_like_one_that_is_due() {
         let mut retained = Retained::default();
         let state = Arc::new(State::zeros(Arc::new(Layout::new([]))));
-        retained.keep_snapshot(1, Arc::clone(&state), false);
+        retained.keep_snapshot(1, Arc::clone(&state), Kept::UntilNext);
         retained.retain_snapshot(1);
         retained.retain_snapshot(3);
         for step in 2..=5 {
-            retained.keep_snapshot(step, Arc::clone(&state), false);
+            retained.keep_snapshot(step, Arc::clone(&state), Kept::UntilNext);
         }
         assert_eq!(held(&retained), [1, 3, 5]);
+    }
+
+    #[test]
+    fn a_snapshot_that_decides_whether_the_run_goes_on_gives_way_to_no_other() {
+        let mut retained = Retained::default();
+        let state = Arc::new(State::zeros(Arc::new(Layout::new([]))));
+        for step in 1..=40 {
+            let kept = if step == 3 { Kept::ForVerdict } else { Kept::UntilPersisted };
+            retained.keep_snapshot(step, Arc::clone(&state), kept);
+        }
+        assert_eq!(held(&retained), [&[3][..], &(26..=40).collect::<Vec<_>>()].concat());
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Command, WorkerMachine};
-use crate::ids::{Generation, Rank, Step};
+use crate::ids::{Generation, Position, Rank, Step};
 use crate::protocol::message::{Complaint, FromWorker, ToWorker};
 use crate::protocol::plan::Plan;
 use crate::spec::schedule::Schedule;
@@ -11,7 +11,10 @@ use crate::spec::schedule::Schedule;
 impl WorkerMachine {
     /// Repeats everything that the coordinator may have missed, after it has accepted a hello.
     pub(super) fn on_welcome(&mut self, schedule: Schedule) {
-        self.schedule = Some(schedule);
+        // How far the evaluations allow to train follows from the schedule, too.
+        if self.schedule.replace(schedule) != Some(schedule) {
+            self.train_through = schedule.first_horizon();
+        }
         // Reports come first: once the coordinator hears that this worker is ready, it knows
         // everything that the worker knows.
         self.report_retained_steps();
@@ -61,6 +64,7 @@ impl WorkerMachine {
                 }
             }
             ToWorker::Persisted(step) => self.retained.drop_persisted(step),
+            ToWorker::TrainThrough(step) => self.on_train_through(step),
             ToWorker::RequestSnapshot(step) => self.upload_snapshot(step),
             ToWorker::RetainSnapshot(step) => self.retained.retain_snapshot(step),
             ToWorker::Evaluate(task) => self.on_evaluate(task),
@@ -70,9 +74,24 @@ impl WorkerMachine {
         }
     }
 
+    /// Trains through a step. A state after it is of no use: an evaluation before it is lost, and
+    /// the members compute its state again.
+    fn on_train_through(&mut self, step: Step) {
+        self.train_through = Some(step);
+        if self.at.position > Position::after(step) {
+            self.go_back(step);
+        }
+        self.begin_phase();
+    }
+
     /// Promises to apply no result of a generation before this one, and answers with the state.
     fn on_fence(&mut self, generation: Generation) {
         self.promised = self.promised.max(generation);
+        if let Some(step) = self.train_through
+            && self.at.position > Position::after(step)
+        {
+            self.go_back(step);
+        }
         // The next plan may start from this state, so it must not be offered if it is damaged.
         self.verify_or_discard_state(self.state.all());
         self.report(FromWorker::FenceAck { generation, state: Some(self.at) });

@@ -18,6 +18,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::retained::Kept;
 use super::{Command, ReduceFrame, ShardResult, VectorKey, WorkerMachine};
 use crate::ids::{Position, Rank, ShardId};
 use crate::metrics::StepDone;
@@ -49,11 +50,16 @@ impl WorkerMachine {
         };
         let is_finished =
             self.at.position >= Position::after(schedule.last_step) || self.state_ends_run();
+        if self.train_through.is_some_and(|step| self.at.position >= Position::after(step)) {
+            self.timer.pause();
+            return;
+        }
         let is_in_plan = self.at.generation == plan.generation;
         if is_finished || !is_in_plan || self.reduction.is_some() || self.copying.is_some() {
             return;
         }
 
+        self.timer.end_pause(self.now);
         let len = self.objective.phase_vector_len(self.at.position.phase);
         let all_reduce = AllReduce::new(Arc::clone(&plan), rank, len);
         self.reduction =
@@ -285,11 +291,15 @@ impl WorkerMachine {
     pub(super) fn keep_snapshot(&mut self) {
         let step = self.at.position.step;
         let is_scheduled = self.state_ends_run()
-            || self.schedule.is_some_and(|schedule| {
-                schedule.checkpoint_due(step)
-                    || schedule.grid_due(step)
-                    || schedule.evaluation_due(step)
-            });
-        self.retained.keep_snapshot(step, Arc::clone(&self.state), is_scheduled);
+            || self
+                .schedule
+                .is_some_and(|schedule| schedule.checkpoint_due(step) || schedule.grid_due(step));
+        let is_vital = self.schedule.is_some_and(|schedule| schedule.verdict_due(step));
+        let kept = match (is_vital, is_scheduled) {
+            (true, _) => Kept::ForVerdict,
+            (false, true) => Kept::UntilPersisted,
+            (false, false) => Kept::UntilNext,
+        };
+        self.retained.keep_snapshot(step, Arc::clone(&self.state), kept);
     }
 }

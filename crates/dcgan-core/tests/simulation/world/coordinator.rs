@@ -12,7 +12,7 @@ use dcgan_core::protocol::message::{FromWorker, ToWorker};
 use dcgan_core::protocol::plan::Plan;
 use dcgan_core::spec::schedule::Schedule;
 
-use super::{Coordinator, DiskWrite, Downward, Upward, World};
+use super::{Coordinator, DiskWrite, Downward, EVALUATE_EVERY, Upward, World};
 use crate::bad::Bad;
 use crate::disk::encode;
 
@@ -36,7 +36,7 @@ impl World {
             fingerprint: self.disk.fingerprint.clone(),
             plan: self.disk.plan.as_deref().cloned(),
             members_may_return: !self.workers.is_empty(),
-            persisted: self.disk.persisted(),
+            persisted: self.disk.persisted(&self.schedule),
         };
         let machine = CoordinatorMachine::new(self.now, config);
         self.coordinator = Some(Coordinator { machine, commands: VecDeque::new(), write: None });
@@ -141,7 +141,8 @@ impl World {
             Write::Evaluation(row) => {
                 let is_right = Some(&row) == self.reference.evaluations.get(&row.step);
                 assert!(is_right || !self.liars.is_empty(), "{row:?}");
-                assert!(self.disk.evaluations.insert(row.step), "each is written once: {row:?}");
+                let before = self.disk.evaluations.insert(row.step, row.values.clone());
+                assert!(before.is_none(), "each is written once: {row:?}");
             }
         }
     }
@@ -165,6 +166,14 @@ impl World {
                 assert!(
                     due.all(|step| self.disk.rows.iter().any(|row| row.step == step)),
                     "a row up to step {step} is not stored"
+                );
+            }
+            ToWorker::TrainThrough(step) => {
+                let mut decided = (1..step.saturating_sub(EVALUATE_EVERY))
+                    .filter(|&it| self.schedule.verdict_due(it));
+                assert!(
+                    decided.all(|step| self.disk.evaluations.contains_key(&step)),
+                    "an evaluation before step {step} is not stored"
                 );
             }
             _ => {}

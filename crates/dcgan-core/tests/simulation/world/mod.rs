@@ -37,6 +37,9 @@ use crate::faulty_toy::FaultyToy;
 use crate::reference::Reference;
 use crate::rng::Rng;
 
+/// The steps between two evaluations.
+pub(crate) const EVALUATE_EVERY: u64 = 3;
+
 /// The settings of a run.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup {
@@ -208,7 +211,8 @@ impl World {
             log_every: 4,
             grid_every: 6,
             checkpoint_every: 5,
-            evaluate_every: NonZeroU64::new(3),
+            evaluate_every: NonZeroU64::new(EVALUATE_EVERY),
+            early_stopping: reference.early_stopping,
         };
         let mut world = Self {
             setup,

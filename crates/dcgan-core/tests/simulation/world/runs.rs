@@ -8,7 +8,7 @@ use dcgan_core::objective::Objective;
 use dcgan_core::protocol::coordinator::{Event, Notice, Outcome, Stop};
 use dcgan_core::spec::schedule::Schedule;
 
-use super::World;
+use super::{EVALUATE_EVERY, World};
 use crate::bad::Bad;
 use crate::disk::decode;
 use crate::faults::Fault;
@@ -170,7 +170,14 @@ impl World {
                     due.remove(step);
                 }
             }
-            assert_eq!(self.disk.evaluations, due);
+            let evaluated: BTreeSet<Step> = self.disk.evaluations.keys().copied().collect();
+            assert_eq!(evaluated, due);
+        }
+
+        // Every evaluation on which the end depends is there, whatever has happened.
+        for step in (1..=last_step).filter(|&step| self.schedule.verdict_due(step)) {
+            let is_needed = step + EVALUATE_EVERY <= last_step;
+            assert!(!is_needed || self.disk.evaluations.contains_key(&step), "step {step}");
         }
 
         // A worker that was away when the run ended hears it from a coordinator that is started

@@ -199,7 +199,7 @@ impl World {
             _ => None,
         };
         if is_missing {
-            let newest = self.disk.persisted().checkpoint;
+            let newest = self.disk.persisted(&self.schedule).checkpoint;
             self.coordinator_event(coordinator::Event::Unreadable { step, newest });
         }
         self.worker_event(name, Event::Copied(plan.generation, copy));

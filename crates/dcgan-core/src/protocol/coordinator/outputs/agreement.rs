@@ -126,15 +126,14 @@ impl Outputs {
     /// Adds the row of metrics at the step that `done` reports, unless it is written already.
     fn add_row(&mut self, done: &StepDone, out: &mut Vec<Command>) -> Result<(), Failure> {
         let (step, computed) = (done.step, done.digest);
+        let (spec, before) = (&self.config.spec, self.log.last_logged_step);
+        let names = spec.objective().metric_names();
+        let (epoch, rate) = (spec.sharding().epoch(step), spec.learning_rate_at(step));
+        let row = self.log.window.row(names, done, epoch, spec.batch_size(), rate);
+        let alarms = self.alarms.on_row(before, step, &row.metrics);
+        out.extend(alarms.into_iter().map(Command::Notice));
         match self.persisted.rows.insert(step, computed) {
-            None => {
-                let spec = &self.config.spec;
-                let names = spec.objective().metric_names();
-                let epoch = spec.sharding().epoch(step);
-                let rate = spec.learning_rate_at(step);
-                let row = self.log.window.row(names, done, epoch, spec.batch_size(), rate);
-                self.writes.add_row(row, self.log.last_logged_step);
-            }
+            None => self.writes.add_row(row, before),
             Some(persisted) if persisted == computed => {
                 out.push(Command::Notice(Notice::StepRecomputed(step)));
             }
@@ -164,8 +163,8 @@ impl Outputs {
             self.missing_report = None;
             return Vec::new();
         }
-        // The last step is the proof itself.
-        let proof = (step + 1).min(self.last_step()).max(start + 1);
+        // The last step, or one that members wait at, is the proof itself.
+        let proof = (step + 1).min(self.train_through()).max(start + 1);
         let last_steps = || members.iter().map(|member| self.last_step_of(member));
         let is_proved = 2 * last_steps().filter(|&last| last >= proof).count() > members.len();
         if !is_proved || last_steps().all(|last| last >= step) {

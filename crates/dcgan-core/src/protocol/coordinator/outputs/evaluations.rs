@@ -47,6 +47,15 @@ pub(super) struct Evaluations {
     given_up: BTreeMap<Step, DueEvaluation>,
 }
 
+/// The evaluations of which no member can compute a piece any more.
+#[derive(Debug, Default)]
+pub(super) struct Assigned {
+    /// Those that are left out.
+    pub(super) given_up: Vec<Step>,
+    /// The first one that decides whether the run goes on.
+    pub(super) lost: Option<Step>,
+}
+
 impl DueEvaluation {
     fn new(digest: Digest, info: &EvaluationInfo) -> Self {
         let parts = (0..=info.pieces).map(|_| Part::Due).collect();
@@ -101,8 +110,8 @@ impl Evaluations {
         self.due.keys().next().copied()
     }
 
-    /// Asks workers that are free for the parts that are due. Returns the steps of evaluations that
-    /// are given up, because no member can compute a piece any more.
+    /// Asks workers that are free for the parts that are due. An evaluation of which no member can
+    /// compute a piece any more is given up, or lost if it `decides` whether the run goes on.
     ///
     /// `is_run_over` is true if an evaluation is all that the run waits for, and no worker is left.
     pub(super) fn assign(
@@ -111,10 +120,12 @@ impl Evaluations {
         reports: &StepReports,
         view: &PlanView<'_>,
         is_run_over: bool,
+        decides: impl Fn(Step) -> bool,
         out: &mut Vec<Command>,
-    ) -> Vec<Step> {
+    ) -> Assigned {
+        let mut lost = None;
         if self.due.is_empty() {
-            return Vec::new();
+            return Assigned::default();
         }
         self.take_back_late_parts(now);
         let mut free = view.connected.clone();
@@ -129,11 +140,24 @@ impl Evaluations {
             let able: Vec<WorkerId> = view
                 .connected
                 .keys()
-                .filter(|worker| holders.is_some_and(|holders| holders.contains(worker)))
+                .filter(|worker| {
+                    // Members that go on after a start have copied its state, without a report.
+                    let has_started_there = view.start == step
+                        && decides(step)
+                        && view.members.contains(worker)
+                        && last_steps.get(worker).is_some_and(|&last| last > step);
+                    has_started_there || holders.is_some_and(|holders| holders.contains(worker))
+                })
                 .filter(|worker| !failed.contains(worker) && !late.contains(worker))
                 .cloned()
                 .collect();
-            if able.is_empty() && (is_run_over || view.have_passed(step, last_steps)) {
+            if decides(step) {
+                // Where all are late, to go back would help nobody.
+                let is_one_free = view.members.iter().any(|member| !late.contains(member));
+                if able.is_empty() && is_one_free && view.are_beyond(step, last_steps) {
+                    lost = lost.or(Some(step));
+                }
+            } else if able.is_empty() && (is_run_over || view.have_passed(step, last_steps)) {
                 hopeless.push(step);
             }
             let able_and_free: Vec<(WorkerId, ConnId)> = able
@@ -156,7 +180,14 @@ impl Evaluations {
                 self.given_up.insert(*step, evaluation.begun_anew());
             }
         }
-        hopeless
+        Assigned { given_up: hopeless, lost }
+    }
+
+    /// Begins an evaluation that is due anew, because its state is computed again.
+    pub(super) fn begin_anew(&mut self, step: Step) {
+        if let Some(evaluation) = self.due.get_mut(&step) {
+            *evaluation = evaluation.begun_anew();
+        }
     }
 
     /// The workers that compute a part now, as far as is known.

@@ -7,6 +7,7 @@
 //! way there, is known.
 
 mod agreement;
+mod early_stopping;
 mod evaluations;
 mod log_position;
 mod requested_checkpoint;
@@ -18,14 +19,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::alarms::{Alarm, Alarms};
 use super::{Command, ConnId, Failure, Notice};
-use crate::evaluation::{EvaluationInfo, EvaluationRow, PartId};
-use crate::ids::{Digest, Step, WorkerId};
+use crate::evaluation::{BestEvaluation, EvaluationInfo, EvaluationRow, PartId};
+use crate::ids::{Digest, Position, Step, WorkerId};
 use crate::metrics::{LogWindow, NamedMetrics, StepDone};
-use crate::protocol::plan::Plan;
+use crate::protocol::plan::{Plan, StateRef};
 use crate::spec::RunSpec;
 use crate::spec::schedule::Schedule;
 use agreement::MissingReport;
+pub use early_stopping::EarlyEnd;
+use early_stopping::{EarlyStopping, Known};
 use evaluations::Evaluations;
 use log_position::LogPosition;
 use requested_checkpoint::RequestedCheckpoint;
@@ -41,6 +45,10 @@ const STEPS_AHEAD_MAX: u64 = 1_000_000;
 /// The reports of so many steps are kept after the members have agreed on them, also while a disk
 /// hangs. Older ones are forgotten. Those of a step take 2.5 kB with one worker.
 const LOGGED_REPORTS_MAX: Step = 4096;
+
+/// A deciding evaluation that is lost more often than this cannot be computed, and the run fails.
+/// Each time all workers that had the state must have died or failed.
+const LOSSES_MAX: u32 = 8;
 
 /// The settings of the outputs.
 #[derive(Clone, Debug)]
@@ -71,8 +79,8 @@ pub struct PersistedOutputs {
     pub checkpoint: Option<SavedCheckpoint>,
     /// The steps that have a grid, or the snapshot for one.
     pub grids: BTreeSet<Step>,
-    /// The steps that are evaluated.
-    pub evaluations: BTreeSet<Step>,
+    /// The values of the evaluations, by step.
+    pub evaluations: BTreeMap<Step, NamedMetrics>,
 }
 
 impl PersistedOutputs {
@@ -135,6 +143,20 @@ pub(super) struct Outputs {
     /// The time at which the snapshot of the last checkpoint came, or workers began to train.
     checkpoint_since: Option<Duration>,
     missing_report: Option<MissingReport>,
+    alarms: Alarms,
+    /// The verdicts on evaluations, if one may end the run.
+    early: Option<EarlyStopping>,
+    /// The early end that they have decided, if it comes before that of the schedule.
+    early_end: Option<EarlyEnd>,
+    /// The step of the checkpoint at which this coordinator began: evaluations before it that are
+    /// not on disk never will be.
+    origin: Step,
+    /// A deciding evaluation that no worker of the last look can compute any more.
+    hopeless: Option<Step>,
+    /// The one because of which the members go back before its step.
+    lost: Option<Step>,
+    /// The step whose evaluation was lost last, and how often.
+    losses: (Step, u32),
 }
 
 impl Outputs {
@@ -142,7 +164,20 @@ impl Outputs {
     pub(super) fn new(config: OutputConfig, persisted: PersistedOutputs) -> Self {
         let end = persisted.checkpoint.as_ref().filter(|saved| saved.ends_run);
         let end = end.map(|saved| saved.step);
+        let mut alarms = Alarms::new(config.spec.objective().alarms());
+        for (&step, values) in &persisted.evaluations {
+            // It was said when they were made.
+            alarms.on_evaluation(step, values);
+        }
+        let criterion = config.spec.evaluation().map(|info| info.criterion);
+        let early = criterion.and_then(|name| EarlyStopping::new(&config.schedule, name));
         let mut outputs = Self {
+            early,
+            early_end: None,
+            origin: persisted.checkpoint.as_ref().map_or(0, |saved| saved.step),
+            hopeless: None,
+            lost: None,
+            losses: (0, 0),
             log: LogPosition::at(persisted.checkpoint.as_ref(), config.metrics()),
             persisted,
             writes: Writes::new(config.keep_checkpoints),
@@ -157,13 +192,19 @@ impl Outputs {
             requested: None,
             checkpoint_since: None,
             missing_report: None,
+            alarms,
         };
         if let Some(step) = end {
             outputs.end_at(step);
         }
+        outputs.advance_verdicts(&mut Vec::new());
+        outputs.resume_evaluation();
         let steps = 1..=outputs.log.through();
         outputs.missing_evaluations =
             steps.filter(|&step| outputs.evaluation_due_after(step).is_some()).collect();
+        if let Some(first) = outputs.evaluations.first_step() {
+            outputs.missing_evaluations.remove(&first);
+        }
         outputs
     }
 
@@ -223,6 +264,7 @@ impl Outputs {
         // The members agreed on this step long ago: its row tells on what.
         let is_agreed = self.persisted.rows.get(&step).is_none_or(|&logged| logged == digest);
         if is_agreed
+            && (self.early.is_none() || self.awaited_evaluation() == Some(step))
             && self.missing_evaluations.remove(&step)
             && let Some(info) = self.evaluation_due_after(step)
         {
@@ -265,7 +307,7 @@ impl Outputs {
     fn evaluation_due_after(&self, step: Step) -> Option<EvaluationInfo> {
         let is_due = self.config.schedule.evaluation_due(step);
         let evaluation = self.config.spec.evaluation();
-        evaluation.filter(|_| is_due && !self.persisted.evaluations.contains(&step))
+        evaluation.filter(|_| is_due && !self.persisted.evaluations.contains_key(&step))
     }
 
     /// Returns whether a checkpoint of this step or a later one is on disk or on its way there.
@@ -290,6 +332,9 @@ impl Outputs {
         self.reports.withdraw_after(step, members);
         self.snapshots.restart_after(step, &self.persisted);
         self.evaluations.restart_after(step);
+        if let Some(lost) = self.lost.take_if(|lost| step <= *lost) {
+            self.evaluations.begin_anew(lost);
+        }
     }
 
     /// The greatest step that any worker has reported.
@@ -299,16 +344,18 @@ impl Outputs {
 
     /// Requests the snapshots that are due from workers that hold them. A snapshot is given up when
     /// all of `members`, whose plan starts after step `start`, have passed it and nobody holds it.
+    /// Checkpoints of steps after `hold` wait.
     pub(super) fn request_snapshots(
         &mut self,
         now: Duration,
         members: &[WorkerId],
         start: Step,
         connected: &BTreeMap<WorkerId, ConnId>,
+        hold: Option<Step>,
         out: &mut Vec<Command>,
     ) {
         let view = PlanView { members, start, connected };
-        for step in self.snapshots.request(now, &self.reports, &view, out) {
+        for step in self.snapshots.request(now, &self.reports, &view, hold, out) {
             out.push(Command::Notice(Notice::SnapshotGivenUp(step)));
             let furthest = self.furthest_step();
             if let Some(requested) = &mut self.requested
@@ -320,8 +367,8 @@ impl Outputs {
     }
 
     /// Asks workers that are free for parts of the evaluations that are due. Takes the same
-    /// arguments as [`request_snapshots`](Self::request_snapshots), and whether no worker is left,
-    /// not even one that may reconnect.
+    /// arguments as [`request_snapshots`](Self::request_snapshots), and whether no worker is left, not
+    /// even one that may reconnect.
     pub(super) fn assign_evaluations(
         &mut self,
         now: Duration,
@@ -333,8 +380,58 @@ impl Outputs {
     ) {
         let view = PlanView { members, start, connected };
         let is_run_over = is_nobody_left && self.persisted.has_checkpoint(self.last_step());
-        for step in self.evaluations.assign(now, &self.reports, &view, is_run_over, out) {
+        let schedule = self.config.schedule;
+        let assigned = self.evaluations.assign(
+            now,
+            &self.reports,
+            &view,
+            is_run_over,
+            |step| schedule.verdict_due(step),
+            out,
+        );
+        for step in assigned.given_up {
             out.push(Command::Notice(Notice::EvaluationGivenUp(step)));
+        }
+        self.hopeless = assigned.lost;
+        if let Some(step) = self.passed_evaluation() {
+            self.missing_evaluations.insert(step);
+            let are_beyond = view.are_beyond(step, self.reports.last_steps());
+            self.hopeless = Some(step).filter(|_| are_beyond);
+        }
+    }
+
+    /// The deciding evaluation that is neither made nor due although the log has passed its step: no
+    /// member had a report of it.
+    fn passed_evaluation(&self) -> Option<Step> {
+        let step = self.awaited_evaluation().filter(|&step| step <= self.log.through())?;
+        let is_known = self.persisted.evaluations.contains_key(&step)
+            || self.evaluations.first_step() == Some(step);
+        (!is_known).then_some(step)
+    }
+
+    /// Makes the evaluation of the state that a plan starts from due, if it decides whether the run
+    /// goes on. Members that copy the state from a checkpoint do not report its step.
+    pub(super) fn note_start(&mut self, start: &StateRef) {
+        let Position { step, .. } = start.position;
+        if start.position.is_step_boundary()
+            && self.awaited_evaluation() == Some(step)
+            && let Some(info) = self.evaluation_due_after(step)
+        {
+            self.missing_evaluations.remove(&step);
+            self.evaluations.add(step, start.digest, &info);
+        }
+    }
+
+    /// Sends the members back if no worker is left that could compute an evaluation on which the end
+    /// of the run depends.
+    pub(super) fn go_back_if_lost(&mut self, out: &mut Vec<Command>) {
+        if let Some(step) = self.hopeless.take()
+            && self.lost.is_none()
+        {
+            let before = if self.losses.0 == step { self.losses.1 } else { 0 };
+            self.losses = (step, before + 1);
+            self.lost = Some(step);
+            out.push(Command::Notice(Notice::EvaluationLost(step)));
         }
     }
 
@@ -362,14 +459,18 @@ impl Outputs {
             return;
         };
         let values = NamedMetrics::new(info.names, values);
-        self.persisted.evaluations.insert(id.step);
+        out.extend(self.alarms.on_evaluation(id.step, &values).into_iter().map(Command::Notice));
+        self.persisted.evaluations.insert(id.step, values.clone());
         self.writes.add_evaluation(EvaluationRow { step: id.step, values, state_digest });
     }
 
     /// Gives up the evaluations of steps before this coordinator's start that no worker has
     /// reported. Called when workers train: all of them have reported what they hold.
     pub(super) fn give_up_missing_evaluations(&mut self, out: &mut Vec<Command>) {
-        let missing = std::mem::take(&mut self.missing_evaluations);
+        let mut missing = std::mem::take(&mut self.missing_evaluations);
+        // One on which the end of the run depends is waited for.
+        let awaited = self.awaited_evaluation();
+        self.missing_evaluations.extend(awaited.filter(|step| missing.remove(step)));
         if let Some(&last) = missing.last() {
             let count = missing.len();
             out.push(Command::Notice(Notice::EvaluationsMissing { count, last }));
@@ -437,6 +538,9 @@ impl Outputs {
             && !self.persisted.has_checkpoint(saved.step)
         {
             self.persisted.checkpoint = Some(saved.clone());
+        }
+        if matches!(write, Write::Evaluation(_)) {
+            self.advance_verdicts(out);
         }
         Some(write)
     }
@@ -530,6 +634,109 @@ impl Outputs {
     /// The evaluation of the objective, if it has one.
     pub(super) fn evaluation(&self) -> Option<EvaluationInfo> {
         self.config.spec.evaluation()
+    }
+
+    /// Takes the verdicts of evaluations that are on disk, and ends the run if one of them does.
+    fn advance_verdicts(&mut self, out: &mut Vec<Command>) {
+        let Some(early) = &mut self.early else {
+            return;
+        };
+        let Some(EvaluationInfo { criterion, .. }) = self.config.spec.evaluation() else {
+            return;
+        };
+        let (writes, persisted, origin) = (&self.writes, &self.persisted, self.origin);
+        early.advance(|step| match persisted.evaluations.get(&step) {
+            _ if writes.has_evaluation(step) => Known::NotYet,
+            Some(values) => values.get(criterion).map_or(Known::Never, Known::Value),
+            None if step < origin => Known::Never,
+            None => Known::NotYet,
+        });
+        // Where the schedule ends the run as early, the verdict ends nothing.
+        let end = early.end().filter(|end| end.step < self.config.schedule.last_step);
+        if let Some(end) = end {
+            self.early_end = Some(end);
+            self.config.schedule.last_step = end.step;
+            let (step, patience, best) = (end.step, end.patience, end.best.to_string());
+            out.push(Command::Notice(Notice::EndsEarly { step, patience, best }));
+        }
+    }
+
+    /// Makes the evaluation of the checkpoint at which this coordinator begins due, if it decides
+    /// whether the run goes on and is not on disk.
+    fn resume_evaluation(&mut self) {
+        let Some(SavedCheckpoint { step, digest, .. }) = self.checkpoint() else {
+            return;
+        };
+        let (step, digest) = (*step, *digest);
+        if self.config.schedule.verdict_due(step)
+            && let Some(info) = self.evaluation_due_after(step)
+        {
+            self.evaluations.add(step, digest, &info);
+        }
+    }
+
+    /// The early end of the run, if the evaluations have decided it.
+    pub(super) fn early_end(&self) -> Option<EarlyEnd> {
+        self.early_end
+    }
+
+    /// The step that members may train through: the last one, or the one before which an evaluation
+    /// has to be known. If that is lost, they go back before the step that it is of.
+    pub(super) fn train_through(&self) -> Step {
+        let horizon = self.early.as_ref().map(EarlyStopping::horizon);
+        self.lost.unwrap_or_else(|| horizon.unwrap_or(Step::MAX).min(self.last_step()))
+    }
+
+    /// The step that members are told to train through, if an evaluation may end the run.
+    pub(super) fn horizon(&self) -> Option<Step> {
+        self.early.as_ref().map(|_| self.train_through())
+    }
+
+    /// The step of the evaluation that is waited for before members may train through a later step
+    /// than now; `None` if there is none.
+    pub(super) fn awaited_evaluation(&self) -> Option<Step> {
+        let next = self.early.as_ref().filter(|_| self.early_end.is_none())?.next();
+        self.config.schedule.verdict_due(next).then_some(next)
+    }
+
+    /// Returns whether that evaluation is due already.
+    pub(super) fn awaits_due_evaluation(&self) -> bool {
+        let awaited = self.awaited_evaluation();
+        awaited.is_some_and(|step| self.evaluations.first_step().is_some_and(|due| due <= step))
+    }
+
+    /// The last step that is logged now. Whether the step at the horizon is the last one of the run,
+    /// which has a row, is not known before the verdict.
+    pub(super) fn logs_through(&self) -> Step {
+        let early = self.early.as_ref().filter(|_| self.awaited_evaluation().is_some());
+        early.map_or(Step::MAX, |early| early.horizon() - 1)
+    }
+
+    /// Returns whether an evaluation may end the run.
+    pub(super) fn needs_evaluations(&self) -> bool {
+        self.early.is_some()
+    }
+
+    /// The deciding evaluation that was lost so often that something is wrong with it.
+    pub(super) fn lost_too_often(&self) -> Option<Step> {
+        let (step, times) = self.losses;
+        (times > LOSSES_MAX).then_some(step)
+    }
+
+    /// Returns whether the members have to go back before an evaluation that is lost.
+    pub(super) fn lost_evaluation(&self) -> Option<Step> {
+        self.lost
+    }
+
+    /// The best state of those that are evaluated.
+    pub(super) fn best_evaluation(&self) -> Option<BestEvaluation> {
+        let evaluations = self.persisted.evaluations.iter();
+        self.evaluation()?.best(evaluations.map(|(&step, values)| (step, values)))
+    }
+
+    /// The alarms that have begun and have not passed.
+    pub(super) fn alarms(&self) -> Vec<Alarm> {
+        self.alarms.active()
     }
 
     /// The step that ends the run.

@@ -131,18 +131,23 @@ impl Snapshots {
     }
 
     /// Requests every snapshot that is due and not requested, each from one worker. Returns the
-    /// steps of those that are given up because no worker holds them.
+    /// steps of those that are given up because no worker holds them. Checkpoints of steps after
+    /// `hold` wait.
     pub(super) fn request(
         &mut self,
         now: Duration,
         reports: &StepReports,
         view: &PlanView<'_>,
+        hold: Option<Step>,
         out: &mut Vec<Command>,
     ) -> Vec<Step> {
         let last_steps = reports.last_steps();
         let mut hopeless = Vec::new();
         let mut open = self.open_requests(now);
         for (&step, snapshot) in &mut self.due {
+            if snapshot.purposes.checkpoint && hold.is_some_and(|hold| step > hold) {
+                continue;
+            }
             // Wait for an answer that may still come.
             snapshot.request.take_if(|request| now >= request.since + REQUEST_TIMEOUT);
             if snapshot.request.is_some() {
@@ -251,6 +256,16 @@ impl DueSnapshot {
 }
 
 impl PlanView<'_> {
+    /// Returns whether all members are here and have finished a step after `step`: each of them has
+    /// had its state.
+    pub(super) fn are_beyond(&self, step: Step, last_steps: &BTreeMap<WorkerId, Step>) -> bool {
+        !self.members.is_empty()
+            && self.members.iter().all(|member| {
+                self.connected.contains_key(member)
+                    && last_steps.get(member).is_some_and(|&reported| reported > step)
+            })
+    }
+
     /// Returns whether all members are here and beyond `step`, so that none can still reach it.
     pub(super) fn have_passed(&self, step: Step, last_steps: &BTreeMap<WorkerId, Step>) -> bool {
         if self.members.is_empty() {
@@ -282,7 +297,7 @@ mod tests {
         let view = PlanView { members: &[], start: 0, connected: &connected };
         let ask = |snapshots: &mut Snapshots| {
             let mut out = Vec::new();
-            snapshots.request(Duration::ZERO, &StepReports::default(), &view, &mut out);
+            snapshots.request(Duration::ZERO, &StepReports::default(), &view, None, &mut out);
             out.len()
         };
         assert_eq!(ask(&mut snapshots), OPEN_REQUESTS_MAX);

@@ -15,6 +15,7 @@ fn outputs() -> Outputs {
         grid_every: 10,
         checkpoint_every: 2,
         evaluate_every: None,
+        early_stopping: None,
     };
     let spec = builder.build(data).unwrap();
     let config = OutputConfig { schedule, spec, checkpoint_interval: None, keep_checkpoints: 5 };
@@ -84,9 +85,9 @@ fn a_snapshot_is_requested_from_one_holder_after_the_other() {
 
     // a does not hold it, so b is asked, and its snapshot becomes a checkpoint.
     let now = Duration::ZERO;
-    outputs.request_snapshots(now, &members, 0, &connected, &mut out);
+    outputs.request_snapshots(now, &members, 0, &connected, None, &mut out);
     outputs.on_snapshot_missing(&members[0], 2);
-    outputs.request_snapshots(now, &members, 0, &connected, &mut out);
+    outputs.request_snapshots(now, &members, 0, &connected, None, &mut out);
     let bytes = Arc::new(vec![7]);
     outputs.on_snapshot(2, Digest(2), &bytes, now, &mut out);
     let saved = SavedCheckpoint {

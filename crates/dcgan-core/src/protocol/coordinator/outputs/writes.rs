@@ -266,6 +266,12 @@ impl Writes {
         *self = Self { started, rows_durable_through, ..Self::new(self.checkpoints_max) };
     }
 
+    /// Returns whether the evaluation of this step is not durable yet.
+    pub(super) fn has_evaluation(&self, step: Step) -> bool {
+        let started = matches!(&self.started, Some(Write::Evaluation(row)) if row.step == step);
+        started || self.evaluations.iter().any(|row| row.step == step)
+    }
+
     /// The last step that a durable row averages; `None` if all rows are durable.
     pub(super) fn rows_durable_through(&self) -> Option<Step> {
         self.rows_durable_through

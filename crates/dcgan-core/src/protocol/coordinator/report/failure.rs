@@ -39,6 +39,11 @@ pub enum Failure {
         /// The name of the metric.
         metric: &'static str,
     },
+    /// An evaluation on which the end of the run depends was lost again and again.
+    NotEvaluated {
+        /// The step.
+        step: Step,
+    },
     /// A file that the run cannot do without can never be written.
     CannotWrite {
         /// The thing that was to be written.
@@ -56,6 +61,7 @@ impl Failure {
             Self::NotReproducible { .. } => "not_reproducible",
             Self::Diverged { .. } => "diverged",
             Self::MetricNotFinite { .. } => "metric_not_finite",
+            Self::NotEvaluated { .. } => "not_evaluated",
             Self::CannotWrite { .. } => "cannot_write",
         }
     }
@@ -85,6 +91,11 @@ impl fmt::Display for Failure {
             Self::MetricNotFinite { step, metric } => write!(
                 f,
                 "the training has diverged: {metric} of step {step} is not a finite number"
+            ),
+            Self::NotEvaluated { step } => write!(
+                f,
+                "no worker can evaluate the state after step {step}, on which the end of the run \
+                 depends: see the lines about it above; --early-stopping 0 goes on without"
             ),
             Self::CannotWrite { what, error } => write!(f, "cannot write {what}: {error}"),
         }

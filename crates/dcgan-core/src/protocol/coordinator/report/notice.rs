@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::LostSteps;
 use crate::ids::{Generation, Position, Step};
+use crate::protocol::coordinator::Alarm;
 use crate::protocol::false_claim::FalseClaim;
 use crate::words::{counted, worker};
 
@@ -126,6 +127,27 @@ pub enum Notice {
         /// The step of the last one.
         last: Step,
     },
+    /// No worker is left that could compute this evaluation, on which the end of the run depends:
+    /// the members go back before its step.
+    EvaluationLost(Step),
+    /// The run ends early: its evaluations have not become better.
+    EndsEarly {
+        /// The last step.
+        step: Step,
+        /// The number of evaluations in a row that were no better.
+        patience: u64,
+        /// The best one, in words.
+        best: String,
+    },
+    /// The training goes wrong, as an objective's rule says.
+    Alarm(Alarm),
+    /// What an alarm has said is over.
+    AlarmPassed {
+        /// The alarm.
+        alarm: Alarm,
+        /// The step at which it has passed.
+        step: Step,
+    },
     /// A worker could not compute a part of an evaluation. Another one tries.
     PartFailed {
         /// The worker's name.
@@ -190,6 +212,10 @@ impl Notice {
             Self::GridLeftOut(_) | Self::MoreGridsLeftOut { .. } => "grid_left_out",
             Self::EvaluationGivenUp(_) => "evaluation_given_up",
             Self::EvaluationsMissing { .. } => "evaluations_missing",
+            Self::EvaluationLost(_) => "evaluation_lost",
+            Self::EndsEarly { .. } => "ends_early",
+            Self::Alarm(_) => "alarm",
+            Self::AlarmPassed { .. } => "alarm_passed",
             Self::PartFailed { .. } => "evaluation_part_failed",
             Self::WriteGivenUp { .. } => "write_given_up",
             Self::CheckpointFellBack { .. } => "checkpoint_fell_back",
@@ -224,6 +250,10 @@ impl Notice {
             | Self::GridLeftOut(_)
             | Self::EvaluationGivenUp(_)
             | Self::EvaluationsMissing { .. }
+            | Self::EvaluationLost(_)
+            | Self::EndsEarly { .. }
+            | Self::Alarm(_)
+            | Self::AlarmPassed { .. }
             | Self::WriteGivenUp { .. }
             | Self::CheckpointFellBack { .. }
             | Self::StepsLost(_)
@@ -328,6 +358,22 @@ impl fmt::Display for Notice {
                  more",
                 counted(*count, "state")
             ),
+            Self::EvaluationLost(step) => write!(
+                f,
+                "no worker is left that could compute the evaluation of step {step}, on which the \
+                 end of the run depends: the members go back before that step"
+            ),
+            Self::EndsEarly { step, patience, best } => write!(
+                f,
+                "the run ends early, with step {step}: no evaluation of the last {patience} is \
+                 better than {best}"
+            ),
+            Self::Alarm(Alarm { since, what, numbers, .. }) => {
+                write!(f, "alarm at step {since}: {what} ({numbers})")
+            }
+            Self::AlarmPassed { alarm: Alarm { since, what, .. }, step } => {
+                write!(f, "the alarm of step {since} has passed at step {step}: {what}")
+            }
             Self::PartFailed { by, step, why } => write!(
                 f,
                 "{} could not compute a part of the evaluation of step {step}: {why}",

@@ -68,6 +68,8 @@ pub enum Reason {
         /// The number of members.
         members: usize,
     },
+    /// The members wait for the evaluation of this step, which decides whether the run goes on.
+    Evaluating(Step),
     /// The run is to end early, and its last checkpoint is on its way.
     Stopping,
     /// The run is to end early, and members that were here a moment ago hold steps that are not
@@ -111,11 +113,20 @@ impl CoordinatorMachine {
             Stage::Gathering { .. } => self.below_minimum(),
             Stage::Fencing { generation, .. } => self.reason_to_fence(*generation),
             Stage::Storing { plan, .. } => Reason::Storing { generation: plan.generation },
-            Stage::Training { .. } => {
-                Reason::Training { generation: self.generation(), members: self.members().len() }
-            }
+            Stage::Training { .. } => self.reason_to_train(),
             Stage::Saving { generation, .. } => self.reason_to_save(*generation),
             Stage::Finishing { .. } | Stage::Done => Reason::Finishing,
+        }
+    }
+
+    /// The reason that members train, or wait for an evaluation.
+    fn reason_to_train(&self) -> Reason {
+        let is_waiting = self.progress.finished() >= self.outputs.train_through();
+        match self.outputs.awaited_evaluation().filter(|_| is_waiting) {
+            Some(step) => Reason::Evaluating(step),
+            None => {
+                Reason::Training { generation: self.generation(), members: self.members().len() }
+            }
         }
     }
 
@@ -191,6 +202,7 @@ impl Reason {
             Self::Outside { .. } => "outside",
             Self::Storing { .. } => "storing",
             Self::Training { .. } => "training",
+            Self::Evaluating(_) => "evaluating",
             Self::Stopping => "stopping",
             Self::Returning { .. } => "returning",
             Self::Releasing(_) => "releasing",
@@ -253,6 +265,10 @@ impl fmt::Display for Reason {
             Self::Training { generation, members } => {
                 write!(f, "training: generation {generation}, {}", counted(*members, "worker"))
             }
+            Self::Evaluating(step) => write!(
+                f,
+                "waiting for the evaluation of step {step}, which decides whether the run goes on"
+            ),
             Self::Stopping => f.write_str("stopping: waiting for the last checkpoint"),
             Self::Returning { unsaved, members, left } => {
                 write!(f, "stopping: {unsaved} not saved yet; waiting for")?;

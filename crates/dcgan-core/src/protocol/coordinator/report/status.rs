@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::{Reason, Recovery};
+use crate::evaluation::BestEvaluation;
 use crate::ids::{Digest, Generation, ShardId, Step, WorkerId};
-use crate::protocol::coordinator::CoordinatorMachine;
 use crate::protocol::coordinator::registry::WorkerEntry;
+use crate::protocol::coordinator::{Alarm, CoordinatorMachine};
 use crate::protocol::false_claim::FalseClaim;
 
 /// A run at one moment.
@@ -21,6 +22,10 @@ pub struct Status {
     pub last_step: Step,
     /// The step of the newest checkpoint, with the digest of its state.
     pub checkpoint: Option<(Step, Digest)>,
+    /// The best state of those that are evaluated.
+    pub best: Option<BestEvaluation>,
+    /// The alarms that have begun and have not passed.
+    pub alarms: Vec<Alarm>,
     /// The workers, members by rank first.
     pub workers: Vec<WorkerStatus>,
     /// The workers that are kept outside.
@@ -98,6 +103,8 @@ impl CoordinatorMachine {
             step: self.reached(),
             last_step: self.outputs.last_step(),
             checkpoint: self.checkpoint().map(|saved| (saved.step, saved.digest)),
+            best: self.best_evaluation(),
+            alarms: self.alarms(),
             workers,
             outside: self.claims.outside(now).collect(),
             recoveries: self.recoveries.recoveries().cloned().collect(),
