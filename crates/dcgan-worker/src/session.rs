@@ -169,7 +169,6 @@ impl CoordinatorSession {
                         CoordinatorMessage::Heartbeat => {}
                         CoordinatorMessage::Welcome(welcome) => {
                             heard.welcome = true;
-                            let welcome = Box::new(welcome);
                             let reports_in = reports_in.clone();
                             self.send_event(SessionEvent::Welcomed(welcome, reports_in)).await?;
                         }

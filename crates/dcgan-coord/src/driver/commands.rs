@@ -43,7 +43,7 @@ impl Driver {
             likely_shards: likely_shards.to_vec(),
             evaluator: self.config.evaluator,
         };
-        self.send(conn, CoordinatorMessage::Welcome(welcome));
+        self.send(conn, CoordinatorMessage::Welcome(Box::new(welcome)));
     }
 
     fn refuse(&mut self, conn: ConnId, refusal: &Refusal) {
