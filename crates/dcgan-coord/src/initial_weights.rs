@@ -118,7 +118,7 @@ mod tests {
             tensors.map(|info| (info.name.clone(), info.shape.clone(), vec![0.5; info.len()]));
         let mut tensors = tensors.collect();
         change(&mut tensors);
-        state_file::encode_tensors(&tensors)
+        state_file::encode_tensors(&tensors, None)
     }
 
     fn tensor<'a>(tensors: &'a mut [Tensor], name: &str) -> &'a mut Vec<f32> {

@@ -27,7 +27,7 @@ pub const PREFIX: &str = "DCGAN_";
 /// The flags of all three programs, without the dashes, except for the settings that the result of
 /// a run depends on: the core lists those. No program knows the others' flags, but each must know
 /// which variables are meant for another.
-pub const FLAGS: [&str; 38] = [
+pub const FLAGS: [&str; 40] = [
     "advertise",
     "checkpoint",
     "checkpoint-every",

@@ -129,7 +129,7 @@ impl EvaluatorFile {
 /// If a shape does not fit its values.
 pub fn encode(tensors: &[(String, Vec<usize>, Vec<f32>)], training_pixels: &[u8]) -> Vec<u8> {
     let digest = digest::of_bytes(training_pixels).to_string();
-    state_file::encode_tensors(tensors, (TRAINING_IMAGES, digest))
+    state_file::encode_tensors(tensors, Some((TRAINING_IMAGES, digest)))
 }
 
 /// The names and shapes of an evaluator's tensors, with this number of real images.

@@ -142,19 +142,19 @@ fn read_state(file: &SafeTensors<'_>, layout: &Arc<Layout>) -> Result<State, Sta
     Ok(state)
 }
 
-/// Encodes tensors, each with its name, its shape and its values, as a safetensors file. Its header
-/// has also this text under this key.
+/// Encodes tensors, each with its name, its shape and its values, as a safetensors file. A text may
+/// be put under a key of its header.
 ///
 /// # Panics
 /// If a shape does not fit its values.
 pub fn encode_tensors(
     tensors: &[(String, Vec<usize>, Vec<f32>)],
-    (key, text): (&str, String),
+    header: Option<(&str, String)>,
 ) -> Vec<u8> {
     let views =
         tensors.iter().map(|(name, shape, values)| (name.as_str(), TensorView { shape, values }));
-    let header = HashMap::from([(key.to_owned(), text)]);
-    safetensors::serialize(views, Some(header)).expect("shapes fit their values")
+    let header = header.map(|(key, text)| HashMap::from([(key.to_owned(), text)]));
+    safetensors::serialize(views, header).expect("shapes fit their values")
 }
 
 /// Returns the text in the header of a file under this key, if there is one.
