@@ -157,7 +157,12 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
         (SAMPLER, "grid --rows 0", "'0' for '--rows <N>'", "1 to 32"),
         (SAMPLER, "grid --columns 33", "'33' for '--columns <N>'", "1 to 32"),
         (SAMPLER, "grid --seed x", "'x' for '--seed <N>'", "0 to 18446744073709551615"),
-        (SAMPLER, "grid --checkpoint -1", "'-1' for '--checkpoint <STEP>'", "0 to 184467440737"),
+        (
+            SAMPLER,
+            "grid --checkpoint -1",
+            "'-1' for '--checkpoint <newest|best|STEP>'",
+            "or a step",
+        ),
         (SAMPLER, "export --count -1", "'-1' for '--count <N>'", "1 to 1000000"),
     ] {
         let expected = format!("expected a whole number from {range}");
