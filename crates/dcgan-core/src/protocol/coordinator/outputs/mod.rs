@@ -169,6 +169,9 @@ impl Outputs {
             // It was said when they were made.
             alarms.on_evaluation(step, values);
         }
+        // A state that is evaluated may be the best, so its checkpoint gives way to no newer one.
+        let is_evaluated = config.schedule.evaluate_every.is_some();
+        let waiting_max = if is_evaluated { usize::MAX } else { config.keep_checkpoints };
         let criterion = config.spec.evaluation().map(|info| info.criterion);
         let early = criterion.and_then(|name| EarlyStopping::new(&config.schedule, name));
         let mut outputs = Self {
@@ -180,7 +183,7 @@ impl Outputs {
             losses: (0, 0),
             log: LogPosition::at(persisted.checkpoint.as_ref(), config.metrics()),
             persisted,
-            writes: Writes::new(config.keep_checkpoints),
+            writes: Writes::new(waiting_max),
             config,
             unreadable: None,
             draws_grids: false,
