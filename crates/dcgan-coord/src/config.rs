@@ -366,8 +366,8 @@ impl PartialConfig {
         let early_stopping = *self.early_stopping.get_or_insert(0);
         ensure!(
             early_stopping == 0 || eval_every > 0,
-            "--early-stopping {early_stopping} needs evaluations: give --eval-every too, or leave it \
-             out"
+            "--early-stopping {early_stopping} needs evaluations: give --eval-every too, or \
+             leave it out"
         );
         let epoch = NonZeroU64::new(spec.sharding().steps_per_epoch()).unwrap_or(NonZeroU64::MIN);
         // A time leaves the steps to the epochs.

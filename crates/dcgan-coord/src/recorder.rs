@@ -25,9 +25,9 @@ use crate::config::RunConfig;
 use crate::initial_weights::WeightsFile;
 use crate::newest_checkpoint::GENERATOR_PREFIXES;
 
-/// So many checkpoints are kept until they are evaluated. An evaluation takes a few percent of the
-/// time to the next one, so that mostly there is one at most.
-const PENDING_MAX: usize = 2;
+/// So many checkpoints are kept until they are evaluated. Workers keep as many snapshots, so that
+/// no more evaluations can be still to come. Mostly there is one at most.
+const PENDING_MAX: usize = 16;
 
 /// A run directory that was opened, and what it holds already.
 pub(crate) struct OpenedRun {
@@ -418,8 +418,8 @@ impl RunFiles {
         Ok(before)
     }
 
-    /// The newest intact checkpoint up to `through`. Logs the newer ones that are damaged or another
-    /// run's.
+    /// The newest intact checkpoint up to `through`. Logs the newer ones that are damaged or
+    /// another run's.
     ///
     /// # Errors
     /// If the folder of checkpoints cannot be read.

@@ -109,6 +109,7 @@ pub(crate) struct Which {
     #[arg(
         long,
         value_name = "newest|best|STEP",
+        allow_negative_numbers = true,
         default_value = "newest",
         env = "DCGAN_CHECKPOINT"
     )]

@@ -6,7 +6,6 @@ use std::time::SystemTime;
 use anyhow::{Context, anyhow, bail};
 use dcgan_core::evaluation::EvaluationRow;
 use dcgan_core::ids::Step;
-use dcgan_core::spec::networks::EVALUATION;
 use dcgan_model::Weights;
 use dcgan_process::exit::usage;
 use dcgan_store::checkpoint::{Checkpoints, Damaged, Owner, VerifiedCheckpoint};
@@ -98,9 +97,13 @@ fn best(checkpoints: &Checkpoints, root: &Path) -> anyhow::Result<Step> {
     let path = RunPaths::new(root).evaluations();
     let rows: Vec<EvaluationRow> = metrics_log::read(&path)?;
     let steps = checkpoints.steps()?;
+    // Any checkpoint says what the run trains, and so which value counts.
+    let (newest, _) = newest_and_damaged(checkpoints, root)?;
+    let objective = newest.map(|checkpoint| checkpoint.manifest().config.objective());
+    let info = objective.unwrap_or_default().evaluation();
     let best_of = |is_taken: &dyn Fn(Step) -> bool| {
         let rows = rows.iter().map(|row| (row.step, &row.values));
-        EVALUATION.best(rows.filter(|(step, _)| is_taken(*step)))
+        info.and_then(|info| info.best(rows.filter(|(step, _)| is_taken(*step))))
     };
     let Some(best) = best_of(&|step| steps.contains(&step)) else {
         let why = match rows.len() {

@@ -7,7 +7,7 @@
 pub struct AlarmRule {
     /// The stable name of the alarm, for logs and programs.
     pub code: &'static str,
-    /// What is wrong, as a sentence without a full stop.
+    /// The thing that is wrong, as a sentence without a full stop.
     pub what: &'static str,
     /// When it is wrong.
     pub sign: Sign,
@@ -20,18 +20,18 @@ pub enum Sign {
     FarAboveBest {
         /// The name of the value.
         value: &'static str,
-        /// It is more than so many times the best, ...
+        /// The factor: the value is more than so many times the best.
         times: f64,
-        /// ... and at least so much above it.
+        /// The distance: the value is at least so much above the best, too.
         by: f64,
     },
     /// A value of an evaluation is small, and has been greater before.
     AlmostGone {
         /// The name of the value.
         value: &'static str,
-        /// It is below this, ...
+        /// The limit that the value is below.
         below: f64,
-        /// ... and has been above this.
+        /// The limit that it has been above before.
         once: f64,
     },
     /// In all rows of the last steps, each of some metrics is beyond its limit.

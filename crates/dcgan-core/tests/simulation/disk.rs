@@ -34,8 +34,8 @@ impl Disk {
 }
 
 impl Disk {
-    /// The newest checkpoint, or the newest one before an evaluation that is not on disk and decides
-    /// whether the run goes on.
+    /// The newest checkpoint, or the newest one before an evaluation that is not on disk and
+    /// decides whether the run goes on.
     fn checkpoint_to_go_on_from(&self, schedule: &Schedule) -> Option<SavedCheckpoint> {
         let newest_through = |step: Step| {
             let newest = self.checkpoints.range(..=step).next_back();

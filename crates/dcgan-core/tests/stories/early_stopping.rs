@@ -24,8 +24,8 @@ fn evaluates(coordinator: &mut Coordinator, step: u64, value: f64) -> Vec<String
     lines
 }
 
-/// A worker that trains a run which ends after one evaluation that is no better. Evaluations are due
-/// every ten steps.
+/// A worker that trains a run which ends after one evaluation that is no better. Evaluations are
+/// due every ten steps.
 fn training() -> Coordinator {
     let mut coordinator = Coordinator::new(1, 1).with_early_stopping(1);
     let lines = coordinator.joins('a');

@@ -20,7 +20,7 @@ pub struct Alarm {
     pub code: &'static str,
     /// The step at which it began.
     pub since: Step,
-    /// What is wrong.
+    /// The thing that is wrong.
     pub what: &'static str,
     /// The numbers by which it was noticed.
     pub numbers: String,
@@ -40,7 +40,7 @@ pub(super) struct Alarms {
     evaluated: Step,
 }
 
-/// What is known of one sign.
+/// The watch for one sign.
 #[derive(Debug)]
 struct Watch {
     rule: AlarmRule,

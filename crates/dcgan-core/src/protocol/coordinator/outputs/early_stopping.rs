@@ -23,14 +23,14 @@ pub struct EarlyEnd {
     pub best: BestEvaluation,
 }
 
-/// What is known of an evaluation that is due.
+/// The state of knowledge of an evaluation that is due.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Known {
-    /// It is still to come.
+    /// The evaluation is still to come.
     NotYet,
-    /// It was not made, and never will be: it counts for nothing.
+    /// The evaluation was not made, and never will be: it counts for nothing.
     Never,
-    /// It is on disk, with this value of the criterion.
+    /// The evaluation is on disk, with this value of the criterion.
     Value(f64),
 }
 

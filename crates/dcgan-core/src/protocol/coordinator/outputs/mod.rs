@@ -169,6 +169,9 @@ impl Outputs {
             // It was said when they were made.
             alarms.on_evaluation(step, values);
         }
+        // A state that is evaluated may be the best, so its checkpoint gives way to no newer one.
+        let is_evaluated = config.schedule.evaluate_every.is_some();
+        let waiting_max = if is_evaluated { usize::MAX } else { config.keep_checkpoints };
         let criterion = config.spec.evaluation().map(|info| info.criterion);
         let early = criterion.and_then(|name| EarlyStopping::new(&config.schedule, name));
         let mut outputs = Self {
@@ -180,7 +183,7 @@ impl Outputs {
             losses: (0, 0),
             log: LogPosition::at(persisted.checkpoint.as_ref(), config.metrics()),
             persisted,
-            writes: Writes::new(config.keep_checkpoints),
+            writes: Writes::new(waiting_max),
             config,
             unreadable: None,
             draws_grids: false,
@@ -367,8 +370,8 @@ impl Outputs {
     }
 
     /// Asks workers that are free for parts of the evaluations that are due. Takes the same
-    /// arguments as [`request_snapshots`](Self::request_snapshots), and whether no worker is left, not
-    /// even one that may reconnect.
+    /// arguments as [`request_snapshots`](Self::request_snapshots), and whether no worker is left,
+    /// not even one that may reconnect.
     pub(super) fn assign_evaluations(
         &mut self,
         now: Duration,
@@ -400,8 +403,8 @@ impl Outputs {
         }
     }
 
-    /// The deciding evaluation that is neither made nor due although the log has passed its step: no
-    /// member had a report of it.
+    /// The deciding evaluation that is neither made nor due although the log has passed its step:
+    /// no member had a report of it.
     fn passed_evaluation(&self) -> Option<Step> {
         let step = self.awaited_evaluation().filter(|&step| step <= self.log.through())?;
         let is_known = self.persisted.evaluations.contains_key(&step)
@@ -422,8 +425,8 @@ impl Outputs {
         }
     }
 
-    /// Sends the members back if no worker is left that could compute an evaluation on which the end
-    /// of the run depends.
+    /// Sends the members back if no worker is left that could compute an evaluation on which the
+    /// end of the run depends.
     pub(super) fn go_back_if_lost(&mut self, out: &mut Vec<Command>) {
         if let Some(step) = self.hopeless.take()
             && self.lost.is_none()
@@ -705,8 +708,8 @@ impl Outputs {
         awaited.is_some_and(|step| self.evaluations.first_step().is_some_and(|due| due <= step))
     }
 
-    /// The last step that is logged now. Whether the step at the horizon is the last one of the run,
-    /// which has a row, is not known before the verdict.
+    /// The last step that is logged now. Whether the step at the horizon is the last one of the
+    /// run, which has a row, is not known before the verdict.
     pub(super) fn logs_through(&self) -> Step {
         let early = self.early.as_ref().filter(|_| self.awaited_evaluation().is_some());
         early.map_or(Step::MAX, |early| early.horizon() - 1)

@@ -112,11 +112,12 @@ struct LeftOut {
 }
 
 impl Writes {
-    /// No writes, for a run that keeps so many checkpoints. No more than that wait for the disk: an
-    /// older one would be removed as soon as the others are written.
-    pub(super) fn new(keep_checkpoints: usize) -> Self {
+    /// No writes, for a run of whose checkpoints so many may wait for the disk. Where none is kept
+    /// for its evaluation, these are as many as the run keeps: an older one would be removed as
+    /// soon as the others are written.
+    pub(super) fn new(checkpoints_max: usize) -> Self {
         Self {
-            checkpoints_max: keep_checkpoints.clamp(1, CHECKPOINTS_MAX),
+            checkpoints_max: checkpoints_max.clamp(1, CHECKPOINTS_MAX),
             started: None,
             plan: None,
             rows: Vec::new(),

@@ -141,7 +141,7 @@ pub enum Notice {
     },
     /// The training goes wrong, as an objective's rule says.
     Alarm(Alarm),
-    /// What an alarm has said is over.
+    /// An alarm has passed.
     AlarmPassed {
         /// The alarm.
         alarm: Alarm,
