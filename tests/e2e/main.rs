@@ -19,6 +19,7 @@ mod files;
 mod hostile;
 mod limits;
 mod log_format;
+mod named_runs;
 mod network;
 mod newcomers;
 mod older_runs;

@@ -37,6 +37,7 @@ pub fn status(run: RunId, epoch: u64, now: Duration, status: Status) -> pb::Stat
         recoveries: recoveries.into_iter().map(|one| recovery(one, now)).collect(),
         draining,
         newest_row: None,
+        directory: String::new(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
+use std::thread;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use dcgan_core::random::{Purpose, RandomStream};
@@ -13,10 +14,13 @@ use dcgan_core::words::counted;
 use dcgan_model::PIXELS;
 use dcgan_model::evaluation::{self, Evaluator, IMAGES_MIN, LabelledImages, PIECE_IMAGES, Report};
 use dcgan_process::exit::{status, usage};
-use dcgan_process::print;
+use dcgan_process::{print, signals};
+use dcgan_store::checkpoint::VerifiedCheckpoint;
 use dcgan_store::dataset::{Dataset, Labelled, Source, Split};
 use dcgan_store::file;
 use serde_json::{Map, Value, json};
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 
 use crate::args::{EvalArgs, TrainEvaluatorArgs};
 use crate::run_dir;
@@ -26,8 +30,30 @@ const EVALUATOR_BYTES_MAX: u64 = 64 << 20;
 /// Samples without `--count`, as in an evaluation during the training.
 pub(crate) const SAMPLES: u32 = EVALUATION.pieces as u32 * PIECE_IMAGES as u32;
 
-/// Prints how good samples are: those of a checkpoint, or those in a file.
+/// Prints how good samples are: those of a checkpoint, or those in a file. Returns the exit status.
+///
+/// The judgement takes up to minutes, on a thread of its own: a signal ends the program meanwhile.
 pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
+    let mut signal = signals::listen()?;
+    let (args, (result_in, result)) = (args.clone(), oneshot::channel());
+    thread::Builder::new().name("judge".to_owned()).spawn(move || {
+        // After a signal nobody waits for it.
+        let _ = result_in.send(judge(&args));
+    })?;
+    Builder::new_current_thread().build()?.block_on(async {
+        tokio::select! {
+            text = result => print(&text??),
+            signal = signal.take() => {
+                tracing::warn!(event = "not_judged", %signal, "not judged, because of {signal}");
+                return Ok(signal.status());
+            }
+        }
+        Ok(status::FINISHED)
+    })
+}
+
+/// Judges samples. Returns the text to print.
+fn judge(args: &EvalArgs) -> anyhow::Result<String> {
     let evaluator = match &args.evaluator {
         None => Evaluator::mnist(),
         Some(path) => read_evaluator(path).with_context(|| path.display().to_string())?,
@@ -36,25 +62,48 @@ pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
     let training = Dataset::load(&source, None, ObjectiveKind::Dcgan).map_err(usage)?;
     let count = args.count as usize;
     let (what, samples) = match &args.images {
-        Some(path) => (path.display().to_string(), read_samples(path, count)?),
+        Some(path) => {
+            let (what, samples) = (path.display().to_string(), read_samples(path, count)?);
+            log_begin(count, &what);
+            (what, samples)
+        }
         None => {
-            let generator = run_dir::load(&args.which)?;
+            let checkpoint = run_dir::checkpoint(&args.which.run, args.which.checkpoint)?;
+            warn_of_other_data(&checkpoint, &training);
+            let generator = run_dir::generator(&checkpoint, args.which.weights.map(Into::into))?;
+            let what = format!("step {}", generator.step);
+            log_begin(count, &what);
             let seed = args.seed.unwrap_or(generator.seed);
             let pieces = (0..count / PIECE_IMAGES)
                 .flat_map(|piece| generator.generator.draw_piece(seed, piece as u32));
-            (format!("step {}", generator.step), pieces.collect())
+            (what, pieces.collect())
         }
     };
     let report = evaluator.report(&samples, training.pixels());
     // What can be had at best: training images in place of samples.
     let floor = (training.info().images >= count)
         .then(|| evaluator.report(&some_images(training.pixels(), count), &[]));
-    print(&if args.json {
+    Ok(if args.json {
         format!("{}\n", as_json(&report, floor.as_ref()))
     } else {
         as_table(&what, count, &report, floor.as_ref())
-    });
-    Ok(status::FINISHED)
+    })
+}
+
+fn log_begin(count: usize, what: &str) {
+    let samples = counted(count, "sample");
+    tracing::info!(event = "judging", count, "judging {samples} of {what} ...");
+}
+
+/// Says that samples are not compared with what they were trained on, if so.
+fn warn_of_other_data(checkpoint: &VerifiedCheckpoint, training: &Dataset) {
+    if checkpoint.manifest().config.data().digest != training.info().digest {
+        tracing::warn!(
+            event = "other_data",
+            "this run was trained on other images than its samples are compared with: give those \
+             as --data, and an --evaluator that knows them"
+        );
+    }
 }
 
 /// Trains an evaluator and writes its file.
@@ -111,6 +160,9 @@ fn read_evaluator(path: &Path) -> anyhow::Result<Evaluator> {
 
 /// Reads the first samples in an IDX file.
 fn read_samples(path: &Path, count: usize) -> anyhow::Result<Vec<u8>> {
+    if !path.exists() {
+        bail!(usage(anyhow!("--images: {}: there is no such file", path.display())));
+    }
     let source = Source::Path(path.to_owned());
     let samples = Dataset::load(&source, Some(false), ObjectiveKind::Dcgan)
         .context("--images")

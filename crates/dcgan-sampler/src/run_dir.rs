@@ -7,8 +7,9 @@ use anyhow::{Context, anyhow, bail};
 use dcgan_core::ids::Step;
 use dcgan_model::Weights;
 use dcgan_process::exit::usage;
+use dcgan_process::names;
 use dcgan_store::checkpoint::{Checkpoints, Damaged, Owner, VerifiedCheckpoint};
-use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, read_run_file};
+use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, is_in_use, read_run_file};
 
 use crate::args::Which;
 use crate::newest::RunGenerator;
@@ -20,7 +21,7 @@ use crate::newest::RunGenerator;
 pub(crate) fn checkpoints(root: &Path) -> anyhow::Result<Checkpoints> {
     let paths = RunPaths::new(root);
     let Some(RunFile { run, fingerprint, .. }) = read_run_file(&paths)? else {
-        bail!(usage(RunDirError::NoRun(root.to_owned())));
+        bail!(usage(RunDirError::no_run(root)));
     };
     let owner = Owner { run: Some(run), fingerprint, spec: None };
     Ok(Checkpoints::new(&paths).of_run(owner))
@@ -36,21 +37,41 @@ pub(crate) fn modified(root: &Path) -> Option<SystemTime> {
 /// # Errors
 /// If there is no such checkpoint, or it is damaged.
 pub(crate) fn load(which: &Which) -> anyhow::Result<RunGenerator> {
-    let checkpoints = checkpoints(&which.run).context("--run")?;
-    let checkpoint = match which.checkpoint {
+    let checkpoint = checkpoint(&which.run, which.checkpoint)?;
+    generator(&checkpoint, which.weights.map(Into::into))
+}
+
+/// Loads the checkpoint of a step, or else the newest one.
+///
+/// # Errors
+/// If there is no such checkpoint, or it is damaged.
+pub(crate) fn checkpoint(root: &Path, step: Option<Step>) -> anyhow::Result<VerifiedCheckpoint> {
+    let checkpoints = checkpoints(root).context("--run")?;
+    match step {
         Some(step) => {
             check_exists(&checkpoints, step)?;
-            checkpoints.load(step)?
+            Ok(checkpoints.load(step)?)
         }
-        None => newest(&checkpoints, &which.run)?.with_context(|| {
-            format!(
-                "{}: there is no checkpoint yet; the run saves one every 30 s by default, and \
-                 `dcgan-coord checkpoint` takes one now",
-                which.run.display()
-            )
-        })?,
-    };
-    generator(&checkpoint, which.weights.map(Into::into))
+        None => newest(&checkpoints, root)?.with_context(|| no_checkpoint(root)),
+    }
+}
+
+/// Says that a run has no checkpoint, and how it gets one.
+fn no_checkpoint(root: &Path) -> String {
+    let (paths, run) = (RunPaths::new(root), names::quoted(&root.to_string_lossy()));
+    let (root, coordinator) = (root.display(), names::called_beside("dcgan-coord"));
+    if is_in_use(&paths) {
+        return format!(
+            "{root}: there is no checkpoint yet; the run saves one every 30 s by default, and \
+             `{coordinator} checkpoint --run {run}` takes one now"
+        );
+    }
+    let resume = read_run_file(&paths).ok().flatten().and_then(|file| file.resume);
+    let resume = resume.unwrap_or_else(|| "--local".to_owned());
+    format!(
+        "{root}: there is no checkpoint: the run has ended before its first one; `{coordinator} \
+         --out {run} {resume}` begins it again"
+    )
 }
 
 /// Checks that a step has a checkpoint, intact or not.
