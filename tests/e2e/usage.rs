@@ -335,7 +335,7 @@ fn a_worker_says_at_once_why_it_waits() {
     for (coordinator, names) in [
         ("http://127.0.0.1:1", ["the coordinator: cannot reach ", "http://127.0.0.1:1"]),
         ("http://nowhere.invalid:1", ["failed to lookup", "nowhere.invalid:1"]),
-        ("file:run/address", ["a coordinator in run: ", "there is no run/address yet"]),
+        ("file:run/address", ["coordinator", ": there is no run/address yet"]),
     ] {
         let arguments = format!("--coordinator {coordinator} --insecure");
         let worker = Process::start(WORKER, folder.path(), &arguments);

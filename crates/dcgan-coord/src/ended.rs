@@ -1,4 +1,4 @@
-//! What has become of a run whose coordinator is not reached, as its directory tells.
+//! The end of a run whose coordinator is not reached, as its directory tells it.
 
 use std::path::{Path, PathBuf};
 

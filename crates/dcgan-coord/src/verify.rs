@@ -201,7 +201,7 @@ fn compare(first: &Run, second: &Run) -> anyhow::Result<Comparison> {
     };
     let Some(differing) = common.iter().find(|step| !step.is_same()) else {
         let (steps, CommonStep { step, first: digest, .. }) =
-            (counted(common.len(), "logged step"), last);
+            (counted(common.len(), "recorded step"), last);
         return Ok(Comparison {
             text: format!("the same at all {steps}, up to step {step} (digest {digest})"),
             same: true,
