@@ -17,6 +17,7 @@ mod evaluation;
 mod events;
 mod files;
 mod hostile;
+mod initial_weights;
 mod limits;
 mod log_format;
 mod named_runs;

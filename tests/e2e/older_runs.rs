@@ -67,7 +67,8 @@ fn a_run_of_format_1_keeps_its_settings() {
 }
 
 /// The settings that were added after the first version.
-const ADDED: [&str; 7] = [
+const ADDED: [&str; 15] = [
+    "initial-weights",
     "lr-schedule",
     "warmup-steps",
     "schedule-steps",
@@ -75,6 +76,13 @@ const ADDED: [&str; 7] = [
     "decay-every",
     "decay-factor",
     "ema-decay",
+    "loss",
+    "label-smoothing",
+    "clip-grad-norm",
+    "d-steps",
+    "init",
+    "spectral-norm",
+    "augment-translation",
 ];
 
 /// Removes the added settings from the files of a run, as if an older version had written them.

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 
+use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::spec::ObjectiveKind;
 use dcgan_rpc::pb;
 use dcgan_rpc::pb::sampler_client::SamplerClient;
@@ -131,6 +132,36 @@ fn check_files(folder: &Path, newest: &[u8]) {
     let source = Source::Path(folder.join("drawn"));
     let drawn = Dataset::load(&source, None, ObjectiveKind::Dcgan).unwrap().info();
     assert_eq!((drawn.images, drawn.rows, drawn.columns), (40, 28, 28));
+    check_arrays(folder);
+}
+
+/// The values of a NumPy array with one of the headers of 128 bytes that the sampler writes.
+fn read_array(path: &Path) -> Vec<f32> {
+    let bytes = std::fs::read(path).unwrap();
+    assert_eq!(bytes[..8], *b"\x93NUMPY\x01\x00");
+    let values = bytes[128..].chunks_exact(4);
+    values.map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+}
+
+/// Checks that arrays hold the same images as an IDX file, and the latents that they are drawn
+/// with.
+fn check_arrays(folder: &Path) {
+    for (seed, purpose, number) in [("", Purpose::Grid, 22), ("--seed 3", Purpose::Sample, 3)] {
+        run(SAMPLER, folder, &format!("export --run run --count 40 {seed} --out drawn.npy"), 0);
+        run(SAMPLER, folder, &format!("export --run run --count 40 {seed} --out drawn.idx"), 0);
+        let pixels = std::fs::read(folder.join("drawn.idx")).unwrap().split_off(16);
+        let values = read_array(&folder.join("drawn.npy"));
+        let rounded = values.iter().map(|value| ((value + 1.0) * 127.5).round_ties_even() as u8);
+        assert_eq!(rounded.collect::<Vec<u8>>(), pixels);
+
+        // A seed needs no run, and of more latents the first are the same.
+        let place = if seed.is_empty() { "--run run" } else { "--run missing" };
+        run(SAMPLER, folder, &format!("latents {place} --count 50 {seed} --out z.npy"), 0);
+        let latents = read_array(&folder.join("z.npy"));
+        assert_eq!(latents.len(), 50 * 100);
+        let expected = RandomStream::new(number, purpose, 0, 0).normals(40 * 100);
+        assert_eq!(latents[..40 * 100], expected.collect::<Vec<f32>>());
+    }
 }
 
 /// Checks that a run in the default place needs no flag, and that no file is replaced by default.

@@ -30,7 +30,7 @@ fn a_coordinator_refuses_what_it_cannot_do() {
     std::fs::write(here.join("file"), "").unwrap();
     std::fs::create_dir(here.join("saved")).unwrap();
     std::fs::write(here.join("saved/config.toml"), "batch_size = 2\n").unwrap();
-    let mistakes: [(&str, i32, &[&str]); 32] = [
+    let mistakes: [(&str, i32, &[&str]); 34] = [
         ("", 2, &["--workers is missing"]),
         ("--workers 2 --min-workers 3", 2, &["--min-workers 3 is more than --workers 2"]),
         ("--workers 2 --epochs 1 --steps 1", 2, &["--epochs and --steps", "give one"]),
@@ -39,7 +39,7 @@ fn a_coordinator_refuses_what_it_cannot_do() {
             2,
             &["--batch-size 256 cannot be split into --shards 7", "252 or 259"],
         ),
-        ("--workers 2 --learning-rate -1", 2, &["--learning-rate: -1 must be above 0"]),
+        ("--workers 2 --learning-rate -1", 2, &["--learning-rate -1 is not above 0"]),
         ("--workers 2 --data nowhere", 2, &["--data: nowhere: there is no such file"]),
         ("--workers 2 --listen 0.0.0.0:0", 2, &["--listen: 0.0.0.0:0", "add --insecure"]),
         (
@@ -62,6 +62,8 @@ fn a_coordinator_refuses_what_it_cannot_do() {
             &["--warmup-steps 9 is not below the 9 steps of --schedule-steps"],
         ),
         ("--lr-schedule exponential", 2, &["'exponential' for '--lr-schedule <SCHEDULE>'"]),
+        ("--workers 2 --loss hinge --label-smoothing 0.1", 2, &["no effect with --loss hinge"]),
+        ("--loss wgan", 2, &["'wgan' for '--loss <LOSS>'"]),
         ("--workers 2 --ema-decay 1", 2, &["--ema-decay 1 is not at least 0 and below 1"]),
         ("--learning-rate x", 2, &["'x' for '--learning-rate <X>'", "expected a number"]),
         ("--workers -1", 2, &["'-1' for '--workers <N>'", POSITIVE]),
@@ -74,9 +76,9 @@ fn a_coordinator_refuses_what_it_cannot_do() {
         ("--config bare.toml", 2, &["bare.toml: line 1: expected NAME = VALUE"]),
         ("--config none.toml", 2, &["--config: none.toml: No such file"]),
         ("--workers 2 --local --out file/run", 2, &["--out: file/run: file is not a folder"]),
-        ("--workers 2 --beta1 1", 2, &["--beta1: 1 must be at least 0 and below 1"]),
+        ("--workers 2 --beta1 1", 2, &["--beta1 1 is not at least 0 and below 1"]),
         // What is given comes before what is missing.
-        ("--learning-rate 0", 2, &["--learning-rate: 0 must be above 0"]),
+        ("--learning-rate 0", 2, &["--learning-rate 0 is not above 0"]),
         ("--local --device gpu", 2, &["'gpu' for '--device <DEVICE>'"]),
         ("--local --device cuda", 2, &["--device: ", "built without CUDA"]),
         ("--local --device cuda --dry-run", 2, &["--device: ", "built without CUDA"]),

@@ -11,8 +11,10 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use dcgan_core::ids::Step;
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::spec::sharding::Sharding;
+use dcgan_core::spec::words::Word;
 use dcgan_core::spec::{
-    DatasetInfo, LearningRateSchedule, ObjectiveKind, RunSpec, RunSpecBuilder, steps,
+    DatasetInfo, InitialWeights, Initializer, LearningRateSchedule, Loss, ObjectiveKind, RunSpec,
+    RunSpecBuilder, steps,
 };
 use dcgan_process::logging::LogFormat;
 use dcgan_process::settings::{self, Time};
@@ -67,6 +69,14 @@ pub struct PartialConfig {
     /// Seed of the initial weights, the latents and the order of the images [default: 22].
     #[arg(long, value_name = "N", env = "DCGAN_SEED")]
     pub(crate) seed: Option<u64>,
+    /// Weights of both networks that a new run begins with: a safetensors file with the names and
+    /// shapes of a checkpoint's, or a run directory for those of its newest checkpoint [default:
+    /// drawn by the seed].
+    #[arg(long, value_name = "FILE|RUN_DIR", env = "DCGAN_INIT_FROM")]
+    pub(crate) init_from: Option<PathBuf>,
+    /// Digest of these weights, which the run directory keeps, or seed.
+    #[arg(long, hide = true, value_name = "DIGEST", env = "DCGAN_INITIAL_WEIGHTS")]
+    pub(crate) initial_weights: Option<InitialWeights>,
     /// Learning rate of Adam [default: 0.0002].
     #[arg(long, value_name = "X", env = "DCGAN_LEARNING_RATE")]
     pub(crate) learning_rate: Option<f64>,
@@ -79,8 +89,7 @@ pub struct PartialConfig {
     #[arg(
         long,
         value_name = "SCHEDULE",
-        value_parser = PossibleValuesParser::new(LearningRateSchedule::ALL.map(|s| s.name()))
-            .try_map(|name| name.parse::<LearningRateSchedule>()),
+        value_parser = word::<LearningRateSchedule>(),
         env = "DCGAN_LR_SCHEDULE"
     )]
     pub(crate) lr_schedule: Option<LearningRateSchedule>,
@@ -106,6 +115,39 @@ pub struct PartialConfig {
     /// does not depend on it; 0 means no average, as in the tutorial [default: 0.997].
     #[arg(long, value_name = "X", env = "DCGAN_EMA_DECAY")]
     pub(crate) ema_decay: Option<f64>,
+    /// Losses of both networks: binary cross-entropy, the hinge loss (Geometric GAN) or least
+    /// squares (LSGAN) [default: bce].
+    #[arg(long, value_name = "LOSS", value_parser = word::<Loss>(), env = "DCGAN_LOSS")]
+    pub(crate) loss: Option<Loss>,
+    /// Distance of the label of real images from 1 when the discriminator is trained (one-sided
+    /// label smoothing, Improved Techniques for Training GANs), below 0.5 [default: 0.0].
+    #[arg(long, value_name = "X", env = "DCGAN_LABEL_SMOOTHING")]
+    pub(crate) label_smoothing: Option<f64>,
+    /// Greatest norm of the gradient of all of a network's weights; a longer one is scaled down;
+    /// 0 means any [default: 0.0].
+    #[arg(long, value_name = "X", env = "DCGAN_CLIP_GRAD_NORM")]
+    pub(crate) clip_grad_norm: Option<f64>,
+    /// Steps for each update of the generator. The discriminator is trained in all of them
+    /// [default: 1].
+    #[arg(long, value_name = "N", env = "DCGAN_D_STEPS")]
+    pub(crate) d_steps: Option<u64>,
+    /// Initial weights: uniform (Glorot and Bengio, as in Keras), or normal with deviation 0.02
+    /// (the DCGAN paper) [default: glorot].
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = word::<Initializer>(),
+        env = "DCGAN_INIT"
+    )]
+    pub(crate) init: Option<Initializer>,
+    /// Divides the discriminator's weights by their spectral norm (SNGAN) [default: no].
+    #[arg(long, env = "DCGAN_SPECTRAL_NORM")]
+    pub(crate) spectral_norm: Option<bool>,
+    /// Greatest number of pixels by which each image, real or fake, is moved before the
+    /// discriminator sees it (DiffAugment's translation), for data sets of a few thousand images
+    /// [default: 0].
+    #[arg(long, value_name = "PIXELS", env = "DCGAN_AUGMENT_TRANSLATION")]
+    pub(crate) augment_translation: Option<u16>,
     /// Steps between two rows of metrics [default: 20].
     #[arg(long, value_name = "STEPS", env = "DCGAN_LOG_EVERY")]
     pub(crate) log_every: Option<NonZeroU64>,
@@ -124,7 +166,7 @@ pub struct PartialConfig {
     #[arg(long, value_name = "N", env = "DCGAN_KEEP_CHECKPOINTS")]
     pub(crate) keep_checkpoints: Option<NonZeroUsize>,
     /// Objective of the training: the DCGAN, or a toy that tests the protocol.
-    #[arg(long, hide = true, value_parser = parse_objective, env = "DCGAN_OBJECTIVE")]
+    #[arg(long, hide = true, value_parser = word::<ObjectiveKind>(), env = "DCGAN_OBJECTIVE")]
     pub(crate) objective: Option<ObjectiveKind>,
     /// Also starts the workers and a sampler, on this machine, and ends them with the run
     /// [default: no].
@@ -218,13 +260,12 @@ fn one_for_each_core(shards: u16) -> NonZeroU16 {
     NonZeroU16::new(workers).unwrap_or(NonZeroU16::MIN)
 }
 
-/// Parses the name of an objective.
-fn parse_objective(name: &str) -> Result<ObjectiveKind, String> {
-    let kinds = [ObjectiveKind::Dcgan, ObjectiveKind::Toy];
-    kinds
-        .into_iter()
-        .find(|kind| kind.to_string() == name)
-        .ok_or_else(|| "expected dcgan or toy".to_owned())
+/// Returns a parser of a setting that is one of a few words.
+fn word<W: Word>() -> impl TypedValueParser<Value = W> {
+    PossibleValuesParser::new(W::ALL.iter().map(|value| value.word())).map(|word| {
+        let value = W::ALL.iter().find(|value| value.word() == word);
+        *value.expect("the parser before this one knows the same words")
+    })
 }
 
 /// Settings that go together, each with its value.
@@ -475,7 +516,8 @@ mod tests {
     #[test]
     fn every_setting_is_saved_or_holds_for_one_start() {
         let resolve = |text: &str| given(text).resolve(MNIST).unwrap().1.table().unwrap();
-        let saved = [resolve("workers = 1\ndata = \"mnist\""), resolve("workers = 1\nsteps = 1")];
+        let paths = "workers = 1\ndata = \"mnist\"\ninit-from = \"x\"";
+        let saved = [resolve(paths), resolve("workers = 1\nsteps = 1")];
         for flag in flags() {
             let is_saved = saved.iter().any(|table| table.contains_key(&flag));
             let for_one_start = ONE_START.contains(&flag.as_str());

@@ -26,6 +26,7 @@ mod driver;
 mod ended;
 mod feed;
 mod find;
+mod initial_weights;
 mod input;
 mod local_processes;
 mod merge;

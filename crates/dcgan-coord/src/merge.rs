@@ -4,7 +4,7 @@
 //! Settings are merged as tables of keys, so that there is no list of them here in which one could
 //! be forgotten. The length of a run is one setting with two keys, `epochs` and `steps`. Merging
 //! the two keys apart could take one from a flag and the other from a saved file, which contradict
-//! each other.
+//! each other. So it is with the initial weights, which have a file and a digest.
 
 use clap::ArgMatches;
 use dcgan_process::settings::is_from_variable;
@@ -13,6 +13,8 @@ use crate::config::PartialConfig;
 
 /// The keys of the length.
 const LENGTH: [&str; 2] = ["epochs", "steps"];
+/// The keys of the initial weights: their file, and the digest that they had.
+const INITIAL_WEIGHTS: [&str; 2] = ["init-from", "initial-weights"];
 
 impl PartialConfig {
     /// These settings, completed by those of `other` where none is given here.
@@ -21,9 +23,12 @@ impl PartialConfig {
     /// If a value cannot be written to a TOML file.
     pub(crate) fn or(self, other: &Self) -> anyhow::Result<Self> {
         let mut merged = self.table()?;
-        let has_length = LENGTH.iter().any(|&key| merged.contains_key(key));
+        let given = [LENGTH, INITIAL_WEIGHTS]
+            .into_iter()
+            .filter(|keys| keys.iter().any(|&key| merged.contains_key(key)));
+        let given = given.flatten().collect::<Vec<_>>();
         for (key, value) in other.table()? {
-            if !(has_length && LENGTH.contains(&key.as_str())) {
+            if !given.contains(&key.as_str()) {
                 merged.entry(key).or_insert(value);
             }
         }
@@ -53,6 +58,9 @@ mod tests {
             given("seed = 1\nsteps = 5\nworkers = 3")
         );
         assert_eq!(merged("local = false", "local = true"), given("local = false"));
+        let saved = "seed = 1\ninit-from = \"a\"\ninitial-weights = \"0000000000000007\"";
+        assert_eq!(merged("init-from = \"b\"", saved), given("init-from = \"b\"\nseed = 1"));
+        assert_eq!(merged("", saved), given(saved));
         assert_eq!(merged("", "epochs = 4"), given("epochs = 4"));
     }
 }

@@ -20,6 +20,7 @@ use dcgan_store::run_dir::{Ended, FORMAT, RunDir, RunFile, RunPaths, read_pendin
 use dcgan_store::state_file;
 
 use crate::config::RunConfig;
+use crate::initial_weights::WeightsFile;
 use crate::newest_checkpoint::GENERATOR_PREFIXES;
 
 /// A run directory that was opened, and what it holds already.
@@ -42,8 +43,12 @@ pub(crate) fn open(
     root: &Path,
     config: &RunConfig,
     config_text: &str,
+    initial_weights: Option<&WeightsFile>,
 ) -> anyhow::Result<OpenedRun> {
     let (mut dir, run) = RunDir::open(root)?;
+    if let Some(weights) = initial_weights {
+        dir.save_initial_weights(&weights.bytes)?;
+    }
     let is_new = run.is_none();
     let paths = dir.paths().clone();
     let owner = Owner { spec: Some(config.spec.clone()), ..Owner::default() };

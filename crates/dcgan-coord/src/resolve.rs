@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::ArgMatches;
-use dcgan_core::spec::RunSpec;
+use dcgan_core::spec::{InitialWeights, RunSpec};
 use dcgan_process::exit::usage;
 use dcgan_process::names;
 use dcgan_process::settings::POSITIVE;
@@ -23,6 +23,7 @@ use toml::Table;
 
 use crate::args::{Args, Resume, Transpose};
 use crate::config::{PartialConfig, RunConfig};
+use crate::initial_weights::WeightsFile;
 
 /// Everything that a run depends on, checked.
 pub(crate) struct ResolvedRun {
@@ -32,6 +33,8 @@ pub(crate) struct ResolvedRun {
     /// The configuration as the run directory keeps it: a TOML file.
     pub(crate) config_text: String,
     pub(crate) dataset: Dataset,
+    /// The weights that it begins with, if its seed does not draw them.
+    pub(crate) initial_weights: Option<WeightsFile>,
 }
 
 /// The toml library's words for a number, by the type that holds it.
@@ -75,9 +78,14 @@ pub(crate) fn resolve_run(given: &PartialConfig) -> anyhow::Result<ResolvedRun> 
     if let Some(saved) = &saved {
         refuse_lost_data(given, &saved.settings, &root)?;
     }
+    let given_weights = read_weights(given, saved.as_ref(), &root)?;
+    if let Some(weights) = &given_weights {
+        merged.initial_weights = Some(InitialWeights::File(weights.digest));
+    }
     // Load the data, and check the settings against it. What was guessed is kept with the run.
     let dataset = load_data(&merged)?;
     merged.transpose = Some(if dataset.is_transposed() { Transpose::Yes } else { Transpose::No });
+    let is_new = saved.is_none();
     // Other data may contradict settings that nobody gives now: that they are other data is the
     // mistake.
     if let Some(saved) = saved {
@@ -85,7 +93,51 @@ pub(crate) fn resolve_run(given: &PartialConfig) -> anyhow::Result<ResolvedRun> 
         refuse_other_run(&saved, &spec, merged.transpose, &root)?;
     }
     let (config, to_save) = merged.resolve(dataset.info()).map_err(usage)?;
-    Ok(ResolvedRun { root, config, config_text: toml::to_string(&to_save)?, dataset })
+    let initial_weights = match (given_weights, config.spec.initial_weights()) {
+        (Some(weights), _) => Some(weights),
+        (None, InitialWeights::Seed) => None,
+        (None, InitialWeights::File(digest)) if is_new => bail!(usage(anyhow!(
+            "initial-weights {digest}: give the file that has these weights as --init-from, such \
+             as the initial.safetensors of the run that began with them"
+        ))),
+        (None, InitialWeights::File(digest)) => {
+            let own = WeightsFile::of_run(&RunPaths::new(&root), digest);
+            Some(own.context("give the weights that the run began with as --init-from")?)
+        }
+    };
+    let config_text = toml::to_string(&to_save)?;
+    Ok(ResolvedRun { root, config, config_text, dataset, initial_weights })
+}
+
+/// Reads the weights that a person gives for the beginning of the run.
+fn read_weights(
+    given: &PartialConfig,
+    saved: Option<&SavedRun>,
+    root: &Path,
+) -> anyhow::Result<Option<WeightsFile>> {
+    let Some(path) = &given.init_from else {
+        return Ok(None);
+    };
+    let has_copy = saved.is_some_and(|run| run.spec.initial_weights() != InitialWeights::Seed);
+    let weights = WeightsFile::read(path).map_err(|error| {
+        let hint = match has_copy {
+            true => format!("; {} has a copy: leave --init-from out to go on", root.display()),
+            false => String::new(),
+        };
+        usage(anyhow!("--init-from: {error:#}{hint}"))
+    })?;
+    let WeightsFile { from, digest, .. } = &weights;
+    let found = InitialWeights::File(*digest);
+    if let Some(expected) = given.initial_weights.filter(|expected| *expected != found) {
+        bail!(usage(anyhow!("--init-from: {from}: expected digest {expected}, found {digest}")));
+    }
+    tracing::info!(
+        event = "initial_weights_read",
+        from,
+        %digest,
+        "the run begins with the weights of {from}"
+    );
+    Ok(Some(weights))
 }
 
 /// Checks that the run directory can be used, or created.
@@ -265,6 +317,10 @@ fn refuse_other_run(
         return Ok(());
     }
     let mut list: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    let has_copy = saved.spec.initial_weights() != InitialWeights::Seed;
+    if has_copy && differences.iter().any(|difference| difference.name == "initial-weights") {
+        list.push("without --init-from it goes on as it began".to_owned());
+    }
     // Other data may be the same images, transposed.
     if let (Some(saved), Some(given)) = (saved.settings.transpose, transpose)
         && saved != given

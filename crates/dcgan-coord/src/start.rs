@@ -13,6 +13,7 @@ use dcgan_core::protocol::coordinator::{
     CoordinatorConfig, CoordinatorMachine, Event, OutputConfig, PersistedOutputs, Reason,
 };
 use dcgan_core::spec::{ObjectiveKind, RunSpec};
+use dcgan_core::state::digest;
 use dcgan_core::words::counted;
 use dcgan_process::exit::{status, usage};
 use dcgan_process::settings::{self, Time, is_from_variable};
@@ -30,6 +31,7 @@ use crate::config::{PartialConfig, RunConfig, cores};
 use crate::console::CONSOLE;
 use crate::driver::{Disk, Driver, Unsaved};
 use crate::ended::{self, Progress};
+use crate::initial_weights::WeightsFile;
 use crate::input::{INPUTS_MAX, Input};
 use crate::local_processes::{LocalProcesses, LocalSettings, check_device};
 use crate::newest_checkpoint::NewestCheckpoint;
@@ -56,7 +58,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let is_local = given.local.unwrap_or_default();
     check_local_flags(given, matches)?;
     check_exposure(given)?;
-    let ResolvedRun { root, config, config_text, dataset } = resolve_run(given)?;
+    let ResolvedRun { root, config, config_text, dataset, initial_weights } = resolve_run(given)?;
     // A child that does not know the name would only be started again and again.
     let http = resolve("--http", given.http.as_ref())?;
     if let Some(device) = given.device.as_ref().filter(|_| is_local) {
@@ -86,7 +88,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let listening = listener.local_addr()?;
     let address = Address::of_server(listening);
     let OpenedRun { mut recorder, files, run, are_workers_over, persisted, pending_grids } =
-        recorder::open(&root, &config, &config_text)?;
+        recorder::open(&root, &config, &config_text, initial_weights.as_ref())?;
     let resumed_at = persisted.checkpoint.as_ref().map_or(0, |saved| saved.step);
     let resume_arguments = resume_arguments(given);
     let _address_file = recorder.publish_address(&address.to_string(), &resume_arguments)?;
@@ -100,6 +102,10 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
         run: run.run,
         metrics: config.spec.objective().metric_names().len(),
         partitions: service::partitions(dataset, config.spec.sharding()),
+        initial_weights: initial_weights.map(|WeightsFile { bytes, .. }| {
+            let digest = digest::of_bytes(&bytes);
+            (bytes, digest)
+        }),
         newest: newest.clone(),
         workers: Arc::clone(&workers),
     };

@@ -11,11 +11,14 @@ use anyhow::{Context, bail};
 use dcgan_core::evaluation::EvaluationRow;
 use dcgan_core::ids::{Digest, Step};
 use dcgan_core::metrics::MetricsRow;
+use dcgan_core::spec::InitialWeights;
 use dcgan_core::words::counted;
 use dcgan_process::exit::{status, usage};
 use dcgan_store::checkpoint::{Checkpoints, Owner};
 use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, read_run_file};
 use dcgan_store::{metrics_log, state_file};
+
+use crate::initial_weights::WeightsFile;
 
 /// The contents of a run directory.
 struct Run {
@@ -93,7 +96,7 @@ impl Run {
         };
         run.read_rows(&paths);
         run.read_evaluations(&paths);
-        run.read_checkpoints()?;
+        run.read_checkpoints(&paths)?;
         Ok(run)
     }
 
@@ -133,7 +136,8 @@ impl Run {
         }
     }
 
-    fn read_checkpoints(&mut self) -> anyhow::Result<()> {
+    fn read_checkpoints(&mut self, paths: &RunPaths) -> anyhow::Result<()> {
+        let mut initial_weights = InitialWeights::Seed;
         for step in self.folder.steps().context(self.name.clone())? {
             // A run that goes on may have removed or replaced it meanwhile.
             let checkpoint = match self.folder.load(step).or_else(|_| self.folder.load(step)) {
@@ -144,6 +148,7 @@ impl Run {
                     continue;
                 }
             };
+            initial_weights = checkpoint.manifest().config.initial_weights();
             let digest = checkpoint.manifest().state_digest;
             if self.rows.get(&step).is_some_and(|&logged| logged != digest) {
                 self.damages.push(format!(
@@ -152,6 +157,10 @@ impl Run {
                 ));
             }
             self.checkpoints.insert(step, digest);
+        }
+        if let InitialWeights::File(digest) = initial_weights {
+            let damage = WeightsFile::of_run(paths, digest).err();
+            self.damages.extend(damage.map(|error| format!("{error:#}")));
         }
         Ok(())
     }

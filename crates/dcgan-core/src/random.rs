@@ -35,6 +35,11 @@ pub enum Purpose {
     /// The training of the classifier. Item: 0 for the order of the images, 1 for their shifts;
     /// time: epoch.
     Classifier,
+    /// The shifts of images by augmentation. Item: shard; time: step and phase.
+    Augmentation,
+    /// The first vector of the power iteration for a spectral norm. Item: the index of the tensor
+    /// in its network.
+    SpectralNorm,
 }
 
 /// The random numbers of one key, addressed by index.

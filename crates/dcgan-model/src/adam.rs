@@ -74,6 +74,18 @@ impl Adam {
     }
 }
 
+/// The number by which sums of `count` shards' gradients are to be divided, so that the norm of all
+/// of a network's gradients together is at most `norm_max`; 0 for any norm (Pascanu et al., ICML
+/// 2013, algorithm 1).
+pub(crate) fn clipping_count(sums: &[impl AsRef<[f32]>], count: f32, norm_max: f64) -> f32 {
+    if norm_max == 0.0 {
+        return count;
+    }
+    let squares = sums.iter().flat_map(|sum| sum.as_ref()).map(|&g| f64::from(g) * f64::from(g));
+    let norm = squares.sum::<f64>().sqrt() / f64::from(count);
+    if norm > norm_max { (f64::from(count) * norm / norm_max) as f32 } else { count }
+}
+
 #[cfg(test)]
 mod tests {
     use dcgan_core::ids::Digest;
@@ -99,5 +111,14 @@ mod tests {
                 w[0]
             );
         }
+    }
+
+    #[test]
+    fn long_gradients_are_scaled_to_the_norm_as_by_pytorch() {
+        // torch.nn.utils.clip_grad_norm_ of [3, 0] and [4] to 2.5 halves them.
+        let sums = [&[6.0, 0.0][..], &[8.0]];
+        assert_eq!(clipping_count(&sums, 2.0, 2.5), 4.0);
+        assert_eq!(clipping_count(&sums, 2.0, 5.0), 2.0);
+        assert_eq!(clipping_count(&sums, 2.0, 0.0), 2.0);
     }
 }

@@ -1,5 +1,6 @@
 //! The layout of a DCGAN's state: weights and running statistics of both networks, Adam's moments,
-//! the generator's moving average if the run keeps one, and the last step's metrics.
+//! the generator's moving average and the discriminator's normalised weights if the run has them,
+//! and the last step's metrics.
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use dcgan_core::state::{Layout, State};
 use dcgan_store::state_file::{self, StateFileError};
 
 use crate::ema::{AveragedTensor, average_of};
+use crate::spectral_norm::{self, NormalizedWeight};
 
 /// The indices in the layout of one network's tensors, in the network's order.
 #[derive(Clone, Debug)]
@@ -33,9 +35,13 @@ pub(crate) struct TrainedTensor {
 pub(crate) struct StateTensors {
     pub(crate) generator: NetworkTensors,
     pub(crate) discriminator: NetworkTensors,
-    /// The trained tensors of D.
+    /// D with the weights that it computes with: normalised ones, if the run has them.
+    pub(crate) read_discriminator: NetworkTensors,
+    /// The weights of D that are normalised; none if the run does not normalise them.
+    pub(crate) normalized: Vec<NormalizedWeight>,
+    /// The tensors that D computes with.
     pub(crate) discriminator_weights: Vec<usize>,
-    /// The trained tensors of G, then those of D.
+    /// The trained tensors of G, then those that D computes with.
     pub(crate) both_networks_weights: Vec<usize>,
     /// The tensors of G with their moving averages; none if the run keeps no average.
     pub(crate) averaged: Vec<AveragedTensor>,
@@ -59,7 +65,12 @@ pub(crate) fn layout(spec: &RunSpec) -> Layout {
     let has_averages = spec.ema_decay() > 0.0;
     let averages = GENERATOR.tensors().into_iter().filter(|_| has_averages);
     let averages = averages.map(|TensorSpec { name, shape, .. }| (average_of(&name), shape));
-    let tensors = tensors.chain(averages);
+    let normalized = if spec.spectral_norm() {
+        spectral_norm::tensors(&DISCRIMINATOR.tensors())
+    } else {
+        vec![]
+    };
+    let tensors = tensors.chain(averages).chain(normalized);
     Layout::new(tensors.chain([(METRICS_TENSOR.to_owned(), vec![METRIC_NAMES.len()])]))
 }
 
@@ -112,10 +123,15 @@ impl StateTensors {
     pub(crate) fn new(layout: &Layout) -> Self {
         let generator = NetworkTensors::new(GENERATOR, layout);
         let discriminator = NetworkTensors::new(DISCRIMINATOR, layout);
-        let both_networks_weights = [generator.weights(), discriminator.weights()].concat();
+        let normalized = NormalizedWeight::all_of(&discriminator, layout);
+        let mut read_discriminator = discriminator.clone();
+        spectral_norm::read_normalized(&mut read_discriminator, &normalized);
+        let discriminator_weights = read_discriminator.weights();
         Self {
-            discriminator_weights: discriminator.weights(),
-            both_networks_weights,
+            both_networks_weights: [generator.weights(), discriminator_weights.clone()].concat(),
+            discriminator_weights,
+            read_discriminator,
+            normalized,
             averaged: AveragedTensor::all_of(&generator, layout),
             shown_generator: generator.averages(layout).unwrap_or_else(|| generator.clone()),
             generator,
@@ -160,6 +176,7 @@ impl NetworkTensors {
     }
 }
 
-fn find(layout: &Layout, name: &str) -> usize {
+/// The index of a tensor that the layout has.
+pub(crate) fn find(layout: &Layout, name: &str) -> usize {
     layout.find(name).expect("the layout is made of the same tables")
 }

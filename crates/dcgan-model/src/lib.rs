@@ -10,9 +10,9 @@
 //!   here.
 //! * [`generator`], [`discriminator`]: the networks; [`params`] makes their tensors from a state,
 //!   [`layout`] and [`init`] say what a state holds and how it begins.
-//! * [`loss`], [`adam`], [`ema`], [`phase_vector`]: binary cross-entropy, the optimizer, the moving
-//!   average of the generator, and the vector of gradients and statistics that is summed over the
-//!   shards.
+//! * [`loss`], [`adam`], [`ema`], [`phase_vector`]: the losses, the optimizer, the moving average
+//!   of the generator, and the vector of gradients and statistics that is summed over the shards.
+//! * [`augmentation`], [`spectral_norm`]: what else a recipe may have.
 //! * [`evaluation`]: how good are samples? A classifier, and distances of its features.
 //! * [`ops`]: the layers' kernels, forward and backward.
 //! * [`device`], [`fingerprint`]: the choice of a device, and the fingerprint of its arithmetic.
@@ -21,6 +21,7 @@
 #![recursion_limit = "256"]
 
 mod adam;
+mod augmentation;
 mod device;
 mod discriminator;
 mod ema;
@@ -34,6 +35,7 @@ mod ops;
 mod params;
 mod phase_vector;
 mod sample;
+mod spectral_norm;
 mod step;
 #[cfg(test)]
 mod vectors_test;
@@ -43,6 +45,6 @@ pub use device::{DeviceChoice, DeviceError};
 pub use fingerprint::fingerprint;
 #[doc(hidden)]
 pub use ops::cpu::bench_cases;
-pub use sample::{Generator, PIXELS};
+pub use sample::{Generator, PIXELS, latents};
 pub use step::Dcgan;
 pub use weights::{GeneratorError, Weights};

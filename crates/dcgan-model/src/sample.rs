@@ -85,14 +85,21 @@ impl Generator {
         seed: Option<u64>,
         run_seed: u64,
     ) -> impl Iterator<Item = Vec<u8>> {
-        let stream = match seed {
-            None => RandomStream::new(run_seed, Purpose::Grid, 0, 0),
-            Some(seed) => RandomStream::new(seed, Purpose::Sample, 0, 0),
-        };
-        let mut latents = stream.normals(count * LATENT_LEN);
+        self.value_batches(count, seed, run_seed).map(|values| to_bytes(&values))
+    }
+
+    /// Draws images like [`batches`](Self::batches), as the generator gives them: values from -1 to
+    /// 1.
+    pub fn value_batches(
+        &self,
+        count: usize,
+        seed: Option<u64>,
+        run_seed: u64,
+    ) -> impl Iterator<Item = Vec<f32>> {
+        let mut latents = latents(count, seed, run_seed);
         std::iter::from_fn(move || {
             let batch: Vec<f32> = latents.by_ref().take(BATCH * LATENT_LEN).collect();
-            (!batch.is_empty()).then(|| self.images(&batch))
+            (!batch.is_empty()).then(|| self.values(&batch))
         })
     }
 
@@ -100,11 +107,11 @@ impl Generator {
     pub fn draw_piece(&self, seed: u64, piece: u32) -> Vec<u8> {
         let stream = RandomStream::new(seed, Purpose::Evaluation, piece, 0);
         let latents: Vec<f32> = stream.normals(PIECE_IMAGES * LATENT_LEN).collect();
-        self.images(&latents)
+        to_bytes(&self.values(&latents))
     }
 
-    /// `G(z)` for latents `[N, 100]`, as bytes `[N, 28, 28]`.
-    fn images(&self, latents: &[f32]) -> Vec<u8> {
+    /// `G(z)` for latents `[N, 100]`: values `[N, 28, 28]` from -1 to 1.
+    fn values(&self, latents: &[f32]) -> Vec<f32> {
         let mut running = Vec::new();
         for [mean, variance] in &self.running {
             running.push(Statistics {
@@ -115,11 +122,26 @@ impl Generator {
         let latents = self.tensor(latents, [latents.len() / LATENT_LEN, LATENT_LEN]);
         let mut values = Vec::new();
         append(&mut values, self.net.infer(latents, running));
-        values.into_iter().map(|value| ((value + 1.0) * 127.5).round_ties_even() as u8).collect()
+        values
     }
 
     /// A constant tensor on the generator's device.
     fn tensor<const D: usize>(&self, values: &[f32], shape: [usize; D]) -> Tensor<D> {
         Tensor::from_data(TensorData::new(values.to_vec(), shape), &self.device.device)
     }
+}
+
+/// The latents `[count, 100]` of samples. The same seed gives the same ones. Without a seed they
+/// are those of the run's own grids, which depend on the run's seed.
+pub fn latents(count: usize, seed: Option<u64>, run_seed: u64) -> impl Iterator<Item = f32> {
+    let stream = match seed {
+        None => RandomStream::new(run_seed, Purpose::Grid, 0, 0),
+        Some(seed) => RandomStream::new(seed, Purpose::Sample, 0, 0),
+    };
+    stream.normals(count * LATENT_LEN)
+}
+
+/// Pixels, one byte each, of values from -1 to 1.
+fn to_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().map(|value| ((value + 1.0) * 127.5).round_ties_even() as u8).collect()
 }

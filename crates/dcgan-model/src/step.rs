@@ -27,7 +27,8 @@ use dcgan_core::spec::RunSpec;
 use dcgan_core::spec::networks::LATENT_LEN;
 use dcgan_core::state::{Layout, State};
 
-use crate::adam::Adam;
+use crate::adam::{self, Adam};
+use crate::augmentation::Translation;
 use crate::device::{DeviceChoice, DeviceError, ExecutionDevice};
 use crate::discriminator::Discriminator;
 use crate::ema::Ema;
@@ -35,11 +36,12 @@ use crate::evaluation::Evaluator;
 use crate::generator::GeneratorNet;
 use crate::init;
 use crate::layout::{NetworkTensors, StateTensors, layout};
-use crate::loss::{LossTensors, Target};
+use crate::loss::{LossFunction, LossTensors};
 use crate::ops::{FeatureMaps, Statistics};
 use crate::params::{NetworkParams, upload};
 use crate::phase_vector::{PhaseVector, PhaseVectorLayout, VectorParts};
 use crate::sample::Generator;
+use crate::spectral_norm;
 
 /// The weight of a new value in a running statistic: PyTorch's momentum. Keras's is 1 - this, 0.8.
 const MOMENTUM: f32 = 0.2;
@@ -49,9 +51,12 @@ pub struct Dcgan {
     spec: RunSpec,
     layout: Arc<Layout>,
     tensors: StateTensors,
+    loss: LossFunction,
     generator_vector: PhaseVectorLayout,
     discriminator_vector: PhaseVectorLayout,
     device: ExecutionDevice,
+    /// The weights that the run begins with, if its seed does not draw them.
+    initial_weights: Option<State>,
     /// Made when a part of an evaluation is due.
     evaluator: OnceLock<Evaluator>,
 }
@@ -87,30 +92,40 @@ impl Dcgan {
         let layout = layout(&spec);
         let tensors = StateTensors::new(&layout);
         Self {
+            loss: LossFunction::new(&spec),
             spec,
             generator_vector: PhaseVectorLayout::new(&tensors.generator, &layout),
             discriminator_vector: PhaseVectorLayout::new(&tensors.discriminator, &layout),
             tensors,
             layout: Arc::new(layout),
             device,
+            initial_weights: None,
             evaluator: OnceLock::new(),
         }
     }
 
+    /// The same run, which begins with these weights of both networks
+    /// ([`InitialWeights::layout`](dcgan_core::spec::InitialWeights::layout)) if there are any.
+    #[must_use]
+    pub fn with_initial_weights(self, initial_weights: Option<State>) -> Self {
+        Self { initial_weights, ..self }
+    }
+
     // The phases. Each computes the vectors of several shards.
 
-    /// Computes the discriminator's vectors on real images `[N, 28, 28, 1]` of each shard, with the
-    /// target that they are real.
+    /// Computes the discriminator's vectors on real images `[N, 28, 28, 1]` of each shard, which it
+    /// should take for real.
     pub(crate) fn discriminator_on_real(
         &self,
         state: &State,
         images: Vec<Vec<f32>>,
+        translations: &[Translation],
     ) -> Vec<Vec<f32>> {
         let ([discriminator], images) =
-            upload(&self.device, state, [&self.tensors.discriminator], images);
-        let vectors = images.into_iter().map(|images| {
-            let images = images.reshape([-1, 28, 28, 1]);
-            self.discriminator_vector_of(&discriminator, images, Target::Real)
+            upload(&self.device, state, [&self.tensors.read_discriminator], images);
+        let vectors = images.into_iter().zip(translations).map(|(images, translation)| {
+            let images = translation.apply(images.reshape([-1, 28, 28, 1]));
+            self.discriminator_vector_of(&discriminator, images, Phase::DiscriminatorReal)
         });
         self.discriminator_vector.download(vectors.collect())
     }
@@ -123,7 +138,7 @@ impl Dcgan {
         kept: Option<Vec<FakeBatch>>,
         latents: impl FnOnce() -> Vec<Vec<f32>>,
     ) -> (NetworkParams<'a>, Vec<FakeBatch>) {
-        let StateTensors { generator, discriminator, .. } = &self.tensors;
+        let StateTensors { generator, read_discriminator: discriminator, .. } = &self.tensors;
         if let Some(fakes) = kept {
             let ([discriminator], _) = upload(&self.device, state, [discriminator], Vec::new());
             return (discriminator, fakes);
@@ -133,31 +148,35 @@ impl Dcgan {
         (discriminator, generate(&generator, latents))
     }
 
-    /// Computes the discriminator's vectors on fakes, with the target that they are fake. No
-    /// gradient flows to the generator.
+    /// Computes the discriminator's vectors on fakes, which it should take for fakes. No gradient
+    /// flows to the generator.
     pub(crate) fn discriminator_on_fakes(
         &self,
         discriminator: &NetworkParams<'_>,
         fakes: &[FakeBatch],
+        translations: &[Translation],
     ) -> Vec<Vec<f32>> {
-        let vectors = fakes.iter().map(|fakes| {
-            let images = fakes.images.clone().without_autodiff();
-            self.discriminator_vector_of(discriminator, images, Target::Fake)
+        let vectors = fakes.iter().zip(translations).map(|(fakes, translation)| {
+            let images = translation.apply(fakes.images.clone().without_autodiff());
+            self.discriminator_vector_of(discriminator, images, Phase::DiscriminatorFake)
         });
         self.discriminator_vector.download(vectors.collect())
     }
 
-    /// Computes the generator's vectors, through the discriminator, on the same fakes, with the
-    /// target that they are real. The discriminator's weights get no gradients here, and its
-    /// running statistics stay as they are.
+    /// Computes the generator's vectors, through the discriminator, on the same fakes, which should
+    /// be taken for real. The discriminator's weights get no gradients here, and its running
+    /// statistics stay as they are.
     pub(crate) fn generator_on_fakes(
         &self,
         discriminator: &NetworkParams<'_>,
         fakes: Vec<FakeBatch>,
+        translations: &[Translation],
     ) -> Vec<Vec<f32>> {
-        let vectors = fakes.into_iter().map(|FakeBatch { generator, images, statistics }| {
-            let (logits, _) = Discriminator::new(discriminator, false).forward(images);
-            let (loss, mut gradients) = self.backward(logits, Target::Real);
+        let vectors = fakes.into_iter().zip(translations).map(|(fakes, translation)| {
+            let FakeBatch { generator, images, statistics } = fakes;
+            let images = translation.apply(images);
+            let (outputs, _) = Discriminator::new(discriminator, false).forward(images);
+            let (loss, mut gradients) = self.backward(outputs, Phase::Generator);
             VectorParts::new(generator.gradients(&mut gradients), statistics, loss)
         });
         self.generator_vector.download(vectors.collect())
@@ -169,20 +188,21 @@ impl Dcgan {
         &self,
         discriminator: &NetworkParams<'_>,
         images: FeatureMaps,
-        target: Target,
+        phase: Phase,
     ) -> VectorParts {
         let discriminator = Discriminator::new(discriminator, true);
-        let (logits, statistics) = discriminator.forward(images);
-        let (loss, mut gradients) = self.backward(logits, target);
+        let (outputs, statistics) = discriminator.forward(images);
+        let (loss, mut gradients) = self.backward(outputs, phase);
         VectorParts::new(discriminator.gradients(&mut gradients), statistics, loss)
     }
 
-    /// Computes the loss of logits `[N, 1, 1, 1]`, and the gradients with respect to everything
-    /// that the logits depend on.
-    fn backward(&self, logits: FeatureMaps, target: Target) -> (LossTensors, Gradients) {
-        let loss = LossTensors::new(&self.device, logits.clone().without_autodiff(), target);
-        // The derivative of this weighted sum with respect to each logit is the loss's derivative.
-        let gradients = (logits * loss.gradient.clone()).sum().backward();
+    /// Computes the loss of a phase from D's outputs `[N, 1, 1, 1]`, and the gradients with respect
+    /// to everything that they depend on.
+    fn backward(&self, outputs: FeatureMaps, phase: Phase) -> (LossTensors, Gradients) {
+        let constants = outputs.clone().without_autodiff();
+        let loss = self.loss.of_tensor(&self.device, constants, phase);
+        // The derivative of this weighted sum with respect to each output is the loss's derivative.
+        let gradients = (outputs * loss.gradient.clone()).sum().backward();
         (loss, gradients)
     }
 
@@ -208,6 +228,11 @@ impl Dcgan {
         tasks.iter().map(draw).collect()
     }
 
+    /// Draws the shifts of each shard's images in the tasks' phase.
+    fn translations(&self, tasks: &[ShardTask<'_>]) -> Vec<Translation> {
+        tasks.iter().map(|task| Translation::draw(&self.spec, task)).collect()
+    }
+
     fn evaluator(&self) -> &Evaluator {
         self.evaluator.get_or_init(Evaluator::mnist)
     }
@@ -229,12 +254,17 @@ impl Dcgan {
     }
 
     /// The number of the trained network's update at a position, counted from 1.
-    fn update_number(at: Position) -> u64 {
+    fn update_number(&self, at: Position) -> u64 {
         match at.phase {
             Phase::DiscriminatorReal => 2 * at.step + 1,
             Phase::DiscriminatorFake => 2 * at.step + 2,
-            Phase::Generator => at.step + 1,
+            Phase::Generator => (at.step + 1) / self.spec.d_steps(),
         }
+    }
+
+    /// Returns whether a phase is left out, because its step does not train the generator.
+    fn is_left_out(&self, at: Position) -> bool {
+        at.phase == Phase::Generator && !self.spec.trains_generator(at.step + 1)
     }
 
     /// Moves the running statistics towards the mean of the shards' batch statistics.
@@ -260,7 +290,10 @@ impl Objective for Dcgan {
 
     fn initial_state(&self) -> State {
         let mut state = State::zeros(Arc::clone(&self.layout));
-        init::fill(&mut state, &self.tensors, self.spec.seed());
+        match &self.initial_weights {
+            Some(weights) => init::fill_with(&mut state, &self.tensors, weights, self.spec.seed()),
+            None => init::fill(&mut state, &self.tensors, &self.spec),
+        }
         state
     }
 
@@ -289,9 +322,15 @@ impl Objective for Dcgan {
 
     fn shard_vectors(&self, tasks: &[ShardTask<'_>], scratches: &mut [Scratch]) -> Vec<Vec<f32>> {
         let Some(&ShardTask { state, at, .. }) = tasks.first() else { return Vec::new() };
+        if self.is_left_out(at) {
+            scratches.iter_mut().for_each(|scratch| *scratch = Scratch::default());
+            return vec![vec![0.0; self.phase_vector_len(at.phase)]; tasks.len()];
+        }
+        let translations = self.translations(tasks);
         if at.phase == Phase::DiscriminatorReal {
-            return take_all(tasks, scratches)
-                .unwrap_or_else(|| self.discriminator_on_real(state, self.real_images(tasks)));
+            return take_all(tasks, scratches).unwrap_or_else(|| {
+                self.discriminator_on_real(state, self.real_images(tasks), &translations)
+            });
         }
         // The fakes that an earlier phase of the step left in the scratches, or new ones, which are
         // the same.
@@ -299,9 +338,9 @@ impl Objective for Dcgan {
         let (discriminator, fakes) =
             self.discriminator_and_fakes(state, kept, || self.latents(tasks));
         if at.phase == Phase::Generator {
-            return self.generator_on_fakes(&discriminator, fakes);
+            return self.generator_on_fakes(&discriminator, fakes, &translations);
         }
-        let vectors = self.discriminator_on_fakes(&discriminator, &fakes);
+        let vectors = self.discriminator_on_fakes(&discriminator, &fakes, &translations);
         keep_all(fakes, tasks, scratches);
         vectors
     }
@@ -316,7 +355,8 @@ impl Objective for Dcgan {
             tasks.iter().map(|task| ShardTask { at: at.next(), ..*task }).collect();
         match at.next().phase {
             Phase::DiscriminatorReal => {
-                let vectors = self.discriminator_on_real(state, self.real_images(&next));
+                let (images, translations) = (self.real_images(&next), self.translations(&next));
+                let vectors = self.discriminator_on_real(state, images, &translations);
                 keep_all(vectors, &next, scratches);
             }
             Phase::DiscriminatorFake => {
@@ -330,18 +370,26 @@ impl Objective for Dcgan {
     }
 
     fn optimizer_step(&self, state: &mut State, at: Position, sum: &[f32]) {
+        if self.is_left_out(at) {
+            return;
+        }
         let network = self.trained_network(at.phase);
         let PhaseVector { gradients, statistics, loss, accuracy } =
             self.vector_layout(at.phase).split(sum);
 
-        let time = Self::update_number(at);
+        let time = self.update_number(at);
         let adam = Adam::new(&self.spec, at.step + 1, time);
         let shards = f32::from(self.spec.shards());
-        adam.update_network(&self.device, state, network, &gradients, shards);
+        let (averaged, normalized) = match at.phase {
+            Phase::Generator => (&*self.tensors.averaged, &[][..]),
+            _ => (&[][..], &*self.tensors.normalized),
+        };
+        let gradients = spectral_norm::gradients(normalized, state, gradients);
+        let count = adam::clipping_count(&gradients, shards, self.spec.clip_grad_norm());
+        adam.update_network(&self.device, state, network, &gradients, count);
         self.update_running_statistics(state, network, &statistics);
-        if at.phase == Phase::Generator {
-            Ema::new(&self.spec, time).update(state, &self.tensors.averaged, &self.device);
-        }
+        Ema::new(&self.spec, time).update(state, averaged, &self.device);
+        normalized.iter().for_each(|weight| weight.update(state));
 
         let metrics = state.tensor_mut(self.tensors.metrics);
         metrics[at.phase.index()] = loss / shards;
@@ -403,8 +451,8 @@ fn keep_all<T: 'static>(results: Vec<T>, tasks: &[ShardTask<'_>], scratches: &mu
 mod tests {
     use burn::tensor::Device;
     use dcgan_core::ids::Digest;
-    use dcgan_core::spec::DatasetInfo;
     use dcgan_core::spec::sharding::Partition;
+    use dcgan_core::spec::{DatasetInfo, RunSpecBuilder};
 
     use super::*;
     use crate::ops::Isa;
@@ -419,8 +467,14 @@ mod tests {
     /// Computes the vectors of all shards together and one by one, for every phase and for the
     /// first of the next step, by the operations of an instruction set or by plain ones.
     fn compare_together_and_one_by_one(isa: Option<Isa>) {
+        compare(RunSpec::builder(), isa);
+        // A step that does not train the generator, and images that are moved.
+        compare(RunSpec::builder().d_steps(2).augment_translation(3), isa);
+    }
+
+    fn compare(builder: RunSpecBuilder, isa: Option<Isa>) {
         let data = DatasetInfo { images: IMAGES, rows: 28, columns: 28, digest: Digest(0) };
-        let builder = RunSpec::builder().shards(SHARDS).batch_size(2 * usize::from(SHARDS));
+        let builder = builder.shards(SHARDS).batch_size(2 * usize::from(SHARDS));
         let spec = builder.build(data).unwrap();
         let device = ExecutionDevice { device: Device::flex(), isa };
         let dcgan = Dcgan::on(spec, device);

@@ -14,6 +14,7 @@ use dcgan_core::train::{Shard, train_step};
 use safetensors::SafeTensors;
 
 use crate::Dcgan;
+use crate::augmentation::Translation;
 use crate::device::ExecutionDevice;
 use crate::layout::{NetworkTensors, TrainedTensor};
 use crate::ops::Isa;
@@ -136,18 +137,19 @@ impl Objective for OnGivenInputs {
 
     fn shard_vector(&self, task: &ShardTask<'_>, _: &mut Scratch) -> Vec<f32> {
         let Self { dcgan, images, latents, .. } = self;
+        let unmoved = [Translation::default()];
         let fakes = || dcgan.discriminator_and_fakes(task.state, None, || vec![latents.clone()]);
         let mut vectors = match task.at.phase {
             Phase::DiscriminatorReal => {
-                dcgan.discriminator_on_real(task.state, vec![images.clone()])
+                dcgan.discriminator_on_real(task.state, vec![images.clone()], &unmoved)
             }
             Phase::DiscriminatorFake => {
                 let (discriminator, fakes) = fakes();
-                dcgan.discriminator_on_fakes(&discriminator, &fakes)
+                dcgan.discriminator_on_fakes(&discriminator, &fakes, &unmoved)
             }
             Phase::Generator => {
                 let (discriminator, fakes) = fakes();
-                dcgan.generator_on_fakes(&discriminator, fakes)
+                dcgan.generator_on_fakes(&discriminator, fakes, &unmoved)
             }
         };
         vectors.remove(0)

@@ -9,7 +9,7 @@ use dcgan_core::ids::{Digest, Phase, Position};
 use dcgan_core::metrics::Metrics;
 use dcgan_core::objective::{Objective, Scratch, ShardTask};
 use dcgan_core::spec::sharding::Partition;
-use dcgan_core::spec::{DatasetInfo, RunSpec, RunSpecBuilder};
+use dcgan_core::spec::{DatasetInfo, Initializer, Loss, RunSpec, RunSpecBuilder};
 use dcgan_core::state::Layout;
 use dcgan_core::state::State;
 use dcgan_core::train::{Shard, train_step};
@@ -85,6 +85,27 @@ fn digest_with(settings: RunSpecBuilder, device: DeviceChoice, computes_ahead: b
 #[test]
 fn computing_ahead_does_not_change_the_digest() {
     assert_eq!(digest(DeviceChoice::default(), true), GOLDEN);
+}
+
+/// Two recipes that have each option between them.
+fn recipes() -> [RunSpecBuilder; 2] {
+    let builder = RunSpec::builder().clip_grad_norm(0.5).augment_translation(3);
+    let hinge = builder.clone().loss(Loss::Hinge).spectral_norm(true).d_steps(2);
+    let squares = builder.loss(Loss::LeastSquares).label_smoothing(0.1).init(Initializer::Normal);
+    [hinge, squares]
+}
+
+#[test]
+fn every_option_of_the_recipe_has_the_same_bits_with_all_instruction_sets_and_ahead() {
+    for recipe in recipes() {
+        let expected = digest_with(recipe.clone(), DeviceChoice::default(), true);
+        assert_ne!(expected, GOLDEN);
+        for name in ["cpu:scalar", "cpu:avx2", "cpu:avx512", "cpu:neon"] {
+            if let Ok(device) = name.parse() {
+                assert_eq!(digest_with(recipe.clone(), device, false), expected, "{name}");
+            }
+        }
+    }
 }
 
 #[test]

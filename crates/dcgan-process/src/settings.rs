@@ -27,7 +27,7 @@ pub const PREFIX: &str = "DCGAN_";
 /// The flags of all three programs, without the dashes, except for the settings that the result of
 /// a run depends on: the core lists those. No program knows the others' flags, but each must know
 /// which variables are meant for another.
-pub const FLAGS: [&str; 37] = [
+pub const FLAGS: [&str; 38] = [
     "advertise",
     "checkpoint",
     "checkpoint-every",
@@ -45,6 +45,7 @@ pub const FLAGS: [&str; 37] = [
     "grid-every",
     "grpc",
     "http",
+    "init-from",
     "insecure",
     "keep-checkpoints",
     "listen",
@@ -71,7 +72,7 @@ pub const FLAGS: [&str; 37] = [
 /// one that has it.
 pub const VERBS_OF: [(&str, &[&str]); 2] = [
     ("dcgan-coord", &["chaos", "checkpoint", "drain", "status", "stop", "summary", "verify"]),
-    ("dcgan-sampler", &["eval", "export", "grid", "serve", "train-evaluator"]),
+    ("dcgan-sampler", &["eval", "export", "grid", "latents", "serve", "train-evaluator"]),
 ];
 
 /// Parses the command line of this process. Ends the process with a message if it is wrong, or if

@@ -36,8 +36,10 @@ pub(crate) enum Verb {
     Serve(ServeArgs),
     /// Draws one grid with the generator of a checkpoint
     Grid(GridArgs),
-    /// Writes images in MNIST's IDX format
+    /// Writes images in MNIST's IDX format, or as a NumPy array
     Export(ExportArgs),
+    /// Writes the latent vectors that grid and export draw with, as a NumPy array
+    Latents(LatentsArgs),
     /// Measures how good samples are, by a classifier and real images
     Eval(EvalArgs),
     /// Trains the classifier of an evaluator for eval
@@ -56,10 +58,14 @@ impl Args {
             Verb::Grid(GridArgs { which, .. })
             | Verb::Export(ExportArgs { which, .. })
             | Verb::Eval(EvalArgs { which, .. }) => {
-                which.resolve_run(matches)?;
+                resolve_run(&mut which.run, which.directory.take(), matches)?;
                 return Ok(self);
             }
             Verb::Serve(serve) => serve,
+            Verb::Latents(latents) => {
+                resolve_run(&mut latents.run, None, matches)?;
+                return Ok(self);
+            }
             Verb::TrainEvaluator(_) => return Ok(self),
         };
         match (&serve.coordinator, &serve.run) {
@@ -138,19 +144,22 @@ pub(crate) struct Which {
     pub(crate) weights: Option<WeightsArg>,
 }
 
-impl Which {
-    /// Puts the run directory that is meant into `run`.
-    fn resolve_run(&mut self, matches: &ArgMatches) -> anyhow::Result<()> {
-        match (self.directory.take(), matches.value_source("run")) {
-            (Some(_), Some(ValueSource::CommandLine)) => {
-                bail!(usage(anyhow!("RUN_DIR and --run both name the run directory: give one")))
-            }
-            (Some(directory), _) => self.run = directory,
-            (None, Some(ValueSource::DefaultValue)) => self.run = default_run(),
-            (None, _) => {}
+/// Puts the run directory that is meant into `run`: `directory`, which was given without a flag, or
+/// what the flag or its variable gave, or else the default.
+fn resolve_run(
+    run: &mut PathBuf,
+    directory: Option<PathBuf>,
+    matches: &ArgMatches,
+) -> anyhow::Result<()> {
+    match (directory, matches.value_source("run")) {
+        (Some(_), Some(ValueSource::CommandLine)) => {
+            bail!(usage(anyhow!("RUN_DIR and --run both name the run directory: give one")))
         }
-        Ok(())
+        (Some(directory), _) => *run = directory,
+        (None, Some(ValueSource::DefaultValue)) => *run = default_run(),
+        (None, _) => {}
     }
+    Ok(())
 }
 
 /// The [`Weights`] as a setting.
@@ -219,8 +228,31 @@ pub(crate) struct ExportArgs {
     /// Determines the latent vectors [default: those of the run's own grids]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// The file to write, compressed if the name ends in .gz; one that exists is replaced
+    /// The file to write, compressed if the name ends in .gz, and a NumPy array [N, 28, 28] of
+    /// values from -1 to 1 if it ends in .npy; one that exists is replaced
     #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(mut_args = settings::in_plain_words)]
+pub(crate) struct LatentsArgs {
+    /// The run directory, which is read if no seed is given
+    #[arg(long, value_name = "RUN_DIR", default_value = DEFAULT_ROOT, env = "DCGAN_RUN")]
+    pub(crate) run: PathBuf,
+    /// How many latent vectors, at most 1000000
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = settings::whole::<u32>(1..=1_000_000),
+        env = "DCGAN_COUNT"
+    )]
+    pub(crate) count: u32,
+    /// Determines the latent vectors [default: those of the run's own grids]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// The file to write, a NumPy array [N, 100]; one that exists is replaced
+    #[arg(long, value_name = "FILE.npy")]
     pub(crate) out: PathBuf,
 }
 

@@ -1,10 +1,13 @@
-//! The verbs `grid` and `export`: pictures of a checkpoint's generator as files.
+//! The verbs `grid`, `export` and `latents`: pictures of a checkpoint's generator as files, and the
+//! latent vectors that they are drawn with.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
+use dcgan_core::spec::networks::LATENT_LEN;
 use dcgan_core::words::counted;
 use dcgan_process::exit::{status, usage};
 use dcgan_process::print;
@@ -14,9 +17,10 @@ use dcgan_store::idx::{self, Images};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::args::{ExportArgs, GridArgs};
+use crate::args::{ExportArgs, GridArgs, LatentsArgs};
+use crate::newest::RunGenerator;
 use crate::picture::GridSize;
-use crate::run_dir;
+use crate::{npy, run_dir};
 
 /// The pixels of an image, down and across.
 const SIDE: usize = 28;
@@ -49,27 +53,53 @@ pub(crate) fn grid(args: &GridArgs) -> anyhow::Result<u8> {
     })
 }
 
-/// Writes images as an IDX file, which every program that reads MNIST can read.
+/// Writes images as an IDX file, which every program that reads MNIST can read, or as they were
+/// before they became bytes.
 pub(crate) fn images(args: &ExportArgs) -> anyhow::Result<u8> {
     check_out(&args.out)?;
     if ending(&args.out).is_some_and(|ending| PICTURES.contains(&&*ending)) {
         bail!(usage(anyhow!(
-            "--out: {}: export writes MNIST's IDX format, which is no picture; 'grid' draws one",
+            "--out: {}: export writes IDX and .npy files, which are no pictures; 'grid' draws one",
             args.out.display()
         )));
     }
-    let generator = run_dir::load(&args.which)?;
+    let RunGenerator { step, seed: run_seed, generator } = run_dir::load(&args.which)?;
     let count = args.count as usize;
-    let batches = generator.generator.batches(count, args.seed, generator.seed);
-    let is_packed = args.out.extension().is_some_and(|extension| extension == "gz");
-    let what = format!("{} of step {}", counted(count, "image"), generator.step);
+    let what = format!("{} of step {step}", counted(count, "image"));
+    let extension = args.out.extension().and_then(OsStr::to_str);
+    if extension == Some("npy") {
+        let batches = generator.value_batches(count, args.seed, run_seed);
+        return write(&args.out, &what, |file| npy::write(&[count, SIDE, SIDE], batches, file));
+    }
+    let batches = generator.batches(count, args.seed, run_seed);
     write(&args.out, &what, |file| {
-        if !is_packed {
+        if extension != Some("gz") {
             return encode(count, batches, file);
         }
         let mut encoder = GzEncoder::new(file, Compression::default());
         encode(count, batches, &mut encoder)?;
         encoder.finish().map(drop)
+    })
+}
+
+/// Writes the latent vectors of [`grid`] and [`images`] as a NumPy array.
+pub(crate) fn latents(args: &LatentsArgs) -> anyhow::Result<u8> {
+    check_out(&args.out)?;
+    // With a seed, the run's own does not count.
+    let run_seed = match args.seed {
+        Some(_) => 0,
+        None => run_dir::checkpoint(&args.run, None)?.manifest().config.seed(),
+    };
+    let count = args.count as usize;
+    let mut latents = dcgan_model::latents(count, args.seed, run_seed);
+    let vectors = std::iter::from_fn(|| {
+        let vector: Vec<f32> = latents.by_ref().take(LATENT_LEN).collect();
+        (!vector.is_empty()).then_some(vector)
+    });
+    write(&args.out, &counted(count, "latent vector"), |file| {
+        let mut file = BufWriter::new(file);
+        npy::write(&[count, LATENT_LEN], vectors, &mut file)?;
+        file.flush()
     })
 }
 

@@ -8,7 +8,8 @@
 //!
 //! * `serve`: the verb `serve`, with its gRPC `service`, its web `page`, and `follow`, which brings
 //!   new generators from a coordinator or a run directory (`followed_folder`).
-//! * `export`: the verbs `grid` and `export`, which write files.
+//! * `export`: the verbs `grid`, `export` and `latents`, which write files. `npy` is the format of
+//!   those for Python.
 //! * `eval`: the verbs `eval` and `train-evaluator`.
 //! * `newest`: the newest generator, shared by all of these. `run_dir` reads one from a checkpoint.
 //! * `picture`: a grid of images as a PNG.
@@ -19,6 +20,7 @@ mod export;
 mod follow;
 mod followed_folder;
 mod newest;
+mod npy;
 mod page;
 mod picture;
 mod run_dir;
@@ -45,6 +47,7 @@ pub fn main() -> ExitCode {
             Verb::Serve(args) => serve::run(args),
             Verb::Grid(args) => export::grid(args),
             Verb::Export(args) => export::images(args),
+            Verb::Latents(args) => export::latents(args),
             Verb::Eval(args) => eval::eval(args),
             Verb::TrainEvaluator(args) => eval::train_evaluator(args),
         }

@@ -5,6 +5,7 @@
 //! run.json               the run's identity, its newest plan, and how its last start ended
 //! address                where its coordinator listens, while it runs
 //! config.toml            every setting of the run
+//! initial.safetensors    the weights that the run began with, if they were given
 //! metrics.jsonl          one row for each log window
 //! evaluations.jsonl      one row for each evaluation, if there are any
 //! checkpoints/           one folder for each checkpoint
@@ -63,6 +64,11 @@ impl RunPaths {
     /// Returns the path of `config.toml`: every setting of the run.
     pub fn config(&self) -> PathBuf {
         self.root.join("config.toml")
+    }
+
+    /// Returns the path of the weights that the run began with, if its seed did not draw them.
+    pub fn initial_weights(&self) -> PathBuf {
+        self.root.join("initial.safetensors")
     }
 
     /// Returns the path of `metrics.jsonl`: one row for each log window.
@@ -211,6 +217,15 @@ impl RunDir {
     /// If the file cannot be written.
     pub fn save_config(&mut self, text: &str) -> Result<(), RunDirError> {
         self.write_and_keep(&self.paths.config(), text.as_bytes().to_vec())
+    }
+
+    /// Writes the weights that the run begins with, a safetensors file, and waits until they are on
+    /// disk.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save_initial_weights(&mut self, weights: &[u8]) -> Result<(), RunDirError> {
+        self.write_and_keep(&self.paths.initial_weights(), weights.to_vec())
     }
 
     /// Writes the grid of a step, waits until it is on disk, and removes the generator that it was

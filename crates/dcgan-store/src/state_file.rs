@@ -123,9 +123,21 @@ pub fn decode(bytes: &[u8], layout: &Arc<Layout>) -> Result<State, StateFileErro
     if expected != found {
         return Err(StateFileError::Count { expected, found });
     }
+    read_state(&file, layout)
+}
+
+/// Decodes a state in a file that may have more tensors than those of `layout`.
+///
+/// # Errors
+/// If the file is not a safetensors file, or a tensor is missing or has another shape.
+pub fn decode_part(bytes: &[u8], layout: &Arc<Layout>) -> Result<State, StateFileError> {
+    read_state(&parse(bytes)?, layout)
+}
+
+fn read_state(file: &SafeTensors<'_>, layout: &Arc<Layout>) -> Result<State, StateFileError> {
     let mut state = State::zeros(Arc::clone(layout));
     for (index, info) in layout.tensors().iter().enumerate() {
-        read_tensor(&file, &info.name, &info.shape, state.tensor_mut(index))?;
+        read_tensor(file, &info.name, &info.shape, state.tensor_mut(index))?;
     }
     Ok(state)
 }

@@ -4,6 +4,7 @@
 use dcgan_core::ids::{Generation, RunId, WorkerId};
 use dcgan_core::protocol::message::{FromWorker, ToWorker, TrialTimes};
 use dcgan_core::protocol::worker::StateCopy;
+use dcgan_core::state::State;
 use dcgan_rpc::Welcome;
 use tokio::sync::{mpsc, oneshot};
 
@@ -37,11 +38,18 @@ pub(crate) type Report = Result<FromWorker, String>;
 pub(crate) enum SessionEvent {
     /// A connection was made, and its hello needs the worker's present state.
     HelloNeeded(oneshot::Sender<HelloState>),
-    /// The coordinator answered the hello. The sender takes reports until the connection breaks.
-    ///
-    /// Its queue has no bound: a worker sends few reports, and the driver must not wait for a
-    /// coordinator that is slow.
-    Welcomed(Box<Welcome>, mpsc::UnboundedSender<Report>),
+    /// The coordinator answered the hello.
+    Welcomed {
+        welcome: Box<Welcome>,
+        /// The weights that the run begins with, if they come from a file and the worker does not
+        /// belong to the run yet.
+        initial_weights: Option<State>,
+        /// Takes reports until the connection breaks.
+        ///
+        /// Its queue has no bound: a worker sends few reports, and the driver must not wait for a
+        /// coordinator that is slow.
+        reports: mpsc::UnboundedSender<Report>,
+    },
     /// A message for the state machine came.
     Message(ToWorker),
     /// The coordinator turned this worker away, for this reason.

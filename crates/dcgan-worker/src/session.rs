@@ -5,11 +5,14 @@
 //! connection and its heartbeats have a thread and a runtime of their own.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::time::Duration;
 
 use dcgan_core::protocol::message::{FromWorker, Hello, ToWorker};
+use dcgan_core::spec::InitialWeights;
+use dcgan_core::state::State;
 use dcgan_rpc::net::in_words;
-use dcgan_rpc::{CoordinatorMessage, WorkerMessage, pb};
+use dcgan_rpc::{CoordinatorMessage, Welcome, WorkerMessage, pb};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,6 +20,7 @@ use tonic::{Status, Streaming};
 
 use crate::client::Client;
 use crate::input::{HelloState, Input, Report, SessionEvent};
+use crate::transfers;
 use crate::waiting::Waiting;
 
 /// The time between two heartbeats to the coordinator.
@@ -96,6 +100,8 @@ struct Heard {
 struct Connection {
     outgoing: mpsc::Sender<pb::WorkerMessage>,
     incoming: Streaming<pb::CoordinatorMessage>,
+    /// True if the worker has been welcomed to the run over an earlier connection.
+    belongs_to_run: bool,
 }
 
 impl CoordinatorSession {
@@ -145,7 +151,7 @@ impl CoordinatorSession {
 
     /// Talks to the coordinator over one connection, and returns why it ended. Notes what it hears.
     async fn converse(&self, heard: &mut Heard) -> Result<Infallible, Ended> {
-        let Connection { outgoing, mut incoming } = self.connect().await?;
+        let Connection { outgoing, mut incoming, belongs_to_run } = self.connect().await?;
 
         // The driver gets the sending end with the welcome. Reports that it sent to an earlier
         // connection are lost with that connection's channel.
@@ -169,9 +175,15 @@ impl CoordinatorSession {
                         CoordinatorMessage::Heartbeat => {}
                         CoordinatorMessage::Welcome(welcome) => {
                             heard.welcome = true;
-                            let welcome = Box::new(welcome);
-                            let reports_in = reports_in.clone();
-                            self.send_event(SessionEvent::Welcomed(welcome, reports_in)).await?;
+                            let initial_weights = if belongs_to_run {
+                                None
+                            } else {
+                                self.fetch_initial_weights(&welcome, &outgoing).await?
+                            };
+                            let reports = reports_in.clone();
+                            let event =
+                                SessionEvent::Welcomed { welcome, initial_weights, reports };
+                            self.send_event(event).await?;
                         }
                         CoordinatorMessage::Message(message) => {
                             heard.finish |= matches!(message, ToWorker::Finish(_));
@@ -196,14 +208,41 @@ impl CoordinatorSession {
         let (reply, state) = oneshot::channel();
         self.send_event(SessionEvent::HelloNeeded(reply)).await?;
         let HelloState { run, plan, promised } = state.await.map_err(|_| Ended::ForGood)?;
+        let belongs_to_run = run.is_some();
         let hello = Hello { run, plan, promised, ..self.hello.clone() };
 
         // The hello must be queued before the call: the server answers the call after it has come.
         let (outgoing, queued) = mpsc::channel(OUTGOING_MAX);
         queue(&outgoing, WorkerMessage::Hello(hello))?;
         match timeout(SILENCE_MAX, client.control(ReceiverStream::new(queued))).await {
-            Ok(answer) => Ok(Connection { outgoing, incoming: answer?.into_inner() }),
+            Ok(answer) => {
+                Ok(Connection { outgoing, incoming: answer?.into_inner(), belongs_to_run })
+            }
             Err(_) => Err(Ended::silent()),
+        }
+    }
+
+    /// Fetches the weights that a run begins with, if they come from a file. What the coordinator
+    /// says meanwhile waits, because it is for a worker that has them; heartbeats go on.
+    async fn fetch_initial_weights(
+        &self,
+        welcome: &Welcome,
+        outgoing: &mpsc::Sender<pb::WorkerMessage>,
+    ) -> Result<Option<State>, Ended> {
+        let InitialWeights::File(digest) = welcome.spec.initial_weights() else {
+            return Ok(None);
+        };
+        let client = self.client.in_run(welcome.run);
+        let mut fetched = pin!(transfers::fetch_initial_weights(&client, digest));
+        let mut heartbeat = interval(HEARTBEAT_INTERVAL);
+        loop {
+            tokio::select! {
+                _ = heartbeat.tick() => queue(outgoing, WorkerMessage::Heartbeat)?,
+                fetched = &mut fetched => {
+                    let why = |error| Ended::Broken(format!("the initial weights: {error:#}"));
+                    return fetched.map(Some).map_err(why);
+                }
+            }
         }
     }
 

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use dcgan_collective::{Copied, CopyLimits, Offer, copy_state};
-use dcgan_core::ids::{Position, Step, WorkerId};
+use dcgan_core::ids::{Digest, Position, Step, WorkerId};
 use dcgan_core::metrics::StepDone;
 use dcgan_core::protocol::plan::{Plan, StateRef};
 use dcgan_core::protocol::worker::{CopySource, StateCopy};
+use dcgan_core::spec::InitialWeights;
 use dcgan_core::state::digest;
 use dcgan_core::state::{Layout, State};
 use dcgan_rpc::net;
@@ -50,22 +51,47 @@ pub(crate) async fn fetch_start(
             (file, reports)
         }
         CopySource::Coordinator => {
-            let request = pb::GetCheckpointRequest {
-                step: plan.start.position.step,
-                caller: Some(client.caller.clone().into()),
-            };
-            let mut coordinator = client.connect().await?;
-            let received = transfer::in_time(bytes_max, async {
-                let response = coordinator.get_checkpoint(request).await?;
-                transfer::receive(response.into_inner(), bytes_max).await
-            });
             // All steps of a checkpoint are written: there is nothing to report.
-            (received.await?, Vec::new())
+            (fetch_checkpoint(client, plan.start.position.step, bytes_max).await?, Vec::new())
         }
     };
     let layout = Arc::clone(layout);
     let state = spawn_blocking(move || state_file::decode(&file, &layout)).await??;
     Ok(StateCopy { state, reports })
+}
+
+/// Fetches the weights that a run begins with, and checks that they are those with this digest.
+///
+/// # Errors
+/// If the coordinator cannot be reached, or sends something else.
+pub(crate) async fn fetch_initial_weights(
+    client: &Client,
+    digest: Digest,
+) -> anyhow::Result<State> {
+    let layout = Arc::new(InitialWeights::layout());
+    let file = fetch_checkpoint(client, 0, 4 * layout.len() + HEADER_BYTES_MAX).await?;
+    spawn_blocking(move || {
+        let mut weights = state_file::decode(&file, &layout)?;
+        let found = weights.digest();
+        anyhow::ensure!(found == digest, "expected digest {digest}, found {found}");
+        Ok(weights)
+    })
+    .await?
+}
+
+/// Fetches the checkpoint of a step from the coordinator.
+async fn fetch_checkpoint(
+    client: &Client,
+    step: Step,
+    bytes_max: usize,
+) -> anyhow::Result<Vec<u8>> {
+    let request = pb::GetCheckpointRequest { step, caller: Some(client.caller.clone().into()) };
+    let mut coordinator = client.connect().await?;
+    let received = transfer::in_time(bytes_max, async {
+        let response = coordinator.get_checkpoint(request).await?;
+        transfer::receive(response.into_inner(), bytes_max).await
+    });
+    Ok(received.await?)
 }
 
 /// Fetches whatever state a worker has, and checks that it is the state that the worker says.

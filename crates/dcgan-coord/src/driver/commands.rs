@@ -42,7 +42,7 @@ impl Driver {
             schedule: self.config.schedule,
             likely_shards: likely_shards.to_vec(),
         };
-        self.send(conn, CoordinatorMessage::Welcome(welcome));
+        self.send(conn, CoordinatorMessage::Welcome(Box::new(welcome)));
     }
 
     fn refuse(&mut self, conn: ConnId, refusal: &Refusal) {

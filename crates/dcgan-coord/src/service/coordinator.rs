@@ -97,6 +97,13 @@ impl Coordinator for Service {
             step,
             "{who} fetches the checkpoint of step {step}"
         );
+        // A worker that belongs to no run yet fetches what the run begins with.
+        if step == 0
+            && let Some((weights, digest)) = self.0.served.initial_weights.clone()
+        {
+            open.end_within(transfer::time_max(weights.len()));
+            return Ok(answer(weights, digest, permit));
+        }
         let Loaded { state, digest, .. } = match self.0.served.newest.get(step).await {
             Ok(loaded) => loaded,
             Err(error) => {

@@ -43,6 +43,9 @@ pub(crate) struct Served {
     pub(crate) metrics: usize,
     /// The pixels of each shard's images, one byte a pixel, with their digest.
     pub(crate) partitions: Vec<(Bytes, Digest)>,
+    /// The weights that the run begins with, as a safetensors file with its digest; `None` if its
+    /// seed draws them.
+    pub(crate) initial_weights: Option<(Bytes, Digest)>,
     pub(crate) newest: NewestCheckpoint,
     pub(crate) workers: Arc<Workers>,
 }

@@ -5,70 +5,106 @@
 //! rate. So a schedule has a horizon of its own, which the length neither sets nor moves.
 
 use std::f64::consts::FRAC_PI_2;
-use std::fmt;
-use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
+use super::words::words;
+use super::{RunSpec, RunSpecError, steps};
 use crate::ids::Step;
 use crate::portable::{cosine, power};
-use crate::spec::RunSpec;
 
-/// The course of the learning rate after the warm-up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LearningRateSchedule {
-    /// The rate stays as it is.
-    #[default]
-    Constant,
-    /// The rate falls to the final one along a line.
-    Linear,
-    /// The rate falls to the final one along half a period of a cosine (Loshchilov and Hutter,
-    /// "SGDR", ICLR 2017, equation 5, without restarts).
-    Cosine,
-    /// The rate is multiplied by a factor at equal intervals.
-    Step,
+words! {
+    /// The course of the learning rate after the warm-up.
+    LearningRateSchedule {
+        /// The rate stays as it is.
+        #[default]
+        Constant = "constant",
+        /// The rate falls to the final one along a line.
+        Linear = "linear",
+        /// The rate falls to the final one along half a period of a cosine (Loshchilov and Hutter,
+        /// "SGDR", ICLR 2017, equation 5, without restarts).
+        Cosine = "cosine",
+        /// The rate is multiplied by a factor at equal intervals.
+        Step = "step",
+    }
 }
 
+/// The default factor by which a step schedule multiplies the learning rate.
+pub(super) const DECAY_FACTOR: f64 = 0.5;
+/// The default horizon of a schedule, in epochs: the default length of a run.
+const HORIZON_EPOCHS: u64 = 20;
+/// The default interval of a step schedule, in epochs: a quarter of that.
+const DECAY_EPOCHS: u64 = 5;
+
 impl LearningRateSchedule {
-    /// All schedules.
-    pub const ALL: [Self; 4] = [Self::Constant, Self::Linear, Self::Cosine, Self::Step];
-
-    /// The name of the schedule, as settings give it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Constant => "constant",
-            Self::Linear => "linear",
-            Self::Cosine => "cosine",
-            Self::Step => "step",
-        }
-    }
-
     /// Tells whether the schedule has a horizon, and a rate that it falls to.
-    pub(super) fn has_horizon(self) -> bool {
+    fn has_horizon(self) -> bool {
         matches!(self, Self::Linear | Self::Cosine)
     }
 }
 
-impl fmt::Display for LearningRateSchedule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+impl RunSpec {
+    /// The step size of Adam in a step. Row and optimizer ask here, and nowhere else: a schedule is
+    /// a pure function of the specification and the step.
+    pub fn learning_rate_at(&self, step: Step) -> f64 {
+        learning_rate_at(self, step)
     }
-}
 
-impl FromStr for LearningRateSchedule {
-    type Err = String;
+    /// The step after which the learning rate is the final one, if its schedule has one.
+    pub fn schedule_horizon(&self) -> Step {
+        self.steps_or_epochs(self.schedule_steps(), HORIZON_EPOCHS)
+    }
 
-    fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|schedule| schedule.name() == name)
-            .ok_or_else(|| "expected constant, linear, cosine or step".to_owned())
+    /// The number of steps between two drops of the learning rate, if its schedule has any.
+    pub fn decay_interval(&self) -> u64 {
+        self.steps_or_epochs(self.decay_every(), DECAY_EPOCHS)
+    }
+
+    /// A number of steps, or those of some epochs if it is 0.
+    fn steps_or_epochs(&self, number: u64, epochs: u64) -> u64 {
+        if number == 0 { steps(self.sharding(), epochs) } else { number }
+    }
+
+    /// Checks the settings of the schedule.
+    pub(super) fn check_schedule(&self) -> Result<(), RunSpecError> {
+        let (peak, end) = (self.learning_rate(), self.final_learning_rate());
+        RunSpecError::unless_in_range(
+            "final-learning-rate",
+            end,
+            (0.0..=peak).contains(&end),
+            format!("at least 0 and at most --learning-rate {peak}"),
+        )?;
+        let factor = self.decay_factor();
+        RunSpecError::unless_in_range(
+            "decay-factor",
+            factor,
+            factor > 0.0 && factor < 1.0,
+            "above 0 and below 1",
+        )?;
+        let schedule = self.lr_schedule();
+        let (has_horizon, has_steps) =
+            (schedule.has_horizon(), schedule == LearningRateSchedule::Step);
+        // A setting that is not the default was given.
+        for (setting, is_given, is_used) in [
+            ("schedule-steps", self.schedule_steps() != 0, has_horizon),
+            ("final-learning-rate", end != 0.0, has_horizon),
+            ("decay-every", self.decay_every() != 0, has_steps),
+            ("decay-factor", factor != DECAY_FACTOR, has_steps),
+        ] {
+            if is_given && !is_used {
+                return Err(RunSpecError::no_effect(setting, "lr-schedule", schedule));
+            }
+        }
+        let (warmup, horizon) = (self.warmup_steps(), self.schedule_horizon());
+        RunSpecError::unless_in_range(
+            "warmup-steps",
+            warmup,
+            !has_horizon || warmup < horizon,
+            format!("below the {horizon} steps of --schedule-steps"),
+        )
     }
 }
 
 /// Computes the learning rate of a step, counted from 1.
-pub(super) fn learning_rate_at(spec: &RunSpec, step: Step) -> f64 {
+fn learning_rate_at(spec: &RunSpec, step: Step) -> f64 {
     let (peak, warmup) = (spec.learning_rate(), spec.warmup_steps());
     // The warm-up rises from 1/N of the rate to all of it (Goyal et al., "Accurate, Large Minibatch
     // SGD", 2017, section 2.2).
@@ -183,11 +219,50 @@ mod tests {
     }
 
     #[test]
-    fn names_are_read_as_they_are_written() {
-        for schedule in LearningRateSchedule::ALL {
-            assert_eq!(schedule.to_string().parse(), Ok(schedule));
+    fn settings_of_a_schedule_that_do_not_fit_are_refused_by_their_flags() {
+        use LearningRateSchedule::{Constant, Cosine, Linear, Step};
+        let new = RunSpec::builder;
+        for (builder, expected) in [
+            (
+                new().lr_schedule(Linear).final_learning_rate(1e-3),
+                "--final-learning-rate 0.001 is not at least 0 and at most --learning-rate 0.0002",
+            ),
+            (
+                new().lr_schedule(Cosine).final_learning_rate(f64::NAN),
+                "--final-learning-rate NaN is not at least 0 and at most --learning-rate 0.0002",
+            ),
+            (
+                new().lr_schedule(Cosine).warmup_steps(100).schedule_steps(100),
+                "--warmup-steps 100 is not below the 100 steps of --schedule-steps",
+            ),
+            (
+                new().lr_schedule(Linear).warmup_steps(5000),
+                "--warmup-steps 5000 is not below the 4680 steps of --schedule-steps",
+            ),
+            (
+                new().lr_schedule(Step).decay_factor(1.0),
+                "--decay-factor 1 is not above 0 and below 1",
+            ),
+            (
+                new().lr_schedule(Cosine).decay_every(10),
+                "--decay-every has no effect with --lr-schedule cosine; leave it out",
+            ),
+            (
+                new().decay_factor(0.1),
+                "--decay-factor has no effect with --lr-schedule constant; leave it out",
+            ),
+            (
+                new().lr_schedule(Step).schedule_steps(10),
+                "--schedule-steps has no effect with --lr-schedule step; leave it out",
+            ),
+            (
+                new().lr_schedule(Constant).final_learning_rate(1e-5),
+                "--final-learning-rate has no effect with --lr-schedule constant; leave it out",
+            ),
+        ] {
+            assert_eq!(builder.build(MNIST).unwrap_err().to_string(), expected);
         }
-        let error = "exponential".parse::<LearningRateSchedule>().unwrap_err();
-        assert_eq!(error, "expected constant, linear, cosine or step");
+        let built = new().lr_schedule(Constant).warmup_steps(5000).build(MNIST);
+        assert!(built.is_ok(), "a warm-up needs no horizon");
     }
 }

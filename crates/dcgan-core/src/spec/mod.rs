@@ -5,33 +5,39 @@
 //! change at any time. The [`schedule`] is kept here as well, because it says which steps of the
 //! run leave a trace on disk.
 
+mod initial_weights;
 mod learning_rate;
 pub mod networks;
+mod recipe;
 mod run_spec;
 pub mod schedule;
 pub mod sharding;
+pub mod words;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use initial_weights::InitialWeights;
 pub use learning_rate::LearningRateSchedule;
+pub use recipe::{Initializer, Loss};
 pub use run_spec::{Difference, RunSpec, RunSpecBuilder, RunSpecError};
 
 use crate::evaluation::EvaluationInfo;
 use crate::ids::{Digest, ShardId, Step};
 use crate::spec::sharding::Sharding;
+use crate::spec::words::words;
 use crate::toy;
 
-/// The kind of objective that a run trains.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ObjectiveKind {
-    /// The DCGAN.
-    #[default]
-    Dcgan,
-    /// A quadratic function that costs nothing to compute, for tests of the protocol.
-    Toy,
+words! {
+    /// The kind of objective that a run trains.
+    ObjectiveKind {
+        /// The DCGAN.
+        #[default]
+        Dcgan = "dcgan",
+        /// A quadratic function that costs nothing to compute, for tests of the protocol.
+        Toy = "toy",
+    }
 }
 
 impl ObjectiveKind {
@@ -69,15 +75,6 @@ impl ObjectiveKind {
             Self::Dcgan => Some(networks::EVALUATION),
             Self::Toy => Some(toy::EVALUATION),
         }
-    }
-}
-
-impl fmt::Display for ObjectiveKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Dcgan => "dcgan",
-            Self::Toy => "toy",
-        })
     }
 }
 

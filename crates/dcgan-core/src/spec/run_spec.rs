@@ -11,11 +11,12 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::evaluation::EvaluationInfo;
-use crate::ids::Step;
-use crate::spec::learning_rate;
+use crate::spec::learning_rate::DECAY_FACTOR;
 use crate::spec::networks::EVALUATED_DATA;
 use crate::spec::sharding::{Sharding, ShardingError};
-use crate::spec::{DatasetInfo, LearningRateSchedule, ObjectiveKind, steps};
+use crate::spec::{
+    DatasetInfo, InitialWeights, Initializer, LearningRateSchedule, Loss, ObjectiveKind,
+};
 
 /// Defines the settings. A line has the name of a setting, its type and its default.
 ///
@@ -102,6 +103,8 @@ settings! {
     shards: u16 = 8;
     /// The seed of the initial weights, of the latent vectors, and of the order of the images.
     seed: u64 = 22;
+    /// The origin of the initial weights, if it is not the seed.
+    initial_weights: InitialWeights = InitialWeights::Seed, older runs: InitialWeights::Seed;
     /// The step size of Adam (alpha in Kingma and Ba, "Adam", 2015).
     learning_rate: f64 = 2e-4;
     /// The decay of Adam's first moment, from 0 to below 1.
@@ -124,14 +127,25 @@ settings! {
     /// The decay of the moving average of the generator's weights, from 0 to below 1. With 0 there
     /// is no average, and the state has no tensors for one.
     ema_decay: f64 = 0.997, older runs: 0.0;
+    /// The losses of both networks.
+    loss: Loss = Loss::Bce, older runs: Loss::Bce;
+    /// The distance of the label of real images from 1 when D is trained: one-sided label smoothing
+    /// (Salimans et al., "Improved Techniques for Training GANs", NIPS 2016, section 3.4).
+    label_smoothing: f64 = 0.0, older runs: 0.0;
+    /// The greatest norm of a network's gradient; a longer one is scaled down (Pascanu et al., "On
+    /// the difficulty of training recurrent neural networks", ICML 2013, algorithm 1). 0: any.
+    clip_grad_norm: f64 = 0.0, older runs: 0.0;
+    /// The number of steps, each with two updates of D, for one update of G.
+    d_steps: u64 = 1, older runs: 1;
+    /// The distribution of the initial weights.
+    init: Initializer = Initializer::Glorot, older runs: Initializer::Glorot;
+    /// True if D computes with weights that are divided by their spectral norm (Miyato et al.,
+    /// "Spectral Normalization for Generative Adversarial Networks", ICLR 2018).
+    spectral_norm: bool = false, older runs: false;
+    /// The greatest number of pixels by which each image is moved before D sees it, real or fake
+    /// (Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020).
+    augment_translation: u16 = 0, older runs: 0;
 }
-
-/// The default factor by which a step schedule multiplies the learning rate.
-const DECAY_FACTOR: f64 = 0.5;
-/// The default horizon of a schedule, in epochs: the default length of a run.
-const HORIZON_EPOCHS: u64 = 20;
-/// The default interval of a step schedule, in epochs: a quarter of that.
-const DECAY_EPOCHS: u64 = 5;
 
 /// The specification of a run, checked: it can be trained.
 ///
@@ -175,42 +189,27 @@ pub enum RunSpecError {
     /// The batch does not fit the shards or the data.
     #[error(transparent)]
     Sharding(#[from] ShardingError),
-    /// Adam's step size is not a finite number above 0.
-    #[error("--learning-rate: {0} must be above 0 and finite")]
-    LearningRate(f64),
-    /// Adam's decay is not at least 0 and below 1.
-    #[error("--beta1: {0} must be at least 0 and below 1")]
-    Beta1(f64),
-    /// The learning rate after the horizon is not a number that the rate can fall to.
-    #[error("--final-learning-rate {end} is not at least 0 and at most --learning-rate {peak}")]
-    FinalLearningRate {
-        /// The rate after the horizon.
-        end: f64,
-        /// The rate that falls to it.
-        peak: f64,
+    /// The objective has no networks that could begin with the weights of a file.
+    #[error("--init-from: the {0} has no networks whose weights a file could give; leave it out")]
+    InitialWeights(ObjectiveKind),
+    /// A value is out of its range.
+    #[error("--{setting} {value} is not {range}")]
+    OutOfRange {
+        /// The name of the setting.
+        setting: &'static str,
+        /// The value.
+        value: String,
+        /// The values that are possible, in words.
+        range: String,
     },
-    /// The warm-up takes all steps of the schedule.
-    #[error("--warmup-steps {warmup} is not below the {horizon} steps of --schedule-steps")]
-    Warmup {
-        /// The number of steps in the warm-up.
-        warmup: u64,
-        /// The horizon, which may be the default.
-        horizon: u64,
-    },
-    /// The factor of a step schedule is not above 0 and below 1.
-    #[error("--decay-factor {0} is not above 0 and below 1")]
-    DecayFactor(f64),
-    /// A setting of the schedule has no effect with the schedule that is chosen.
-    #[error("--{setting} has no effect with --lr-schedule {schedule}; leave it out")]
+    /// A setting has no effect beside the value of another one.
+    #[error("--{setting} has no effect with --{other}; leave it out")]
     NoEffect {
         /// The name of the setting.
         setting: &'static str,
-        /// The schedule.
-        schedule: LearningRateSchedule,
+        /// The name and the value of the other one.
+        other: String,
     },
-    /// The decay of the moving average is not at least 0 and below 1.
-    #[error("--ema-decay {0} is not at least 0 and below 1")]
-    EmaDecay(f64),
     /// The images have another size than the networks are made for.
     #[error(
         "images of {rows} x {columns} pixels do not fit the networks, which are made for 28 x 28"
@@ -229,6 +228,30 @@ pub enum RunSpecError {
     Unknown(String),
 }
 
+impl RunSpecError {
+    /// Refuses the value of a setting that is not in its range.
+    pub(super) fn unless_in_range(
+        setting: &'static str,
+        value: impl fmt::Display,
+        is_in_range: bool,
+        range: impl Into<String>,
+    ) -> Result<(), Self> {
+        if is_in_range {
+            return Ok(());
+        }
+        Err(Self::OutOfRange { setting, value: value.to_string(), range: range.into() })
+    }
+
+    /// Refuses a setting that has no effect beside the value of `other`.
+    pub(super) fn no_effect(
+        setting: &'static str,
+        other: &'static str,
+        value: impl fmt::Display,
+    ) -> Self {
+        Self::NoEffect { setting, other: format!("{other} {value}") }
+    }
+}
+
 impl RunSpec {
     /// A builder in which every setting has its default.
     pub fn builder() -> RunSpecBuilder {
@@ -243,32 +266,36 @@ impl RunSpec {
             batch_size,
             shards,
             seed,
+            initial_weights,
             learning_rate,
             beta1,
+            ema_decay,
+            // `check_schedule`:
             lr_schedule: _,
             warmup_steps: _,
             schedule_steps: _,
-            final_learning_rate,
+            final_learning_rate: _,
             decay_every: _,
-            decay_factor,
-            ema_decay,
+            decay_factor: _,
+            // `check_recipe`:
+            loss: _,
+            label_smoothing: _,
+            clip_grad_norm: _,
+            d_steps: _,
+            init: _,
+            spectral_norm: _,
+            augment_translation: _,
         } = settings;
+        if initial_weights != InitialWeights::Seed && objective != ObjectiveKind::Dcgan {
+            return Err(RunSpecError::InitialWeights(objective));
+        }
         // NaN is neither above 0 nor finite.
-        if !(learning_rate > 0.0 && learning_rate.is_finite()) {
-            return Err(RunSpecError::LearningRate(learning_rate));
-        }
-        if !(0.0..1.0).contains(&beta1) {
-            return Err(RunSpecError::Beta1(beta1));
-        }
-        if !(0.0..=learning_rate).contains(&final_learning_rate) {
-            let (end, peak) = (final_learning_rate, learning_rate);
-            return Err(RunSpecError::FinalLearningRate { end, peak });
-        }
-        if !(decay_factor > 0.0 && decay_factor < 1.0) {
-            return Err(RunSpecError::DecayFactor(decay_factor));
-        }
-        if !(0.0..1.0).contains(&ema_decay) {
-            return Err(RunSpecError::EmaDecay(ema_decay));
+        let is_rate = learning_rate > 0.0 && learning_rate.is_finite();
+        let above_0 = "above 0 and finite";
+        RunSpecError::unless_in_range("learning-rate", learning_rate, is_rate, above_0)?;
+        for (setting, decay) in [("beta1", beta1), ("ema-decay", ema_decay)] {
+            let is_decay = (0.0..1.0).contains(&decay);
+            RunSpecError::unless_in_range(setting, decay, is_decay, "at least 0 and below 1")?;
         }
         let DatasetInfo { images, rows, columns, .. } = data;
         if objective.image_size().is_some_and(|size| size != (rows, columns)) {
@@ -277,56 +304,13 @@ impl RunSpec {
         let sharding = Sharding::new(seed, images, shards, batch_size)?;
         let spec = Self { settings, data, sharding };
         spec.check_schedule()?;
+        spec.check_recipe()?;
         Ok(spec)
-    }
-
-    /// Checks that the settings of the learning rate's schedule fit each other.
-    fn check_schedule(&self) -> Result<(), RunSpecError> {
-        let schedule = self.lr_schedule();
-        let (has_horizon, has_steps) =
-            (schedule.has_horizon(), schedule == LearningRateSchedule::Step);
-        // A setting that is not the default was given.
-        for (setting, is_given, is_used) in [
-            ("schedule-steps", self.schedule_steps() != 0, has_horizon),
-            ("final-learning-rate", self.final_learning_rate() != 0.0, has_horizon),
-            ("decay-every", self.decay_every() != 0, has_steps),
-            ("decay-factor", self.decay_factor() != DECAY_FACTOR, has_steps),
-        ] {
-            if is_given && !is_used {
-                return Err(RunSpecError::NoEffect { setting, schedule });
-            }
-        }
-        let (warmup, horizon) = (self.warmup_steps(), self.schedule_horizon());
-        if has_horizon && warmup >= horizon {
-            return Err(RunSpecError::Warmup { warmup, horizon });
-        }
-        Ok(())
     }
 
     /// Tells whether a saved specification may have this key.
     pub fn has_key(name: &str) -> bool {
         name == DATA || Self::setting_names().iter().any(|setting| setting == name)
-    }
-
-    /// The step size of Adam in a step. Row and optimizer ask here, and nowhere else: a schedule is
-    /// a pure function of the specification and the step.
-    pub fn learning_rate_at(&self, step: Step) -> f64 {
-        learning_rate::learning_rate_at(self, step)
-    }
-
-    /// The step after which the learning rate is the final one, if its schedule has one.
-    pub fn schedule_horizon(&self) -> Step {
-        self.steps_or_epochs(self.schedule_steps(), HORIZON_EPOCHS)
-    }
-
-    /// The number of steps between two drops of the learning rate, if its schedule has any.
-    pub fn decay_interval(&self) -> u64 {
-        self.steps_or_epochs(self.decay_every(), DECAY_EPOCHS)
-    }
-
-    /// A number of steps, or those of some epochs if it is 0.
-    fn steps_or_epochs(&self, number: u64, epochs: u64) -> u64 {
-        if number == 0 { steps(&self.sharding, epochs) } else { number }
     }
 
     /// The properties of the evaluation, if the objective has one for these data.
@@ -447,65 +431,13 @@ mod tests {
             "images of 32 x 28 pixels do not fit the networks, which are made for 28 x 28"
         );
         let error = RunSpec::builder().learning_rate(0.0).build(MNIST).unwrap_err();
-        assert_eq!(error.to_string(), "--learning-rate: 0 must be above 0 and finite");
-        for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            let built = RunSpec::builder().learning_rate(rate).build(MNIST);
-            assert!(matches!(built, Err(RunSpecError::LearningRate(_))));
-        }
-        let built = RunSpec::builder().beta1(1.0).build(MNIST);
-        assert!(matches!(built, Err(RunSpecError::Beta1(_))));
-        for decay in [-0.1, 1.0, f64::NAN] {
-            let built = RunSpec::builder().ema_decay(decay).build(MNIST);
-            assert!(matches!(built, Err(RunSpecError::EmaDecay(_))));
-        }
-    }
-
-    #[test]
-    fn settings_of_a_schedule_that_do_not_fit_are_refused_by_their_flags() {
-        use LearningRateSchedule::{Constant, Cosine, Linear, Step};
+        assert_eq!(error.to_string(), "--learning-rate 0 is not above 0 and finite");
         let new = RunSpec::builder;
-        for (builder, expected) in [
-            (
-                new().lr_schedule(Linear).final_learning_rate(1e-3),
-                "--final-learning-rate 0.001 is not at least 0 and at most --learning-rate 0.0002",
-            ),
-            (
-                new().lr_schedule(Cosine).final_learning_rate(f64::NAN),
-                "--final-learning-rate NaN is not at least 0 and at most --learning-rate 0.0002",
-            ),
-            (
-                new().lr_schedule(Cosine).warmup_steps(100).schedule_steps(100),
-                "--warmup-steps 100 is not below the 100 steps of --schedule-steps",
-            ),
-            (
-                new().lr_schedule(Linear).warmup_steps(5000),
-                "--warmup-steps 5000 is not below the 4680 steps of --schedule-steps",
-            ),
-            (
-                new().lr_schedule(Step).decay_factor(1.0),
-                "--decay-factor 1 is not above 0 and below 1",
-            ),
-            (
-                new().lr_schedule(Cosine).decay_every(10),
-                "--decay-every has no effect with --lr-schedule cosine; leave it out",
-            ),
-            (
-                new().decay_factor(0.1),
-                "--decay-factor has no effect with --lr-schedule constant; leave it out",
-            ),
-            (
-                new().lr_schedule(Step).schedule_steps(10),
-                "--schedule-steps has no effect with --lr-schedule step; leave it out",
-            ),
-            (
-                new().lr_schedule(Constant).final_learning_rate(1e-5),
-                "--final-learning-rate has no effect with --lr-schedule constant; leave it out",
-            ),
-        ] {
-            assert_eq!(builder.build(MNIST).unwrap_err().to_string(), expected);
+        let rates = [-1.0, f64::NAN, f64::INFINITY].map(|rate| new().learning_rate(rate));
+        let decays = [-0.1, 1.0, f64::NAN].map(|decay| new().ema_decay(decay));
+        for builder in rates.into_iter().chain(decays).chain([new().beta1(1.0)]) {
+            assert!(matches!(builder.build(MNIST), Err(RunSpecError::OutOfRange { .. })));
         }
-        let built = new().lr_schedule(Constant).warmup_steps(5000).build(MNIST);
-        assert!(built.is_ok(), "a warm-up needs no horizon");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorData, activation};
 use dcgan_core::random::{Purpose, RandomStream};
+use dcgan_core::spec::Initializer;
 use dcgan_core::spec::networks::{CLASSES, CLASSIFIER, TensorSpec};
 use dcgan_core::state::State;
 
@@ -67,7 +68,7 @@ impl ClassifierTraining {
         let layout = Arc::new(layout_of(CLASSIFIER));
         let tensors = NetworkTensors::new(CLASSIFIER, &layout);
         let mut state = State::zeros(layout);
-        init::fill_networks(&mut state, &[&tensors], 0);
+        init::fill_networks(&mut state, &[&tensors], Initializer::Glorot, 0);
         let device = DeviceChoice::default().open().expect("every build supports the processor");
         let steps = epochs * (images / BATCH) as u64;
         Self { state, tensors, device, steps, step: 0 }

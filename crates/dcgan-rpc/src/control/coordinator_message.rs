@@ -15,7 +15,7 @@ use pb::coordinator_message::Kind;
 impl From<CoordinatorMessage> for pb::CoordinatorMessage {
     fn from(message: CoordinatorMessage) -> Self {
         let kind = match message {
-            CoordinatorMessage::Welcome(welcome) => Kind::Welcome(welcome.into()),
+            CoordinatorMessage::Welcome(welcome) => Kind::Welcome((*welcome).into()),
             CoordinatorMessage::Refused(reason) => Kind::Refused(pb::Refused { reason }),
             CoordinatorMessage::Heartbeat => Kind::Heartbeat(pb::Heartbeat {}),
             CoordinatorMessage::Message(message) => message.into(),
@@ -120,12 +120,12 @@ impl CoordinatorMessage {
                 return Ok(Self::Refused(format!("the run cannot be followed: {why}")));
             }
         };
-        Ok(Self::Welcome(Welcome {
+        Ok(Self::Welcome(Box::new(Welcome {
             run: RunId(run),
             spec,
             schedule: required(schedule, "a welcome without a schedule")?,
             likely_shards: convert::shards(likely_shards)?,
-        }))
+        })))
     }
 }
 

@@ -29,7 +29,7 @@ pub enum WorkerMessage {
 #[derive(Clone, Debug, PartialEq)]
 pub enum CoordinatorMessage {
     /// Answers a hello: the worker takes part in the run.
-    Welcome(Welcome),
+    Welcome(Box<Welcome>),
     /// Answers a hello: the worker is turned away, for this reason.
     Refused(String),
     /// A sign of life.

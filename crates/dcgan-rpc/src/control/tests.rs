@@ -212,7 +212,7 @@ fn coordinator_message() -> impl Strategy<Value = CoordinatorMessage> {
         "[ -~]{0,9}".prop_map(|why| ToWorker::Finish(Finish::Failed(why))),
     ];
     prop_oneof![
-        welcome().prop_map(CoordinatorMessage::Welcome),
+        welcome().prop_map(|welcome| CoordinatorMessage::Welcome(Box::new(welcome))),
         "[ -~]{0,9}".prop_map(CoordinatorMessage::Refused),
         Just(CoordinatorMessage::Heartbeat),
         message.prop_map(CoordinatorMessage::Message),

@@ -12,6 +12,7 @@ use dcgan_core::ids::{RunId, ShardId, WorkerId};
 use dcgan_core::objective::Objective;
 use dcgan_core::protocol::worker::{Event, TICK, WorkerMachine};
 use dcgan_core::spec::ObjectiveKind;
+use dcgan_core::state::State;
 use dcgan_core::toy::Toy;
 use dcgan_model::Dcgan;
 use dcgan_process::exit::status;
@@ -223,11 +224,11 @@ impl<'a> Driver<'a> {
                 let _ = reply.send(self.hello_state());
                 Ok(None)
             }
-            SessionEvent::Welcomed(welcome, reports) => {
+            SessionEvent::Welcomed { welcome, initial_weights, reports } => {
                 self.reports = Some(reports);
                 let schedule = welcome.schedule;
                 if self.joined.is_none() {
-                    self.join(*welcome)?;
+                    self.join(*welcome, initial_weights)?;
                 }
                 self.pass(Event::Welcome(schedule))
             }
@@ -285,10 +286,13 @@ impl<'a> Driver<'a> {
 
     /// Joins the run of the first welcome: starts the compute threads, begins to fetch the
     /// partitions, and creates the state machine.
-    fn join(&mut self, welcome: Welcome) -> anyhow::Result<()> {
+    fn join(&mut self, welcome: Welcome, initial_weights: Option<State>) -> anyhow::Result<()> {
         let Welcome { run, spec, schedule: _, likely_shards } = welcome;
         let objective: Arc<dyn Objective> = match spec.objective() {
-            ObjectiveKind::Dcgan => Arc::new(Dcgan::new(spec.clone(), self.args.device)?),
+            ObjectiveKind::Dcgan => {
+                let dcgan = Dcgan::new(spec.clone(), self.args.device)?;
+                Arc::new(dcgan.with_initial_weights(initial_weights))
+            }
             ObjectiveKind::Toy => Arc::new(Toy::new(spec.clone())),
         };
         tracing::info!(

@@ -159,7 +159,12 @@ impl Outputs {
         start: Step,
     ) -> Vec<(WorkerId, FalseClaim)> {
         let step = self.log.through() + 1;
-        // Nothing comes after the last step: it is the proof itself.
+        // Nothing is to be reported after the last step. Workers may still evaluate its state.
+        if step > self.last_step() {
+            self.missing_report = None;
+            return Vec::new();
+        }
+        // The last step is the proof itself.
         let proof = (step + 1).min(self.last_step()).max(start + 1);
         let last_steps = || members.iter().map(|member| self.last_step_of(member));
         let is_proved = 2 * last_steps().filter(|&last| last >= proof).count() > members.len();

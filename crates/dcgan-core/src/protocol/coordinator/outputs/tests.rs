@@ -131,6 +131,19 @@ fn a_gap_counts_if_half_of_the_members_have_it() {
 }
 
 #[test]
+fn nobody_withholds_a_report_after_the_last_step() {
+    let members = [worker("a"), worker("b")];
+    let mut outputs = outputs();
+    let both = |step| [(0, done(step)), (1, done(step))];
+    report(&mut outputs, &members, &(1..=10).flat_map(both).collect::<Vec<_>>());
+    assert_eq!(outputs.reached(), 10);
+    for seconds in [0, 3600] {
+        let now = Duration::from_secs(seconds);
+        assert!(outputs.withholders(now, &members, 0).is_empty());
+    }
+}
+
+#[test]
 fn of_the_numbers_of_a_state_those_of_most_members_are_logged() {
     let members = [worker("a"), worker("b"), worker("c")];
     let mut outputs = outputs();
