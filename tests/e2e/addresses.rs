@@ -49,7 +49,7 @@ fn a_run_is_found_by_its_directory_while_it_runs_and_afterwards() {
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     assert_eq!((&told["is_finished"], &told["step"]), (&true.into(), &(step + 50).into()));
     let nothing = run(COORD, here, "status --run nowhere", 2);
-    assert_names(nothing.error(), &["nowhere: not a run directory: there is no run.json"]);
+    assert_names(nothing.error(), &["nowhere: not a run directory: there is no such folder"]);
 }
 
 #[test]

@@ -176,7 +176,7 @@ fn verify_tells_equal_runs_from_runs_that_differ() {
         run(COORD, here, &arguments, 0);
     }
     let equal = run(COORD, here, "verify one same", 0);
-    let all_same = "the same at all 2 steps that both have, up to step 100";
+    let all_same = "the same at all 2 recorded steps, up to step 100";
     assert!(equal.text.starts_with(all_same), "{}", equal.text);
     let different = run(COORD, here, "verify one other", 1);
     let text = &different.text;

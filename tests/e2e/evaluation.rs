@@ -213,7 +213,7 @@ fn an_evaluator_of_other_data_is_trained_and_judges_samples() {
     // The test images in place of samples are at no distance from themselves.
     let judge = "--evaluator judge.safetensors --data data --count 1000";
     let images = format!("eval --images data/t10k-images-idx3-ubyte {judge}");
-    let told = run(SAMPLER, here, &format!("{images} --json"), 0).text;
+    let told = run(SAMPLER, here, &format!("{images} --json -q"), 0).text;
     let values: serde_json::Value = serde_json::from_str(&told).unwrap();
     let samples = &values["samples"];
     assert!(samples["frechet_distance"].as_f64().unwrap().abs() < 1e-6, "{told}");

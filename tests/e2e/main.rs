@@ -20,6 +20,7 @@ mod hostile;
 mod initial_weights;
 mod limits;
 mod log_format;
+mod named_runs;
 mod network;
 mod newcomers;
 mod older_runs;

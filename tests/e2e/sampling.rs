@@ -189,5 +189,9 @@ fn check_signals(folder: &Path) {
         let name = format!("SIG{signal}");
         export.expect(status).event("not_written", &[("signal", &name)]);
         assert_eq!(written(), 0);
+        let eval = Process::start(SAMPLER, folder, "eval");
+        eval.wait_for_event("judging", &[("count", "10000")]);
+        eval.signal(signal);
+        eval.expect(status).event("not_judged", &[("signal", &name)]);
     }
 }

@@ -6,7 +6,7 @@ use std::process::Output;
 
 use clap::{Arg, CommandFactory};
 use dcgan_core::spec::RunSpec;
-use dcgan_process::settings::{FLAGS, variable_of};
+use dcgan_process::settings::{FLAGS, VERBS_OF, variable_of};
 use tempfile::tempdir;
 
 use crate::events::Event;
@@ -72,6 +72,17 @@ fn every_flag_has_its_variable() {
     let known = FLAGS.into_iter().map(variable_of);
     let of_results = RunSpec::setting_names().into_iter().map(|name| variable_of(&name));
     assert_eq!(variables, known.chain(of_results).collect(), "update FLAGS");
+}
+
+#[test]
+fn the_programs_know_the_verbs_of_each_other() {
+    // Those that describe the command line, such as `help`, are every program's.
+    let commands = [dcgan_coord::Args::command(), dcgan_sampler::Args::command()];
+    for (command, (name, known)) in commands.iter().zip(VERBS_OF) {
+        let verbs: BTreeSet<&str> = command.get_subcommands().map(|verb| verb.get_name()).collect();
+        assert_eq!((command.get_name(), verbs), (name, known.iter().copied().collect()));
+    }
+    assert_eq!(dcgan_worker::Args::command().get_subcommands().count(), 0);
 }
 
 /// Runs a program to its end with these variables.

@@ -28,7 +28,9 @@ fn a_coordinator_refuses_what_it_cannot_do() {
     std::fs::write(here.join("zero.toml"), "workers = 0\n").unwrap();
     std::fs::write(here.join("bare.toml"), "steps = 1k\n").unwrap();
     std::fs::write(here.join("file"), "").unwrap();
-    let mistakes: [(&str, i32, &[&str]); 31] = [
+    std::fs::create_dir(here.join("saved")).unwrap();
+    std::fs::write(here.join("saved/config.toml"), "batch_size = 2\n").unwrap();
+    let mistakes: [(&str, i32, &[&str]); 34] = [
         ("", 2, &["--workers is missing"]),
         ("--workers 2 --min-workers 3", 2, &["--min-workers 3 is more than --workers 2"]),
         ("--workers 2 --epochs 1 --steps 1", 2, &["--epochs and --steps", "give one"]),
@@ -40,7 +42,18 @@ fn a_coordinator_refuses_what_it_cannot_do() {
         ("--workers 2 --learning-rate -1", 2, &["--learning-rate -1 is not above 0"]),
         ("--workers 2 --data nowhere", 2, &["--data: nowhere: there is no such file"]),
         ("--workers 2 --listen 0.0.0.0:0", 2, &["--listen: 0.0.0.0:0", "add --insecure"]),
-        ("--config typo.toml", 2, &["typo.toml: line 3: unknown field `learning-rat`"]),
+        (
+            "--config typo.toml",
+            2,
+            &["typo.toml: line 3: no setting is called learning-rat: did you mean learning-rate?"],
+        ),
+        ("--config saved", 2, &["--config: saved: it is a folder; give saved/config.toml"]),
+        ("--config saved/config.toml", 2, &["called batch_size: did you mean batch-size?"]),
+        (
+            "--workers 2 --insecure --listen 192.0.2.77:1",
+            1,
+            &["--listen: this machine has no address 192.0.2.77", "give another as --listen"],
+        ),
         ("--workers 0", 2, &["'0' for '--workers <N>'", POSITIVE]),
         ("--steps 1k", 2, &["'1k' for '--steps <N>'", POSITIVE]),
         (
@@ -93,7 +106,7 @@ fn a_run_directory_is_protected() {
     std::fs::create_dir(here.join("thesis")).unwrap();
     std::fs::write(here.join("thesis/chapter"), "").unwrap();
     let foreign = format!("--out thesis --workers 1 {TOY}");
-    check(COORD, here, &foreign, 1, &["thesis: not empty, and not a run directory"]);
+    check(COORD, here, &foreign, 2, &["--out: thesis: not empty, and not a run directory"]);
     assert_eq!(std::fs::read_dir(here.join("thesis")).unwrap().count(), 1);
 }
 
@@ -106,13 +119,18 @@ fn a_port_in_use_and_a_directory_in_use_are_named() {
     let arguments = format!("--workers 1 {TOY} --listen {address}");
     let in_use = format!("--listen: cannot listen on {address}: Address already in use");
     check(COORD, here, &arguments, 1, &[&in_use, "give another as --listen ADDR:PORT"]);
+    let page = format!("--local --workers 1 {TOY} --http {address}");
+    let in_use = format!("--http: cannot listen on {address}: Address already in use");
+    check(COORD, here, &page, 1, &[&in_use, "give another as --http ADDR:PORT"]);
+    assert!(!here.join("runs").exists(), "it is noticed before anything is made");
 
     let running = Coordinator::start(here, &format!("--workers 1 {TOY}"));
     // Its port is taken as well, which is not the point.
     for more in ["--listen 127.0.0.1:0".to_owned(), running.same_port(), "--dry-run".to_owned()] {
         let arguments = format!("--out run --workers 1 {TOY} {more}");
-        let in_use = "run: another coordinator is using this run directory: see `status`, end";
-        check(COORD, here, &arguments, 1, &[in_use]);
+        let in_use = "run: another coordinator is using this run directory: see it with `";
+        let stop = format!("end it with `{COORD} stop --run run`");
+        check(COORD, here, &arguments, 1, &[in_use, &stop]);
     }
     running.process.signal("INT");
     running.process.expect(130);
@@ -123,7 +141,7 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
     let folder = tempdir().unwrap();
     let here = folder.path();
     local(here, &format!("--workers 1 {TOY}"));
-    let mistakes: [(&str, &str, i32, &[&str]); 11] = [
+    let mistakes: [(&str, &str, i32, &[&str]); 14] = [
         (WORKER, "--coordinator http://10.0.0.1:1", 2, &["--coordinator", "add --insecure"]),
         (WORKER, "--coordinator http://127.0.0.1:1 --device cuda", 2, &["built without CUDA"]),
         (
@@ -155,6 +173,9 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
             2,
             &["'-1' for '--checkpoint <newest|best|STEP>'", "expected newest, best or a step"],
         ),
+        (SAMPLER, "grid run --out grid.jpg", 2, &["--out: grid.jpg", "ends in .png"]),
+        (SAMPLER, "export run --count 1 --out x.PNG", 2, &["--out: x.PNG", "'grid' draws one"]),
+        (SAMPLER, "eval --images nope.gz", 2, &["--images: nope.gz: there is no such file"]),
     ];
     for (program, arguments, status, names) in mistakes {
         check(program, here, arguments, status, names);
@@ -220,6 +241,20 @@ fn words_of_other_programs_lead_to_those_of_this_one() {
     let folder = tempdir().unwrap();
     for (program, arguments, tip) in [
         (COORD, "train", "tip: leave 'train' out"),
+        (COORD, "--json status", "tip: give it after the verb: 'status --json'"),
+        (COORD, "drain --all", "tip: to end all of them, use 'stop'"),
+        (COORD, "grid", "tip: 'grid' is a verb of dcgan-sampler"),
+        (SAMPLER, "status", "tip: 'status' is a verb of dcgan-coord"),
+        (WORKER, "stop", "tip: 'stop' is a verb of dcgan-coord"),
+        (COORD, "--local 4", "tip: use '--local --workers 4'"),
+        (COORD, "local", "tip: use '--local'"),
+        (COORD, "-workers 4", "tip: use '--workers'"),
+        (COORD, "--n-workers 4", "tip: use '--workers'"),
+        (COORD, "--run x", "tip: use '--out'"),
+        (COORD, "status --out x", "tip: use '--run'"),
+        (COORD, "--resume", "tip: leave it out: a run that is there goes on by itself"),
+        (WORKER, "--run x", "tip: use '--coordinator'"),
+        (SAMPLER, "serve x", "tip: give it as '--run x'"),
         (COORD, "--port 8080", "tip: use '--listen'"),
         (COORD, "--gpus 2", "tip: use '--device'"),
         (COORD, "--learn-rate 1", "a similar argument exists: '--learning-rate'"),
@@ -272,6 +307,33 @@ fn every_program_describes_its_command_line() {
     run(COORD, here, "man pages/of/it", 0);
     assert!(here.join("pages/of/it/dcgan-coord-stop.1").exists());
     assert_names(&run(COORD, here, "man run/x", 2).text, &["run/x"]);
+    assert_names(&run(COORD, here, "help drian", 2).text, &["did you mean drain?"]);
+}
+
+#[test]
+fn completion_for_bash_knows_the_flags_of_verbs() {
+    for (program, name, verb, flag) in [
+        (COORD, "dcgan-coord", "", "--workers"),
+        (COORD, "dcgan-coord", "status", "--json"),
+        (COORD, "dcgan-coord", "drain", "--run"),
+        (SAMPLER, "dcgan-sampler", "grid", "--rows"),
+        (SAMPLER, "dcgan-sampler", "train-evaluator", "--epochs"),
+        (WORKER, "dcgan-worker", "", "--threads"),
+    ] {
+        let words: Vec<&str> = [name, verb, "--"].into_iter().filter(|it| !it.is_empty()).collect();
+        let [before, last] = [words[words.len() - 2], words[words.len() - 1]];
+        let function = name.replace('-', "__");
+        let script = format!(
+            "source <({program} completions bash)
+            COMP_WORDS=({}); COMP_CWORD={}; _{function} {name} {last} {before}
+            echo \"${{COMPREPLY[@]}}\"",
+            words.join(" "),
+            words.len() - 1
+        );
+        let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+        let flags = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(flags.split_whitespace().any(|it| it == flag), "{name} {verb} {flag}: {flags}");
+    }
 }
 
 #[test]
@@ -280,12 +342,15 @@ fn a_worker_says_at_once_why_it_waits() {
     for (coordinator, names) in [
         ("http://127.0.0.1:1", ["the coordinator: cannot reach ", "http://127.0.0.1:1"]),
         ("http://nowhere.invalid:1", ["failed to lookup", "nowhere.invalid:1"]),
+        ("file:run/address", ["coordinator", ": there is no run/address yet"]),
     ] {
         let arguments = format!("--coordinator {coordinator} --insecure");
         let worker = Process::start(WORKER, folder.path(), &arguments);
         let waiting = worker.wait_for_event("waiting", &[]);
         assert_names(waiting.field("for"), &names);
     }
+    let path = run(WORKER, folder.path(), "--coordinator run/address", 2).text;
+    assert_names(&path, &["for a file that has the address write file:run/address"]);
 }
 
 #[test]

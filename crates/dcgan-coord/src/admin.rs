@@ -124,13 +124,16 @@ pub(crate) fn status(connector: &Connector, address: &Address, json: bool) -> an
     Ok(exit::FINISHED)
 }
 
-/// The run of the coordinator at an address; `None` if nobody is there.
+/// The status of the coordinator at an address; `None` if nobody is there.
 ///
 /// # Errors
 /// If what is there does not answer as a coordinator.
-pub(crate) fn run_at(connector: &Connector, address: &Address) -> anyhow::Result<Option<RunId>> {
+pub(crate) fn status_at(
+    connector: &Connector,
+    address: &Address,
+) -> anyhow::Result<Option<pb::Status>> {
     match Client::connect(connector, address) {
-        Ok(mut client) => Ok(Some(RunId(client.status()?.run))),
+        Ok(mut client) => client.status().map(Some),
         Err(_) => Ok(None),
     }
 }
@@ -142,9 +145,10 @@ fn as_json(status: &pb::Status) -> anyhow::Result<String> {
     object["run"] = format!("{:016x}", status.run).into();
     object["state"] = "running".into();
     object["is_finished"] = (status.step >= status.last_step).into();
-    // What only a run that has ended has, or one that is looked at in its directory.
-    for key in ["cause", "directory"] {
-        object[key] = Value::Null;
+    // What only a run that has ended has.
+    object["cause"] = Value::Null;
+    if status.directory.is_empty() {
+        object["directory"] = Value::Null;
     }
     Ok(object.to_string())
 }
@@ -279,11 +283,12 @@ fn describe(now: SystemTime, status: &pb::Status) -> String {
 
 fn write_run(status: &pb::Status, f: &mut String) -> std::fmt::Result {
     let pb::Status { run, reason, generation, step, last_step, epoch, .. } = status;
-    let pb::Status { checkpoint, newest_row, best, alarms, .. } = status;
-    writeln!(
-        f,
-        "run {run:016x}: step {step} of {last_step}, epoch {epoch}, generation {generation}"
-    )?;
+    let pb::Status { checkpoint, newest_row, directory, best, alarms, .. } = status;
+    match &**directory {
+        "" => writeln!(f, "run {run:016x}")?,
+        directory => writeln!(f, "run {run:016x} in {directory}")?,
+    }
+    writeln!(f, "step {step} of {last_step}, epoch {epoch}, generation {generation}")?;
     writeln!(f, "{reason}")?;
     if let Some(row) = newest_row {
         // The number comes from the network, and may be no time.
@@ -445,12 +450,14 @@ mod tests {
         let status = pb::Status {
             newest_row: Some(row),
             reason: "training".to_owned(),
+            directory: "/home/me/runs/dcgan".to_owned(),
             workers: vec![member],
             recoveries: vec![lost],
             ..pb::Status::default()
         };
         let text = describe(now, &status);
         for part in [
+            "run 0000000000000000 in /home/me/runs/dcgan\nstep 0 of 0, epoch 0, generation 0\n",
             "no checkpoint yet",
             "training\n573 img/s, 14 minutes left; at step 40:\n  loss 0.500\n",
             "a                rank 0             0     0.1 s        -  35s  127.0.0.1:4000  ",
@@ -467,7 +474,7 @@ mod tests {
             object.keys().cloned().collect()
         };
         let running = keys(&as_json(&pb::Status::default()).unwrap());
-        assert_eq!(keys(&crate::find::EndedRun::example().as_json().unwrap()), running);
+        assert_eq!(keys(&crate::ended::EndedRun::example().as_json().unwrap()), running);
     }
 
     #[test]

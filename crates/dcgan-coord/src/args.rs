@@ -3,7 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use anyhow::{anyhow, bail};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, CommandFactory, Parser, Subcommand, ValueEnum};
+use dcgan_process::exit::usage;
 use dcgan_process::fault::Fault;
 use dcgan_rpc::net::CoordinatorAt;
 use serde::{Deserialize, Serialize};
@@ -51,7 +54,8 @@ pub(crate) enum Verb {
         #[command(flatten)]
         coordinator: CoordinatorArg,
     },
-    /// Removes a worker from the run; the others take over its shards.
+    /// Removes a worker from the run; the others take over its shards. One that --local has started
+    /// does not come back before the run is started again.
     Drain {
         /// The worker's name.
         name: String,
@@ -66,26 +70,67 @@ pub(crate) enum Verb {
     /// Checks the files of a run; compares two runs, and prints the first step at which they
     /// differ.
     Verify {
-        /// The run directory to check.
-        run: PathBuf,
+        /// The run directory to check [default: runs/dcgan].
+        #[arg(value_name = "RUN")]
+        first: Option<PathBuf>,
         /// A second run directory to compare with.
         other: Option<PathBuf>,
+        /// The run directory to check, as for the other verbs; then RUN is the one to compare with.
+        #[arg(long, value_name = "RUN_DIR", env = "DCGAN_RUN")]
+        run: Option<PathBuf>,
     },
     /// Trains on this machine while processes are killed, stopped and cut off, and compares the
     /// result with that of an undisturbed run.
     Chaos(ChaosArgs),
 }
 
-/// The flags that name a running coordinator.
+/// The arguments that name a run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CoordinatorArg {
-    /// The run directory, in which the coordinator keeps its address [default: runs/dcgan, if a
-    /// coordinator runs there].
+    /// The run directory, as --run.
+    #[arg(value_name = "RUN_DIR")]
+    pub(crate) directory: Option<PathBuf>,
+    /// The run directory, in which the coordinator keeps its address [default: that of DCGAN_OUT,
+    /// or else runs/dcgan].
     #[arg(long, value_name = "RUN_DIR", env = "DCGAN_RUN")]
     pub(crate) run: Option<PathBuf>,
-    /// The coordinator's address [default: http://127.0.0.1:7420].
+    /// The coordinator's address, or the file that has it, as file:RUN_DIR/address, in place of a
+    /// run directory.
     #[arg(long = "coordinator", value_name = "URL", env = "DCGAN_COORDINATOR")]
     pub(crate) address: Option<CoordinatorAt>,
+}
+
+/// The flags that have the same meaning before a verb and without one.
+const BEFORE_VERBS: [&str; 3] = ["log-format", "quiet", "verbose"];
+
+/// Refuses settings of a training before a verb: they would have no effect.
+///
+/// # Errors
+/// A usage error that says what to do.
+pub(crate) fn refuse_settings_before(verb: &str, matches: &ArgMatches) -> anyhow::Result<()> {
+    let command = Args::command();
+    let is_given = |arg: &&Arg| {
+        matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
+            && arg.get_long().is_some_and(|name| !BEFORE_VERBS.contains(&name))
+    };
+    let Some(given) = command.get_arguments().find(is_given) else {
+        return Ok(());
+    };
+    let flag = given.get_long().unwrap_or_default();
+    let of_verb = |name: &str| {
+        let verb = command.find_subcommand(verb);
+        verb.is_some_and(|verb| verb.get_arguments().any(|arg| arg.get_long() == Some(name)))
+    };
+    let value = matches.get_raw(given.get_id().as_str()).and_then(|mut values| values.next());
+    let value = value.unwrap_or_default().to_string_lossy();
+    let tip = if of_verb(flag) {
+        format!("give it after the verb: '{verb} --{flag} ...'")
+    } else if flag == "out" && of_verb("run") {
+        format!("give the run as '{verb} --run {value}'")
+    } else {
+        "leave it out".to_owned()
+    };
+    bail!(usage(anyhow!("--{flag} has no meaning before {verb}: {tip}")))
 }
 
 /// The format of a summary.

@@ -331,12 +331,11 @@ impl PartialConfig {
         Ok(Self { data: self.data, ..table.try_into()? })
     }
 
-    /// Tells whether a configuration file may have this key.
-    pub(crate) fn has_key(name: &str) -> bool {
-        // Every flag is a key.
+    /// The keys that a configuration file may have: the names of all flags, and one more.
+    pub(crate) fn keys() -> Vec<String> {
         let command = <Self as clap::Args>::augment_args(clap::Command::new(""));
-        let is_flag = command.get_arguments().any(|flag| flag.get_long() == Some(name));
-        is_flag || NOT_FLAGS.contains(&name)
+        let flags = command.get_arguments().filter_map(|flag| flag.get_long().map(str::to_owned));
+        flags.chain(NOT_FLAGS.map(str::to_owned)).collect()
     }
 
     /// The given settings by their keys.

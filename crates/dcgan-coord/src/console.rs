@@ -6,7 +6,7 @@
 //! meanwhile.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ pub(crate) struct Console {
     bar: OnceLock<ProgressBar>,
     /// The step and the message that the bar is to show.
     shown: Mutex<(Step, String)>,
+    /// The images per second of the newest row, as bits; 0 before the first. The bar's own measure
+    /// would forget steps that take long.
+    speed: AtomicU64,
     /// True while the thread that prints is about to show them.
     is_shown_soon: AtomicBool,
     /// True if there is no bar, and no rows.
@@ -34,6 +37,7 @@ pub(crate) struct Console {
 pub(crate) static CONSOLE: Console = Console {
     bar: OnceLock::new(),
     shown: Mutex::new((0, String::new())),
+    speed: AtomicU64::new(0),
     is_shown_soon: AtomicBool::new(false),
     is_quiet: AtomicBool::new(false),
 };
@@ -54,12 +58,14 @@ impl Console {
             return;
         }
         let speed = move |state: &ProgressState, f: &mut dyn std::fmt::Write| {
-            // Before the first step there is none.
-            if state.per_sec() > 0.0 {
-                let (images, left) =
-                    (state.per_sec() * batch_size as f64, HumanDuration(state.eta()));
+            let images_per_second = f64::from_bits(CONSOLE.speed.load(Ordering::Relaxed));
+            let steps_left = state.len().unwrap_or_default().saturating_sub(state.pos());
+            let left = steps_left as f64 * batch_size as f64 / images_per_second;
+            // Before the first row there is no speed.
+            if let Ok(left) = Duration::try_from_secs_f64(left) {
+                let left = HumanDuration(left);
                 // An error would only make the bar incomplete until it is drawn again.
-                let _ = write!(f, "  {images:.0} img/s  {left:#} left");
+                let _ = write!(f, "  {images_per_second:.0} img/s  {left:#} left");
             }
         };
         let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} steps{speed}  {msg}")
@@ -68,8 +74,6 @@ impl Console {
         let bar = ProgressBar::with_draw_target(Some(last_step), ProgressDrawTarget::stderr())
             .with_style(style);
         bar.set_position(step);
-        // The steps before this start took no time of this process.
-        bar.reset_eta();
         bar.enable_steady_tick(REDRAW_INTERVAL);
         // There is only one start, so the bar is not set yet.
         let _ = self.bar.set(bar);
@@ -81,6 +85,12 @@ impl Console {
         if before != step {
             self.show_soon();
         }
+    }
+
+    /// Shows the speed of the newest row beside the bar, and the time that follows from it, as
+    /// `status` does.
+    pub(crate) fn show_speed(&self, images_per_second: f64) {
+        self.speed.store(images_per_second.to_bits(), Ordering::Relaxed);
     }
 
     /// Shows a message beside the bar, such as what the run waits for. An empty one removes it.

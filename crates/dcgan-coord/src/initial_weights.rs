@@ -42,7 +42,7 @@ impl WeightsFile {
         }
         let paths = RunPaths::new(path);
         let Some(RunFile { run, fingerprint, .. }) = read_run_file(&paths)? else {
-            bail!(RunDirError::NoRun(path.to_owned()));
+            bail!(RunDirError::no_run(path));
         };
         let owner = Owner { run: Some(run), fingerprint, spec: None };
         let (newest, damaged) = Checkpoints::new(&paths).of_run(owner).newest()?;

@@ -13,8 +13,8 @@
 //!   writes it; `newest_checkpoint` keeps what many ask for; `feed` sends generators to samplers,
 //!   which send grids back.
 //! * What a person sees: `sinks` (rows of metrics), `console`, `notices`, `reason_log`.
-//! * Other verbs: `admin` (status, checkpoint, drain, stop), which `find` the coordinator, `chaos`,
-//!   `summary`, `verify`.
+//! * Other verbs: `admin` (status, checkpoint, drain, stop), which `find` the coordinator or what
+//!   has `ended`, `chaos`, `summary`, `verify`.
 
 mod admin;
 mod args;
@@ -23,6 +23,7 @@ mod checkpoint_every;
 mod config;
 mod console;
 mod driver;
+mod ended;
 mod feed;
 mod find;
 mod initial_weights;
@@ -57,6 +58,12 @@ pub fn main() -> ExitCode {
         let (args, matches) = dcgan_process::settings::parse::<Args>();
         // A verb connects to whichever address its user names: it has no flag --insecure.
         let connector = Connector::new(true);
+        if let Some((verb, _)) = matches.subcommand() {
+            args::refuse_settings_before(verb, &matches)?;
+        }
+        // Before a verb, only a variable can have given it.
+        let out = args.given.out.as_deref();
+        let running = |named| find::coordinator(named, &matches, out, &connector);
         match &args.verb {
             None => start::run(&args, &matches),
             Some(Verb::Summary { format }) => {
@@ -64,24 +71,23 @@ pub fn main() -> ExitCode {
                 Ok(dcgan_process::exit::status::FINISHED)
             }
             Some(Verb::Status { coordinator, json }) => {
-                match find::coordinator_or_ended(coordinator, &matches, &connector)? {
+                match find::coordinator_or_ended(coordinator, &matches, out, &connector)? {
                     Found::Running(address) => admin::status(&connector, &address, *json),
                     Found::Ended(ended) => ended.print(*json),
                 }
             }
-            Some(Verb::Checkpoint { coordinator }) => admin::checkpoint(
-                &connector,
-                &find::coordinator(coordinator, &matches, &connector)?,
-            ),
-            Some(Verb::Drain { name, coordinator }) => admin::drain(
-                &connector,
-                &find::coordinator(coordinator, &matches, &connector)?,
-                name,
-            ),
-            Some(Verb::Stop { coordinator }) => {
-                admin::stop(&connector, &find::coordinator(coordinator, &matches, &connector)?)
+            Some(Verb::Checkpoint { coordinator }) => {
+                admin::checkpoint(&connector, &running(coordinator)?)
             }
-            Some(Verb::Verify { run, other }) => verify::run(run, other.as_deref()),
+            Some(Verb::Drain { name, coordinator }) => {
+                admin::drain(&connector, &running(coordinator)?, name)
+            }
+            Some(Verb::Stop { coordinator }) => admin::stop(&connector, &running(coordinator)?),
+            Some(Verb::Verify { first, other, run }) => {
+                let (run, other) =
+                    find::runs_to_verify([first, other], run.as_ref(), &matches, out)?;
+                verify::run(&run, other.as_deref())
+            }
             Some(Verb::Chaos(chaos)) => chaos::run(chaos, connector),
         }
     })

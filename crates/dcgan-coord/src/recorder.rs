@@ -197,9 +197,15 @@ impl Recorder {
         .with_context(|| format!("cannot write {write}"))
     }
 
-    /// Says in the directory at which address the coordinator listens.
-    pub(crate) fn publish_address(&mut self, address: &str) -> anyhow::Result<AddressFile> {
+    /// Says in the directory at which address the coordinator listens, and with which arguments the
+    /// run goes on as it was started now.
+    pub(crate) fn publish_address(
+        &mut self,
+        address: &str,
+        resume: &str,
+    ) -> anyhow::Result<AddressFile> {
         self.run.address = Some(address.to_owned());
+        self.run.resume = Some(resume.to_owned());
         self.dir.save_run(&self.run)?;
         Ok(self.dir.publish_address(address)?)
     }

@@ -11,8 +11,10 @@ use dcgan_core::ids::Digest;
 use dcgan_core::spec::{DatasetInfo, InitialWeights, ObjectiveKind, RunSpec};
 use dcgan_core::words::counted;
 use dcgan_process::exit::usage;
+use dcgan_process::names;
 use dcgan_process::settings::POSITIVE;
-use dcgan_store::dataset::Dataset;
+use dcgan_process::similar::nearest;
+use dcgan_store::dataset::{Dataset, Source};
 use dcgan_store::evaluator_file::EvaluatorFile;
 use dcgan_store::file;
 use dcgan_store::format::Newer;
@@ -79,6 +81,9 @@ pub(crate) fn resolve_run(given: &PartialConfig) -> anyhow::Result<ResolvedRun> 
         Some(saved) => given.clone().or(&saved.settings.without_last_start()?).map_err(usage)?,
         None => given.clone(),
     };
+    if let Some(saved) = &saved {
+        refuse_lost_data(given, &saved.settings, &root)?;
+    }
     let given_weights = read_weights(given, saved.as_ref(), &root)?;
     if let Some(weights) = &given_weights {
         merged.initial_weights = Some(InitialWeights::File(weights.digest));
@@ -94,11 +99,14 @@ pub(crate) fn resolve_run(given: &PartialConfig) -> anyhow::Result<ResolvedRun> 
         merged.eval_every = given.eval_every;
     }
     merged.evaluator_digest = evaluator.as_ref().map(EvaluatorFile::digest);
-    let (config, to_save) = merged.resolve(dataset.info()).map_err(usage)?;
     let is_new = saved.is_none();
+    // Other data may contradict settings that nobody gives now: that they are other data is the
+    // mistake.
     if let Some(saved) = saved {
-        refuse_other_run(&saved, &config.spec, to_save.transpose, &root)?;
+        let spec = merged.spec()?.build(dataset.info()).map_err(usage)?;
+        refuse_other_run(&saved, &spec, merged.transpose, &root)?;
     }
+    let (config, to_save) = merged.resolve(dataset.info()).map_err(usage)?;
     let initial_weights = match (given_weights, config.spec.initial_weights()) {
         (Some(weights), _) => Some(weights),
         (None, InitialWeights::Seed) => None,
@@ -209,10 +217,22 @@ pub(crate) fn check_out(root: &Path) -> anyhow::Result<()> {
     run_dir::check(root).map_err(|error| of_out(root, error.into()))
 }
 
-/// Names the flag of an error about the run directory if another path is what mends it.
+/// Names the flag of an error about the run directory if another path is what mends it, or the
+/// commands that do.
 fn of_out(root: &Path, error: anyhow::Error) -> anyhow::Error {
-    let Some(RunDirError::Io { error: cause, .. }) = error.downcast_ref() else {
-        return error;
+    let cause = match error.downcast_ref() {
+        Some(RunDirError::Io { error, .. }) => error,
+        Some(RunDirError::Foreign(_)) => return usage(error.context("--out")),
+        Some(RunDirError::Locked(_)) => {
+            let (program, run) = (names::called(), names::quoted(&root.to_string_lossy()));
+            return anyhow!(
+                "{}: another coordinator is using this run directory: see it with `{program} \
+                 status --run {run}`, end it with `{program} stop --run {run}`, or choose another \
+                 --out",
+                root.display()
+            );
+        }
+        _ => return error,
     };
     match cause.kind() {
         ErrorKind::NotFound
@@ -272,6 +292,27 @@ fn load_data(given: &PartialConfig) -> anyhow::Result<Dataset> {
     Ok(dataset)
 }
 
+/// Refuses a run whose images are gone from where they were, unless their new place is given.
+fn refuse_lost_data(
+    given: &PartialConfig,
+    saved: &PartialConfig,
+    root: &Path,
+) -> anyhow::Result<()> {
+    let (None, Source::Path(data)) = (&given.data, saved.source()) else {
+        return Ok(());
+    };
+    ensure!(
+        data.exists(),
+        usage(anyhow!(
+            "the images of {} were in {}, where there is nothing now: give their new place as \
+             --data",
+            root.display(),
+            data.display()
+        ))
+    );
+    Ok(())
+}
+
 /// Refuses a run directory that holds something already, if the user asked for that.
 fn refuse_used_directory(resume: Resume, root: &Path) -> anyhow::Result<()> {
     let is_empty = || file::is_empty(root).with_context(|| root.display().to_string());
@@ -302,12 +343,12 @@ fn read_saved(paths: &RunPaths) -> anyhow::Result<Option<SavedRun>> {
     Ok(Some(SavedRun { settings: completed, spec }))
 }
 
-/// The run that a directory belongs to, and its settings.
+/// The run that a directory belongs to, and the configuration of its last start.
 ///
 /// # Errors
 /// If it belongs to none, or its files cannot be read.
 pub(crate) fn read_run(paths: &RunPaths) -> anyhow::Result<(RunFile, RunConfig)> {
-    let no_run = || RunDirError::NoRun(paths.root().to_owned());
+    let no_run = || RunDirError::no_run(paths.root());
     let run = read_run_file(paths)?.ok_or_else(no_run)?;
     let settings = read_saved_config(paths)?;
     let data_set =
@@ -376,9 +417,8 @@ fn refuse_other_run(
 fn read_saved_config(paths: &RunPaths) -> anyhow::Result<PartialConfig> {
     let (path, text) = (paths.config(), read_config_file(paths)?);
     // A setting that this version does not know may change the result.
-    let table: Option<Table> = toml::from_str(&text).ok();
-    let unknown =
-        table.as_ref().and_then(|table| table.keys().find(|key| !PartialConfig::has_key(key)));
+    let (table, keys): (Option<Table>, _) = (toml::from_str(&text).ok(), PartialConfig::keys());
+    let unknown = table.as_ref().and_then(|table| table.keys().find(|&key| !keys.contains(key)));
     if let Some(key) = unknown {
         bail!(Newer::setting(&path, key));
     }
@@ -387,6 +427,11 @@ fn read_saved_config(paths: &RunPaths) -> anyhow::Result<PartialConfig> {
 
 /// Reads a configuration file that a person names.
 fn read_config(path: &Path) -> anyhow::Result<PartialConfig> {
+    if path.is_dir() {
+        let file = path.join("config.toml");
+        let tip = if file.exists() { format!("; give {}", file.display()) } else { String::new() };
+        bail!("{}: it is a folder{tip}", path.display());
+    }
     let mut text = String::new();
     // It may be a pipe.
     let source = File::open(path).with_context(|| path.display().to_string())?;
@@ -400,11 +445,25 @@ fn read_config(path: &Path) -> anyhow::Result<PartialConfig> {
     parse_config(path, &text)
 }
 
+/// The same message of the toml library; if it is about an unknown name, with the name that may be
+/// meant in place of all that there are.
+fn without_list(message: &str) -> String {
+    let unknown = message.strip_prefix("unknown field `").and_then(|it| it.split_once('`'));
+    let Some((name, _)) = unknown else {
+        return message.to_owned();
+    };
+    let keys = PartialConfig::keys();
+    match nearest(name, keys.iter().map(String::as_str)) {
+        Some(meant) => format!("no setting is called {name}: did you mean {meant}?"),
+        None => format!("no setting is called {name}; `{} --help` lists all", names::called()),
+    }
+}
+
 fn parse_config(path: &Path, text: &str) -> anyhow::Result<PartialConfig> {
     toml::from_str(text).map_err(|error| {
         // The library's message takes several lines. Ours is one: the file, the line, the mistake.
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-        let mut mistake = error.message().to_owned();
+        let mut mistake = without_list(error.message());
         for number in NUMBERS {
             mistake = mistake.replace(number, POSITIVE);
         }

@@ -30,7 +30,7 @@ use crate::args::Args;
 use crate::config::{PartialConfig, RunConfig, cores};
 use crate::console::CONSOLE;
 use crate::driver::{Disk, Driver, Unsaved, describe_early_end};
-use crate::find::{self, Progress};
+use crate::ended::{self, Progress};
 use crate::initial_weights::WeightsFile;
 use crate::input::{INPUTS_MAX, Input};
 use crate::local_processes::{LocalProcesses, LocalSettings, check_device};
@@ -69,6 +69,10 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let _entered = network.enter();
     // Another coordinator of the run has its port, too: what matters is that there is one.
     check_out(&root)?;
+    if let Some(http) = http.filter(|_| is_local) {
+        // The sampler would only be started again and again.
+        net::listen(http).map(drop).map_err(|error| anyhow!(error.at("--http")))?;
+    }
     if given.dry_run.unwrap_or_default() {
         // The port is free, or will be taken, as without --dry-run.
         let listening = listen(given, &root)?.local_addr()?;
@@ -87,7 +91,8 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let OpenedRun { mut recorder, files, run, are_workers_over, persisted, pending_grids } =
         recorder::open(&root, &config, &config_text, initial_weights.as_ref(), evaluator.as_ref())?;
     let resumed_at = persisted.checkpoint.as_ref().map_or(0, |saved| saved.step);
-    let _address_file = recorder.publish_address(&address.to_string())?;
+    let resume_arguments = resume_arguments(given);
+    let _address_file = recorder.publish_address(&address.to_string(), &resume_arguments)?;
 
     // Start the producers of inputs: the service, the signals and the writer.
     let (inputs_sender, inputs) = mpsc::channel(INPUTS_MAX);
@@ -137,7 +142,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     // Run the driver to the end.
     CONSOLE.start_bar(resumed_at, config.schedule.last_step, config.spec.batch_size());
     let disk = Disk::new(files, newest, pending_grids, jobs, inputs_sender);
-    let resume = resume_command(given, &root);
+    let resume = ended::resume_command(&root, &resume_arguments);
     let driver = Driver::new(start, machine, config, run.run, disk, local, is_local)
         .with_services(workers, pulse)
         .with_resume_command(resume)
@@ -425,24 +430,24 @@ fn worker_hint(address: &Address) -> String {
     format!("; start workers with: {worker} --coordinator {address}{insecure}")
 }
 
-/// The command that goes on with the run, for people to copy.
-fn resume_command(given: &PartialConfig, root: &Path) -> String {
-    let mut command =
-        format!("{} --out {}", names::called(), names::quoted(&root.to_string_lossy()));
-    let mut add = |text: String| command += &text;
+/// The arguments of the command that goes on with the run, for people to copy: all but the run
+/// directory.
+fn resume_arguments(given: &PartialConfig) -> String {
+    let mut arguments = Vec::new();
+    let mut add = |text: String| arguments.push(text);
     if given.local.unwrap_or_default() {
-        add(" --local".to_owned());
+        add("--local".to_owned());
     }
     for (flag, address) in [("listen", &given.listen), ("http", &given.http)] {
         if let Some(address) = address {
-            add(format!(" --{flag} {address}"));
+            add(format!("--{flag} {address}"));
         }
     }
     if let Some(device) = &given.device {
-        add(format!(" --device {}", names::quoted(device)));
+        add(format!("--device {}", names::quoted(device)));
     }
     if given.insecure.unwrap_or_default() {
-        add(" --insecure".to_owned());
+        add("--insecure".to_owned());
     }
     // These hold for one start, and the next one is to do what this one would have done.
     let numbers = [
@@ -453,10 +458,10 @@ fn resume_command(given: &PartialConfig, root: &Path) -> String {
     ];
     for (flag, number) in numbers {
         if let Some(number) = number {
-            add(format!(" --{flag} {number}"));
+            add(format!("--{flag} {number}"));
         }
     }
-    command
+    arguments.join(" ")
 }
 
 /// Describes a run in one line.
@@ -480,7 +485,7 @@ fn describe_start(root: &Path, config: &RunConfig) -> anyhow::Result<String> {
     if read_run_file(&paths)?.is_none() {
         return Ok("a new run would begin".to_owned());
     }
-    let Progress { step, ends_run } = find::progress(&paths)?;
+    let Progress { step, ends_run, .. } = ended::progress(&paths)?;
     let last_step = config.schedule.last_step;
     Ok(match step {
         0 => "the run would begin at step 1: it has no checkpoint".to_owned(),

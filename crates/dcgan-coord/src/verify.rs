@@ -85,7 +85,7 @@ impl Run {
         let paths = RunPaths::new(root);
         let name = root.display().to_string();
         let Some(RunFile { run, fingerprint, .. }) = read_run_file(&paths)? else {
-            bail!(usage(RunDirError::NoRun(root.to_owned())));
+            bail!(usage(RunDirError::no_run(root)));
         };
         let owner = Owner { run: Some(run), fingerprint, spec: None };
         let mut run = Self {
@@ -211,11 +211,10 @@ fn compare(first: &Run, second: &Run) -> anyhow::Result<Comparison> {
         return Ok(Comparison { text: "the runs have no step in common".to_owned(), same: false });
     };
     let Some(differing) = common.iter().find(|step| !step.is_same()) else {
-        let (steps, CommonStep { step, first: digest, .. }) = (counted(common.len(), "step"), last);
+        let (steps, CommonStep { step, first: digest, .. }) =
+            (counted(common.len(), "recorded step"), last);
         return Ok(Comparison {
-            text: format!(
-                "the same at all {steps} that both have, up to step {step} (digest {digest})"
-            ),
+            text: format!("the same at all {steps}, up to step {step} (digest {digest})"),
             same: true,
         });
     };

@@ -9,10 +9,12 @@ use clap::{Arg, ArgAction, ArgMatches, Command, Error, value_parser};
 use clap_complete::Shell;
 
 use crate::output::{self, Stream, escaped};
+use crate::settings::VERBS_OF;
+use crate::similar::nearest;
 
 /// Flags of other programs, without the dashes, and ours for the same thing. A program has some of
 /// ours, and names the first that it has.
-const SYNONYMS: [(&str, &[&str]); 24] = [
+const SYNONYMS: [(&str, &[&str]); 27] = [
     ("address", &["listen", "http"]),
     ("batch", &["batch-size"]),
     ("bs", &["batch-size"]),
@@ -29,14 +31,17 @@ const SYNONYMS: [(&str, &[&str]); 24] = [
     ("master", &["listen", "coordinator"]),
     ("master-addr", &["listen", "coordinator"]),
     ("n", &["workers", "count", "rows"]),
+    ("n-workers", &["workers"]),
     ("nproc", &["workers"]),
     ("nproc-per-node", &["workers"]),
     ("num-iterations", &["steps"]),
     ("num-workers", &["workers"]),
     ("nnodes", &["workers"]),
+    ("out", &["run"]),
     ("output", &["out"]),
     ("output-dir", &["out"]),
     ("port", &["listen", "http"]),
+    ("run", &["out", "coordinator"]),
 ];
 
 /// Words of other programs that no flag of ours stands for, and what to do instead.
@@ -65,6 +70,9 @@ const VERBS: [(&str, &[(&str, &str)]); 9] = [
 
 /// The shells whose completion scripts there are, as people call them.
 const SHELLS: &str = "bash, elvish, fish, powershell or zsh";
+
+/// The flag for which people of other programs give no value.
+const RESUME: &str = "--resume ";
 
 /// The most columns of a help text.
 const WIDTH: usize = 100;
@@ -104,7 +112,10 @@ pub(crate) fn print_if_asked_for(command: &Command, matches: &ArgMatches) -> io:
         Some(("completions", matches)) => {
             let shell = matches.get_one::<Shell>("shell").copied().unwrap_or(Shell::Bash);
             let name = command.get_name().to_owned();
-            clap_complete::generate(shell, &mut command.clone(), name, &mut text);
+            clap_complete::generate(shell, &mut command.clone(), &name, &mut text);
+            if shell == Shell::Bash {
+                text = with_labels_of_verbs(&name, &text);
+            }
         }
         Some(("man", matches)) => match matches.get_one::<PathBuf>("dir") {
             Some(folder) => {
@@ -120,8 +131,9 @@ pub(crate) fn print_if_asked_for(command: &Command, matches: &ArgMatches) -> io:
             command.build();
             let verb = matches.get_one::<String>("verb");
             let of_verb = verb.map(|verb| {
-                let unknown = || io::Error::other(format!("there is no verb {verb}"));
-                command.find_subcommand(verb).ok_or_else(unknown)
+                command
+                    .find_subcommand(verb)
+                    .ok_or_else(|| io::Error::other(unknown(verb, &command)))
             });
             let of = of_verb.transpose()?.unwrap_or(&command);
             text.extend(of.clone().render_long_help().to_string().into_bytes());
@@ -132,21 +144,42 @@ pub(crate) fn print_if_asked_for(command: &Command, matches: &ArgMatches) -> io:
     Ok(true)
 }
 
+/// Names the verbs in a completion script for bash as the script itself looks for them. The library
+/// writes the hyphen of a program's name in two ways, and no verb would be found.
+fn with_labels_of_verbs(program: &str, script: &[u8]) -> Vec<u8> {
+    let label = |hyphen: &str| format!("{}__subcmd__", program.replace('-', hyphen));
+    String::from_utf8_lossy(script).replace(&label("__subcmd__"), &label("__")).into_bytes()
+}
+
+/// Says that there is no such verb, and which one may be meant.
+fn unknown(verb: &str, command: &Command) -> String {
+    let verbs = command.get_subcommands().map(Command::get_name);
+    let meant = nearest(verb, verbs).map_or(String::new(), |it| format!(": did you mean {it}?"));
+    format!("there is no verb {verb}{meant}")
+}
+
 /// Replaces the suggestion of an error by our own, if we know what the word means.
 pub(crate) fn with_tip(mut error: Error, command: &Command) -> Error {
     let word = |kind| match error.get(kind) {
         Some(ContextValue::String(word)) => Some(word.clone()),
         _ => None,
     };
+    let verb = verb_of_this_process(command);
     let tip = match error.kind() {
         ErrorKind::UnknownArgument => word(ContextKind::InvalidArg)
-            .and_then(|word| flag_for(word.trim_start_matches('-'), verb_of_this_process(command))),
+            .and_then(|word| tip_for_argument(&word, verb, verb.get_name() != command.get_name())),
         ErrorKind::InvalidSubcommand => {
             word(ContextKind::InvalidSubcommand).and_then(|word| verb_for(&word, command))
         }
         // A shell that there is no script for is not one that only sounds alike.
-        ErrorKind::InvalidValue if verb_of_this_process(command).get_name() == "completions" => {
+        ErrorKind::InvalidValue if verb.get_name() == "completions" => {
             Some(format!("there is a script for {SHELLS}"))
+        }
+        ErrorKind::InvalidValue
+            if word(ContextKind::InvalidValue).is_some_and(|value| value.is_empty())
+                && word(ContextKind::InvalidArg).is_some_and(|flag| flag.starts_with(RESUME)) =>
+        {
+            Some("leave it out: a run that is there goes on by itself".to_owned())
         }
         _ => None,
     };
@@ -210,8 +243,47 @@ fn with_width(command: Command) -> Command {
     command.disable_help_subcommand(true).mut_subcommands(with_width)
 }
 
+/// Returns a tip for a word that is no argument of this verb, or of this program without a verb.
+fn tip_for_argument(word: &str, verb: &Command, is_verb: bool) -> Option<String> {
+    let name = word.trim_start_matches('-');
+    if name == word {
+        let has_run = has_flag("run", verb) && verb.get_positionals().next().is_none();
+        return has_run.then(|| format!("give it as '--run {word}'"));
+    }
+    if is_verb && has_flag(name, verb) {
+        return Some(format!("give it after the verb: '{} --{name}'", verb.get_name()));
+    }
+    if name == "all" && verb.get_name() == "drain" {
+        return Some("to end all of them, use 'stop'".to_owned());
+    }
+    // One that begins with a single dash is taken for several of one letter.
+    let long = env::args().skip(1).find(|given| {
+        let rest = given.strip_prefix('-').filter(|rest| rest.len() > 1 && !word.starts_with("--"));
+        rest.is_some_and(|rest| has_flag(rest, verb))
+    });
+    match long {
+        Some(long) => Some(format!("use '-{long}'")),
+        None => flag_for(name, verb),
+    }
+}
+
+fn has_flag(name: &str, command: &Command) -> bool {
+    command.get_arguments().any(|arg| arg.get_long() == Some(name))
+}
+
 /// Returns a tip for a verb of another program.
 fn verb_for(word: &str, command: &Command) -> Option<String> {
+    let of_others = VERBS_OF.into_iter().filter(|(name, _)| *name != command.get_name());
+    if let Some((program, _)) = of_others.into_iter().find(|(_, verbs)| verbs.contains(&word)) {
+        return Some(format!("'{word}' is a verb of {program}"));
+    }
+    // Words after a flag that takes none.
+    if word == "local" && has_flag("local", command) {
+        return Some("use '--local'".to_owned());
+    }
+    if word.parse::<u16>().is_ok() && has_flag("workers", command) {
+        return Some(format!("use '--local --workers {word}'"));
+    }
     if NO_VERBS.contains(&word) && !command.is_subcommand_required_set() {
         return Some(format!("leave '{word}' out: without a verb, this program trains"));
     }
@@ -227,13 +299,20 @@ fn flag_for(word: &str, command: &Command) -> Option<String> {
     if let Some((_, tip)) = NO_FLAGS.into_iter().find(|(synonym, _)| *synonym == word) {
         return Some(tip.to_owned());
     }
-    let (_, flags) = SYNONYMS.into_iter().find(|(synonym, _)| *synonym == word)?;
-    let has = |flag: &str| command.get_arguments().any(|arg| arg.get_long() == Some(flag));
-    let flag = flags.iter().find(|flag| has(flag));
-    Some(match flag {
+    let flags = synonyms(&word);
+    if flags.is_empty() {
+        return None;
+    }
+    Some(match flags.iter().find(|flag| has_flag(flag, command)) {
         Some(flag) => format!("use '--{flag}'"),
         None => format!("'{}' has no such setting", command.get_name()),
     })
+}
+
+/// Returns our flags for a flag of other programs, all without the dashes.
+pub(crate) fn synonyms(word: &str) -> &'static [&'static str] {
+    let known = SYNONYMS.into_iter().find(|(synonym, _)| *synonym == word);
+    known.map_or(&[], |(_, flags)| flags)
 }
 
 #[cfg(test)]
@@ -269,6 +348,7 @@ mod tests {
         assert!(answer(&["--rank", "1"]).contains("tip: leave it out"));
         assert!(answer(&["train"]).contains("tip: leave 'train' out"));
         assert!(answer(&["version"]).contains("tip: use '--version'"));
+        assert!(answer(&["grid"]).contains("tip: 'grid' is a verb of dcgan-sampler"));
         let kill = answer(&["kill"]);
         assert!(!kill.contains("'stop'"), "it has no such verb: {kill}");
         assert!(answer(&["--liste", "1"]).contains("a similar argument exists: '--listen'"));
@@ -282,5 +362,8 @@ mod tests {
         let matches = command.try_get_matches_from_mut(["program", "help", "x"]).unwrap();
         let error = print_if_asked_for(&command, &matches).unwrap_err();
         assert_eq!(error.to_string(), "there is no verb x");
+        let matches = command.try_get_matches_from_mut(["program", "help", "mna"]).unwrap();
+        let error = print_if_asked_for(&command, &matches).unwrap_err();
+        assert_eq!(error.to_string(), "there is no verb mna: did you mean man?");
     }
 }

@@ -5,6 +5,7 @@
 //! * [`exit`]: exit statuses, and how an error becomes one.
 //! * [`logging`]: log lines as text or as JSON, with stable fields.
 //! * [`settings`]: flags and `DCGAN_*` variables; `help` describes them.
+//! * [`similar`]: the name that a person may have meant.
 //! * [`signals`]: Ctrl-C, SIGTERM and SIGHUP; the second one ends the process.
 //! * [`lifeline`]: ends a child process when its parent ends.
 //! * [`names`]: what a process calls its machine, its user and itself.
@@ -24,6 +25,7 @@ pub mod output;
 pub mod panics;
 pub mod settings;
 pub mod signals;
+pub mod similar;
 
 use std::process::Command;
 

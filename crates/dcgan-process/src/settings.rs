@@ -70,6 +70,13 @@ pub const FLAGS: [&str; 40] = [
     "workers-timeout",
 ];
 
+/// The verbs of each program that has any. A program without the verb that a person calls names the
+/// one that has it.
+pub const VERBS_OF: [(&str, &[&str]); 2] = [
+    ("dcgan-coord", &["chaos", "checkpoint", "drain", "status", "stop", "summary", "verify"]),
+    ("dcgan-sampler", &["eval", "export", "grid", "latents", "serve", "train-evaluator"]),
+];
+
 /// Parses the command line of this process. Ends the process with a message if it is wrong, or if
 /// help, a manual page or a completion script is asked for.
 pub fn parse<A: CommandFactory + FromArgMatches>() -> (A, ArgMatches) {

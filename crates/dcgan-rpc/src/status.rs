@@ -42,6 +42,7 @@ pub fn status(run: RunId, epoch: u64, now: Duration, status: Status) -> pb::Stat
         best: best_evaluation.map(best),
         alarms: alarms.into_iter().map(alarm).collect(),
         newest_row: None,
+        directory: String::new(),
     }
 }
 

@@ -4,12 +4,15 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use anyhow::{anyhow, bail};
+use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use dcgan_core::ids::Step;
 use dcgan_model::Weights;
 use dcgan_model::evaluation::{IMAGES_MIN, PIECE_IMAGES};
+use dcgan_process::exit::usage;
 use dcgan_process::logging::LogArgs;
-use dcgan_process::settings::{self, is_from_variable};
+use dcgan_process::settings::{self, is_from_variable, variable_of};
 use dcgan_rpc::net::{CoordinatorAt, ListenAddress};
 use dcgan_store::run_dir::DEFAULT_ROOT;
 
@@ -38,19 +41,33 @@ pub(crate) enum Verb {
     Export(ExportArgs),
     /// Writes the latent vectors that grid and export draw with, as a NumPy array
     Latents(LatentsArgs),
-    /// Measure how good samples are, by a classifier and real images
+    /// Measures how good samples are, by a classifier and real images
     Eval(EvalArgs),
-    /// Train the classifier of an evaluator for eval
+    /// Trains the classifier of an evaluator for eval
     TrainEvaluator(TrainEvaluatorArgs),
 }
 
 impl Args {
-    /// Drops what a variable gives if a flag gives another that excludes it. Without both there is
-    /// a default.
-    pub(crate) fn prefer_flags(mut self, matches: &ArgMatches) -> Self {
-        let (Verb::Serve(serve), Some((_, matches))) = (&mut self.verb, matches.subcommand())
-        else {
-            return self;
+    /// Drops what a variable gives if an argument gives another that excludes it. Without both
+    /// there is a default.
+    ///
+    /// # Errors
+    /// If two arguments name a run directory.
+    pub(crate) fn prefer_flags(mut self, matches: &ArgMatches) -> anyhow::Result<Self> {
+        let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
+        let serve = match &mut self.verb {
+            Verb::Grid(GridArgs { which, .. })
+            | Verb::Export(ExportArgs { which, .. })
+            | Verb::Eval(EvalArgs { which, .. }) => {
+                resolve_run(&mut which.run, which.directory.take(), matches)?;
+                return Ok(self);
+            }
+            Verb::Serve(serve) => serve,
+            Verb::Latents(latents) => {
+                resolve_run(&mut latents.run, None, matches)?;
+                return Ok(self);
+            }
+            Verb::TrainEvaluator(_) => return Ok(self),
         };
         match (&serve.coordinator, &serve.run) {
             (Some(_), Some(_)) => {
@@ -60,12 +77,17 @@ impl Args {
                     _ => {}
                 }
             }
-            (None, None) => serve.run = Some(DEFAULT_ROOT.into()),
+            (None, None) => serve.run = Some(default_run()),
             _ => {}
         }
-        self
+        Ok(self)
     }
 }
+
+/// The address of the page without `--http`.
+pub(crate) const DEFAULT_HTTP: &str = "127.0.0.1:7421";
+/// The address for requests without `--grpc`.
+pub(crate) const DEFAULT_GRPC: &str = "127.0.0.1:7422";
 
 #[derive(Debug, ClapArgs)]
 #[command(mut_args = settings::in_plain_words)]
@@ -83,10 +105,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_enum, env = "DCGAN_WEIGHTS")]
     pub(crate) weights: Option<WeightsArg>,
     /// The address of the web page
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7421", env = "DCGAN_HTTP")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_HTTP, env = "DCGAN_HTTP")]
     pub(crate) http: ListenAddress,
     /// The address for requests for samples over gRPC
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7422", env = "DCGAN_GRPC")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_GRPC, env = "DCGAN_GRPC")]
     pub(crate) grpc: ListenAddress,
     /// Takes a free port if one of these is taken
     #[arg(long, hide = true)]
@@ -99,9 +121,18 @@ pub(crate) struct ServeArgs {
     pub(crate) exit_with_stdin: bool,
 }
 
+/// The run directory of a person who names none: that of `dcgan-coord`.
+fn default_run() -> PathBuf {
+    let out = std::env::var_os(variable_of("out")).filter(|out| !out.is_empty());
+    out.map_or_else(|| DEFAULT_ROOT.into(), PathBuf::from)
+}
+
 /// Selects a generator.
-#[derive(Debug, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct Which {
+    /// The run directory, as --run
+    #[arg(value_name = "RUN_DIR")]
+    directory: Option<PathBuf>,
     /// The run directory
     #[arg(long, value_name = "RUN_DIR", default_value = DEFAULT_ROOT, env = "DCGAN_RUN")]
     pub(crate) run: PathBuf,
@@ -141,6 +172,24 @@ impl FromStr for CheckpointArg {
             step => step.parse().map(Self::Of).map_err(|_| "expected newest, best or a step"),
         }
     }
+}
+
+/// Puts the run directory that is meant into `run`: `directory`, which was given without a flag, or
+/// what the flag or its variable gave, or else the default.
+fn resolve_run(
+    run: &mut PathBuf,
+    directory: Option<PathBuf>,
+    matches: &ArgMatches,
+) -> anyhow::Result<()> {
+    match (directory, matches.value_source("run")) {
+        (Some(_), Some(ValueSource::CommandLine)) => {
+            bail!(usage(anyhow!("RUN_DIR and --run both name the run directory: give one")))
+        }
+        (Some(directory), _) => *run = directory,
+        (None, Some(ValueSource::DefaultValue)) => *run = default_run(),
+        (None, _) => {}
+    }
+    Ok(())
 }
 
 /// The [`Weights`] as a setting.
@@ -237,12 +286,12 @@ pub(crate) struct LatentsArgs {
     pub(crate) out: PathBuf,
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 #[command(mut_args = settings::in_plain_words)]
 pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub(crate) which: Which,
-    /// Judge the images in this IDX file instead of a checkpoint's
+    /// Judges the images in this IDX file instead of a checkpoint's
     #[arg(long, value_name = "FILE", conflicts_with_all = ["checkpoint", "seed"])]
     pub(crate) images: Option<PathBuf>,
     /// How many samples, a multiple of 100; distances of fewer are greater
@@ -265,7 +314,7 @@ pub(crate) struct EvalArgs {
     /// in]
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<PathBuf>,
-    /// Print JSON
+    /// Prints one JSON object
     #[arg(long)]
     pub(crate) json: bool,
 }

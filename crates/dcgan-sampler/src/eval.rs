@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
+use std::thread;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use dcgan_core::random::{Purpose, RandomStream};
@@ -12,11 +13,13 @@ use dcgan_core::words::counted;
 use dcgan_model::PIXELS;
 use dcgan_model::evaluation::{self, Evaluator, IMAGES_MIN, LabelledImages, PIECE_IMAGES, Report};
 use dcgan_process::exit::{status, usage};
-use dcgan_process::print;
+use dcgan_process::{print, signals};
 use dcgan_store::dataset::{Dataset, Labelled, Source, Split};
 use dcgan_store::evaluator_file::EvaluatorFile;
 use dcgan_store::file;
 use serde_json::{Map, Value, json};
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 
 use crate::args::{EvalArgs, TrainEvaluatorArgs};
 use crate::run_dir;
@@ -24,8 +27,30 @@ use crate::run_dir;
 /// Samples without `--count`, as in an evaluation during the training.
 pub(crate) const SAMPLES: u32 = EVALUATION.pieces as u32 * PIECE_IMAGES as u32;
 
-/// Prints how good samples are: those of a checkpoint, or those in a file.
+/// Prints how good samples are: those of a checkpoint, or those in a file. Returns the exit status.
+///
+/// The judgement takes up to minutes, on a thread of its own: a signal ends the program meanwhile.
 pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
+    let mut signal = signals::listen()?;
+    let (args, (result_in, result)) = (args.clone(), oneshot::channel());
+    thread::Builder::new().name("judge".to_owned()).spawn(move || {
+        // After a signal nobody waits for it.
+        let _ = result_in.send(judge(&args));
+    })?;
+    Builder::new_current_thread().build()?.block_on(async {
+        tokio::select! {
+            text = result => print(&text??),
+            signal = signal.take() => {
+                tracing::warn!(event = "not_judged", %signal, "not judged, because of {signal}");
+                return Ok(signal.status());
+            }
+        }
+        Ok(status::FINISHED)
+    })
+}
+
+/// Judges samples. Returns the text to print.
+fn judge(args: &EvalArgs) -> anyhow::Result<String> {
     let given = args
         .evaluator
         .as_ref()
@@ -37,7 +62,9 @@ pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
     let (what, samples, evaluator) = match &args.images {
         Some(path) => {
             let samples = read_samples(path, count)?;
-            (path.display().to_string(), samples, evaluator_for(given, &training)?)
+            let (what, evaluator) = (path.display().to_string(), evaluator_for(given, &training)?);
+            log_begin(count, &what);
+            (what, samples, evaluator)
         }
         None => {
             let checkpoint = run_dir::checkpoint(&args.which.run, args.which.checkpoint)?;
@@ -46,22 +73,28 @@ pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
             let evaluator = evaluator_for(given.or(kept), &training)?;
             let weights = args.which.weights.map(Into::into);
             let generator = run_dir::generator(&checkpoint, weights)?;
+            let what = format!("step {}", generator.step);
+            log_begin(count, &what);
             let seed = args.seed.unwrap_or(generator.seed);
             let pieces = (0..count / PIECE_IMAGES)
                 .flat_map(|piece| generator.generator.draw_piece(seed, piece as u32));
-            (format!("step {}", generator.step), pieces.collect(), evaluator)
+            (what, pieces.collect(), evaluator)
         }
     };
     let report = evaluator.report(&samples, training.pixels());
     // What can be had at best: training images in place of samples.
     let floor = (training.info().images >= count)
         .then(|| evaluator.report(&some_images(training.pixels(), count), &[]));
-    print(&if args.json {
+    Ok(if args.json {
         format!("{}\n", as_json(&report, floor.as_ref()))
     } else {
         as_table(&what, count, &report, floor.as_ref())
-    });
-    Ok(status::FINISHED)
+    })
+}
+
+fn log_begin(count: usize, what: &str) {
+    let samples = counted(count, "sample");
+    tracing::info!(event = "judging", count, "judging {samples} of {what} ...");
 }
 
 fn load(source: &Source, transpose: Option<bool>) -> anyhow::Result<Dataset> {
@@ -150,6 +183,9 @@ fn some_images(pixels: &[u8], count: usize) -> Vec<u8> {
 
 /// Reads the first samples in an IDX file.
 fn read_samples(path: &Path, count: usize) -> anyhow::Result<Vec<u8>> {
+    if !path.exists() {
+        bail!(usage(anyhow!("--images: {}: there is no such file", path.display())));
+    }
     let source = Source::Path(path.to_owned());
     let samples = Dataset::load(&source, Some(false), ObjectiveKind::Dcgan)
         .context("--images")

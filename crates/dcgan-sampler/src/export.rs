@@ -27,6 +27,9 @@ const SIDE: usize = 28;
 /// The file that a grid is written to if a person names none.
 const GRID_FILE: &str = "grid.png";
 
+/// The endings of pictures.
+const PICTURES: [&str; 7] = ["bmp", "gif", "jpeg", "jpg", "png", "tiff", "webp"];
+
 /// Writes one grid as a PNG file.
 pub(crate) fn grid(args: &GridArgs) -> anyhow::Result<u8> {
     let GridArgs { rows, columns, .. } = *args;
@@ -36,6 +39,13 @@ pub(crate) fn grid(args: &GridArgs) -> anyhow::Result<u8> {
         bail!(usage(anyhow!("{GRID_FILE} exists already: give the file to write as --out")));
     }
     check_out(out)?;
+    let ending = ending(out);
+    if ending.as_ref().is_some_and(|ending| ending != "png") {
+        bail!(usage(anyhow!(
+            "--out: {}: a grid is a PNG file; give a name that ends in .png",
+            out.display()
+        )));
+    }
     let generator = run_dir::load(&args.which)?;
     let what = format!("{rows} x {columns} digits of step {}", generator.step);
     write(out, &what, |file| {
@@ -47,6 +57,12 @@ pub(crate) fn grid(args: &GridArgs) -> anyhow::Result<u8> {
 /// before they became bytes.
 pub(crate) fn images(args: &ExportArgs) -> anyhow::Result<u8> {
     check_out(&args.out)?;
+    if ending(&args.out).is_some_and(|ending| PICTURES.contains(&&*ending)) {
+        bail!(usage(anyhow!(
+            "--out: {}: export writes IDX and .npy files, which are no pictures; 'grid' draws one",
+            args.out.display()
+        )));
+    }
     let RunGenerator { step, seed: run_seed, generator } = run_dir::load(&args.which)?;
     let count = args.count as usize;
     let what = format!("{} of step {step}", counted(count, "image"));
@@ -85,6 +101,11 @@ pub(crate) fn latents(args: &LatentsArgs) -> anyhow::Result<u8> {
         npy::write(&[count, LATENT_LEN], vectors, &mut file)?;
         file.flush()
     })
+}
+
+/// The ending of a file's name in lower case, if it has one.
+fn ending(file: &Path) -> Option<String> {
+    Some(file.extension()?.to_string_lossy().to_lowercase())
 }
 
 /// Refuses a file that cannot be written because of its path.

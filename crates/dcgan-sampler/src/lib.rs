@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
         }
         args.log.start()?;
         warn_of_unknown_variables(&RunSpec::setting_names());
-        match &args.prefer_flags(&matches).verb {
+        match &args.prefer_flags(&matches)?.verb {
             Verb::Serve(args) => serve::run(args),
             Verb::Grid(args) => export::grid(args),
             Verb::Export(args) => export::images(args),

@@ -8,10 +8,11 @@ use dcgan_core::evaluation::EvaluationRow;
 use dcgan_core::ids::Step;
 use dcgan_model::Weights;
 use dcgan_process::exit::usage;
+use dcgan_process::names;
 use dcgan_store::checkpoint::{Checkpoints, Damaged, Owner, VerifiedCheckpoint};
 use dcgan_store::evaluator_file::EvaluatorFile;
 use dcgan_store::metrics_log;
-use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, read_run_file};
+use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, is_in_use, read_run_file};
 
 use crate::args::{CheckpointArg, Which};
 use crate::newest::RunGenerator;
@@ -23,7 +24,7 @@ use crate::newest::RunGenerator;
 pub(crate) fn checkpoints(root: &Path) -> anyhow::Result<Checkpoints> {
     let paths = RunPaths::new(root);
     let Some(RunFile { run, fingerprint, .. }) = read_run_file(&paths)? else {
-        bail!(usage(RunDirError::NoRun(root.to_owned())));
+        bail!(usage(RunDirError::no_run(root)));
     };
     let owner = Owner { run: Some(run), fingerprint, spec: None };
     Ok(Checkpoints::new(&paths).of_run(owner))
@@ -55,14 +56,26 @@ pub(crate) fn checkpoint(root: &Path, which: CheckpointArg) -> anyhow::Result<Ve
             Ok(checkpoints.load(step)?)
         }
         CheckpointArg::Best => Ok(checkpoints.load(best(&checkpoints, root)?)?),
-        CheckpointArg::Newest => newest(&checkpoints, root)?.with_context(|| {
-            format!(
-                "{}: there is no checkpoint yet; the run saves one every 30 s by default, and \
-                 `dcgan-coord checkpoint` takes one now",
-                root.display()
-            )
-        }),
+        CheckpointArg::Newest => newest(&checkpoints, root)?.with_context(|| no_checkpoint(root)),
     }
+}
+
+/// Says that a run has no checkpoint, and how it gets one.
+fn no_checkpoint(root: &Path) -> String {
+    let (paths, run) = (RunPaths::new(root), names::quoted(&root.to_string_lossy()));
+    let (root, coordinator) = (root.display(), names::called_beside("dcgan-coord"));
+    if is_in_use(&paths) {
+        return format!(
+            "{root}: there is no checkpoint yet; the run saves one every 30 s by default, and \
+             `{coordinator} checkpoint --run {run}` takes one now"
+        );
+    }
+    let resume = read_run_file(&paths).ok().flatten().and_then(|file| file.resume);
+    let resume = resume.unwrap_or_else(|| "--local".to_owned());
+    format!(
+        "{root}: there is no checkpoint: the run has ended before its first one; `{coordinator} \
+         --out {run} {resume}` begins it again"
+    )
 }
 
 /// Reads the evaluator that a run keeps, if it was given one.

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tonic::service::Routes;
 
-use crate::args::ServeArgs;
+use crate::args::{DEFAULT_GRPC, DEFAULT_HTTP, ServeArgs};
 use crate::newest::Newest;
 use crate::{follow, page, run_dir, service};
 
@@ -69,8 +69,16 @@ fn listen(
         Err(_) if or_free => net::listen(SocketAddr::new(address.ip(), 0)),
         result => result,
     };
-    // Who follows a run of --local by hand finds its ports taken.
-    listener.map_err(|error| anyhow!("{} (a run with --local has a page already)", error.at(flag)))
+    listener.map_err(|error| {
+        // Who follows a run of --local by hand finds its ports taken.
+        if [DEFAULT_HTTP, DEFAULT_GRPC].map(str::to_owned).contains(&address.to_string()) {
+            return anyhow!(
+                "{flag}: {error}: a run with --local has a page already; for another one give \
+                 --http 127.0.0.1:0 --grpc 127.0.0.1:0"
+            );
+        }
+        anyhow!(error.at(flag))
+    })
 }
 
 async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {

@@ -11,7 +11,7 @@
 //!   search for files of its relatives and for pictures.
 //! * [`picture`]: PNG and JPEG files as small grey images.
 //! * [`run_dir`]: the files of a run directory, its lock and the grids; `run_file` is `run.json`,
-//!   and `restore` undoes what others do to them.
+//!   `restore` undoes what others do to them, and `no_run` says where a run is.
 //! * [`address_file`]: where the coordinator of a run listens.
 //! * [`checkpoint`]: the folder of checkpoints.
 //! * [`format`]: the version of the formats of both; older and newer files.
@@ -31,6 +31,7 @@ pub mod file;
 pub mod format;
 pub mod idx;
 pub mod metrics_log;
+mod no_run;
 #[doc(hidden)]
 pub mod parsers;
 pub mod picture;

@@ -144,8 +144,8 @@ pub enum RunDirError {
     },
     /// Another coordinator is using the directory.
     #[error(
-        "{0}: another coordinator is using this run directory: see `status`, end it with `stop`, \
-         or choose another --out"
+        "{0}: another coordinator is using this run directory: see it with `dcgan-coord status \
+         --run {0}`, end it with `dcgan-coord stop --run {0}`, or choose another --out"
     )]
     Locked(PathBuf),
     /// A file has other content than it should.
@@ -160,10 +160,15 @@ pub enum RunDirError {
     #[error(transparent)]
     Newer(#[from] Newer),
     /// The directory is missing, or no run has begun in it.
-    #[error("{0}: not a run directory: there is no run.json")]
-    NoRun(PathBuf),
+    #[error("{root}: not a run directory: {why}")]
+    NoRun {
+        /// The path.
+        root: PathBuf,
+        /// The reason, and where there is a run.
+        why: String,
+    },
     /// The directory holds files and is not a run directory.
-    #[error("{0}: not empty, and not a run directory")]
+    #[error("{0}: not empty, and not a run directory; choose another --out")]
     Foreign(PathBuf),
 }
 
@@ -313,12 +318,19 @@ impl RunDir {
 /// it is a run directory, also if a crash came before `run.json` was written.
 pub(crate) fn create_and_lock(paths: &RunPaths) -> Result<File, RunDirError> {
     let root = paths.root();
-    let has_lock = fs::symlink_metadata(paths.lock_file()).is_ok();
-    if !has_lock && !file::is_empty(root).map_err(|error| io_error(root, error))? {
-        return Err(RunDirError::Foreign(root.to_owned()));
-    }
+    refuse_foreign(paths)?;
     create_folder(root)?;
     lock(paths)
+}
+
+/// Refuses a directory that holds other files.
+fn refuse_foreign(paths: &RunPaths) -> Result<(), RunDirError> {
+    let root = paths.root();
+    let has_lock = fs::symlink_metadata(paths.lock_file()).is_ok();
+    if has_lock || file::is_empty(root).map_err(|error| io_error(root, error))? {
+        return Ok(());
+    }
+    Err(RunDirError::Foreign(root.to_owned()))
 }
 
 /// Locks a run directory for as long as the returned file is open.
@@ -354,9 +366,10 @@ pub(crate) fn create_folder(path: &Path) -> Result<(), RunDirError> {
 /// Checks that a run directory can be used, or created, and leaves nothing behind.
 ///
 /// # Errors
-/// If another coordinator is using it, or nothing can be created there.
+/// If another coordinator is using it, it holds other files, or nothing can be created there.
 pub fn check(root: &Path) -> Result<(), RunDirError> {
     let paths = RunPaths::new(root);
+    refuse_foreign(&paths)?;
     if paths.lock_file().exists() {
         lock(&paths)?;
     }
@@ -439,7 +452,8 @@ mod tests {
         fs::remove_file(folder.path().join("run.lock")).unwrap();
         fs::write(folder.path().join("thesis.tex"), "important").unwrap();
         let refused = RunDir::open(folder.path()).unwrap_err().to_string();
-        assert!(refused.ends_with("not empty, and not a run directory"), "{refused}");
+        assert!(refused.contains("not empty, and not a run directory"), "{refused}");
+        assert!(matches!(check(folder.path()), Err(RunDirError::Foreign(_))));
         assert!(!folder.path().join("run.lock").exists());
     }
 

@@ -4,7 +4,7 @@
 //! A coordinator takes the end out of the file before it does anything else, and puts one in as the
 //! last thing that it does. So an end is that of the last start, and one that was killed has none.
 
-use std::{fmt, io};
+use std::{fmt, fs, io};
 
 use dcgan_core::ids::{RunId, Step};
 use dcgan_core::protocol::plan::Plan;
@@ -32,6 +32,10 @@ pub struct RunFile {
     /// The address at which the coordinator listens, or did at its last start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// The arguments, as a shell reads them, with which a program goes on with the run as its last
+    /// start would have: all but the run directory. `None` in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<String>,
     /// The end of the last start; `None` while it lasts, and if it was killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
@@ -68,7 +72,8 @@ pub enum EndState {
 impl RunFile {
     /// Returns the content for a run that has not begun.
     pub fn new(run: RunId) -> Self {
-        Self { format: FORMAT, run, fingerprint: None, plan: None, address: None, ended: None }
+        let (fingerprint, plan, address, resume, ended) = (None, None, None, None, None);
+        Self { format: FORMAT, run, fingerprint, plan, address, resume, ended }
     }
 
     /// The text of the file.
@@ -104,14 +109,29 @@ pub fn read_run_file(paths: &RunPaths) -> Result<Option<RunFile>, RunDirError> {
         Ok(run) => Ok(Some(run)),
         Err(Unreadable::Newer(newer)) => Err(newer.into()),
         Err(Unreadable::Damaged(what) | Unreadable::Foreign(what)) => {
+            let what = format!("{what}; {}", way_out(paths));
             Err(RunDirError::Damaged { path, what })
         }
     }
 }
 
+/// Says how a run goes on whose `run.json` is damaged.
+fn way_out(paths: &RunPaths) -> String {
+    let folder = paths.checkpoints();
+    let has_checkpoint = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+    let root = paths.root().display();
+    if has_checkpoint {
+        format!(
+            "move it away, and start with --config {root}/config.toml --out {root}: the newest \
+             checkpoint says which run this is"
+        )
+    } else {
+        format!("there is no checkpoint to go on from: remove {root}, and start the run anew")
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs;
 
     use super::*;
 
@@ -139,6 +159,7 @@ mod tests {
         let run = RunFile {
             fingerprint: Some("cpu r2 fma".to_owned()),
             address: Some("http://127.0.0.1:7420".to_owned()),
+            resume: Some("--local --steps 40".to_owned()),
             ended,
             ..RunFile::new(RunId(7))
         };
@@ -148,7 +169,9 @@ mod tests {
             flipped[bit / 8] ^= 1 << (bit % 8);
             fs::write(paths.run_file(), flipped).unwrap();
             match read_run_file(&paths) {
-                Err(RunDirError::Damaged { .. }) => {}
+                Err(RunDirError::Damaged { what, .. }) => {
+                    assert!(what.contains("there is no checkpoint to go on from"), "{what}");
+                }
                 read => assert_eq!(read.unwrap(), Some(run.clone()), "bit {bit}"),
             }
         }

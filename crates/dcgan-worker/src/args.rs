@@ -22,8 +22,8 @@ pub struct Args {
     /// file:RUN_DIR/address
     #[arg(long, value_name = "URL", env = "DCGAN_COORDINATOR")]
     pub coordinator: CoordinatorAt,
-    /// The name of this worker; a newer process with the same name replaces it [default:
-    /// HOST-PROCESS]
+    /// The name of this worker; a newer process with the same name waits until this one is gone
+    /// [default: HOST-PROCESS]
     #[arg(long, value_parser = name, env = "DCGAN_NAME")]
     pub name: Option<String>,
     /// The device that computes: cpu, cuda or cuda:N

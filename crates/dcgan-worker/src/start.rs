@@ -13,7 +13,7 @@ use dcgan_core::words::worker;
 use dcgan_model::DeviceChoice;
 use dcgan_process::exit::{status, usage};
 use dcgan_process::open_files;
-use dcgan_rpc::net::{self, Address, Connector, Places, Pulse};
+use dcgan_rpc::net::{self, Address, Connector, CoordinatorAt, Places, Pulse};
 use dcgan_rpc::services::Program;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -109,8 +109,14 @@ async fn listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
         if waiting.is_over() {
             return Err(error.context(format!("cannot find {coordinator}")));
         }
-        waiting.report(|| {
-            format!("the address of {coordinator}, which this machine does not know: {error}")
+        waiting.report(|| match coordinator {
+            CoordinatorAt::File(path) => {
+                let run = path.parent().unwrap_or(path);
+                format!("a coordinator in {}: {error}", run.display())
+            }
+            CoordinatorAt::Address(_) => {
+                format!("the address of {coordinator}, which this machine does not know: {error}")
+            }
         });
         tokio::time::sleep(RESOLVE_PAUSE).await;
     }

@@ -118,7 +118,7 @@ impl ChaosArgs {
     /// The faults, in their order, and the length of the run.
     fn schedule(&self) -> anyhow::Result<(Vec<ScheduledFault>, Step)> {
         if let Some(path) = &self.schedule {
-            let schedule = read_schedule(path).map_err(usage)?;
+            let schedule = read_schedule(path).context("--schedule").map_err(usage)?;
             let steps = self.steps.unwrap_or(self.default_steps(schedule.len()));
             return Ok((schedule, steps));
         }

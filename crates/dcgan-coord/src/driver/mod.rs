@@ -249,6 +249,10 @@ impl Driver {
             .newest_row
             .as_ref()
             .map(|row| dcgan_rpc::newest_row(row, spec.batch_size(), step, last_step));
+        // A path says more to whoever is in another folder.
+        let root = self.disk.files.root();
+        let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+        status.directory = root.to_string_lossy().into_owned();
         // The client may have gone away without waiting for the answer.
         let _ = reply.send(status);
     }

@@ -44,6 +44,7 @@ impl Terminal {
 impl Sink for Terminal {
     fn row(&mut self, row: &MetricsRow) {
         CONSOLE.print_row(&self.line(row));
+        CONSOLE.show_speed(row.images_per_second);
     }
 }
 

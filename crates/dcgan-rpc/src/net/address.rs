@@ -72,14 +72,18 @@ impl Address {
     pub fn of_server(listening: SocketAddr) -> Self {
         let mut address = listening;
         if listening.ip().is_unspecified() {
-            // Two addresses for documentation, which nobody has: the way to them is the way out.
-            let elsewhere = match listening {
-                SocketAddr::V4(_) => "192.0.2.1:9",
-                SocketAddr::V6(_) => "[2001:db8::1]:9",
-            };
-            address.set_ip(interface_to(elsewhere).unwrap_or_else(|_| loopback(listening)));
+            address.set_ip(Self::way_out(listening).unwrap_or_else(|_| loopback(listening)));
         }
         address.into()
+    }
+
+    /// The address of this machine, of the same family, from which it reaches others.
+    pub(crate) fn way_out(family: SocketAddr) -> io::Result<IpAddr> {
+        // Two addresses for documentation, which nobody has: the way to them is the way out.
+        interface_to(match family {
+            SocketAddr::V4(_) => "192.0.2.1:9",
+            SocketAddr::V6(_) => "[2001:db8::1]:9",
+        })
     }
 
     /// The address at which processes of this machine reach a server that listens there.

@@ -10,6 +10,8 @@ use super::{Address, InvalidAddress};
 
 /// A file is named with this in front.
 const FILE: &str = "file:";
+/// The file of a run directory that has the address.
+const NAME: &str = "address";
 
 /// The place where the coordinator is found, as people write it: `http://HOST:PORT`, or
 /// `file:RUN_DIR/address`, the file in which a coordinator keeps its address.
@@ -31,7 +33,13 @@ impl CoordinatorAt {
             Self::Address(address) => Ok(address.clone()),
             Self::File(path) => {
                 let named = |error: &dyn fmt::Display| format!("{}: {error}", path.display());
-                let text = read(path).map_err(|it| io::Error::new(it.kind(), named(&it)))?;
+                let text = read(path).map_err(|error| match error.kind() {
+                    kind @ io::ErrorKind::NotFound => {
+                        let path = path.display();
+                        io::Error::new(kind, format!("there is no {path} yet, or no more"))
+                    }
+                    kind => io::Error::new(kind, named(&error)),
+                })?;
                 text.parse().map_err(|error| {
                     io::Error::new(io::ErrorKind::InvalidData, named(&error as &InvalidAddress))
                 })
@@ -41,13 +49,25 @@ impl CoordinatorAt {
 }
 
 impl FromStr for CoordinatorAt {
-    type Err = InvalidAddress;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+    fn from_str(text: &str) -> Result<Self, String> {
         match text.strip_prefix(FILE) {
             Some(path) if !path.is_empty() => Ok(Self::File(path.into())),
-            _ => text.parse().map(Self::Address),
+            _ => text.parse().map(Self::Address).map_err(|error| with_tip(text, &error)),
         }
+    }
+}
+
+/// The same error, with the right form of what looks like a path.
+fn with_tip(text: &str, error: &InvalidAddress) -> String {
+    let path = Path::new(text);
+    if path.is_dir() {
+        format!("{error}; for the file in this folder write {FILE}{}", path.join(NAME).display())
+    } else if !text.contains("://") && text.contains('/') {
+        format!("{error}; for a file that has the address write {FILE}{text}")
+    } else {
+        error.to_string()
     }
 }
 
@@ -77,13 +97,15 @@ mod tests {
             assert_eq!(at(text).unwrap().find(read).unwrap().authority(), "127.0.0.1:7420");
         }
         for (text, error) in [
-            ("file:gone", "gone: entity not found"),
+            ("file:gone", "there is no gone yet, or no more"),
             ("file:run/config.toml", "run/config.toml: expected an address such as"),
         ] {
             let found = at(text).unwrap().find(read).unwrap_err().to_string();
             assert!(found.starts_with(error), "{found}");
         }
         assert!(at("file:").is_err());
-        assert!(at("run/address").is_err());
+        assert!(at("run/address").unwrap_err().ends_with("write file:run/address"));
+        assert!(at("/").unwrap_err().ends_with("write file:/address"));
+        assert!(!at("ftp://host:1").unwrap_err().contains("file:"));
     }
 }

@@ -1,7 +1,7 @@
 //! Listeners and gRPC servers.
 
-use std::io;
 use std::net::SocketAddr;
+use std::{fmt, io};
 
 use axum::Router;
 use axum::extract::Request;
@@ -13,6 +13,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Code, Status};
 
+use super::Address;
 use super::accept::Incoming;
 use super::health::{self, Pulse, STUCK_MAX};
 use super::places::Places;
@@ -25,10 +26,23 @@ use crate::services::{Program, SERVICES, Service};
 
 /// A port that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {error}")]
 pub struct ListenError {
     address: SocketAddr,
     error: io::Error,
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, error } = self;
+        if error.kind() != io::ErrorKind::AddrNotAvailable {
+            return write!(f, "cannot listen on {address}: {error}");
+        }
+        write!(f, "this machine has no address {}", address.ip())?;
+        match Address::way_out(*address) {
+            Ok(own) => write!(f, "; it has {own}"),
+            Err(_) => Ok(()),
+        }
+    }
 }
 
 impl ListenError {
