@@ -73,7 +73,10 @@ fn a_run_that_begins_with_given_weights_has_the_same_bits_whoever_computes_it() 
         fs::rename(here.join("run"), here.join("again")).unwrap();
         local(here, &format!("--workers 1 --init-from first --steps 8 {SMALL}"))
     });
-    assert_names(&run(COORD, here, "verify run again", 0).text, &["the same at all 4 steps"]);
+    assert_names(
+        &run(COORD, here, "verify run again", 0).text,
+        &["the same at all 4 recorded steps"],
+    );
     check_own_copy(here);
 }
 
