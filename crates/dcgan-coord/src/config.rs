@@ -524,6 +524,7 @@ mod tests {
             let help = flag.get_help().unwrap().to_string();
             let default = match &spec[&setting] {
                 toml::Value::String(name) => name.clone(),
+                toml::Value::Boolean(false) => "no".to_owned(),
                 number => number.to_string(),
             };
             let says_it = help.ends_with(&format!("[default: {default}]"));
