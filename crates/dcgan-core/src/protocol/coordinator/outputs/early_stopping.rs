@@ -8,9 +8,16 @@
 //!
 //! A verdict counts when its evaluation is on disk: a coordinator that starts again finds the same.
 
-use crate::evaluation::BestEvaluation;
-use crate::ids::Step;
+use super::super::{Command, Notice};
+use super::{Outputs, SavedCheckpoint};
+use crate::evaluation::{BestEvaluation, EvaluationInfo};
+use crate::ids::{Position, Step};
+use crate::protocol::plan::StateRef;
 use crate::spec::schedule::Schedule;
+
+/// A deciding evaluation that is lost more often than this cannot be computed, and the run fails.
+/// Each time all workers that had the state must have died or failed.
+const LOSSES_MAX: u32 = 8;
 
 /// The end of a run before its schedule, because its evaluations have not become better.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -106,6 +113,135 @@ impl EarlyStopping {
     /// The early end, once a verdict has decided it.
     pub(super) fn end(&self) -> Option<EarlyEnd> {
         self.end
+    }
+}
+
+impl Outputs {
+    /// The deciding evaluation that is neither made nor due although the log has passed its step:
+    /// no member had a report of it.
+    pub(super) fn passed_evaluation(&self) -> Option<Step> {
+        let step = self.awaited_evaluation().filter(|&step| step <= self.log.through())?;
+        let is_known = self.persisted.evaluations.contains_key(&step)
+            || self.evaluations.first_step() == Some(step);
+        (!is_known).then_some(step)
+    }
+
+    /// Makes the evaluation of the state that a plan starts from due, if it decides whether the run
+    /// goes on. Members that copy the state from a checkpoint do not report its step.
+    pub(in super::super) fn note_start(&mut self, start: &StateRef) {
+        let Position { step, .. } = start.position;
+        if start.position.is_step_boundary()
+            && self.awaited_evaluation() == Some(step)
+            && let Some(info) = self.evaluation_due_after(step)
+        {
+            self.missing_evaluations.remove(&step);
+            self.evaluations.add(step, start.digest, &info);
+        }
+    }
+
+    /// Sends the members back if no worker is left that could compute an evaluation on which the
+    /// end of the run depends.
+    pub(in super::super) fn go_back_if_lost(&mut self, out: &mut Vec<Command>) {
+        if let Some(step) = self.hopeless.take()
+            && self.lost.is_none()
+        {
+            let before = if self.losses.0 == step { self.losses.1 } else { 0 };
+            self.losses = (step, before + 1);
+            self.lost = Some(step);
+            out.push(Command::Notice(Notice::EvaluationLost(step)));
+        }
+    }
+
+    /// Takes the verdicts of evaluations that are on disk, and ends the run if one of them does.
+    pub(super) fn advance_verdicts(&mut self, out: &mut Vec<Command>) {
+        let Some(early) = &mut self.early else {
+            return;
+        };
+        let Some(EvaluationInfo { criterion, .. }) = self.config.spec.evaluation() else {
+            return;
+        };
+        let (writes, persisted, origin) = (&self.writes, &self.persisted, self.origin);
+        early.advance(|step| match persisted.evaluations.get(&step) {
+            _ if writes.has_evaluation(step) => Known::NotYet,
+            Some(values) => values.get(criterion).map_or(Known::Never, Known::Value),
+            None if step < origin => Known::Never,
+            None => Known::NotYet,
+        });
+        // Where the schedule ends the run as early, the verdict ends nothing.
+        let end = early.end().filter(|end| end.step < self.config.schedule.last_step);
+        if let Some(end) = end {
+            self.early_end = Some(end);
+            self.config.schedule.last_step = end.step;
+            let (step, patience, best) = (end.step, end.patience, end.best.to_string());
+            out.push(Command::Notice(Notice::EndsEarly { step, patience, best }));
+        }
+    }
+
+    /// Makes the evaluation of the checkpoint at which this coordinator begins due, if it decides
+    /// whether the run goes on and is not on disk.
+    pub(super) fn resume_evaluation(&mut self) {
+        let Some(SavedCheckpoint { step, digest, .. }) = self.checkpoint() else {
+            return;
+        };
+        let (step, digest) = (*step, *digest);
+        if self.config.schedule.verdict_due(step)
+            && let Some(info) = self.evaluation_due_after(step)
+        {
+            self.evaluations.add(step, digest, &info);
+        }
+    }
+
+    /// The early end of the run, if the evaluations have decided it.
+    pub(in super::super) fn early_end(&self) -> Option<EarlyEnd> {
+        self.early_end
+    }
+
+    /// The step that members may train through: the last one, or the one before which an evaluation
+    /// has to be known. If that is lost, they go back before the step that it is of.
+    pub(in super::super) fn train_through(&self) -> Step {
+        let horizon = self.early.as_ref().map(EarlyStopping::horizon);
+        self.lost.unwrap_or_else(|| horizon.unwrap_or(Step::MAX).min(self.last_step()))
+    }
+
+    /// The step that members are told to train through, if an evaluation may end the run.
+    pub(in super::super) fn horizon(&self) -> Option<Step> {
+        self.early.as_ref().map(|_| self.train_through())
+    }
+
+    /// The step of the evaluation that is waited for before members may train through a later step
+    /// than now; `None` if there is none.
+    pub(in super::super) fn awaited_evaluation(&self) -> Option<Step> {
+        let next = self.early.as_ref().filter(|_| self.early_end.is_none())?.next();
+        self.config.schedule.verdict_due(next).then_some(next)
+    }
+
+    /// Returns whether that evaluation is due already.
+    pub(in super::super) fn awaits_due_evaluation(&self) -> bool {
+        let awaited = self.awaited_evaluation();
+        awaited.is_some_and(|step| self.evaluations.first_step().is_some_and(|due| due <= step))
+    }
+
+    /// The last step that is logged now. Whether the step at the horizon is the last one of the
+    /// run, which has a row, is not known before the verdict.
+    pub(in super::super) fn logs_through(&self) -> Step {
+        let early = self.early.as_ref().filter(|_| self.awaited_evaluation().is_some());
+        early.map_or(Step::MAX, |early| early.horizon() - 1)
+    }
+
+    /// Returns whether an evaluation may end the run.
+    pub(in super::super) fn needs_evaluations(&self) -> bool {
+        self.early.is_some()
+    }
+
+    /// The deciding evaluation that was lost so often that something is wrong with it.
+    pub(in super::super) fn lost_too_often(&self) -> Option<Step> {
+        let (step, times) = self.losses;
+        (times > LOSSES_MAX).then_some(step)
+    }
+
+    /// Returns whether the members have to go back before an evaluation that is lost.
+    pub(in super::super) fn lost_evaluation(&self) -> Option<Step> {
+        self.lost
     }
 }
 

@@ -22,14 +22,14 @@ use std::time::Duration;
 use super::alarms::{Alarm, Alarms};
 use super::{Command, ConnId, Failure, Notice};
 use crate::evaluation::{BestEvaluation, EvaluationInfo, EvaluationRow, PartId};
-use crate::ids::{Digest, Position, Step, WorkerId};
+use crate::ids::{Digest, Step, WorkerId};
 use crate::metrics::{LogWindow, NamedMetrics, StepDone};
-use crate::protocol::plan::{Plan, StateRef};
+use crate::protocol::plan::Plan;
 use crate::spec::RunSpec;
 use crate::spec::schedule::Schedule;
 use agreement::MissingReport;
 pub use early_stopping::EarlyEnd;
-use early_stopping::{EarlyStopping, Known};
+use early_stopping::EarlyStopping;
 use evaluations::Evaluations;
 use log_position::LogPosition;
 use requested_checkpoint::RequestedCheckpoint;
@@ -45,10 +45,6 @@ const STEPS_AHEAD_MAX: u64 = 1_000_000;
 /// The reports of so many steps are kept after the members have agreed on them, also while a disk
 /// hangs. Older ones are forgotten. Those of a step take 2.5 kB with one worker.
 const LOGGED_REPORTS_MAX: Step = 4096;
-
-/// A deciding evaluation that is lost more often than this cannot be computed, and the run fails.
-/// Each time all workers that had the state must have died or failed.
-const LOSSES_MAX: u32 = 8;
 
 /// The settings of the outputs.
 #[derive(Clone, Debug)]
@@ -403,41 +399,6 @@ impl Outputs {
         }
     }
 
-    /// The deciding evaluation that is neither made nor due although the log has passed its step:
-    /// no member had a report of it.
-    fn passed_evaluation(&self) -> Option<Step> {
-        let step = self.awaited_evaluation().filter(|&step| step <= self.log.through())?;
-        let is_known = self.persisted.evaluations.contains_key(&step)
-            || self.evaluations.first_step() == Some(step);
-        (!is_known).then_some(step)
-    }
-
-    /// Makes the evaluation of the state that a plan starts from due, if it decides whether the run
-    /// goes on. Members that copy the state from a checkpoint do not report its step.
-    pub(super) fn note_start(&mut self, start: &StateRef) {
-        let Position { step, .. } = start.position;
-        if start.position.is_step_boundary()
-            && self.awaited_evaluation() == Some(step)
-            && let Some(info) = self.evaluation_due_after(step)
-        {
-            self.missing_evaluations.remove(&step);
-            self.evaluations.add(step, start.digest, &info);
-        }
-    }
-
-    /// Sends the members back if no worker is left that could compute an evaluation on which the
-    /// end of the run depends.
-    pub(super) fn go_back_if_lost(&mut self, out: &mut Vec<Command>) {
-        if let Some(step) = self.hopeless.take()
-            && self.lost.is_none()
-        {
-            let before = if self.losses.0 == step { self.losses.1 } else { 0 };
-            self.losses = (step, before + 1);
-            self.lost = Some(step);
-            out.push(Command::Notice(Notice::EvaluationLost(step)));
-        }
-    }
-
     /// Takes the result of a part of an evaluation, or why a worker has none.
     pub(super) fn on_evaluated(
         &mut self,
@@ -637,98 +598,6 @@ impl Outputs {
     /// The evaluation of the objective, if it has one.
     pub(super) fn evaluation(&self) -> Option<EvaluationInfo> {
         self.config.spec.evaluation()
-    }
-
-    /// Takes the verdicts of evaluations that are on disk, and ends the run if one of them does.
-    fn advance_verdicts(&mut self, out: &mut Vec<Command>) {
-        let Some(early) = &mut self.early else {
-            return;
-        };
-        let Some(EvaluationInfo { criterion, .. }) = self.config.spec.evaluation() else {
-            return;
-        };
-        let (writes, persisted, origin) = (&self.writes, &self.persisted, self.origin);
-        early.advance(|step| match persisted.evaluations.get(&step) {
-            _ if writes.has_evaluation(step) => Known::NotYet,
-            Some(values) => values.get(criterion).map_or(Known::Never, Known::Value),
-            None if step < origin => Known::Never,
-            None => Known::NotYet,
-        });
-        // Where the schedule ends the run as early, the verdict ends nothing.
-        let end = early.end().filter(|end| end.step < self.config.schedule.last_step);
-        if let Some(end) = end {
-            self.early_end = Some(end);
-            self.config.schedule.last_step = end.step;
-            let (step, patience, best) = (end.step, end.patience, end.best.to_string());
-            out.push(Command::Notice(Notice::EndsEarly { step, patience, best }));
-        }
-    }
-
-    /// Makes the evaluation of the checkpoint at which this coordinator begins due, if it decides
-    /// whether the run goes on and is not on disk.
-    fn resume_evaluation(&mut self) {
-        let Some(SavedCheckpoint { step, digest, .. }) = self.checkpoint() else {
-            return;
-        };
-        let (step, digest) = (*step, *digest);
-        if self.config.schedule.verdict_due(step)
-            && let Some(info) = self.evaluation_due_after(step)
-        {
-            self.evaluations.add(step, digest, &info);
-        }
-    }
-
-    /// The early end of the run, if the evaluations have decided it.
-    pub(super) fn early_end(&self) -> Option<EarlyEnd> {
-        self.early_end
-    }
-
-    /// The step that members may train through: the last one, or the one before which an evaluation
-    /// has to be known. If that is lost, they go back before the step that it is of.
-    pub(super) fn train_through(&self) -> Step {
-        let horizon = self.early.as_ref().map(EarlyStopping::horizon);
-        self.lost.unwrap_or_else(|| horizon.unwrap_or(Step::MAX).min(self.last_step()))
-    }
-
-    /// The step that members are told to train through, if an evaluation may end the run.
-    pub(super) fn horizon(&self) -> Option<Step> {
-        self.early.as_ref().map(|_| self.train_through())
-    }
-
-    /// The step of the evaluation that is waited for before members may train through a later step
-    /// than now; `None` if there is none.
-    pub(super) fn awaited_evaluation(&self) -> Option<Step> {
-        let next = self.early.as_ref().filter(|_| self.early_end.is_none())?.next();
-        self.config.schedule.verdict_due(next).then_some(next)
-    }
-
-    /// Returns whether that evaluation is due already.
-    pub(super) fn awaits_due_evaluation(&self) -> bool {
-        let awaited = self.awaited_evaluation();
-        awaited.is_some_and(|step| self.evaluations.first_step().is_some_and(|due| due <= step))
-    }
-
-    /// The last step that is logged now. Whether the step at the horizon is the last one of the
-    /// run, which has a row, is not known before the verdict.
-    pub(super) fn logs_through(&self) -> Step {
-        let early = self.early.as_ref().filter(|_| self.awaited_evaluation().is_some());
-        early.map_or(Step::MAX, |early| early.horizon() - 1)
-    }
-
-    /// Returns whether an evaluation may end the run.
-    pub(super) fn needs_evaluations(&self) -> bool {
-        self.early.is_some()
-    }
-
-    /// The deciding evaluation that was lost so often that something is wrong with it.
-    pub(super) fn lost_too_often(&self) -> Option<Step> {
-        let (step, times) = self.losses;
-        (times > LOSSES_MAX).then_some(step)
-    }
-
-    /// Returns whether the members have to go back before an evaluation that is lost.
-    pub(super) fn lost_evaluation(&self) -> Option<Step> {
-        self.lost
     }
 
     /// The best state of those that are evaluated.
