@@ -25,8 +25,8 @@ use crate::content;
 
 /// The most bytes of a file.
 pub const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// The most pixels of a picture: those of 5792 x 5792. Decoding takes up to 8 bytes for each.
-pub const PIXELS_MAX: u64 = 33_554_432;
+/// The most pixels of a picture: those of 4000 x 4000. Decoding takes up to 8 bytes for each.
+pub const PIXELS_MAX: u64 = 16_000_000;
 /// How a PNG file begins.
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 /// How a JPEG file begins.
