@@ -44,19 +44,24 @@ fn evaluations_are_the_same_for_any_number_of_workers_and_through_failures() {
     // A worker dies with a part, and the coordinator dies right after an evaluation is on disk.
     let folder = tempdir().unwrap();
     let here = folder.path();
-    let arguments = format!("--workers 2 {EVALUATED}");
-    let first = format!("{arguments} --fault append-evaluation=kill@3");
+    train_with_deaths(here, EVALUATED, 3);
+    assert_eq!(evaluations(here), expected);
+}
+
+/// Trains with two workers, of which one dies with a part of an evaluation. The coordinator dies
+/// when the evaluation with this number, counted from 1, is on disk, and is started again.
+fn train_with_deaths(here: &Path, settings: &str, number: u64) {
+    let arguments = format!("--workers 2 {settings}");
+    let first = format!("{arguments} --fault append-evaluation=kill@{number}");
     let coordinator = Coordinator::start(here, &first);
-    let a = coordinator.worker(here, "--name a");
-    let b = coordinator.worker(here, "--name b --fault evaluate=kill@2");
+    let survivor = coordinator.worker(here, "--name a");
+    let dying = coordinator.worker(here, "--name b --fault evaluate=kill@2");
     coordinator.process.wait_for_event("evaluated", &[]);
     let again = format!("{arguments} {}", coordinator.same_port());
     coordinator.process.wait();
-    let again = Coordinator::start(here, &again);
-    again.process.expect(0);
-    a.expect(0);
-    drop(b);
-    assert_eq!(evaluations(here), expected);
+    Coordinator::start(here, &again).process.expect(0);
+    survivor.expect(0);
+    drop(dying);
 }
 
 /// The step with which a run of this many steps ends by `--early-stopping 1`, by the log of all its
@@ -103,17 +108,7 @@ fn a_run_ends_early_with_the_same_step_whatever_happens() {
     // A worker dies with a part of an evaluation, and then the coordinator alone.
     let folder = tempdir().unwrap();
     let here = folder.path();
-    let arguments = format!("--workers 2 {early}");
-    let first = format!("{arguments} --fault append-evaluation=kill@2");
-    let coordinator = Coordinator::start(here, &first);
-    let a = coordinator.worker(here, "--name a");
-    let b = coordinator.worker(here, "--name b --fault evaluate=kill@2");
-    coordinator.process.wait_for_event("evaluated", &[]);
-    let again = format!("{arguments} {}", coordinator.same_port());
-    coordinator.process.wait();
-    Coordinator::start(here, &again).process.expect(0);
-    a.expect(0);
-    drop(b);
+    train_with_deaths(here, &early, 2);
     assert_eq!(last_digest(here), expected);
 
     // The same command finds that the run has ended, and one without early stopping goes on.

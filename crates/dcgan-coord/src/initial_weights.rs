@@ -15,6 +15,8 @@ use dcgan_store::checkpoint::{Checkpoints, Owner, STATE_BYTES_MAX};
 use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, read_run_file};
 use dcgan_store::{file, state_file};
 
+use crate::recorder::warn_of_skipped;
+
 /// PyTorch's batch norms count their batches in tensors whose names end so. Nothing needs them.
 const BATCH_COUNT: &str = ".num_batches_tracked";
 
@@ -46,13 +48,7 @@ impl WeightsFile {
         };
         let owner = Owner { run: Some(run), fingerprint, spec: None };
         let (newest, damaged) = Checkpoints::new(&paths).of_run(owner).newest()?;
-        for damaged in damaged {
-            tracing::warn!(
-                event = "checkpoint_skipped",
-                path = %damaged.path().display(),
-                "skipping a checkpoint: {damaged}"
-            );
-        }
+        warn_of_skipped(&damaged);
         let newest = newest.with_context(|| format!("{name}: the run has no checkpoint yet"))?;
         Self::check(format!("{name}, step {}", newest.manifest().step), newest.state())
     }

@@ -15,7 +15,7 @@ use dcgan_core::spec::RunSpec;
 use dcgan_core::spec::schedule::Schedule;
 use dcgan_core::state::digest;
 use dcgan_store::address_file::AddressFile;
-use dcgan_store::checkpoint::{Checkpoints, Manifest, Owner, WatchedCheckpoint};
+use dcgan_store::checkpoint::{Checkpoints, Damaged, Manifest, Owner, WatchedCheckpoint};
 use dcgan_store::evaluator_file::EvaluatorFile;
 use dcgan_store::metrics_log::{self, MetricsLog};
 use dcgan_store::run_dir::{Ended, FORMAT, RunDir, RunFile, RunPaths, read_pending_grid};
@@ -137,6 +137,17 @@ fn save_settings(
         dir.save_evaluator(evaluator)?;
     }
     Ok(dir.save_config(config_text)?)
+}
+
+/// Logs the checkpoints that are skipped for an older one.
+pub(crate) fn warn_of_skipped(damaged: &[Damaged]) {
+    for damaged in damaged {
+        tracing::warn!(
+            event = "checkpoint_skipped",
+            path = %damaged.path().display(),
+            "skipping a checkpoint: {damaged}"
+        );
+    }
 }
 
 /// Gives a run directory without `run.json` an identity, and saves it: that of its checkpoints, if
@@ -436,13 +447,7 @@ impl RunFiles {
         let folder = self.paths.checkpoints();
         let newest = self.checkpoints.newest_through(through);
         let (newest, damaged) = newest.with_context(|| folder.display().to_string())?;
-        for damaged in damaged {
-            tracing::warn!(
-                event = "checkpoint_skipped",
-                path = %damaged.path().display(),
-                "skipping a checkpoint: {damaged}"
-            );
-        }
+        warn_of_skipped(&damaged);
         Ok(newest.map(|checkpoint| {
             let manifest = checkpoint.manifest().clone();
             let Manifest { step, state_digest: digest, window, ends_run, .. } = manifest;
