@@ -202,6 +202,25 @@ fn a_loss_is_said_by_the_coordinator_and_by_stop() {
 }
 
 #[test]
+fn an_end_saves_steps_that_are_computed_again() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let arguments = arguments().replace("--workers 2", "--workers 1");
+    let coordinator = Coordinator::start(here, &arguments);
+    let first = coordinator.worker(here, "--name a");
+    coordinator.process.wait_for_step(5000);
+    first.signal("KILL");
+    // Nothing is saved yet, so the next one begins with the first step.
+    let second = coordinator.worker(here, "--name b");
+    let again = coordinator.process.wait_for_event("step_recomputed", &[]);
+    let reached = again.field("step").parse().unwrap();
+    coordinator.process.signal("INT");
+    coordinator.process.expect(130);
+    second.expect(0);
+    assert!(newest_manifest(here).step >= reached);
+}
+
+#[test]
 fn a_second_signal_ends_a_coordinator_whose_driver_hangs() {
     let folder = tempdir().unwrap();
     let here = folder.path();

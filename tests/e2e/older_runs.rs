@@ -67,7 +67,9 @@ fn a_run_of_format_1_keeps_its_settings() {
 }
 
 /// The settings that were added after the first version.
-const ADDED: [&str; 15] = [
+const ADDED: [&str; 17] = [
+    "beta2",
+    "d-lr-ratio",
     "initial-weights",
     "lr-schedule",
     "warmup-steps",

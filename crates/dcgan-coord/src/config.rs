@@ -84,6 +84,13 @@ pub struct PartialConfig {
     /// Decay rate of Adam's first moment [default: 0.5].
     #[arg(long, value_name = "X", env = "DCGAN_BETA1")]
     pub(crate) beta1: Option<f64>,
+    /// Decay of Adam's second moment [default: 0.999].
+    #[arg(long, value_name = "X", env = "DCGAN_BETA2")]
+    pub(crate) beta2: Option<f64>,
+    /// Learning rate of the discriminator over the generator's (the two time-scale update rule,
+    /// TTUR) [default: 1.0].
+    #[arg(long, value_name = "X", env = "DCGAN_D_LR_RATIO")]
+    pub(crate) d_lr_ratio: Option<f64>,
     /// Course of the learning rate after the warm-up: constant, or falling to
     /// --final-learning-rate along a line or half a cosine (SGDR), or multiplied by
     /// --decay-factor every --decay-every steps [default: constant].

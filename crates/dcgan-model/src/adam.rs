@@ -1,7 +1,7 @@
 //! Adam (Kingma and Ba, ICLR 2015, algorithm 1), with the order of operations and the epsilon of
 //! PyTorch: outside the root, after the bias correction.
 
-use dcgan_core::ids::Step;
+use dcgan_core::ids::Position;
 use dcgan_core::portable::power;
 use dcgan_core::spec::RunSpec;
 use dcgan_core::state::State;
@@ -9,13 +9,13 @@ use dcgan_core::state::State;
 use crate::device::ExecutionDevice;
 use crate::layout::NetworkTensors;
 
-const BETA2: f32 = 0.999;
 const EPSILON: f32 = 1e-7;
 
 /// The constants of one update.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Adam {
     beta1: f32,
+    beta2: f32,
     /// The learning rate over the bias correction of the first moment.
     step_size: f32,
     /// The root of the bias correction of the second moment.
@@ -23,18 +23,22 @@ pub(crate) struct Adam {
 }
 
 impl Adam {
-    /// The constants of the update with number `time`, counted from 1, in a step.
-    pub(crate) fn new(spec: &RunSpec, step: Step, time: u64) -> Self {
-        Self::with(spec.learning_rate_at(step), spec.beta1(), time)
+    /// The constants of a network's update with number `time`, counted from 1, in a phase of the
+    /// step after `at.step`.
+    pub(crate) fn new(spec: &RunSpec, at: Position, time: u64) -> Self {
+        let rate = spec.learning_rate_in(at.phase, at.step + 1);
+        Self::with(rate, [spec.beta1(), spec.beta2()], time)
     }
 
     /// The constants of the update with number `time`, counted from 1.
-    pub(crate) fn with(learning_rate: f64, beta1: f64, time: u64) -> Self {
+    pub(crate) fn with(learning_rate: f64, [beta1, beta2]: [f64; 2], time: u64) -> Self {
         let correction = |beta: f64| 1.0 - power(beta, time);
+        let beta2 = beta2 as f32;
         Self {
             beta1: beta1 as f32,
+            beta2,
             step_size: (learning_rate / correction(beta1)) as f32,
-            root_correction: correction(f64::from(BETA2)).sqrt() as f32,
+            root_correction: correction(f64::from(beta2)).sqrt() as f32,
         }
     }
 
@@ -64,11 +68,11 @@ impl Adam {
     /// shards' gradients. All have the same length.
     #[inline(always)]
     pub(crate) fn update(self, [weights, m, v]: [&mut [f32]; 3], sum: &[f32], count: f32) {
-        let Self { beta1, step_size, root_correction } = self;
+        let Self { beta1, beta2, step_size, root_correction } = self;
         for (((w, m), v), sum) in weights.iter_mut().zip(m).zip(v).zip(sum) {
             let g = sum / count;
             *m = beta1 * *m + (1.0 - beta1) * g;
-            *v = BETA2 * *v + (1.0 - BETA2) * (g * g);
+            *v = beta2 * *v + (1.0 - beta2) * (g * g);
             *w -= step_size * *m / (v.sqrt() / root_correction + EPSILON);
         }
     }
@@ -88,7 +92,7 @@ pub(crate) fn clipping_count(sums: &[impl AsRef<[f32]>], count: f32, norm_max: f
 
 #[cfg(test)]
 mod tests {
-    use dcgan_core::ids::Digest;
+    use dcgan_core::ids::{Digest, Phase};
     use dcgan_core::spec::DatasetInfo;
 
     use super::*;
@@ -104,7 +108,8 @@ mod tests {
         for (time, (gradient, expected)) in
             (1..).zip([0.3, -0.1, 0.0, 1e-6].into_iter().zip(expected))
         {
-            Adam::new(&spec, time, time).update([&mut w, &mut m, &mut v], &[2.0 * gradient], 2.0);
+            let at = Position { step: time - 1, phase: Phase::Generator };
+            Adam::new(&spec, at, time).update([&mut w, &mut m, &mut v], &[2.0 * gradient], 2.0);
             assert!(
                 (w[0] - expected).abs() < 1e-7,
                 "update {time}: {} instead of {expected}",

@@ -385,7 +385,7 @@ impl Objective for Dcgan {
             self.vector_layout(at.phase).split(sum);
 
         let time = self.update_number(at);
-        let adam = Adam::new(&self.spec, at.step + 1, time);
+        let adam = Adam::new(&self.spec, at, time);
         let shards = f32::from(self.spec.shards());
         let (averaged, normalized) = match at.phase {
             Phase::Generator => (&*self.tensors.averaged, &[][..]),

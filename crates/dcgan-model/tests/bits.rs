@@ -90,8 +90,12 @@ fn computing_ahead_does_not_change_the_digest() {
 /// Two recipes that have each option between them.
 fn recipes() -> [RunSpecBuilder; 2] {
     let builder = RunSpec::builder().clip_grad_norm(0.5).augment_translation(3);
-    let hinge = builder.clone().loss(Loss::Hinge).spectral_norm(true).d_steps(2);
-    let squares = builder.loss(Loss::LeastSquares).label_smoothing(0.1).init(Initializer::Normal);
+    let hinge = builder.clone().loss(Loss::Hinge).spectral_norm(true).d_steps(2).beta2(0.9);
+    let squares = builder
+        .d_lr_ratio(2.0)
+        .loss(Loss::LeastSquares)
+        .label_smoothing(0.1)
+        .init(Initializer::Normal);
     [hinge, squares]
 }
 

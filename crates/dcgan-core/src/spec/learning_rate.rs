@@ -8,7 +8,7 @@ use std::f64::consts::FRAC_PI_2;
 
 use super::words::words;
 use super::{RunSpec, RunSpecError, steps};
-use crate::ids::Step;
+use crate::ids::{Phase, Step};
 use crate::portable::{cosine, power};
 
 words! {
@@ -42,10 +42,16 @@ impl LearningRateSchedule {
 }
 
 impl RunSpec {
-    /// The step size of Adam in a step. Row and optimizer ask here, and nowhere else: a schedule is
-    /// a pure function of the specification and the step.
+    /// The step size of Adam in a step, for the generator. Row and optimizer ask here, and nowhere
+    /// else: a schedule is a pure function of the specification and the step.
     pub fn learning_rate_at(&self, step: Step) -> f64 {
         learning_rate_at(self, step)
+    }
+
+    /// The step size of Adam in a step, for the network that `phase` trains.
+    pub fn learning_rate_in(&self, phase: Phase, step: Step) -> f64 {
+        let ratio = if phase == Phase::Generator { 1.0 } else { self.d_lr_ratio() };
+        ratio * self.learning_rate_at(step)
     }
 
     /// The step after which the learning rate is the final one, if its schedule has one.
@@ -157,6 +163,16 @@ mod tests {
     fn rates<const N: usize>(builder: RunSpecBuilder, steps: [Step; N]) -> [f64; N] {
         let spec = builder.build(MNIST).unwrap();
         steps.map(|step| (spec.learning_rate_at(step) * 1e9).round() / 1e3)
+    }
+
+    #[test]
+    fn the_discriminator_may_learn_at_another_rate() {
+        let spec = builder(LearningRateSchedule::Linear).d_lr_ratio(4.0).build(MNIST).unwrap();
+        let rate = spec.learning_rate_at(1);
+        assert_eq!(spec.learning_rate_in(Phase::Generator, 1), rate);
+        for phase in [Phase::DiscriminatorReal, Phase::DiscriminatorFake] {
+            assert_eq!(spec.learning_rate_in(phase, 1), 4.0 * rate);
+        }
     }
 
     #[test]

@@ -109,6 +109,11 @@ settings! {
     learning_rate: f64 = 2e-4;
     /// The decay of Adam's first moment, from 0 to below 1.
     beta1: f64 = 0.5;
+    /// The decay of Adam's second moment, from 0 to below 1.
+    beta2: f64 = 0.999, older runs: 0.999;
+    /// The learning rate of D over that of G (the two time-scale update rule, Heusel et al., "GANs
+    /// Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", NIPS 2017).
+    d_lr_ratio: f64 = 1.0, older runs: 1.0;
     /// The course of the learning rate after the warm-up.
     lr_schedule: LearningRateSchedule = LearningRateSchedule::Constant,
         older runs: LearningRateSchedule::Constant;
@@ -269,6 +274,8 @@ impl RunSpec {
             initial_weights,
             learning_rate,
             beta1,
+            beta2,
+            d_lr_ratio,
             ema_decay,
             // `check_schedule`:
             lr_schedule: _,
@@ -289,11 +296,12 @@ impl RunSpec {
         if initial_weights != InitialWeights::Seed && objective != ObjectiveKind::Dcgan {
             return Err(RunSpecError::InitialWeights(objective));
         }
-        // NaN is neither above 0 nor finite.
-        let is_rate = learning_rate > 0.0 && learning_rate.is_finite();
-        let above_0 = "above 0 and finite";
-        RunSpecError::unless_in_range("learning-rate", learning_rate, is_rate, above_0)?;
-        for (setting, decay) in [("beta1", beta1), ("ema-decay", ema_decay)] {
+        for (setting, value) in [("learning-rate", learning_rate), ("d-lr-ratio", d_lr_ratio)] {
+            // NaN is neither above 0 nor finite.
+            let is_positive = value > 0.0 && value.is_finite();
+            RunSpecError::unless_in_range(setting, value, is_positive, "above 0 and finite")?;
+        }
+        for (setting, decay) in [("beta1", beta1), ("beta2", beta2), ("ema-decay", ema_decay)] {
             let is_decay = (0.0..1.0).contains(&decay);
             RunSpecError::unless_in_range(setting, decay, is_decay, "at least 0 and below 1")?;
         }

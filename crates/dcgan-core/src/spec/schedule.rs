@@ -86,6 +86,11 @@ impl Schedule {
         step.is_multiple_of(self.log_every)
     }
 
+    /// The step that ends the log window which is open after `step`.
+    pub fn window_end_after(&self, step: Step) -> Step {
+        (step / self.log_every).saturating_add(1).saturating_mul(self.log_every)
+    }
+
     /// Tells whether something with this interval is due: at its multiples, and at the end of the
     /// run.
     fn due(&self, step: Step, every: u64) -> bool {
@@ -120,6 +125,7 @@ mod tests {
         let trial = Schedule { evaluate_every: NonZeroU64::new(51), ..schedule };
         assert!(!trial.evaluation_due(50));
         assert!(schedule.window_ends(40) && !schedule.window_ends(50));
+        assert_eq!([0, 19, 20, 50].map(|step| schedule.window_end_after(step)), [20, 20, 40, 60]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Rule 12: nothing is lost at the end.
 
-use dcgan_core::ids::{Generation, Phase};
+use dcgan_core::ids::{Generation, Phase, Position};
 use dcgan_core::protocol::coordinator::{Departure, Event, Notice, Stop};
 use dcgan_core::protocol::message::{FromWorker, ToWorker};
 use dcgan_core::protocol::worker;
@@ -54,6 +54,30 @@ fn rule_12_the_last_worker_is_released_when_its_state_is_saved() {
         let plan = "store plan 2: b=01234567, from the end of step 4";
         assert_eq!(coordinator.acknowledges('b', 2, 0)[0], plan);
     }
+}
+
+#[test]
+fn rule_12_steps_that_are_computed_again_are_finished_steps() {
+    let mut coordinator = Coordinator::training("a");
+    coordinator.report_steps("a", 0, 10);
+    coordinator.uploads(10);
+    coordinator.report_steps("a", 10, 20);
+    // It dies before the checkpoint of step 20 is saved. The row is.
+    coordinator.loses_stream_of('a');
+    coordinator.passes(6.0, "");
+    coordinator.joins('b');
+    coordinator.acknowledges('b', 2, 0);
+    assert_eq!(coordinator.start(), Position::after(10));
+    // People see where the run is, and a checkpoint that they ask for is one that comes soon.
+    coordinator.report_steps("b", 10, 13);
+    assert_eq!(coordinator.status().step, 13);
+    let lines = coordinator.handle(Event::Checkpoint);
+    assert_eq!(lines, ["b: retain the snapshot of step 15"]);
+    // An end saves what there is.
+    coordinator.handle(Event::Stop(Stop::Finish));
+    let lines = coordinator.acknowledges('b', 3, 13);
+    assert_eq!(lines, ["b: request the snapshot of step 13"]);
+    assert_eq!(coordinator.uploads(13), ["save the checkpoint of step 13", "b: finish"]);
 }
 
 #[test]

@@ -21,8 +21,8 @@ use crate::params::upload;
 const BATCH: usize = 250;
 /// The learning rate of Adam at the beginning. It falls in a straight line to zero.
 const LEARNING_RATE: f64 = 2e-3;
-/// The decay of Adam's first moment.
-const BETA1: f64 = 0.9;
+/// The decays of Adam's moments.
+const BETAS: [f64; 2] = [0.9, 0.999];
 /// The weight of a new value in a running statistic.
 const MOMENTUM: f32 = 0.1;
 /// An image is moved by up to so many pixels in each direction.
@@ -117,7 +117,7 @@ impl ClassifierTraining {
 
         self.step += 1;
         let rate = LEARNING_RATE * (self.steps - self.step) as f64 / self.steps as f64;
-        let adam = Adam::with(rate, BETA1, self.step);
+        let adam = Adam::with(rate, BETAS, self.step);
         let gradients: Vec<Vec<f32>> = gradients.into_iter().map(values).collect();
         adam.update_network(&self.device, &mut self.state, &self.tensors, &gradients, 1.0);
         let batch =

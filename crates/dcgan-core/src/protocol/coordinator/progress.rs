@@ -64,6 +64,8 @@ pub(super) struct Progress {
     blamed: BTreeSet<WorkerId>,
     /// The sets of workers that were tried since then.
     search: Search,
+    /// The set that is tried now, if one was chosen since then.
+    chosen: Option<BTreeSet<WorkerId>>,
     /// The last step that each member of the present plan has reported.
     reported: BTreeMap<WorkerId, Step>,
     /// The last step that most of them have reported.
@@ -168,6 +170,7 @@ impl Progress {
         self.late.clear();
         self.blamed.clear();
         self.search.clear();
+        self.chosen = None;
         true
     }
 
@@ -257,6 +260,12 @@ impl Progress {
         self.blamed.contains(id)
     }
 
+    /// Returns whether a worker is not to be in the next plan while there are enough others: it was
+    /// left out, or it has passed its trial since a set without it was chosen.
+    pub(super) fn is_passed_over(&self, id: &WorkerId) -> bool {
+        self.is_blamed(id) || self.chosen.as_ref().is_some_and(|chosen| !chosen.contains(id))
+    }
+
     /// The complaints since the last finished step.
     pub(super) fn accusations(&self) -> impl Iterator<Item = (&WorkerId, &WorkerId, &str)> {
         self.accusations.iter().map(|((by, about), it)| (by, about, it.why.as_str()))
@@ -339,6 +348,7 @@ impl Progress {
         let quarrels: Vec<_> = self.accusations.keys().cloned().collect();
         let chosen = self.search.choose(workers, outsiders, &self.core, &quarrels, min)?;
         self.fruitless = 0;
+        self.chosen = Some(chosen.clone());
         Some(chosen)
     }
 }

@@ -83,9 +83,9 @@ impl CoordinatorMachine {
         }
         // Those that kept the members from going on may do so again, so the others go first.
         let is_free = |other: &&WorkerEntry| {
-            !self.progress.is_blamed(&other.id) && !self.is_kept_as_suspect(&other.id)
+            !self.progress.is_passed_over(&other.id) && !self.is_kept_as_suspect(&other.id)
         };
-        !self.progress.is_blamed(&worker.id)
+        !self.progress.is_passed_over(&worker.id)
             || self.fit_workers().filter(is_free).count() < self.min_workers
     }
 

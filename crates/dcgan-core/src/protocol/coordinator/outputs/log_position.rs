@@ -1,6 +1,5 @@
 //! The progress of the log: how far rows of metrics are written.
 
-use super::SavedCheckpoint;
 use crate::ids::Step;
 use crate::metrics::{LogWindow, StepDone};
 
@@ -14,13 +13,8 @@ pub(super) struct LogPosition {
 }
 
 impl LogPosition {
-    /// The position at a checkpoint, or at the beginning of the run. The objective has this number
-    /// of `metrics`.
-    pub(super) fn at(checkpoint: Option<&SavedCheckpoint>, metrics: usize) -> Self {
-        let window = match checkpoint {
-            Some(saved) => saved.window.clone(),
-            None => LogWindow::after(0, metrics),
-        };
+    /// The position at which this window is open.
+    pub(super) fn at(window: LogWindow) -> Self {
         Self { last_logged_step: window.through - window.steps, window }
     }
 

@@ -84,6 +84,12 @@ impl PersistedOutputs {
     fn has_checkpoint(&self, step: Step) -> bool {
         self.checkpoint.as_ref().is_some_and(|saved| saved.step >= step)
     }
+
+    /// The position of the log at the checkpoint, or at the beginning of the run.
+    fn log_position(&self, metrics: usize) -> LogPosition {
+        let window = self.checkpoint.as_ref().map(|saved| saved.window.clone());
+        LogPosition::at(window.unwrap_or_else(|| LogWindow::after(0, metrics)))
+    }
 }
 
 /// A checkpoint on disk.
@@ -177,7 +183,7 @@ impl Outputs {
             hopeless: None,
             lost: None,
             losses: (0, 0),
-            log: LogPosition::at(persisted.checkpoint.as_ref(), config.metrics()),
+            log: persisted.log_position(config.metrics()),
             persisted,
             writes: Writes::new(waiting_max),
             config,
@@ -228,8 +234,8 @@ impl Outputs {
             return None;
         }
         let to = replacement.as_ref().map_or(0, |saved| saved.step);
-        self.log = LogPosition::at(replacement.as_ref(), self.config.metrics());
         self.persisted.checkpoint = replacement;
+        self.log = self.persisted.log_position(self.config.metrics());
         Some((from, to))
     }
 
@@ -325,10 +331,12 @@ impl Outputs {
         self.snapshots.can_get_one(&self.reports, connected)
     }
 
-    /// Prepares for a plan by which `members` compute the steps after `step` again. The rows of
-    /// those steps are written already, so only the snapshots that were given up become due again.
+    /// Prepares for a plan by which `members` compute the steps after `step`, some of them perhaps
+    /// again: those are reported and agreed on like new ones, and snapshots that were given up
+    /// become due again. Rows that are written already are compared.
     pub(super) fn restart_after(&mut self, step: Step, members: &[WorkerId]) {
         self.reports.withdraw_after(step, members);
+        self.go_back_to(step);
         self.snapshots.restart_after(step, &self.persisted);
         self.evaluations.restart_after(step);
         if let Some(lost) = self.lost.take_if(|lost| step <= *lost) {
@@ -336,9 +344,32 @@ impl Outputs {
         }
     }
 
-    /// The greatest step that any worker has reported.
+    /// Takes the log back to `step`, after which members compute what is logged already. Where the
+    /// window that is open there is not known, it goes back to the end of that window: what was
+    /// logged up to there stays as it is.
+    fn go_back_to(&mut self, step: Step) {
+        if step >= self.log.through() {
+            return;
+        }
+        let saved = self.checkpoint().filter(|saved| saved.step == step);
+        let saved = saved.map(|saved| saved.window.clone());
+        let window = saved.or_else(|| self.reports.window(step).map(|(_, window)| window));
+        let end = self.config.schedule.window_end_after(step);
+        self.log = match window {
+            Some(window) => LogPosition::at(window),
+            None if end < self.log.through() => LogPosition::after(end, self.config.metrics()),
+            None => return,
+        };
+        // A checkpoint that was to be taken soon would be far away now.
+        if let Some(requested) = &mut self.requested {
+            *requested = RequestedCheckpoint::new(step);
+        }
+    }
+
+    /// The greatest step that is logged, or that a member has reported.
     fn furthest_step(&self) -> Step {
-        self.log.through().max(self.reports.last_step().unwrap_or(0))
+        let last_steps = self.reports.last_steps().values().copied();
+        last_steps.fold(self.log.through(), Step::max)
     }
 
     /// Requests the snapshots that are due from workers that hold them. A snapshot is given up when

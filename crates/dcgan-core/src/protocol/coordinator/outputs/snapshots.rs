@@ -256,13 +256,13 @@ impl DueSnapshot {
 }
 
 impl PlanView<'_> {
-    /// Returns whether all members are here and have finished a step after `step`: each of them has
-    /// had its state.
+    /// Returns whether all members are here and beyond the state after `step`: none of them comes
+    /// by it again.
     pub(super) fn are_beyond(&self, step: Step, last_steps: &BTreeMap<WorkerId, Step>) -> bool {
         !self.members.is_empty()
             && self.members.iter().all(|member| {
-                self.connected.contains_key(member)
-                    && last_steps.get(member).is_some_and(|&reported| reported > step)
+                let has_reported = last_steps.get(member).is_some_and(|&reported| reported > step);
+                self.connected.contains_key(member) && (self.start > step || has_reported)
             })
     }
 

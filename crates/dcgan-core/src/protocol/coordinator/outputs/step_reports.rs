@@ -93,6 +93,8 @@ pub(super) struct StepReports {
     steps: BTreeMap<Step, BTreeMap<Digest, StepReport>>,
     /// The greatest step that each worker has reported and not withdrawn.
     last_steps: BTreeMap<WorkerId, Step>,
+    /// The step after which the members of the present plan compute.
+    start: Step,
 }
 
 impl StepReports {
@@ -151,11 +153,11 @@ impl StepReports {
         reporters.any(|other| other != worker)
     }
 
-    /// Returns whether this worker has passed a step without a report of it. It reports steps in
-    /// order, so none will come.
+    /// Returns whether this member has passed a step without a report of it. It reports steps in
+    /// order, and those before the start of its plan before it gets that, so none will come.
     fn has_passed(&self, worker: &WorkerId, step: Step) -> bool {
         let has_reported_later = self.last_steps.get(worker).is_some_and(|&last| last > step);
-        has_reported_later && !self.has_reported(worker, step)
+        (has_reported_later || step <= self.start) && !self.has_reported(worker, step)
     }
 
     /// The number of `members` that have passed a step without a report of it.
@@ -213,11 +215,6 @@ impl StepReports {
         self.report(step, digest).map(|report| &report.workers)
     }
 
-    /// The greatest step that was reported.
-    pub(super) fn last_step(&self) -> Option<Step> {
-        self.steps.keys().next_back().copied()
-    }
-
     /// The greatest step that each worker has reported.
     pub(super) fn last_steps(&self) -> &BTreeMap<WorkerId, Step> {
         &self.last_steps
@@ -225,6 +222,7 @@ impl StepReports {
 
     /// Withdraws what `members` have reported of steps after `step`: they compute those again.
     pub(super) fn withdraw_after(&mut self, step: Step, members: &[WorkerId]) {
+        self.start = step;
         // Only the members of the present plan are asked for.
         self.last_steps.retain(|worker, _| members.contains(worker));
         self.last_steps.values_mut().for_each(|last| *last = step.min(*last));
