@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "Metric",
         "WorkerStatus",
         "Outsider",
+        "GoneWorker",
         "Recovery",
         "BestEvaluation",
         "Alarm",

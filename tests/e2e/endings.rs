@@ -257,6 +257,57 @@ fn a_terminal_that_is_closed_ends_a_run_in_order() {
 }
 
 #[test]
+fn the_last_local_worker_is_not_drained_because_nobody_would_start_another() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let local = format!("--out run --local {}", arguments());
+    let coordinator = Process::start(COORD, here, &local);
+    coordinator.wait_for_step(3);
+    let drained = run(COORD, here, "drain worker-0 run", 0);
+    assert!(drained.text.ends_with("worker-0 has left the run"), "{}", drained.text);
+    let refused = run(COORD, here, "drain worker-1 run", 1);
+    let words = "worker-1 is the last worker: `dcgan-coord stop` ends the run with a checkpoint";
+    assert_eq!(refused.error(), words);
+    let told = run(COORD, here, "status run", 0).text;
+    assert_names(&told, &["\nworker-0 is gone for good, after step ", ": it was drained\n"]);
+    coordinator.signal("INT");
+    let ended = coordinator.expect(130);
+    assert_nothing_is_lost(here, &ended, 130);
+
+    // Nor one that --min-workers needs.
+    let coordinator = Process::start(COORD, here, &format!("{local} --min-workers 2"));
+    coordinator.wait_for_event("plan", &[]);
+    let refused = run(COORD, here, "drain worker-1 run", 1);
+    let words = "worker-1 cannot leave: 1 worker would be left, and --min-workers is 2; ";
+    assert_names(refused.error(), &[words]);
+    // A start is no interruption.
+    let told = run(COORD, here, "status run", 0).text;
+    assert!(!told.contains("interruption") && !told.contains("gone for good"), "{told}");
+    coordinator.signal("INT");
+    coordinator.expect(130);
+}
+
+#[test]
+fn a_checkpoint_that_is_asked_for_at_the_end_is_answered_by_the_end() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let coordinator = Coordinator::start(here, &arguments());
+    let workers = ["a", "b"].map(|name| coordinator.worker(here, &format!("--name {name}")));
+    coordinator.process.wait_for_step(3);
+    // The members hold back the checkpoint until the end is near.
+    workers.iter().for_each(|worker| worker.signal("STOP"));
+    let asked = ["checkpoint run", "drain a run"].map(|it| Process::start(COORD, here, it));
+    coordinator.process.wait_for_event("checkpoint_requested", &[]);
+    coordinator.process.wait_for_event("drain_requested", &[]);
+    coordinator.process.signal("KILL");
+    for asked in asked {
+        let told = asked.expect(1);
+        assert_names(told.error(), &["the run has ended meanwhile: run ", " was killed"]);
+    }
+    workers.iter().for_each(|worker| worker.signal("KILL"));
+}
+
+#[test]
 fn a_stop_whose_connection_breaks_asks_again() {
     let folder = tempdir().unwrap();
     let here = folder.path();
@@ -287,7 +338,13 @@ fn draining_the_last_worker_saves_what_it_has() {
     let worker = coordinator.worker(here, "--name last");
     coordinator.process.wait_for_step(3);
     let drain = format!("drain last --coordinator {}", coordinator.address);
-    assert_names(&run(COORD, here, &drain, 0).text, &["worker last has left the run"]);
+    let left = "worker last has left the run, which waits for another worker";
+    assert_names(&run(COORD, here, &drain, 0).text, &[left]);
+    let told = run(COORD, here, &format!("status --coordinator {}", coordinator.address), 0).text;
+    let gone = ["waiting for 1 of 1 worker\n", "worker last is gone for good, after step "];
+    assert_names(&told, &gone);
+    let again = run(COORD, here, &drain, 2);
+    assert_names(again.error(), &["worker last is gone for good", ": it was drained"]);
     worker.expect(0);
     let drained = [("worker", "last"), ("cause", "drained")];
     coordinator.process.wait_for_event("worker_lost", &drained);

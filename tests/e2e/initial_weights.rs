@@ -96,7 +96,8 @@ fn check_own_copy(folder: &Path) {
 
     // The checkpoint that a run began with may be followed by others.
     let other = run(COORD, folder, &format!("{resume} --init-from run"), 2);
-    let names = ["initial-weights: saved ", "; without --init-from it goes on as it began; choose"];
+    let names =
+        ["weights of --init-from: saved ", "; without --init-from it goes on as it began; choose"];
     assert_names(other.error(), &names);
     let missing = run(COORD, folder, &format!("{resume} --init-from gone"), 2);
     assert_names(missing.error(), &["--init-from: gone: No such file", "run has a copy: leave"]);
@@ -124,7 +125,10 @@ fn weights_that_a_run_cannot_begin_with_are_refused_before_anything_is_made() {
         ("--init-from first --objective toy", "--init-from: the toy has no networks"),
         ("--init-from first --initial-weights seed", "--init-from: first, step 2: expected digest"),
         (of_no_file, "initial-weights 0000000000000001: give the file"),
-        ("--out first --init-from first", "first belongs to a run with other settings: initial-"),
+        (
+            "--out first --init-from first",
+            "first belongs to a run with other settings: weights of --init-from: saved seed, ",
+        ),
     ] {
         let refused = run(COORD, here, &format!("--local --workers 1 {arguments}"), 2);
         assert_names(refused.error(), &[names]);
@@ -134,4 +138,10 @@ fn weights_that_a_run_cannot_begin_with_are_refused_before_anything_is_made() {
     let args = "--config seed.toml --out new --workers 1 --init-from first --dry-run";
     let text = run(COORD, here, args, 0).text;
     assert_names(&text, &["init-from = \"first\"", "initial-weights = \""]);
+    // The folder of a checkpoint means its state.
+    let checkpoint = "first/checkpoints/step-00000002";
+    let args = format!("--out new --workers 1 --init-from {checkpoint} --dry-run");
+    let digest = state_file::digest_of(&weights_of_first(here)).unwrap();
+    let given = format!("initial-weights = \"{digest}\"");
+    assert_names(&run(COORD, here, &args, 0).text, &[&given, checkpoint]);
 }

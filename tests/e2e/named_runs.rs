@@ -64,10 +64,16 @@ fn a_verb_without_a_run_does_nothing_to_that_of_another_folder() {
         let ended = format!("[{verb}]\nerror: no coordinator is running: run ");
         assert_names(&text, &[&ended]);
     }
-    let elsewhere = format!("http://127.0.0.1:7420 ({busy}): give --run or --coordinator");
-    assert_names(&text, &[&elsewhere, "in runs/dcgan has finished: 20 steps"]);
-    // Looking does no harm.
-    assert_names(&text, &[&format!(" in {busy}\n"), &format!("\"directory\":\"{busy}\"")]);
+    for verb in ["stop", "checkpoint", "drain w"] {
+        let elsewhere = format!(
+            "http://127.0.0.1:7420 ({busy}): to mean it, use `{COORD} {verb} --coordinator \
+             http://127.0.0.1:7420`"
+        );
+        assert_names(&text, &[&elsewhere, "in runs/dcgan has finished: 20 steps"]);
+    }
+    // Looking does no harm, and says what is looked at.
+    let found = format!(" in {busy}, found at http://127.0.0.1:7420: there is no run here\n");
+    assert_names(&text, &[&found, &format!("\"directory\":\"{busy}\"")]);
     let (_, after) = text.split_once("the run has ended: no step was finished\n=> 0").unwrap();
     let none = "no run here: there is no runs/dcgan, and nobody listens at http://127.0.0.1:7420";
     assert_names(after, &[&format!("[status]\nerror: {none}"), &format!("[stop]\nerror: {none}")]);
@@ -121,6 +127,13 @@ fn a_run_directory_needs_no_flag_and_may_have_one() {
     fs::create_dir(here.join("runs")).unwrap();
     fs::rename(here.join("run"), here.join("runs/a")).unwrap();
     let part = "runs/a/checkpoints/step-00000020";
+    for verb in ["status", "stop", "verify"] {
+        let inside = run(COORD, &here.join("runs/a"), verb, 2);
+        assert_names(inside.error(), &["this one is a run directory: give . to mean it"]);
+        let below = run(COORD, &here.join("runs/a/logs"), verb, 2);
+        assert_names(below.error(), &["this one is a part of the run /", "runs/a: give /"]);
+    }
+    run(COORD, &here.join("runs/a"), "status .", 0);
     for (arguments, names) in [
         ("status runs", ["runs: not a run directory", "a run in runs/a: give that"]),
         ("verify", ["runs/dcgan: not a run directory", "change to the folder where the training"]),
@@ -213,4 +226,8 @@ fn images_that_have_moved_and_other_images_are_told_as_such() {
     let lost = "the images of run were in images, where there is nothing now";
     assert_names(moved.error(), &[lost, "as --data"]);
     run(COORD, here, "--out run --workers 1 --data moved --dry-run", 0);
+
+    let few = run(SAMPLER, here, "eval --images moved", 2);
+    let how_many = "--images: moved has 300 images, and at least 1000 are needed";
+    assert_names(few.error(), &[how_many]);
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use tempfile::tempdir;
 
-use crate::process::{COORD, Process, WORKER, assert_names, run};
+use crate::process::{COORD, Process, WORKER, assert_names, run, signal};
+use crate::run::LocalWorker;
 
 /// A local run that does not end by itself.
 const LOCAL: &str = "--out run --local --objective toy --log-every 10 --steps 1000000000 \
@@ -36,6 +37,33 @@ fn a_local_worker_with_a_wrong_setting_is_not_restarted_and_its_last_words_are_s
     assert_eq!(failure.field("first"), first);
     assert!(!failed.text.contains("child_restarted"), "{}", failed.text);
     assert!(!failed.text.contains("\"resume\""), "it would fail again: {}", failed.text);
+}
+
+#[test]
+fn a_local_worker_that_is_given_up_is_gone_for_good() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    let [coordinator, worker] = ["dcgan-coord", "dcgan-worker"].map(|name| here.join(name));
+    fs::copy(COORD, &coordinator).unwrap();
+    symlink(WORKER, &worker).unwrap();
+    let process =
+        Process::start(coordinator.to_str().unwrap(), here, &format!("{LOCAL} --workers 2"));
+    process.wait_for_step(10);
+    // It cannot be started again.
+    fs::remove_file(&worker).unwrap();
+    fs::write(&worker, "#!/bin/sh\nexit 2\n").unwrap();
+    fs::set_permissions(&worker, fs::Permissions::from_mode(0o755)).unwrap();
+    signal("KILL", &LocalWorker::find(here, "worker-1").process);
+    process.wait_for_event("child_given_up", &[("child", "worker-1")]);
+    let told = run(COORD, here, "status --run run", 0).text;
+    let why = " s ago: its process has ended, and is not started again\n";
+    assert_names(&told, &["\nworker-1 is gone for good, after step ", why]);
+    let gone = &status(here, "")["gone"][0];
+    assert_eq!((&gone["name"], &gone["code"]), (&"worker-1".into(), &"given_up".into()));
+    let refused = run(COORD, here, "drain worker-0 run", 1);
+    assert_names(refused.error(), &["worker-0 is the last worker: "]);
+    process.signal("INT");
+    process.expect(130);
 }
 
 #[test]

@@ -80,5 +80,6 @@ fn a_run_that_has_failed_says_why_afterwards() {
     let failed = told(here, "failed");
     let cause = failed["cause"].as_str().unwrap();
     assert_names(cause, &["cannot write the checkpoint of step 100"]);
-    assert_names(&run(COORD, here, "status --run run", 0).text, &["has failed", cause]);
+    let go_on = "go on with: ";
+    assert_names(&run(COORD, here, "status --run run", 0).text, &["has failed", cause, go_on]);
 }

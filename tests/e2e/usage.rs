@@ -141,7 +141,8 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
     let folder = tempdir().unwrap();
     let here = folder.path();
     local(here, &format!("--workers 1 {TOY}"));
-    let mistakes: [(&str, &str, i32, &[&str]); 14] = [
+    std::fs::write(here.join("run/best.png"), "").unwrap();
+    let mistakes: [(&str, &str, i32, &[&str]); 27] = [
         (WORKER, "--coordinator http://10.0.0.1:1", 2, &["--coordinator", "add --insecure"]),
         (WORKER, "--coordinator http://127.0.0.1:1 --device cuda", 2, &["built without CUDA"]),
         (
@@ -174,7 +175,25 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
             &["'-1' for '--checkpoint <newest|best|STEP>'", "expected newest, best or a step"],
         ),
         (SAMPLER, "grid run --out grid.jpg", 2, &["--out: grid.jpg", "ends in .png"]),
-        (SAMPLER, "export run --count 1 --out x.PNG", 2, &["--out: x.PNG", "'grid' draws one"]),
+        (
+            SAMPLER,
+            "export run --count 1 --out x.PNG",
+            2,
+            &["--out: x.PNG", "'grid' draws a picture"],
+        ),
+        (SAMPLER, "grid x.png", 2, &["x.png is no run directory", "write as --out x.png"]),
+        (SAMPLER, "export run --count 1 --out x.npz", 2, &["--out: x.npz: ", ".gz, and NumPy"]),
+        (SAMPLER, "export run --count 1 --out x.pt", 2, &["--out: x.pt: ", "end in .npy"]),
+        (SAMPLER, "export run --count 1 --out x.npy.gz", 2, &["--out: x.npy.gz: ", "an IDX file"]),
+        (SAMPLER, "latents --count 1 --seed 1 --out x.csv", 2, &["--out: x.csv: ", "end in .npy"]),
+        (SAMPLER, "train-evaluator --data d --out x.pt", 2, &["--out: x.pt: ", ".safetensors"]),
+        (SAMPLER, "train-evaluator --data mnist --out x", 2, &["mnist is built in", "folder"]),
+        (SAMPLER, "grid run/best.png", 2, &["run/best.png is no run directory", "--out run/best"]),
+        (COORD, "status run/run.json", 2, &["it is a file of the run run: give run"]),
+        (COORD, "verify run/run.json", 2, &["it is a file of the run run: give run"]),
+        (COORD, "status 127.0.0.1:1", 2, &["give an address as --coordinator 127.0.0.1:1"]),
+        (COORD, "drain run", 2, &["run is no name of a worker", "drain worker-1 run"]),
+        (COORD, "drain a/b", 2, &["a/b is no name of a worker", "drain worker-1 a/b"]),
         (SAMPLER, "eval --images nope.gz", 2, &["--images: nope.gz: there is no such file"]),
     ];
     for (program, arguments, status, names) in mistakes {
@@ -278,9 +297,36 @@ fn words_of_other_programs_lead_to_those_of_this_one() {
         (SAMPLER, "draw", "tip: use 'grid' for a picture"),
         (SAMPLER, "generate", "tip: use 'grid' for a picture"),
         (SAMPLER, "grid --count 4", "tip: use '--rows'"),
+        (COORD, "-o x", "tip: use '--out'"),
+        (COORD, "status -o x", "tip: use '--run'"),
+        (SAMPLER, "grid -o x.png", "tip: use '--out'"),
+        (SAMPLER, "grid --step 5", "tip: use '--checkpoint'"),
+        (SAMPLER, "grid --best", "tip: use '--checkpoint best'"),
+        (SAMPLER, "eval --latest", "tip: use '--checkpoint newest'"),
+        (SAMPLER, "export --ema", "tip: use '--weights ema'"),
+        (COORD, "-j 4", "tip: use '--workers'"),
+        (WORKER, "-j 4", "tip: use '--threads'"),
+        (COORD, "status -j", "tip: use '--json'"),
+        (COORD, "status --best", "tip: 'status' has no such setting"),
+        (COORD, "status --watch", "tip: leave it out: 'watch COMMAND' repeats a command"),
+        (COORD, "stop --insecure", "tip: leave it out: a verb connects to whatever address"),
+        (COORD, "status --verbose", "tip: give it before the verb: '--verbose status'"),
+        (COORD, "verify -q", "tip: give it before the verb: '-q verify'"),
+        (COORD, "--local true", "tip: use '--local=true'"),
+        (COORD, "--json", "tip: use '--log-format json'"),
+        (SAMPLER, "grid --json", "tip: use '--log-format json'"),
+        (COORD, "runs/x", "tip: to train in it, use '--out runs/x'; or give it after a verb, as"),
+        (SAMPLER, "runs/x", "tip: give it after a verb, as in 'grid runs/x'"),
+        (WORKER, "runs/x", "tip: use '--coordinator file:runs/x/address'"),
+        (WORKER, "10.0.0.1:7420", "tip: use '--coordinator 10.0.0.1:7420'"),
     ] {
         let text = run(program, folder.path(), arguments, 2).text;
         assert!(text.contains(tip) && text.matches("tip: ").count() == 1, "{arguments}: {text}");
+    }
+    // That a flag could be given as a run directory helps nobody.
+    for arguments in ["status --what", "verify --what", "drain w --what"] {
+        let text = run(COORD, folder.path(), arguments, 2).text;
+        assert!(!text.contains("tip: "), "{arguments}: {text}");
     }
 }
 
@@ -301,6 +347,10 @@ fn every_program_describes_its_command_line() {
         assert_names(&help, &["Prints help", "Shows only warnings, errors and the result"]);
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
         assert!(!help.contains("Print "), "one mood: {help}");
+        if program == SAMPLER {
+            let of_grid = run(program, here, "help grid", 0).text;
+            assert_names(&of_grid, &["[default: that of DCGAN_OUT, or else runs/dcgan]"]);
+        }
         assert_names(&run(program, here, "help man", 0).text, &[&format!("Usage: {name} man")]);
     }
     assert!(here.join("dcgan-sampler-grid.1").exists());
@@ -312,6 +362,14 @@ fn every_program_describes_its_command_line() {
 
 #[test]
 fn completion_for_bash_knows_the_flags_of_verbs() {
+    for program in [COORD, WORKER, SAMPLER] {
+        for shell in ["bash", "zsh", "fish"] {
+            let script = run(program, Path::new("."), &format!("completions {shell}"), 0).text;
+            for hidden in ["--fault", "-l fault", "exit-with-stdin", "or-free-port"] {
+                assert!(!script.contains(hidden), "{program} {shell} {hidden}");
+            }
+        }
+    }
     for (program, name, verb, flag) in [
         (COORD, "dcgan-coord", "", "--workers"),
         (COORD, "dcgan-coord", "status", "--json"),
@@ -351,6 +409,56 @@ fn a_worker_says_at_once_why_it_waits() {
     }
     let path = run(WORKER, folder.path(), "--coordinator run/address", 2).text;
     assert_names(&path, &["for a file that has the address write file:run/address"]);
+}
+
+#[test]
+fn a_result_that_cannot_be_printed_is_a_failure_and_a_reader_that_leaves_is_none() {
+    let folder = tempdir().unwrap();
+    let here = folder.path();
+    local(here, &format!("--workers 1 {TOY}"));
+    let shell = |script: &str| {
+        let mut command = std::process::Command::new("bash");
+        let output = command.args(["-c", script]).current_dir(here).output().unwrap();
+        let code = output.status.code();
+        (code, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for arguments in [
+        "summary",
+        "status run",
+        "status run --json",
+        "verify run",
+        "--out run --local --listen 127.0.0.1:0 --dry-run",
+        "completions bash",
+        "man",
+        "help status",
+        "--help",
+        "--version",
+    ] {
+        let (status, text) = shell(&format!("{COORD} {arguments} > /dev/full"));
+        assert_eq!(status, Some(1), "{arguments}: {text}");
+        assert_names(&text, &["error: cannot write to standard output: No space left"]);
+        let (status, text) =
+            shell(&format!("set -o pipefail; {COORD} {arguments} | head -c 0 | cat"));
+        assert_eq!((status, &*text), (Some(0), ""), "{arguments}");
+    }
+}
+
+#[test]
+fn a_wrong_value_is_told_by_the_variable_that_gives_it() {
+    let folder = tempdir().unwrap();
+    for (variable, value, arguments, names) in [
+        ("DCGAN_STEPS", "1k", "", ["invalid value '1k' for 'DCGAN_STEPS'", POSITIVE]),
+        ("DCGAN_DATA", "nowhere", "--workers 2", ["--data: nowhere: ", "DCGAN_DATA gives --data"]),
+        ("DCGAN_BETA1", "1", "--workers 2", ["--beta1 1 is", "; the variable DCGAN_BETA1 gives"]),
+        ("DCGAN_STEPS", "7", "--steps x", ["invalid value 'x' for '--steps <N>'", POSITIVE]),
+        ("DCGAN_SEED", "7", "--workers 2 --beta1 1", ["--beta1 1 is", "below 1"]),
+    ] {
+        let output = run_with(COORD, folder.path(), &[(variable, value)], arguments);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert_names(&text, &names);
+        assert!(!text.contains("DCGAN_SEED"), "{text}");
+    }
 }
 
 #[test]

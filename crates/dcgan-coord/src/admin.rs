@@ -5,6 +5,7 @@
 //! they see the result.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
@@ -12,6 +13,7 @@ use dcgan_core::ids::RunId;
 use dcgan_core::words::{counted, worker};
 use dcgan_process::exit::{status as exit, usage};
 use dcgan_process::names;
+use dcgan_process::output::print_result;
 use dcgan_rpc::net::{self, Address, Connector, Peer};
 use dcgan_rpc::pb::admin_client::AdminClient;
 use dcgan_rpc::{Caller, Who, is_senders_fault, pb, transfer};
@@ -22,6 +24,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
+
+use crate::ended::EndedRun;
 
 /// Pause between two requests for the status.
 const POLL_PAUSE: Duration = Duration::from_millis(100);
@@ -38,6 +42,10 @@ struct Client {
     /// The person who asks, and the run: it is known from the first status on. From then on a
     /// coordinator that has come to this address with another run refuses the requests.
     caller: Caller,
+    /// The place where it is asked for.
+    address: Address,
+    /// The run directory, as the last status tells it.
+    directory: PathBuf,
 }
 
 impl Client {
@@ -47,7 +55,8 @@ impl Client {
         let channel = runtime.block_on(connector.connect(address, &peer))?;
         let who = Who::Person(names::user_at_host());
         let caller = Caller { run: None, who };
-        Ok(Self { runtime, admin: AdminClient::new(channel), caller })
+        let (admin, address) = (AdminClient::new(channel), address.clone());
+        Ok(Self { runtime, admin, caller, address, directory: PathBuf::new() })
     }
 
     fn caller(&self) -> Option<pb::Caller> {
@@ -56,26 +65,54 @@ impl Client {
 
     fn status(&mut self) -> anyhow::Result<pb::Status> {
         let request = pb::GetStatusRequest { caller: self.caller() };
-        let status = wait(&self.runtime, self.admin.get_status(request))?;
+        let answer = answer_to(&self.runtime, &self.address, self.admin.get_status(request))?;
+        let status = answer.map_err(|status| self.explain(&status))?.into_inner();
         self.caller.run = Some(RunId(status.run));
+        self.directory = PathBuf::from(&status.directory);
         Ok(status)
     }
 
     fn take_checkpoint(&mut self) -> anyhow::Result<()> {
         let request = pb::TakeCheckpointRequest { caller: self.caller() };
-        wait(&self.runtime, self.admin.take_checkpoint(request)).map(drop)
+        let answer = answer_to(&self.runtime, &self.address, self.admin.take_checkpoint(request))?;
+        answer.map(drop).map_err(|status| self.explain(&status))
     }
 
     fn drain(&mut self, name: &str) -> anyhow::Result<()> {
         let request = pb::DrainRequest { caller: self.caller(), name: name.to_owned() };
-        wait(&self.runtime, self.admin.drain(request)).map(drop)
+        let answer = answer_to(&self.runtime, &self.address, self.admin.drain(request))?;
+        answer.map(drop).map_err(|status| self.explain(&status))
+    }
+
+    /// Says why a request was not answered: it was refused, or the run has ended meanwhile.
+    fn explain(&self, status: &Status) -> anyhow::Error {
+        let (words, address) = (net::in_words(status), &self.address);
+        let run = match self.caller.run {
+            _ if is_senders_fault(status) => return anyhow!(words),
+            None => return anyhow!("{address}: {words}"),
+            Some(run) => run,
+        };
+        // A coordinator that ends holds its directory for a while.
+        let since = Instant::now();
+        while since.elapsed() < RECONNECT_MAX
+            && let Some(ended) = EndedRun::of(run, &self.directory)
+        {
+            if !ended.is_running() {
+                return anyhow!("the run has ended meanwhile: {}", ended.describe());
+            }
+            self.pause();
+        }
+        anyhow!(
+            "the coordinator at {address} is not there any more ({words}); `dcgan-coord status` on \
+             its machine says whether the run has ended, and how"
+        )
     }
 
     /// Asks for the end of the run, and waits for it. `None` if the connection broke before the
     /// coordinator had said how the run ended.
     fn stop(&mut self, talk: &mut Progress) -> anyhow::Result<Option<pb::RunEnded>> {
         let request = pb::StopRequest { caller: self.caller() };
-        let mut stream = match answer_to(&self.runtime, self.admin.stop(request))? {
+        let mut stream = match answer_to(&self.runtime, &self.address, self.admin.stop(request))? {
             Ok(response) => response.into_inner(),
             Err(status) if is_senders_fault(&status) => bail!(net::in_words(&status)),
             // Whether the request has arrived is not known.
@@ -98,29 +135,30 @@ impl Client {
     }
 }
 
-/// Waits for the answer to a request.
-fn wait<T>(
-    runtime: &Runtime,
-    request: impl Future<Output = Result<Response<T>, Status>>,
-) -> anyhow::Result<T> {
-    let response = answer_to(runtime, request)?;
-    Ok(response.map_err(|status| anyhow!(net::in_words(&status)))?.into_inner())
-}
-
 /// The answer to a request, be it a refusal.
 fn answer_to<T>(
     runtime: &Runtime,
+    address: &Address,
     request: impl Future<Output = Result<Response<T>, Status>>,
 ) -> anyhow::Result<Result<Response<T>, Status>> {
     let answer = runtime.block_on(async { timeout(transfer::STALLED_MAX, request).await });
-    answer.context("the coordinator does not answer")
+    answer.with_context(|| format!("the coordinator at {address} does not answer"))
 }
 
-/// Prints the status of the run, for people or as JSON.
-pub(crate) fn status(connector: &Connector, address: &Address, json: bool) -> anyhow::Result<u8> {
+/// Prints the status of the run, for people or as JSON. `found` says how it was found, if a person
+/// has not named it.
+pub(crate) fn status(
+    connector: &Connector,
+    address: &Address,
+    json: bool,
+    found: &str,
+) -> anyhow::Result<u8> {
     let status = Client::connect(connector, address)?.status()?;
-    let text = if json { as_json(&status)? + "\n" } else { describe(SystemTime::now(), &status) };
-    dcgan_process::print(&text);
+    let text = match json {
+        true => as_json(&status)? + "\n",
+        false => describe(SystemTime::now(), &status, found),
+    };
+    print_result(&text)?;
     Ok(exit::FINISHED)
 }
 
@@ -160,7 +198,7 @@ pub(crate) fn checkpoint(connector: &Connector, address: &Address) -> anyhow::Re
     client.take_checkpoint()?;
     let mut talk = Progress::default();
     loop {
-        let status = client.status().context("the run ended before the checkpoint was taken")?;
+        let status = client.status()?;
         if let (Some(step), Some(digest)) = (status.checkpoint, status.digest)
             && before.is_none_or(|before| step > before)
         {
@@ -177,30 +215,39 @@ pub(crate) fn checkpoint(connector: &Connector, address: &Address) -> anyhow::Re
 /// Removes a worker from the run, and waits until it is gone.
 pub(crate) fn drain(connector: &Connector, address: &Address, name: &str) -> anyhow::Result<u8> {
     let mut client = Client::connect(connector, address)?;
-    let workers = client.status()?.workers;
+    let pb::Status { workers, gone, .. } = client.status()?;
+    if let Some(gone) = gone.into_iter().find(|gone| gone.name == name) {
+        bail!(usage(anyhow!("{}", describe_gone(&gone))));
+    }
     if !has_worker(&workers, name) {
         let names: Vec<String> = workers.into_iter().map(|worker| worker.name).collect();
         bail!(usage(anyhow!("there is no worker {name}; there are: {}", names.join(", "))));
     }
     client.drain(name)?;
     let mut talk = Progress::default();
-    loop {
-        let status = client.status().with_context(|| {
-            format!("{} was asked to leave, and it is not known whether it has left", worker(name))
-        })?;
+    let is_last = loop {
+        let status = client.status()?;
         if !status.draining.iter().any(|draining| draining == name)
             && !has_worker(&status.workers, name)
         {
-            break;
+            break status.workers.is_empty();
         }
         talk.say(&match has_worker(&status.workers, name) {
             true => status.reason,
             false => format!("{} does not answer; it leaves when it comes back", worker(name)),
         });
         client.pause();
-    }
-    dcgan_process::print(&format!("{} has left the run\n", worker(name)));
+    };
+    let rest = if is_last { ", which waits for another worker" } else { "" };
+    dcgan_process::print(&format!("{} has left the run{rest}\n", worker(name)));
     Ok(exit::FINISHED)
+}
+
+/// Describes a worker that has left for good.
+fn describe_gone(gone: &pb::GoneWorker) -> String {
+    let pb::GoneWorker { name, step, seconds_ago, reason, .. } = gone;
+    let name = worker(name);
+    format!("{name} is gone for good, after step {step}, {seconds_ago} s ago: {reason}")
 }
 
 fn has_worker(workers: &[pb::WorkerStatus], name: &str) -> bool {
@@ -270,23 +317,26 @@ impl Progress {
 }
 
 /// Describes a run for people.
-fn describe(now: SystemTime, status: &pb::Status) -> String {
+fn describe(now: SystemTime, status: &pb::Status, found: &str) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = write_run(status, &mut text);
+    let _ = write_run(status, found, &mut text);
     let _ = write_workers(now, &status.workers, &mut text);
     let _ = write_waiting(&status.workers, &mut text);
     let _ = write_outsiders(&status.outside, &mut text);
+    for gone in &status.gone {
+        let _ = writeln!(text, "{}", describe_gone(gone));
+    }
     let _ = write_interruptions(&status.recoveries, &mut text);
     text
 }
 
-fn write_run(status: &pb::Status, f: &mut String) -> std::fmt::Result {
+fn write_run(status: &pb::Status, found: &str, f: &mut String) -> std::fmt::Result {
     let pb::Status { run, reason, generation, step, last_step, epoch, .. } = status;
     let pb::Status { checkpoint, newest_row, directory, best, alarms, .. } = status;
     match &**directory {
-        "" => writeln!(f, "run {run:016x}")?,
-        directory => writeln!(f, "run {run:016x} in {directory}")?,
+        "" => writeln!(f, "run {run:016x}{found}")?,
+        directory => writeln!(f, "run {run:016x} in {directory}{found}")?,
     }
     writeln!(f, "step {step} of {last_step}, epoch {epoch}, generation {generation}")?;
     writeln!(f, "{reason}")?;
@@ -435,6 +485,13 @@ mod tests {
             address: "127.0.0.1:4000".to_owned(),
             ..pb::WorkerStatus::default()
         };
+        let gone = pb::GoneWorker {
+            name: "worker-1".to_owned(),
+            step: 30,
+            seconds_ago: 7,
+            code: "drained".to_owned(),
+            reason: "it was drained".to_owned(),
+        };
         let lost = pb::Recovery {
             cause: "lost worker b".to_owned(),
             seconds_ago: 5,
@@ -452,15 +509,17 @@ mod tests {
             reason: "training".to_owned(),
             directory: "/home/me/runs/dcgan".to_owned(),
             workers: vec![member],
+            gone: vec![gone],
             recoveries: vec![lost],
             ..pb::Status::default()
         };
-        let text = describe(now, &status);
+        let text = describe(now, &status, "");
         for part in [
             "run 0000000000000000 in /home/me/runs/dcgan\nstep 0 of 0, epoch 0, generation 0\n",
             "no checkpoint yet",
             "training\n573 img/s, 14 minutes left; at step 40:\n  loss 0.500\n",
             "a                rank 0             0     0.1 s        -  35s  127.0.0.1:4000  ",
+            "\nworker-1 is gone for good, after step 30, 7 s ago: it was drained\n",
             "last interruption, 5 s ago: lost worker b; no step was finished since",
         ] {
             assert!(text.contains(part), "{part:?} is not in:\n{text}");
@@ -495,8 +554,10 @@ mod tests {
         for seconds_left in [f64::NAN, f64::INFINITY, -1.0] {
             let row = pb::NewestRow { seconds_left, ..pb::NewestRow::default() };
             let status = pb::Status { newest_row: Some(row), ..pb::Status::default() };
-            let text = describe(UNIX_EPOCH, &status);
+            let text = describe(UNIX_EPOCH, &status, ", found at http://127.0.0.1:7420");
             assert!(text.contains("0 img/s; at step 0:"), "{text}");
+            let first = "run 0000000000000000, found at http://127.0.0.1:7420";
+            assert_eq!(text.lines().next(), Some(first));
         }
     }
 }

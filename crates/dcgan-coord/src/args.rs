@@ -8,6 +8,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, CommandFactory, Parser, Subcommand, ValueEnum};
 use dcgan_process::exit::usage;
 use dcgan_process::fault::Fault;
+use dcgan_process::settings::BEFORE_VERBS;
 use dcgan_rpc::net::CoordinatorAt;
 use serde::{Deserialize, Serialize};
 
@@ -99,9 +100,6 @@ pub(crate) struct CoordinatorArg {
     #[arg(long = "coordinator", value_name = "URL", env = "DCGAN_COORDINATOR")]
     pub(crate) address: Option<CoordinatorAt>,
 }
-
-/// The flags that have the same meaning before a verb and without one.
-const BEFORE_VERBS: [&str; 3] = ["log-format", "quiet", "verbose"];
 
 /// Refuses settings of a training before a verb: they would have no effect.
 ///

@@ -71,9 +71,9 @@ pub struct PartialConfig {
     #[arg(long, value_name = "N", env = "DCGAN_SEED")]
     pub(crate) seed: Option<u64>,
     /// Weights of both networks that a new run begins with: a safetensors file with the names and
-    /// shapes of a checkpoint's, or a run directory for those of its newest checkpoint [default:
-    /// drawn by the seed].
-    #[arg(long, value_name = "FILE|RUN_DIR", env = "DCGAN_INIT_FROM")]
+    /// shapes of a checkpoint's, the folder of a checkpoint, or a run directory for those of its
+    /// newest checkpoint [default: drawn by the seed].
+    #[arg(long, value_name = "FILE|DIR", env = "DCGAN_INIT_FROM")]
     pub(crate) init_from: Option<PathBuf>,
     /// Digest of these weights, which the run directory keeps, or seed.
     #[arg(long, hide = true, value_name = "DIGEST", env = "DCGAN_INITIAL_WEIGHTS")]

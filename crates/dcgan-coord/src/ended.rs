@@ -8,6 +8,7 @@ use dcgan_core::metrics::MetricsRow;
 use dcgan_core::words::counted;
 use dcgan_process::exit::{status as exit, usage};
 use dcgan_process::names;
+use dcgan_process::output::print_result;
 use dcgan_rpc::pb;
 use dcgan_store::checkpoint::{Checkpoints, VerifiedCheckpoint};
 use dcgan_store::metrics_log;
@@ -136,6 +137,16 @@ impl EndedRun {
         })
     }
 
+    /// Reads what has become of this run, which was in `root`; `None` if it is not there.
+    pub(crate) fn of(run: RunId, root: &Path) -> Option<Self> {
+        Self::read(root).ok().filter(|ended| ended.run == run)
+    }
+
+    /// Returns whether a coordinator uses its directory.
+    pub(crate) fn is_running(&self) -> bool {
+        self.state == State::Running
+    }
+
     /// Describes it for people, in a line.
     pub(crate) fn describe(&self) -> String {
         let Self { run, state, cause, is_finished, step, last_step, directory, .. } = self;
@@ -174,7 +185,7 @@ impl EndedRun {
 
     /// The command that goes on with the run, as a line of its own, if it can go on.
     fn how_to_go_on(&self) -> String {
-        if self.is_finished || !matches!(self.state, State::Stopped | State::Killed) {
+        if self.is_finished || matches!(self.state, State::Finished | State::Running) {
             return String::new();
         }
         let of_earlier_version = "--local (or --workers N, as before)";
@@ -234,7 +245,7 @@ impl EndedRun {
         } else {
             self.describe() + &self.describe_best() + &self.how_to_go_on()
         };
-        dcgan_process::print(&format!("{text}\n"));
+        print_result(&format!("{text}\n"))?;
         Ok(exit::FINISHED)
     }
 }

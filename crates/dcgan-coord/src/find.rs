@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use clap::ArgMatches;
-use dcgan_core::ids::RunId;
+use dcgan_core::ids::{RunId, WorkerId};
 use dcgan_process::exit::usage;
 use dcgan_process::names;
 use dcgan_process::settings::is_from_variable;
 use dcgan_rpc::net::{Address, Connector, CoordinatorAt};
 use dcgan_rpc::pb;
 use dcgan_store::address_file::{read_address, read_address_at};
-use dcgan_store::run_dir::{DEFAULT_ROOT, RunPaths, read_run_file};
+use dcgan_store::no_run;
+use dcgan_store::run_dir::{DEFAULT_ROOT, RunDirError, RunPaths, read_run_file};
 
 use crate::admin;
 use crate::args::CoordinatorArg;
@@ -24,6 +25,8 @@ const DEFAULT_ADDRESS: &str = "http://127.0.0.1:7420";
 pub(crate) enum Found {
     /// Its coordinator listens here.
     Running(Address),
+    /// A person has named none, and this folder has none: this one listens at the documented port.
+    Elsewhere(Address),
     Ended(EndedRun),
 }
 
@@ -49,15 +52,12 @@ pub(crate) fn coordinator(
     out: Option<&Path>,
     connector: &Connector,
 ) -> anyhow::Result<Address> {
-    if let Named::Default = named(given, matches, out)?
-        && !Path::new(DEFAULT_ROOT).exists()
-    {
-        let address: Address = DEFAULT_ADDRESS.parse()?;
-        let elsewhere = admin::status_at(connector, &address).ok().flatten();
-        return Err(no_run(&address, elsewhere.as_ref()));
-    }
     match coordinator_or_ended(given, matches, out, connector)? {
         Found::Running(address) => Ok(address),
+        Found::Elsewhere(address) => {
+            let elsewhere = admin::status_at(connector, &address).ok().flatten();
+            Err(no_run(&address, elsewhere.as_ref()))
+        }
         Found::Ended(ended) => bail!("no coordinator is running: {}", ended.describe()),
     }
 }
@@ -74,17 +74,24 @@ pub(crate) fn coordinator_or_ended(
     connector: &Connector,
 ) -> anyhow::Result<Found> {
     match named(given, matches, out)? {
-        Named::Directory(run) => look_into(&run, connector),
+        Named::Directory(run) => {
+            refuse_address(&run)?;
+            look_into(&run, connector)
+        }
         Named::At(address) => Ok(Found::Running(address.find(read_address_at)?)),
         Named::Default if Path::new(DEFAULT_ROOT).exists() => {
             look_into(Path::new(DEFAULT_ROOT), connector)
+        }
+        // A person who is inside of a run means that one.
+        Named::Default if no_run::is_inside_of_run() => {
+            Err(usage(RunDirError::no_run(Path::new(DEFAULT_ROOT))))
         }
         Named::Default => {
             let address: Address = DEFAULT_ADDRESS.parse()?;
             match admin::status_at(connector, &address) {
                 Ok(None) => Err(no_run(&address, None)),
                 // What answers otherwise than a coordinator is the verb's to report.
-                Ok(Some(_)) | Err(_) => Ok(Found::Running(address)),
+                Ok(Some(_)) | Err(_) => Ok(Found::Elsewhere(address)),
             }
         }
     }
@@ -142,10 +149,39 @@ fn no_run(address: &Address, elsewhere: Option<&pb::Status>) -> anyhow::Error {
         "" => String::new(),
         directory => format!(" ({directory})"),
     };
+    let command = names::called_with_arguments();
     usage(anyhow!(
-        "there is no run in {DEFAULT_ROOT}; one listens at {address}{directory}: give --run or \
-         --coordinator to mean it"
+        "there is no run in {DEFAULT_ROOT}; one listens at {address}{directory}: to mean it, use \
+         `{command} --coordinator {address}`"
     ))
+}
+
+/// Refuses an address in the place of a run directory.
+fn refuse_address(run: &Path) -> anyhow::Result<()> {
+    let text = run.to_string_lossy();
+    if !run.exists() && text.parse::<Address>().is_ok() {
+        bail!(usage(anyhow!(
+            "{text} is no run directory: give an address as --coordinator {text}"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses a run directory in the place of a worker's name.
+///
+/// # Errors
+/// A usage error if this is one.
+pub(crate) fn refuse_run_as_worker(name: &str) -> anyhow::Result<()> {
+    let is_run = || read_run_file(&RunPaths::new(name)).is_ok_and(|file| file.is_some());
+    if !WorkerId::is_name(name) || is_run() {
+        bail!(usage(anyhow!(
+            "{name} is no name of a worker: give one before the run directory, as in 'drain \
+             worker-1 {}'; `{} status` lists them",
+            names::quoted(name),
+            names::called()
+        )));
+    }
+    Ok(())
 }
 
 /// The runs that the arguments of `verify` name: the one to check, and one to compare it with.

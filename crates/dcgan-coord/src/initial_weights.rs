@@ -11,7 +11,7 @@ use bytes::Bytes;
 use dcgan_core::ids::Digest;
 use dcgan_core::spec::InitialWeights;
 use dcgan_core::state::State;
-use dcgan_store::checkpoint::{Checkpoints, Owner, STATE_BYTES_MAX};
+use dcgan_store::checkpoint::{Checkpoints, Owner, STATE_BYTES_MAX, STATE_FILE};
 use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, read_run_file};
 use dcgan_store::{file, state_file};
 
@@ -31,12 +31,14 @@ pub(crate) struct WeightsFile {
 }
 
 impl WeightsFile {
-    /// Reads and checks the weights in a safetensors file, or in the newest checkpoint of a run
-    /// directory.
+    /// Reads and checks the weights in a safetensors file, in the folder of a checkpoint, or in the
+    /// newest checkpoint of a run directory.
     ///
     /// # Errors
     /// If a run cannot begin with them, in words.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let in_folder = path.join(STATE_FILE);
+        let path = if in_folder.is_file() { &in_folder } else { path };
         let name = path.display().to_string();
         if !path.is_dir() {
             let bytes = file::read(path, STATE_BYTES_MAX).with_context(|| name.clone())?;

@@ -65,6 +65,8 @@ pub(crate) enum Input {
     Machine(Event),
     /// A client asks for the status of the run.
     StatusRequested(oneshot::Sender<pb::Status>),
+    /// A person, USER@HOST, asks a worker to leave. The reply says why it may not, if so.
+    DrainRequested { by: String, name: String, reply: oneshot::Sender<Result<(), String>> },
     /// A person, USER@HOST, asks for the end of the run, and wants to know how it goes.
     StopRequested { by: String, watcher: StopWatcher },
     /// A sampler wants to receive generators. Its page is at the URL `page`.

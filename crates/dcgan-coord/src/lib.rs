@@ -67,12 +67,16 @@ pub fn main() -> ExitCode {
         match &args.verb {
             None => start::run(&args, &matches),
             Some(Verb::Summary { format }) => {
-                dcgan_process::print(&summary::render(*format));
+                dcgan_process::output::print_result(&summary::render(*format))?;
                 Ok(dcgan_process::exit::status::FINISHED)
             }
             Some(Verb::Status { coordinator, json }) => {
                 match find::coordinator_or_ended(coordinator, &matches, out, &connector)? {
-                    Found::Running(address) => admin::status(&connector, &address, *json),
+                    Found::Running(address) => admin::status(&connector, &address, *json, ""),
+                    Found::Elsewhere(address) => {
+                        let found = format!(", found at {address}: there is no run here");
+                        admin::status(&connector, &address, *json, &found)
+                    }
                     Found::Ended(ended) => ended.print(*json),
                 }
             }
@@ -80,6 +84,7 @@ pub fn main() -> ExitCode {
                 admin::checkpoint(&connector, &running(coordinator)?)
             }
             Some(Verb::Drain { name, coordinator }) => {
+                find::refuse_run_as_worker(name)?;
                 admin::drain(&connector, &running(coordinator)?, name)
             }
             Some(Verb::Stop { coordinator }) => admin::stop(&connector, &running(coordinator)?),

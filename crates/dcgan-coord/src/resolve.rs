@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::ArgMatches;
 use dcgan_core::ids::Digest;
-use dcgan_core::spec::{DatasetInfo, InitialWeights, ObjectiveKind, RunSpec};
+use dcgan_core::spec::{DatasetInfo, Difference, InitialWeights, ObjectiveKind, RunSpec};
 use dcgan_core::words::counted;
 use dcgan_process::exit::usage;
 use dcgan_process::names;
@@ -395,7 +395,15 @@ fn refuse_other_run(
     if differences.is_empty() {
         return Ok(());
     }
-    let mut list: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    // A person has given the weights by their file.
+    let in_words = |difference: &Difference| match &*difference.name {
+        "initial-weights" => {
+            let Difference { saved, given, .. } = difference;
+            format!("weights of --init-from: saved {saved}, given {given}")
+        }
+        _ => difference.to_string(),
+    };
+    let mut list: Vec<String> = differences.iter().map(in_words).collect();
     let has_copy = saved.spec.initial_weights() != InitialWeights::Seed;
     if has_copy && differences.iter().any(|difference| difference.name == "initial-weights") {
         list.push("without --init-from it goes on as it began".to_owned());

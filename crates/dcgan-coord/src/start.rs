@@ -17,7 +17,7 @@ use dcgan_core::state::digest;
 use dcgan_core::words::counted;
 use dcgan_process::exit::{status, usage};
 use dcgan_process::settings::{self, Time, is_from_variable};
-use dcgan_process::{logging, names, open_files};
+use dcgan_process::{logging, names, open_files, output};
 use dcgan_rpc::net::{self, Address, ListenAddress, ListenError, Places, Pulse};
 use dcgan_rpc::services::Program;
 use dcgan_store::run_dir::{RunFile, RunPaths, read_run_file};
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     // Resolve all settings. Nothing is bound or written if one of them is refused. The file may set
     // the format of the log, so the log begins after it; if the file is wrong, the flags alone do.
     let given = given_settings(args, matches);
-    dcgan_process::output::start()?;
+    output::start()?;
     set_up_process(args, given.as_ref().unwrap_or(&args.given))?;
     let given = &given?;
     let is_local = given.local.unwrap_or_default();
@@ -78,9 +78,9 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
         let listening = listen(given, &root)?.local_addr()?;
         let (description, plan) = (describe(&config), describe_start(&root, &config)?);
         let (root, address) = (root.display(), Address::of_server(listening));
-        dcgan_process::print(&format!(
+        output::print_result(&format!(
             "# {root}\n{config_text}# {description}\n# listening on {address}\n# {plan}\n"
-        ));
+        ))?;
         return Ok(status::FINISHED);
     }
 

@@ -14,6 +14,7 @@ use dcgan_core::metrics::MetricsRow;
 use dcgan_core::spec::InitialWeights;
 use dcgan_core::words::counted;
 use dcgan_process::exit::{status, usage};
+use dcgan_process::output::print_result;
 use dcgan_store::checkpoint::{Checkpoints, Owner};
 use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, read_run_file};
 use dcgan_store::{metrics_log, state_file};
@@ -56,13 +57,13 @@ pub(crate) fn run(run: &Path, other: Option<&Path>) -> anyhow::Result<u8> {
     for damage in [Some(&first), second.as_ref()].into_iter().flatten().flat_map(|run| &run.damages)
     {
         intact = false;
-        dcgan_process::print(&format!("{damage}\n"));
+        print_result(&format!("{damage}\n"))?;
     }
     let Comparison { text, same } = match &second {
         Some(second) => compare(&first, second)?,
         None => Comparison { text: first.describe(), same: true },
     };
-    dcgan_process::print(&format!("{text}\n"));
+    print_result(&format!("{text}\n"))?;
     Ok(if same && intact { status::FINISHED } else { status::FAILED })
 }
 

@@ -1,9 +1,9 @@
 //! The end of a program: its exit status, and one line that says what went wrong.
 
-use std::fmt;
 use std::process::ExitCode;
+use std::{fmt, io};
 
-use crate::{logging, output, panics, signals};
+use crate::{logging, output, panics, settings, signals};
 
 /// Exit statuses, the same for all programs. The README has them as a table.
 pub mod status {
@@ -48,15 +48,28 @@ pub fn run(main: impl FnOnce() -> anyhow::Result<u8>) -> ExitCode {
     let survived = signals::survive().map_err(anyhow::Error::from);
     let status = survived.and_then(|()| main()).unwrap_or_else(|error| {
         let status = status_of(&error);
+        let mut error = format!("{error:#}");
+        error += &settings::variables_behind(&error);
         if logging::is_json() {
-            tracing::error!(event = "program_failed", status, "{error:#}");
+            tracing::error!(event = "program_failed", status, "{error}");
         } else {
-            output::say(&format!("error: {error:#}"));
+            output::say(&format!("error: {error}"));
         }
         status
     });
     output::flush();
     status.into()
+}
+
+/// Ends the process after it has printed all that it was asked for.
+pub(crate) fn after_printing(printed: io::Result<()>) -> ! {
+    match output::check_written(printed) {
+        Ok(()) => now(status::FINISHED),
+        Err(error) => {
+            output::say(&format!("error: {error:#}"));
+            now(status::FAILED)
+        }
+    }
 }
 
 /// Ends the process with a status, from any thread.

@@ -1,31 +1,37 @@
 //! Help with the command line itself: manual pages, completion scripts, and tips for words that
 //! other programs have.
 
-use std::path::PathBuf;
-use std::{env, io};
+use std::io;
+use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, Error, value_parser};
 use clap_complete::Shell;
 
-use crate::output::{self, Stream, escaped};
-use crate::settings::VERBS_OF;
+use crate::names;
+use crate::output::escaped;
+use crate::settings::{BEFORE_VERBS, VERBS_OF};
 use crate::similar::nearest;
 
-/// Flags of other programs, without the dashes, and ours for the same thing. A program has some of
-/// ours, and names the first that it has.
-const SYNONYMS: [(&str, &[&str]); 27] = [
+/// Flags of other programs, without the dashes, and ours for the same thing, some with a value. A
+/// program has some of ours, and names the first that it has.
+const SYNONYMS: [(&str, &[&str]); 35] = [
     ("address", &["listen", "http"]),
     ("batch", &["batch-size"]),
+    ("best", &["checkpoint best"]),
     ("bs", &["batch-size"]),
     ("checkpoint-dir", &["out", "run"]),
     ("count", &["rows"]),
     ("cuda", &["device"]),
     ("data-dir", &["data"]),
+    ("ema", &["weights ema", "ema-decay"]),
     ("gpu", &["device"]),
     ("gpus", &["device"]),
     ("host", &["listen", "http"]),
     ("iterations", &["steps"]),
+    ("j", &["json", "workers", "threads"]),
+    ("json", &["log-format json"]),
+    ("latest", &["checkpoint newest"]),
     ("log-level", &["verbose"]),
     ("lr", &["learning-rate"]),
     ("master", &["listen", "coordinator"]),
@@ -36,19 +42,34 @@ const SYNONYMS: [(&str, &[&str]); 27] = [
     ("nproc-per-node", &["workers"]),
     ("num-iterations", &["steps"]),
     ("num-workers", &["workers"]),
+    ("newest", &["checkpoint newest"]),
     ("nnodes", &["workers"]),
+    ("o", &["out", "run"]),
     ("out", &["run"]),
     ("output", &["out"]),
     ("output-dir", &["out"]),
     ("port", &["listen", "http"]),
     ("run", &["out", "coordinator"]),
+    ("step", &["checkpoint", "steps"]),
 ];
 
 /// Words of other programs that no flag of ours stands for, and what to do instead.
-const NO_FLAGS: [(&str, &str); 3] = [
+const NO_FLAGS: [(&str, &str); 6] = [
+    ("follow", "leave it out: 'watch COMMAND' repeats a command"),
+    ("insecure", "leave it out: a verb connects to whatever address it is given"),
     ("json", "it prints text alone: its exit status tells a script how it went"),
     ("node-rank", "leave it out: the coordinator numbers the workers"),
     ("rank", "leave it out: the coordinator numbers the workers"),
+    ("watch", "leave it out: 'watch COMMAND' repeats a command"),
+];
+
+/// Values of a flag that is yes or no. Without `=` they are taken for verbs.
+const YES_OR_NO: [&str; 6] = ["false", "no", "off", "on", "true", "yes"];
+
+/// The flags that a path, `{}`, may have been meant for where a verb should be, and tips.
+const PATHS: [(&str, &str); 2] = [
+    ("coordinator", "use '--coordinator file:{}/address'"),
+    ("out", "to train in it, use '--out {}'; or give it after a verb, as in 'status {}'"),
 ];
 
 /// Verbs of other programs for what ours do without a verb.
@@ -104,15 +125,18 @@ pub(crate) fn with_verbs(command: Command) -> Command {
     with_width(command.subcommand(help))
 }
 
-/// Prints the completion script, the manual page or the help that the command line asks for.
-/// Returns false if it asks for something else.
-pub(crate) fn print_if_asked_for(command: &Command, matches: &ArgMatches) -> io::Result<bool> {
+/// Returns the completion script, the manual page or the help that the command line asks for;
+/// `None` if it asks for something else.
+pub(crate) fn text_if_asked_for(
+    command: &Command,
+    matches: &ArgMatches,
+) -> io::Result<Option<Vec<u8>>> {
     let mut text = Vec::new();
     match matches.subcommand() {
         Some(("completions", matches)) => {
             let shell = matches.get_one::<Shell>("shell").copied().unwrap_or(Shell::Bash);
             let name = command.get_name().to_owned();
-            clap_complete::generate(shell, &mut command.clone(), &name, &mut text);
+            clap_complete::generate(shell, &mut without_hidden(command), &name, &mut text);
             if shell == Shell::Bash {
                 text = with_labels_of_verbs(&name, &text);
             }
@@ -138,10 +162,27 @@ pub(crate) fn print_if_asked_for(command: &Command, matches: &ArgMatches) -> io:
             let of = of_verb.transpose()?.unwrap_or(&command);
             text.extend(of.clone().render_long_help().to_string().into_bytes());
         }
-        _ => return Ok(false),
+        _ => return Ok(None),
     }
-    output::write_now(Stream::Out, &text);
-    Ok(true)
+    Ok(Some(text))
+}
+
+/// The same command without the flags that people are not shown. Scripts for completion would show
+/// them.
+fn without_hidden(command: &Command) -> Command {
+    // The library has names that last for ever, and lends them for less. The program ends soon.
+    let name: &'static str = String::leak(command.get_name().to_owned());
+    let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
+    let same = Command::new(name)
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .disable_help_subcommand(true)
+        .args(shown)
+        .subcommands(command.get_subcommands().map(without_hidden));
+    match command.get_about() {
+        Some(about) => same.about(about.clone()),
+        None => same,
+    }
 }
 
 /// Names the verbs in a completion script for bash as the script itself looks for them. The library
@@ -166,8 +207,9 @@ pub(crate) fn with_tip(mut error: Error, command: &Command) -> Error {
     };
     let verb = verb_of_this_process(command);
     let tip = match error.kind() {
-        ErrorKind::UnknownArgument => word(ContextKind::InvalidArg)
-            .and_then(|word| tip_for_argument(&word, verb, verb.get_name() != command.get_name())),
+        ErrorKind::UnknownArgument => {
+            word(ContextKind::InvalidArg).and_then(|word| tip_for_argument(&word, verb, command))
+        }
         ErrorKind::InvalidSubcommand => {
             word(ContextKind::InvalidSubcommand).and_then(|word| verb_for(&word, command))
         }
@@ -183,6 +225,8 @@ pub(crate) fn with_tip(mut error: Error, command: &Command) -> Error {
         }
         _ => None,
     };
+    // The library's own: that a flag can be given as a value, after "--". Nobody means that.
+    error.remove(ContextKind::Suggested);
     if let Some(tip) = tip {
         // The usage is that of the suggestion.
         for kind in [
@@ -194,7 +238,22 @@ pub(crate) fn with_tip(mut error: Error, command: &Command) -> Error {
         ] {
             error.remove(kind);
         }
+        let tip = escaped(&tip).into_owned();
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
+}
+
+/// Names the variable that has given a wrong value, in place of its flag. `given` are the flags
+/// whose values variables give.
+pub(crate) fn with_variable(mut error: Error, given: &[(String, String)]) -> Error {
+    if let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg)
+        && matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation)
+    {
+        let name = argument.trim_start_matches('-').split([' ', '[', '=']).next();
+        if let Some((_, variable)) = given.iter().find(|(flag, _)| Some(&**flag) == name) {
+            error.insert(ContextKind::InvalidArg, ContextValue::String(variable.clone()));
+        }
     }
     error
 }
@@ -223,7 +282,7 @@ pub(crate) fn with_escapes(mut error: Error) -> Error {
 
 /// Returns the command, or the verb of it, that the arguments of this process call.
 fn verb_of_this_process(command: &Command) -> &Command {
-    let verb = env::args().skip(1).find_map(|word| command.find_subcommand(word));
+    let verb = names::words().skip(1).find_map(|word| command.find_subcommand(word));
     verb.unwrap_or(command)
 }
 
@@ -244,7 +303,8 @@ fn with_width(command: Command) -> Command {
 }
 
 /// Returns a tip for a word that is no argument of this verb, or of this program without a verb.
-fn tip_for_argument(word: &str, verb: &Command, is_verb: bool) -> Option<String> {
+fn tip_for_argument(word: &str, verb: &Command, command: &Command) -> Option<String> {
+    let is_verb = verb.get_name() != command.get_name();
     let name = word.trim_start_matches('-');
     if name == word {
         let has_run = has_flag("run", verb) && verb.get_positionals().next().is_none();
@@ -253,11 +313,19 @@ fn tip_for_argument(word: &str, verb: &Command, is_verb: bool) -> Option<String>
     if is_verb && has_flag(name, verb) {
         return Some(format!("give it after the verb: '{} --{name}'", verb.get_name()));
     }
+    let of_program = command.get_arguments().find(|arg| {
+        let short = arg.get_short().map(String::from);
+        arg.get_long() == Some(name) || short.as_deref() == Some(name)
+    });
+    let of_program = of_program.and_then(Arg::get_long);
+    if is_verb && of_program.is_some_and(|flag| BEFORE_VERBS.contains(&flag)) {
+        return Some(format!("give it before the verb: '{word} {}'", verb.get_name()));
+    }
     if name == "all" && verb.get_name() == "drain" {
         return Some("to end all of them, use 'stop'".to_owned());
     }
     // One that begins with a single dash is taken for several of one letter.
-    let long = env::args().skip(1).find(|given| {
+    let long = names::words().skip(1).find(|given| {
         let rest = given.strip_prefix('-').filter(|rest| rest.len() > 1 && !word.starts_with("--"));
         rest.is_some_and(|rest| has_flag(rest, verb))
     });
@@ -284,6 +352,9 @@ fn verb_for(word: &str, command: &Command) -> Option<String> {
     if word.parse::<u16>().is_ok() && has_flag("workers", command) {
         return Some(format!("use '--local --workers {word}'"));
     }
+    if let Some(tip) = tip_for_value(word, command) {
+        return Some(tip);
+    }
     if NO_VERBS.contains(&word) && !command.is_subcommand_required_set() {
         return Some(format!("leave '{word}' out: without a verb, this program trains"));
     }
@@ -292,21 +363,40 @@ fn verb_for(word: &str, command: &Command) -> Option<String> {
     tip.map(|(_, tip)| (*tip).to_owned())
 }
 
+/// Returns a tip for the value of a flag that stands where a verb should be.
+fn tip_for_value(word: &str, command: &Command) -> Option<String> {
+    if YES_OR_NO.contains(&word) {
+        let words: Vec<String> = names::words().collect();
+        let before = words.windows(2).find(|pair| pair[1] == word && pair[0].starts_with("--"))?;
+        return Some(format!("use '{}={word}'", before[0]));
+    }
+    let authority = word.trim_start_matches("http://").trim_end_matches('/');
+    let port = authority.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    if matches!(port, Some(Ok(_))) {
+        let flag = ["coordinator", "listen"].into_iter().find(|flag| has_flag(flag, command))?;
+        return Some(format!("use '--{flag} {word}'"));
+    }
+    if !word.contains('/') && !Path::new(word).exists() {
+        return None;
+    }
+    let tip = PATHS.into_iter().find(|(flag, _)| has_flag(flag, command));
+    let verb = command.find_subcommand("grid").map(|_| "give it after a verb, as in 'grid {}'");
+    Some(tip.map(|(_, tip)| tip).or(verb)?.replace("{}", word))
+}
+
 /// Returns a tip with the flag that a command has for a synonym. One that has none has no flag that
 /// only sounds alike, either.
 fn flag_for(word: &str, command: &Command) -> Option<String> {
     let word = word.replace('_', "-");
+    let flags = synonyms(&word);
+    let name = |flag: &'static str| flag.split_once(' ').map_or(flag, |(name, _)| name);
+    if let Some(flag) = flags.iter().find(|flag| has_flag(name(flag), command)) {
+        return Some(format!("use '--{flag}'"));
+    }
     if let Some((_, tip)) = NO_FLAGS.into_iter().find(|(synonym, _)| *synonym == word) {
         return Some(tip.to_owned());
     }
-    let flags = synonyms(&word);
-    if flags.is_empty() {
-        return None;
-    }
-    Some(match flags.iter().find(|flag| has_flag(flag, command)) {
-        Some(flag) => format!("use '--{flag}'"),
-        None => format!("'{}' has no such setting", command.get_name()),
-    })
+    (!flags.is_empty()).then(|| format!("'{}' has no such setting", command.get_name()))
 }
 
 /// Returns our flags for a flag of other programs, all without the dashes.
@@ -355,15 +445,55 @@ mod tests {
     }
 
     #[test]
+    fn values_without_their_flags_lead_to_them() {
+        assert!(answer(&["10.0.0.1:7420"]).contains("tip: use '--listen 10.0.0.1:7420'"));
+        assert!(!answer(&["true"]).contains("tip"));
+        let trains = Command::new("program").arg(Arg::new("out").long("out"));
+        let trains = with_verbs(trains.arg(Arg::new("local").long("local").num_args(0)));
+        let tip = tip_for_value("runs/x", &trains).unwrap();
+        assert_eq!(
+            tip,
+            "to train in it, use '--out runs/x'; or give it after a verb, as in 'status runs/x'"
+        );
+    }
+
+    #[test]
+    fn a_wrong_value_of_a_variable_is_told_by_its_name() {
+        let command = || {
+            Command::new("program").arg(
+                Arg::new("steps").long("steps").value_name("N").value_parser(value_parser!(u64)),
+            )
+        };
+        let error = command().try_get_matches_from(["program", "--steps", "1k"]).unwrap_err();
+        let given = [("steps".to_owned(), "DCGAN_STEPS".to_owned())];
+        let text = with_variable(error, &given).to_string();
+        assert!(text.contains("invalid value '1k' for 'DCGAN_STEPS'"), "{text}");
+    }
+
+    #[test]
+    fn scripts_for_completion_have_no_hidden_flags() {
+        let hidden = Arg::new("fault").long("fault").hide(true);
+        let verb = Command::new("verb").arg(hidden.clone()).arg(Arg::new("x").long("xyz"));
+        let command = without_hidden(&program().arg(hidden).subcommand(verb));
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut command.clone(), "program", &mut text);
+            let text = String::from_utf8(text).unwrap();
+            assert!(text.contains("xyz") && text.contains("listen"), "{text}");
+            assert!(!text.contains("--fault") && !text.contains("-l fault"), "{text}");
+        }
+    }
+
+    #[test]
     fn the_verb_help_prints_the_help_of_a_verb() {
         let mut command = program();
         let matches = command.try_get_matches_from_mut(["program", "help", "man"]).unwrap();
-        assert!(print_if_asked_for(&command, &matches).unwrap());
+        assert!(text_if_asked_for(&command, &matches).unwrap().is_some());
         let matches = command.try_get_matches_from_mut(["program", "help", "x"]).unwrap();
-        let error = print_if_asked_for(&command, &matches).unwrap_err();
+        let error = text_if_asked_for(&command, &matches).unwrap_err();
         assert_eq!(error.to_string(), "there is no verb x");
         let matches = command.try_get_matches_from_mut(["program", "help", "mna"]).unwrap();
-        let error = print_if_asked_for(&command, &matches).unwrap_err();
+        let error = text_if_asked_for(&command, &matches).unwrap_err();
         assert_eq!(error.to_string(), "there is no verb mna: did you mean man?");
     }
 }

@@ -58,14 +58,24 @@ pub fn user_at_host() -> String {
     format!("{user}@{}", host().as_deref().unwrap_or("unknown"))
 }
 
+/// Returns the words of this process's command line. What is no text is made one.
+pub(crate) fn words() -> impl Iterator<Item = String> {
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned())
+}
+
 /// Returns this program as it was called, for a command that a person can paste.
 pub fn called() -> String {
-    quoted(&std::env::args().next().unwrap_or_default())
+    quoted(&words().next().unwrap_or_default())
+}
+
+/// Returns this program as it was called, with all its arguments.
+pub fn called_with_arguments() -> String {
+    words().map(|word| quoted(&word)).collect::<Vec<_>>().join(" ")
 }
 
 /// Returns another program of the same folder as it can be called where this one was called.
 pub fn called_beside(program: &str) -> String {
-    let own = std::env::args().next().unwrap_or_default();
+    let own = words().next().unwrap_or_default();
     let folder = Path::new(&own).parent().filter(|folder| !folder.as_os_str().is_empty());
     match folder {
         Some(folder) => quoted(&folder.join(program).to_string_lossy()),

@@ -91,12 +91,39 @@ pub fn run(stream: Stream, bytes: usize, print: impl FnOnce() + Send + 'static) 
 }
 
 /// Writes bytes to a stream, and waits until it has taken them. Whether it could is nobody's
-/// concern: a reader such as `head` may be gone.
+/// concern.
 pub fn write_now(stream: Stream, bytes: &[u8]) {
     let _ = match stream {
-        Stream::Out => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()),
+        Stream::Out => write_to_out(bytes),
         Stream::Err => io::stderr().write_all(bytes),
     };
+}
+
+fn write_to_out(bytes: &[u8]) -> io::Result<()> {
+    io::stdout().write_all(bytes).and_then(|()| io::stdout().flush())
+}
+
+/// Prints the result of a program that does nothing but print it, at once. What a terminal obeys is
+/// [`escaped`].
+///
+/// # Errors
+/// If it cannot be written. That a reader such as `head` is gone is no error.
+pub fn print_result(text: &str) -> anyhow::Result<()> {
+    flush();
+    check_written(write_to_out(escaped(text).as_bytes()))
+}
+
+/// Checks that a result was written to standard output.
+///
+/// # Errors
+/// If it could not be. That a reader such as `head` is gone is no error.
+pub(crate) fn check_written(written: io::Result<()>) -> anyhow::Result<()> {
+    match written.and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::from(error).context("cannot write to standard output"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Waits a moment until everything that was printed is written.
@@ -236,6 +263,14 @@ mod tests {
     fn what_a_terminal_obeys_is_escaped() {
         assert_eq!(escaped("two\n\tlines: é"), "two\n\tlines: é");
         assert_eq!(escaped("a\u{1b}[2J\rb\u{7f}\u{9b}"), r"a\u001b[2J\u000db\u007f\u009b");
+    }
+
+    #[test]
+    fn a_result_that_cannot_be_written_is_an_error_unless_its_reader_is_gone() {
+        let error = |kind| check_written(Err(io::Error::from(kind)));
+        let full = error(io::ErrorKind::StorageFull).unwrap_err();
+        assert_eq!(format!("{full:#}"), "cannot write to standard output: no storage space");
+        assert!(error(io::ErrorKind::BrokenPipe).is_ok());
     }
 
     #[test]

@@ -5,11 +5,13 @@
 
 use std::any::TypeId;
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::time::Duration;
-use std::{env, fmt};
+use std::{env, fmt, io};
 
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
@@ -17,8 +19,9 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{self, status};
+use crate::exit;
 use crate::help;
+use crate::names;
 use crate::output::escaped;
 
 /// The names of all variables begin with this.
@@ -77,23 +80,69 @@ pub const VERBS_OF: [(&str, &[&str]); 2] = [
     ("dcgan-sampler", &["eval", "export", "grid", "latents", "serve", "train-evaluator"]),
 ];
 
+/// The flags of `dcgan-coord` that have the same meaning before a verb and without one.
+pub const BEFORE_VERBS: [&str; 3] = ["log-format", "quiet", "verbose"];
+
 /// Parses the command line of this process. Ends the process with a message if it is wrong, or if
 /// help, a manual page or a completion script is asked for.
 pub fn parse<A: CommandFactory + FromArgMatches>() -> (A, ArgMatches) {
     let mut command = help::with_verbs(with_usable_variables(A::command()));
+    let words: Vec<String> = names::words().skip(1).collect();
+    let given = GIVEN.get_or_init(|| given_by_variables(&command, &words));
     let matches = match command.try_get_matches_from_mut(env::args_os()) {
         Ok(matches) => matches,
-        Err(error) => help::with_escapes(help::with_tip(error, &command)).exit(),
+        // Help, or the version.
+        Err(error) if !error.use_stderr() => exit::after_printing(error.print()),
+        Err(error) => {
+            let error = help::with_variable(error, given);
+            help::with_escapes(help::with_tip(error, &command)).exit()
+        }
     };
-    match help::print_if_asked_for(&command, &matches) {
-        Ok(true) => exit::now(status::FINISHED),
-        Ok(false) => {}
+    match help::text_if_asked_for(&command, &matches) {
+        Ok(Some(text)) => exit::after_printing(io::stdout().write_all(&text)),
+        Ok(None) => {}
         Err(error) => command.error(ErrorKind::Io, error).exit(),
     }
     match A::from_arg_matches(&matches) {
         Ok(args) => (args, matches),
         Err(error) => error.format(&mut command).exit(),
     }
+}
+
+/// The flags of this process whose value a variable gives, without the dashes, and the variables.
+static GIVEN: OnceLock<Vec<(String, String)>> = OnceLock::new();
+
+/// The flags of a command and of the verb that these words call whose value a variable gives.
+fn given_by_variables(command: &Command, words: &[String]) -> Vec<(String, String)> {
+    let verb = words.iter().find_map(|word| command.find_subcommand(word));
+    let arguments =
+        command.get_arguments().chain(verb.into_iter().flat_map(Command::get_arguments));
+    let is_given = |flag: &str| {
+        let rests = words.iter().filter_map(|word| word.strip_prefix("--")?.strip_prefix(flag));
+        rests.into_iter().any(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    let variable = |arg: &Arg| {
+        let flag = arg.get_long().filter(|flag| !is_given(flag))?;
+        let variable = arg.get_env().filter(|variable| env::var_os(variable).is_some())?;
+        Some((flag.to_owned(), variable.to_string_lossy().into_owned()))
+    };
+    arguments.filter_map(variable).collect()
+}
+
+/// Names the variables in whose place an error speaks of flags, to be added to it.
+pub(crate) fn variables_behind(error: &str) -> String {
+    let given = GIVEN.get().map_or(&[][..], Vec::as_slice);
+    given.iter().filter(|(flag, _)| names_flag(error, flag)).fold(String::new(), |text, given| {
+        let (flag, variable) = given;
+        text + &format!("; the variable {variable} gives --{flag}")
+    })
+}
+
+/// Returns whether a text names a flag, and not only one that begins with the same letters.
+fn names_flag(text: &str, flag: &str) -> bool {
+    let flag = format!("--{flag}");
+    let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '-');
+    text.match_indices(&flag).any(|(start, _)| ends(&text[start + flag.len()..]))
 }
 
 /// The same flags; one whose variable is set to nothing has no variable. Shells and clusters give
@@ -277,6 +326,18 @@ mod tests {
             assert_eq!(parse(wrong).unwrap_err(), "expected a whole number from 1 to 1024");
         }
         assert_eq!(whole::<u64>(0..=u64::MAX)("18446744073709551615"), Ok(u64::MAX));
+    }
+
+    #[test]
+    fn an_error_names_a_flag_that_it_has_as_a_whole() {
+        for (text, names_it) in [
+            ("--data: nowhere", true),
+            ("give --data", true),
+            ("--data-set x", false),
+            ("data", false),
+        ] {
+            assert_eq!(names_flag(text, "data"), names_it, "{text}");
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::time::Duration;
 use dcgan_core::evaluation::BestEvaluation;
 use dcgan_core::ids::{RunId, Step};
 use dcgan_core::metrics::MetricsRow;
-use dcgan_core::protocol::coordinator::{Alarm, Outsider, Recovery, Role, Status, WorkerStatus};
+use dcgan_core::protocol::coordinator::{
+    Alarm, Departure, LastSeen, Outsider, Recovery, Role, Status, WorkerStatus,
+};
 
 use crate::pb;
 
@@ -22,6 +24,7 @@ pub fn status(run: RunId, epoch: u64, now: Duration, status: Status) -> pb::Stat
         alarms,
         workers,
         outside,
+        gone,
         recoveries,
         draining,
     } = status;
@@ -37,6 +40,7 @@ pub fn status(run: RunId, epoch: u64, now: Duration, status: Status) -> pb::Stat
         digest: checkpoint.map(|(_, digest)| digest.to_string()),
         workers: workers.into_iter().map(worker_status).collect(),
         outside: outside.into_iter().map(outsider).collect(),
+        gone: gone.into_iter().map(gone_worker).collect(),
         recoveries: recoveries.into_iter().map(|one| recovery(one, now)).collect(),
         draining,
         best: best_evaluation.map(best),
@@ -91,6 +95,12 @@ fn outsider(outsider: Outsider) -> pb::Outsider {
         reason: claim.to_string(),
         seconds_left: left.as_secs_f64(),
     }
+}
+
+fn gone_worker((seen, why): (LastSeen, Departure)) -> pb::GoneWorker {
+    let LastSeen { name, step, ago } = seen;
+    let (code, reason) = (why.code().to_owned(), why.to_string());
+    pb::GoneWorker { name, step, seconds_ago: ago.as_secs(), code, reason }
 }
 
 fn worker_status(worker: WorkerStatus) -> pb::WorkerStatus {

@@ -96,8 +96,8 @@ pub(crate) struct ServeArgs {
     /// at the moment, as file:RUN_DIR/address
     #[arg(long, value_name = "URL", env = "DCGAN_COORDINATOR")]
     pub(crate) coordinator: Option<CoordinatorAt>,
-    /// The run directory whose checkpoints to follow, instead of a coordinator [default:
-    /// runs/dcgan, if no coordinator is given]
+    /// The run directory whose checkpoints to follow, instead of a coordinator [default: that of
+    /// DCGAN_OUT, or else runs/dcgan, if no coordinator is given]
     #[arg(long, value_name = "RUN_DIR", env = "DCGAN_RUN")]
     pub(crate) run: Option<PathBuf>,
     /// The generator's weights: their moving average or as they were trained [default: ema, if the
@@ -133,8 +133,14 @@ pub(crate) struct Which {
     /// The run directory, as --run
     #[arg(value_name = "RUN_DIR")]
     directory: Option<PathBuf>,
-    /// The run directory
-    #[arg(long, value_name = "RUN_DIR", default_value = DEFAULT_ROOT, env = "DCGAN_RUN")]
+    /// The run directory [default: that of DCGAN_OUT, or else runs/dcgan]
+    #[arg(
+        long,
+        value_name = "RUN_DIR",
+        default_value = DEFAULT_ROOT,
+        hide_default_value = true,
+        env = "DCGAN_RUN"
+    )]
     pub(crate) run: PathBuf,
     /// The checkpoint: the newest, the one with the best evaluation, or that of a step
     #[arg(
@@ -258,8 +264,9 @@ pub(crate) struct ExportArgs {
     /// Determines the latent vectors [default: those of the run's own grids]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// The file to write, compressed if the name ends in .gz, and a NumPy array [N, 28, 28] of
-    /// values from -1 to 1 if it ends in .npy; one that exists is replaced
+    /// The file to write: IDX if the name ends in -ubyte or .idx or has no ending, the same
+    /// compressed if it ends in .gz, and a NumPy array [N, 28, 28] of values from -1 to 1 if it
+    /// ends in .npy; one that exists is replaced
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }
@@ -267,8 +274,15 @@ pub(crate) struct ExportArgs {
 #[derive(Debug, ClapArgs)]
 #[command(mut_args = settings::in_plain_words)]
 pub(crate) struct LatentsArgs {
-    /// The run directory, which is read if no seed is given
-    #[arg(long, value_name = "RUN_DIR", default_value = DEFAULT_ROOT, env = "DCGAN_RUN")]
+    /// The run directory, which is read if no seed is given [default: that of DCGAN_OUT, or else
+    /// runs/dcgan]
+    #[arg(
+        long,
+        value_name = "RUN_DIR",
+        default_value = DEFAULT_ROOT,
+        hide_default_value = true,
+        env = "DCGAN_RUN"
+    )]
     pub(crate) run: PathBuf,
     /// How many latent vectors, at most 1000000
     #[arg(

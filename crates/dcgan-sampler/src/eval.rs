@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::thread;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, bail};
 use dcgan_core::random::{Purpose, RandomStream};
 use dcgan_core::spec::networks::{EVALUATED_DATA, EVALUATION};
 use dcgan_core::spec::{DatasetInfo, ObjectiveKind};
@@ -13,6 +13,7 @@ use dcgan_core::words::counted;
 use dcgan_model::PIXELS;
 use dcgan_model::evaluation::{self, Evaluator, IMAGES_MIN, LabelledImages, PIECE_IMAGES, Report};
 use dcgan_process::exit::{status, usage};
+use dcgan_process::output::print_result;
 use dcgan_process::{print, signals};
 use dcgan_store::dataset::{Dataset, Labelled, Source, Split};
 use dcgan_store::evaluator_file::EvaluatorFile;
@@ -22,6 +23,7 @@ use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
 use crate::args::{EvalArgs, TrainEvaluatorArgs};
+use crate::export::check_out;
 use crate::run_dir;
 
 /// Samples without `--count`, as in an evaluation during the training.
@@ -39,7 +41,7 @@ pub(crate) fn eval(args: &EvalArgs) -> anyhow::Result<u8> {
     })?;
     Builder::new_current_thread().build()?.block_on(async {
         tokio::select! {
-            text = result => print(&text??),
+            text = result => print_result(&text??)?,
             signal = signal.take() => {
                 tracing::warn!(event = "not_judged", %signal, "not judged, because of {signal}");
                 return Ok(signal.status());
@@ -141,6 +143,13 @@ fn evaluator_for(file: Option<EvaluatorFile>, training: &Dataset) -> anyhow::Res
 
 /// Trains an evaluator and writes its file.
 pub(crate) fn train_evaluator(args: &TrainEvaluatorArgs) -> anyhow::Result<u8> {
+    check_out(&args.out, &["safetensors"], "give a name that ends in .safetensors")?;
+    if args.data.as_os_str() == "mnist" && !args.data.exists() {
+        bail!(usage(anyhow!(
+            "--data: the evaluator of mnist is built in; for other data give their folder, which \
+             has the classes of the images, too (see --help)"
+        )));
+    }
     let load = |split| Labelled::load(&args.data, split).context("--data").map_err(usage);
     let (training, test) = (load(Split::Training)?, load(Split::Test)?);
     for (split, part) in [("training", &training), ("test", &test)] {
@@ -151,7 +160,6 @@ pub(crate) fn train_evaluator(args: &TrainEvaluatorArgs) -> anyhow::Result<u8> {
             )));
         }
     }
-    ensure!(!args.out.is_dir(), "{}: is a folder", args.out.display());
     let mut accuracy = 0.0;
     let bytes =
         evaluation::train(images(&training), images(&test), args.epochs, |epoch, loss, right| {
@@ -192,11 +200,15 @@ fn read_samples(path: &Path, count: usize) -> anyhow::Result<Vec<u8>> {
         .map_err(usage)?;
     let found = samples.info().images;
     if found < count {
-        bail!(usage(anyhow!(
-            "--images {}: there are {}; give at most as many as --count",
-            path.display(),
-            counted(found, "image")
-        )));
+        let (path, images) = (path.display(), counted(found, "image"));
+        let most = found - found % PIECE_IMAGES;
+        bail!(usage(match most {
+            ..IMAGES_MIN =>
+                anyhow!("--images: {path} has {images}, and at least {IMAGES_MIN} are needed"),
+            _ => anyhow!(
+                "--images: {path} has {images}, fewer than --count {count}: give --count {most}"
+            ),
+        }));
     }
     Ok(samples.pixels()[..count * PIXELS].to_vec())
 }

@@ -1,7 +1,6 @@
 //! The verbs `grid`, `export` and `latents`: pictures of a checkpoint's generator as files, and the
 //! latent vectors that they are drawn with.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -27,6 +26,14 @@ const SIDE: usize = 28;
 /// The file that a grid is written to if a person names none.
 const GRID_FILE: &str = "grid.png";
 
+/// The endings of IDX files, besides none.
+const IDX: [&str; 3] = ["idx", "idx3-ubyte", "ubyte"];
+/// The ending of a NumPy array.
+const NUMPY: &str = "npy";
+/// The ending of a packed IDX file.
+const PACKED: &str = "gz";
+/// The endings of what `export` writes.
+const ENDINGS: [&str; 5] = [IDX[0], IDX[1], IDX[2], NUMPY, PACKED];
 /// The endings of pictures.
 const PICTURES: [&str; 7] = ["bmp", "gif", "jpeg", "jpg", "png", "tiff", "webp"];
 
@@ -34,18 +41,16 @@ const PICTURES: [&str; 7] = ["bmp", "gif", "jpeg", "jpg", "png", "tiff", "webp"]
 pub(crate) fn grid(args: &GridArgs) -> anyhow::Result<u8> {
     let GridArgs { rows, columns, .. } = *args;
     let out = args.out.as_deref().unwrap_or(Path::new(GRID_FILE));
+    let run = &args.which.run;
+    if ending(run).is_some_and(|ending| PICTURES.contains(&&*ending)) && !run.is_dir() {
+        let run = run.display();
+        bail!(usage(anyhow!("{run} is no run directory: give the file to write as --out {run}")));
+    }
     // A person who names no file has not said that this one is to be replaced.
     if args.out.is_none() && out.symlink_metadata().is_ok() {
         bail!(usage(anyhow!("{GRID_FILE} exists already: give the file to write as --out")));
     }
-    check_out(out)?;
-    let ending = ending(out);
-    if ending.as_ref().is_some_and(|ending| ending != "png") {
-        bail!(usage(anyhow!(
-            "--out: {}: a grid is a PNG file; give a name that ends in .png",
-            out.display()
-        )));
-    }
+    check_out(out, &["png"], "a grid is a PNG file; give a name that ends in .png")?;
     let generator = run_dir::load(&args.which)?;
     let what = format!("{rows} x {columns} digits of step {}", generator.step);
     write(out, &what, |file| {
@@ -56,24 +61,26 @@ pub(crate) fn grid(args: &GridArgs) -> anyhow::Result<u8> {
 /// Writes images as an IDX file, which every program that reads MNIST can read, or as they were
 /// before they became bytes.
 pub(crate) fn images(args: &ExportArgs) -> anyhow::Result<u8> {
-    check_out(&args.out)?;
-    if ending(&args.out).is_some_and(|ending| PICTURES.contains(&&*ending)) {
-        bail!(usage(anyhow!(
-            "--out: {}: export writes IDX and .npy files, which are no pictures; 'grid' draws one",
-            args.out.display()
-        )));
+    let ending_of_out = ending(&args.out);
+    let is_packed = ending_of_out.as_deref() == Some(PACKED);
+    let is_picture = ending_of_out.as_deref().is_some_and(|it| PICTURES.contains(&it));
+    let tip = if is_picture { "; 'grid' draws a picture" } else { "" };
+    let formats = "export writes IDX files, whose names end in -ubyte, .idx or .gz, and NumPy \
+                   arrays, which end in .npy";
+    check_out(&args.out, &ENDINGS, &format!("{formats}{tip}"))?;
+    if is_packed && ending(&args.out.with_extension("")).is_some_and(|it| !IDX.contains(&&*it)) {
+        bail!(usage(anyhow!("--out: {}: what ends in .gz is an IDX file", args.out.display())));
     }
     let RunGenerator { step, seed: run_seed, generator } = run_dir::load(&args.which)?;
     let count = args.count as usize;
     let what = format!("{} of step {step}", counted(count, "image"));
-    let extension = args.out.extension().and_then(OsStr::to_str);
-    if extension == Some("npy") {
+    if ending_of_out.as_deref() == Some(NUMPY) {
         let batches = generator.value_batches(count, args.seed, run_seed);
         return write(&args.out, &what, |file| npy::write(&[count, SIDE, SIDE], batches, file));
     }
     let batches = generator.batches(count, args.seed, run_seed);
     write(&args.out, &what, |file| {
-        if extension != Some("gz") {
+        if !is_packed {
             return encode(count, batches, file);
         }
         let mut encoder = GzEncoder::new(file, Compression::default());
@@ -84,7 +91,7 @@ pub(crate) fn images(args: &ExportArgs) -> anyhow::Result<u8> {
 
 /// Writes the latent vectors of [`grid`] and [`images`] as a NumPy array.
 pub(crate) fn latents(args: &LatentsArgs) -> anyhow::Result<u8> {
-    check_out(&args.out)?;
+    check_out(&args.out, &[NUMPY], "latents writes NumPy arrays, whose names end in .npy")?;
     // With a seed, the run's own does not count.
     let run_seed = match args.seed {
         Some(_) => 0,
@@ -108,12 +115,14 @@ fn ending(file: &Path) -> Option<String> {
     Some(file.extension()?.to_string_lossy().to_lowercase())
 }
 
-/// Refuses a file that cannot be written because of its path.
-fn check_out(out: &Path) -> anyhow::Result<()> {
+/// Refuses a file that cannot be written because of its path, or whose ending is another than one
+/// of these or none. `formats` says which there are.
+pub(crate) fn check_out(out: &Path, endings: &[&str], formats: &str) -> anyhow::Result<()> {
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
     let what = match folder {
         Some(folder) if !folder.is_dir() => format!("there is no folder {}", folder.display()),
         _ if out.is_dir() => "it is a folder".to_owned(),
+        _ if ending(out).is_some_and(|ending| !endings.contains(&&*ending)) => formats.to_owned(),
         _ => return Ok(()),
     };
     bail!(usage(anyhow!("--out: {}: {what}", out.display())))

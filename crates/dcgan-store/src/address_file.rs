@@ -5,6 +5,7 @@ use std::{fs, io};
 
 use crate::file;
 use crate::run_dir::{RunDir, RunDirError, RunPaths, io_error};
+use crate::run_file::is_absent;
 
 /// The most bytes of the file. A larger one is damaged.
 const ADDRESS_BYTES_MAX: u64 = 1024;
@@ -47,7 +48,7 @@ pub fn read_address(paths: &RunPaths) -> Result<Option<String>, RunDirError> {
     let path = paths.address();
     match read_address_at(&path) {
         Ok(address) => Ok(Some(address)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(io_error(&path, error)),
     }
 }

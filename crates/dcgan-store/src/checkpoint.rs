@@ -35,7 +35,8 @@ use crate::format::{self, Newer, Unreadable};
 use crate::run_dir::RunPaths;
 use crate::state_file;
 
-const STATE: &str = "state.safetensors";
+/// The name of the file with the state, in the folder of a checkpoint.
+pub const STATE_FILE: &str = "state.safetensors";
 const MANIFEST: &str = "manifest.json";
 /// The extension by which earlier versions named what they wrote or removed.
 const TEMPORARY: &str = "tmp";
@@ -329,7 +330,7 @@ impl Checkpoints {
     /// Returns whether a checkpoint is intact. One that was verified before is not read again
     /// unless its file has changed.
     fn is_intact(&self, step: Step) -> bool {
-        let before = Stamp::of(&self.path(step).join(STATE));
+        let before = Stamp::of(&self.path(step).join(STATE_FILE));
         let mut intact = self.intact.lock().unwrap_or_else(PoisonError::into_inner);
         if intact.get(&step).copied() != before || self.read_manifest(step).is_err() {
             intact.remove(&step);
@@ -406,7 +407,7 @@ impl Owner {
 /// Writes the folder of a checkpoint under a temporary name, and waits until it is on disk.
 fn write_folder(folder: &Path, manifest: &Manifest, state: &[u8]) -> io::Result<()> {
     fs::create_dir(folder)?;
-    file::write_new(&folder.join(STATE), state)?;
+    file::write_new(&folder.join(STATE_FILE), state)?;
     file::write_new(&folder.join(MANIFEST), format::text(manifest).as_bytes())?;
     file::sync_folder_of(&folder.join(MANIFEST))
 }
@@ -452,26 +453,29 @@ fn check_fields(step: Step, manifest: &Manifest) -> Result<(), String> {
 fn verify(path: &Path, manifest: Manifest) -> Result<VerifiedCheckpoint, String> {
     // Check that the bytes are those that were written. The size is checked on its own and first,
     // since a file that was cut off is the most frequent damage, and a file may have any size.
-    let in_words = |error: io::Error| format!("{STATE}: {error}");
-    let file = file::open(&path.join(STATE)).map_err(in_words)?;
+    let in_words = |error: io::Error| format!("{STATE_FILE}: {error}");
+    let file = file::open(&path.join(STATE_FILE)).map_err(in_words)?;
     let expected = manifest.file_bytes;
     let bytes = file.metadata().map_err(in_words)?.len();
     if bytes != expected {
-        return Err(format!("{STATE}: expected {expected} bytes, found {bytes}"));
+        return Err(format!("{STATE_FILE}: expected {expected} bytes, found {bytes}"));
     }
     let mut state = Vec::with_capacity(expected as usize);
     file.take(expected).read_to_end(&mut state).map_err(in_words)?;
     let digest = digest::of_bytes(&state);
     if digest != manifest.file_digest {
-        return Err(format!("{STATE}: expected digest {}, found {digest}", manifest.file_digest));
+        return Err(format!(
+            "{STATE_FILE}: expected digest {}, found {digest}",
+            manifest.file_digest
+        ));
     }
 
     // Check that they hold the state that the run had.
     let state_digest =
-        state_file::digest_of(&state).map_err(|error| format!("{STATE}: {error}"))?;
+        state_file::digest_of(&state).map_err(|error| format!("{STATE_FILE}: {error}"))?;
     if state_digest != manifest.state_digest {
         return Err(format!(
-            "{STATE}: expected state digest {}, found {state_digest}",
+            "{STATE_FILE}: expected state digest {}, found {state_digest}",
             manifest.state_digest
         ));
     }

@@ -31,7 +31,7 @@ pub mod file;
 pub mod format;
 pub mod idx;
 pub mod metrics_log;
-mod no_run;
+pub mod no_run;
 #[doc(hidden)]
 pub mod parsers;
 pub mod picture;

@@ -17,20 +17,24 @@ impl RunDirError {
     }
 }
 
+/// Returns whether this process was called in a run directory, or in a folder below one.
+pub fn is_inside_of_run() -> bool {
+    env::current_dir().is_ok_and(|here| here.ancestors().any(has_run))
+}
+
 fn why(root: &Path) -> String {
     if !root.exists() {
-        let here = env::current_dir().unwrap_or_default();
-        return format!(
-            "there is no such folder (this is {}): change to the folder where the training was \
-             started, or name its run directory",
-            here.display()
-        );
+        return why_missing(&env::current_dir().unwrap_or_default());
     }
-    if let Some(run) = root.ancestors().skip(1).find(|above| has_run(above)) {
+    if let Some(run) = root.ancestors().skip(1).map(or_here).find(|above| has_run(above)) {
         let step = step_of(root).map_or(String::new(), |step| {
             format!(" (dcgan-sampler takes a step as --checkpoint {step})")
         });
-        return format!("it is a part of the run {0}: give {0}{step}", run.display());
+        let what = if root.is_dir() { "a part" } else { "a file" };
+        return format!("it is {what} of the run {0}: give {0}{step}", run.display());
+    }
+    if !root.is_dir() {
+        return "it is a file: give the directory of a run".to_owned();
     }
     match &*runs_in(root) {
         [] => "there is no run.json".to_owned(),
@@ -43,8 +47,33 @@ fn why(root: &Path) -> String {
     }
 }
 
+/// Says where a run may be, if there is no such folder in `here`.
+fn why_missing(here: &Path) -> String {
+    match here.ancestors().find(|above| has_run(above)) {
+        Some(run) if run == here => {
+            "there is no such folder, but this one is a run directory: give . to mean it".to_owned()
+        }
+        Some(run) => {
+            format!(
+                "there is no such folder, but this one is a part of the run {0}: give {0}",
+                run.display()
+            )
+        }
+        None => format!(
+            "there is no such folder (this is {}): change to the folder where the training was \
+             started, or name its run directory",
+            here.display()
+        ),
+    }
+}
+
+/// The folder that a path means: the one above a single name is this one.
+fn or_here(folder: &Path) -> &Path {
+    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
+}
+
 fn has_run(folder: &Path) -> bool {
-    !folder.as_os_str().is_empty() && RunPaths::new(folder).run_file().exists()
+    RunPaths::new(folder).run_file().exists()
 }
 
 /// The step of a folder with the name of a checkpoint.
@@ -91,6 +120,13 @@ mod tests {
             "it is a part of the run ./runs/a: give ./runs/a (dcgan-sampler takes a step as \
              --checkpoint 40)"
         );
+        assert_eq!(said("runs/a/run.json"), "it is a file of the run ./runs/a: give ./runs/a");
+        fs::write(here.join("grid.png"), "").unwrap();
+        assert_eq!(said("grid.png"), "it is a file: give the directory of a run");
+        let missing = |path: &str| why_missing(&here.join(path));
+        assert!(missing("runs/a").ends_with("but this one is a run directory: give . to mean it"));
+        let inside = format!("a part of the run {0}: give {0}", here.join("runs/a").display());
+        assert!(missing("runs/a/checkpoints").ends_with(&inside));
         fs::create_dir(here.join("empty")).unwrap();
         assert_eq!(said("empty"), "there is no run.json");
     }

@@ -102,7 +102,7 @@ pub fn read_run_file(paths: &RunPaths) -> Result<Option<RunFile>, RunDirError> {
     let path = paths.run_file();
     let content = match file::read(&path, RUN_FILE_BYTES_MAX) {
         Ok(content) => content,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(io_error(&path, error)),
     };
     match format::parse(&path, &content) {
@@ -113,6 +113,12 @@ pub fn read_run_file(paths: &RunPaths) -> Result<Option<RunFile>, RunDirError> {
             Err(RunDirError::Damaged { path, what })
         }
     }
+}
+
+/// Returns whether an error says that there is no such file. In a file that is taken for a folder
+/// there is none, either.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Says how a run goes on whose `run.json` is damaged.

@@ -56,7 +56,7 @@ pub(crate) struct ChaosArgs {
         value_parser = ["toy", "dcgan"]
     )]
     objective: String,
-    /// Length of the run [default: with the toy 100 for each fault and 100 more, with the DCGAN
+    /// Length of the run [default: with the toy 150 for each fault and 150 more, with the DCGAN
     /// 200].
     #[arg(long, value_name = "N")]
     steps: Option<Step>,
@@ -88,14 +88,19 @@ pub(crate) fn run(args: &ChaosArgs, connector: Connector) -> anyhow::Result<u8> 
 
     // Train once without faults, and once with them.
     let folders = Folders::create(args.out.as_deref())?;
-    print(&format!("undisturbed: {steps} steps of {} on one worker", args.objective));
+    let objective = if args.objective == "toy" { "toy" } else { "DCGAN" };
+    print(&format!("undisturbed: {} of the {objective} on 1 worker", counted(steps, "step")));
     train_undisturbed(args, &folders, steps)?;
     let count = schedule.len();
+    // A seed draws nothing where a file says it all.
+    let whence = match &args.schedule {
+        Some(path) => path.display().to_string(),
+        None => format!("seed {}", args.seed),
+    };
     print(&format!(
-        "chaos: the same on {}, with {} (seed {})",
+        "chaos: the same on {}, with {} ({whence})",
         counted(args.workers, "worker"),
-        counted(count, "fault"),
-        args.seed
+        counted(count, "fault")
     ));
     let began = Instant::now();
     let (injected, samples) = train_disturbed(args, connector, &folders, steps, &schedule)?;

@@ -25,7 +25,7 @@ use dcgan_core::protocol::coordinator::{
     ConnId, CoordinatorMachine, Event, Outcome, Reason, Stop, TICK,
 };
 use dcgan_core::protocol::message::Hello;
-use dcgan_core::words::counted;
+use dcgan_core::words::{counted, worker};
 use dcgan_process::settings::Time;
 use dcgan_process::signals::{FirstSignal, Signal};
 use dcgan_rpc::net::Pulse;
@@ -209,6 +209,10 @@ impl Driver {
             }
             Input::Machine(event) => self.handle(event),
             Input::StatusRequested(reply) => self.send_status(reply),
+            Input::DrainRequested { by, name, reply } => {
+                // The client may have gone away without waiting for the answer.
+                let _ = reply.send(self.drain(&by, name));
+            }
             Input::StopRequested { by, watcher } => {
                 self.stopped_by.get_or_insert(by);
                 self.watchers.add(watcher);
@@ -308,19 +312,63 @@ impl Driver {
         } else {
             local.restart_later(now, index, end);
         }
-        let (name, workers) = (local.name(index).to_owned(), local.workers());
+        let (name, workers) = (local.name(index).to_owned(), local.workers().count());
+        let is_given_up = !is_over && !local.is_alive(index);
         // Nobody waits for a worker whose process has ended.
-        self.handle(Event::ProcessEnded(name));
+        self.handle(if is_given_up {
+            Event::ProcessGivenUp(name)
+        } else {
+            Event::ProcessEnded(name)
+        });
         self.stop_without_workers(workers, is_over);
+    }
+
+    /// Asks a worker to leave.
+    ///
+    /// # Errors
+    /// In words, if the run would fail without it: nobody would start another local worker.
+    fn drain(&mut self, by: &str, name: String) -> Result<(), String> {
+        if let Some(local) = &self.local
+            && local.workers().any(|worker| worker == name)
+        {
+            let stays = |worker: &&str| *worker != name && !self.machine.leaves_for_good(worker);
+            let (staying, (needed, flag)) =
+                (local.workers().filter(stays).count(), self.workers_needed());
+            let stop = "`dcgan-coord stop` ends the run with a checkpoint";
+            let name = worker(&name);
+            if staying == 0 {
+                return Err(format!("{name} is the last worker: {stop}"));
+            }
+            if staying < needed {
+                let left = counted(staying, "worker");
+                return Err(format!(
+                    "{name} cannot leave: {left} would be left, and {flag} is {needed}; {stop}"
+                ));
+            }
+        }
+        tracing::info!(
+            event = "drain_requested",
+            by,
+            worker = name,
+            "{by} asks {} to leave",
+            worker(&name)
+        );
+        self.handle(Event::Drain(name));
+        Ok(())
+    }
+
+    /// The number of workers that the run needs now, and the flag that says so.
+    fn workers_needed(&self) -> (usize, &'static str) {
+        if self.machine.plan().is_none() || self.machine.begins_anew() {
+            (self.config.workers, "--workers")
+        } else {
+            (self.config.min_workers, "--min-workers")
+        }
     }
 
     /// Stops the run when fewer local workers are left than it needs. Nobody would start others.
     fn stop_without_workers(&mut self, workers: usize, is_over: bool) {
-        let (needed, flag) = if self.machine.plan().is_none() || self.machine.begins_anew() {
-            (self.config.workers, "--workers")
-        } else {
-            (self.config.min_workers, "--min-workers")
-        };
+        let (needed, flag) = self.workers_needed();
         if workers >= needed || self.out_of_workers.is_some() || is_over {
             return;
         }

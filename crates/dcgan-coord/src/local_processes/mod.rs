@@ -329,9 +329,15 @@ impl LocalProcesses {
         self.children[index].state = ChildState::Ended;
     }
 
-    /// How many workers are running. One that is about to be restarted counts.
-    pub(crate) fn workers(&self) -> usize {
-        self.children.iter().filter(|child| child.is_alive() && !child.is_sampler()).count()
+    /// The names of the workers that are running, or about to be restarted.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = &str> {
+        let workers = self.children.iter().filter(|child| child.is_alive() && !child.is_sampler());
+        workers.map(|child| &*child.name)
+    }
+
+    /// True if this child is running, or about to be restarted.
+    pub(crate) fn is_alive(&self, index: usize) -> bool {
+        self.children[index].is_alive()
     }
 
     /// The name of a child. That of a worker is its name in the run, too.

@@ -2,7 +2,6 @@
 
 use dcgan_core::ids::WorkerId;
 use dcgan_core::protocol::coordinator::Event;
-use dcgan_core::words::worker;
 use dcgan_rpc::net::OpenRequest;
 use dcgan_rpc::pb;
 use dcgan_rpc::pb::admin_server::Admin;
@@ -53,14 +52,10 @@ impl Admin for Service {
         if !WorkerId::is_name(&name) {
             return Err(Status::invalid_argument("no worker has such a name"));
         }
-        tracing::info!(
-            event = "drain_requested",
-            by = %who,
-            worker = name,
-            "{who} asks {} to leave",
-            worker(&name)
-        );
-        self.send(Input::Machine(Event::Drain(name))).await?;
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::DrainRequested { by: who.to_string(), name, reply }).await?;
+        let answer = answer.await.map_err(|_| ending())?;
+        answer.map_err(Status::failed_precondition)?;
         Ok(Response::new(pb::DrainResponse {}))
     }
 

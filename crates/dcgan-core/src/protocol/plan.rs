@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, Generation, Position, Rank, ShardId, WorkerId};
 use crate::reduction::{Subtree, largest_subtrees};
+use crate::words::counted;
 
 /// The identity of a state: enough to compare two states, or to ask for a copy of one, without
 /// having its tensors.
@@ -210,9 +211,10 @@ impl Plan {
         let StateRef { position, digest, .. } = self.start;
         let (shards, members) = (self.shards(), self.members.len());
         format!(
-            "generation {}: {shards} shards on {members} members, from {position} \
-             (digest {digest})",
-            self.generation
+            "generation {}: {} on {}, from {position} (digest {digest})",
+            self.generation,
+            counted(shards, "shard"),
+            counted(members, "member")
         )
     }
 }
@@ -291,7 +293,8 @@ impl fmt::Display for Plan {
         let (shards, members) = (self.shards(), self.members.len());
         let tree = Subtree::root(shards);
         writeln!(f, "generation {}, from {position} (digest {digest})", self.generation)?;
-        write!(f, "  {shards} shards on {members} members; tree {tree}")?;
+        let (shards, members) = (counted(shards, "shard"), counted(members, "member"));
+        write!(f, "  {shards} on {members}; tree {tree}")?;
         for (member, rank) in self.members.iter().zip(self.ranks()) {
             let own = self.shards_of(rank);
             let sends = join(largest_subtrees(self.shards(), own, own.len()));
@@ -366,6 +369,8 @@ generation 4, from the end of step 40 (digest 9f1c0a5be27d4386)
         let line = "generation 4: 8 shards on 3 members, from the end of step 40 (digest \
                     9f1c0a5be27d4386)";
         assert_eq!(plan.summary(), line);
+        let alone = fixture::plan(1, &[0]).summary();
+        assert!(alone.contains(": 1 shard on 1 member, from "), "{alone}");
     }
 
     #[test]

@@ -221,6 +221,25 @@ fn rule_12_a_member_that_is_lost_while_it_sends_its_state_is_waited_for() {
 }
 
 #[test]
+fn a_start_is_no_interruption_and_a_loss_before_it_is_not_the_cause_of_the_next() {
+    let mut coordinator = Coordinator::training("ab");
+    coordinator.report_steps("ab", 0, 4);
+    coordinator.restarts();
+    coordinator.joins('a');
+    coordinator.hello('b');
+    coordinator.handle(Event::ProcessEnded("b".to_owned()));
+    coordinator.passes(6.0, "a");
+    coordinator.acknowledges('a', 2, 4);
+    assert_eq!(coordinator.generation(), 2);
+    assert_eq!(coordinator.status().recoveries, []);
+    coordinator.report_steps("a", 4, 5);
+    coordinator.joins('c');
+    let causes: Vec<String> =
+        coordinator.status().recoveries.into_iter().map(|one| one.cause).collect();
+    assert_eq!(causes, ["worker c joins"]);
+}
+
+#[test]
 fn rule_12_nobody_waits_for_a_process_that_has_ended() {
     let mut coordinator = Coordinator::training("a");
     coordinator.report_steps("a", 0, 4);

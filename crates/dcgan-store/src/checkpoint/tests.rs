@@ -219,7 +219,7 @@ fn a_log_window_that_cannot_be_that_of_its_step_is_not_used() {
 #[test]
 fn a_state_that_is_no_file_of_its_size_is_not_read() {
     let (_folder, checkpoints) = three_checkpoints();
-    let state = |step| checkpoints.path(step).join(STATE);
+    let state = |step| checkpoints.path(step).join(STATE_FILE);
     fs::remove_file(state(30)).unwrap();
     std::os::unix::fs::symlink("/dev/zero", state(30)).unwrap();
     fs::File::options().write(true).open(state(20)).unwrap().set_len(200 << 30).unwrap();
@@ -263,12 +263,12 @@ fn damaged_checkpoints_do_not_count_as_those_that_are_kept() {
     let (_folder, checkpoints) = three_checkpoints();
     for step in [40, 50] {
         checkpoints.save(&manifest(step), &state(step)).unwrap();
-        fs::write(checkpoints.path(step).join(STATE), "torn").unwrap();
+        fs::write(checkpoints.path(step).join(STATE_FILE), "torn").unwrap();
     }
     checkpoints.prune(2, 50, &BTreeSet::new()).unwrap();
     assert_eq!(checkpoints.steps().unwrap(), [20, 30, 40, 50]);
     // One that was intact at the last look is looked at again when its file has changed.
-    let path = checkpoints.path(30).join(STATE);
+    let path = checkpoints.path(30).join(STATE_FILE);
     let mut bytes = fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&path, bytes).unwrap();
@@ -336,7 +336,7 @@ fn a_watched_checkpoint_is_read_again_only_if_its_files_have_changed() {
     let (_folder, checkpoints) = three_checkpoints();
     let mut watched = checkpoints.watch(30);
     assert_eq!(checkpoints.damage_of(&mut watched), None);
-    let path = checkpoints.path(30).join(STATE);
+    let path = checkpoints.path(30).join(STATE_FILE);
     let text = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
     let damage = checkpoints.damage_of(&mut watched).unwrap();

@@ -2,7 +2,7 @@
 
 use dcgan_core::ids::Step;
 
-use super::{Checkpoints, MANIFEST, STATE};
+use super::{Checkpoints, MANIFEST, STATE_FILE};
 use crate::file::Stamp;
 
 /// A checkpoint, as it was when it was known to be intact.
@@ -37,6 +37,6 @@ impl Checkpoints {
     }
 
     fn stamps(&self, step: Step) -> [Option<Stamp>; 2] {
-        [STATE, MANIFEST].map(|name| Stamp::of(&self.path(step).join(name)))
+        [STATE_FILE, MANIFEST].map(|name| Stamp::of(&self.path(step).join(name)))
     }
 }

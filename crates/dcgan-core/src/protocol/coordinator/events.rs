@@ -35,7 +35,8 @@ impl CoordinatorMachine {
             Event::Stop(stop) => self.request_stop(stop),
             Event::Checkpoint => self.outputs.request_checkpoint(),
             Event::Drain(name) => self.drain(&name),
-            Event::ProcessEnded(name) => self.on_process_ended(&name),
+            Event::ProcessEnded(name) => self.on_process_ended(&name, Departure::Ended),
+            Event::ProcessGivenUp(name) => self.on_process_ended(&name, Departure::GivenUp),
             Event::Tick => {}
         }
         Ok(())
@@ -221,7 +222,7 @@ impl CoordinatorMachine {
     }
 
     /// Removes a worker whose process is known to have ended. Nobody waits for it.
-    fn on_process_ended(&mut self, name: &str) {
+    fn on_process_ended(&mut self, name: &str, why: Departure) {
         self.draining.forget(name);
         if self.registry.by_name(name).is_some() {
             // A worker that was told that the run is over has ended as it should.
@@ -229,10 +230,10 @@ impl CoordinatorMachine {
                 self.outputs.on_closed(name);
                 self.registry.remove(name, Departure::Left);
             } else {
-                self.remove_worker(name, Departure::Ended);
+                self.remove_worker(name, why);
             }
         } else {
-            self.registry.note_end(name);
+            self.registry.note_end(name, why);
         }
     }
 

@@ -55,6 +55,11 @@ impl CoordinatorMachine {
         }
     }
 
+    /// Returns whether the worker of this name was asked to leave, or has left for good.
+    pub fn leaves_for_good(&self, name: &str) -> bool {
+        self.draining.0.iter().any(|id| id.name == name) || self.registry.is_gone(name)
+    }
+
     /// Releases the workers that leave and hold nothing that the run needs: spares, and those that
     /// were never given a state.
     pub(super) fn release_spares(&mut self) {

@@ -130,6 +130,8 @@ pub enum Event {
     Drain(String),
     /// The process of the worker of this name has ended, as its parent knows.
     ProcessEnded(String),
+    /// The process of the worker of this name has ended, and nobody starts it again.
+    ProcessGivenUp(String),
     /// Time passed.
     Tick,
 }

@@ -127,6 +127,14 @@ struct Departed {
     why: Departure,
 }
 
+impl Departed {
+    /// Describes it for people.
+    fn last_seen(&self, name: &str, now: Duration) -> LastSeen {
+        let ago = now.saturating_sub(self.heard_at);
+        LastSeen { name: name.to_owned(), step: self.last_step, ago }
+    }
+}
+
 impl Registry {
     /// The number of workers that are here or remembered. For tests.
     pub(super) fn len(&self) -> usize {
@@ -257,17 +265,16 @@ impl Registry {
     ) -> Option<LastSeen> {
         let departed = self.departed.get(&id.name).filter(|departed| departed.id == *id)?;
         let was_here = departed.heard_at + RETURN_MAX >= since;
-        (was_here && departed.why.may_return()).then(|| LastSeen {
-            name: id.name.clone(),
-            step: departed.last_step,
-            ago: now.saturating_sub(departed.heard_at),
-        })
+        (was_here && departed.why.may_return()).then(|| departed.last_seen(&id.name, now))
     }
 
-    /// Notes that the process of the worker of this name has ended: it will not come back.
-    pub(super) fn note_end(&mut self, name: &str) {
-        if let Some(departed) = self.departed.get_mut(name) {
-            departed.why = Departure::Ended;
+    /// Notes that the process of the worker of this name, which was removed, has ended.
+    pub(super) fn note_end(&mut self, name: &str, why: Departure) {
+        // That of a worker that was drained ends because of that.
+        if let Some(departed) = self.departed.get_mut(name)
+            && !departed.why.is_final()
+        {
+            departed.why = why;
         }
     }
 
@@ -276,18 +283,24 @@ impl Registry {
         self.connected().map(|(worker, conn)| (worker.id.clone(), conn)).collect()
     }
 
-    /// The workers that were removed and have not come back, the one heard last first.
+    /// The workers that were removed and may come back, the one heard last first.
     pub(super) fn missing(&self, now: Duration) -> Vec<LastSeen> {
-        let mut missing = Vec::with_capacity(self.departed.len());
-        for (name, departed) in &self.departed {
-            missing.push(LastSeen {
-                name: name.clone(),
-                step: departed.last_step,
-                ago: now.saturating_sub(departed.heard_at),
-            });
-        }
+        let missing = self.departed.iter().filter(|(_, departed)| !departed.why.is_final());
+        let mut missing: Vec<LastSeen> =
+            missing.map(|(name, departed)| departed.last_seen(name, now)).collect();
         missing.sort_by_key(|seen| seen.ago);
         missing
+    }
+
+    /// Returns whether the worker of this name is gone for good.
+    pub(super) fn is_gone(&self, name: &str) -> bool {
+        self.departed.get(name).is_some_and(|departed| departed.why.is_final())
+    }
+
+    /// The workers that are gone for good, by name, and why.
+    pub(super) fn gone(&self, now: Duration) -> Vec<(LastSeen, Departure)> {
+        let gone = self.departed.iter().filter(|(_, departed)| departed.why.is_final());
+        gone.map(|(name, departed)| (departed.last_seen(name, now), departed.why.clone())).collect()
     }
 
     /// Restarts the clocks of all workers, after a time in which the coordinator could not hear.
@@ -351,5 +364,28 @@ mod tests {
         assert_eq!(registry.missing(Duration::from_secs(5)), missing);
         registry.register(Duration::from_secs(6), ConnId(2), hello("a", 8));
         assert_eq!(registry.missing(Duration::from_secs(6)), []);
+    }
+
+    #[test]
+    fn a_worker_that_is_gone_for_good_is_not_missing() {
+        let mut registry = Registry::default();
+        for (number, why) in [(1, Departure::Drained), (2, Departure::Ended)] {
+            registry.register(Duration::ZERO, ConnId(number), hello(&format!("w{number}"), 7));
+            registry.remove(&format!("w{number}"), why);
+        }
+        let names = |registry: &Registry| -> (Vec<String>, Vec<(String, Departure)>) {
+            let now = Duration::from_secs(1);
+            let missing = registry.missing(now).into_iter().map(|seen| seen.name).collect();
+            (missing, registry.gone(now).into_iter().map(|(it, why)| (it.name, why)).collect())
+        };
+        let drained = ("w1".to_owned(), Departure::Drained);
+        assert_eq!(names(&registry), (vec!["w2".to_owned()], vec![drained.clone()]));
+        for name in ["w1", "w2"] {
+            registry.note_end(name, Departure::GivenUp);
+        }
+        let given_up = ("w2".to_owned(), Departure::GivenUp);
+        assert_eq!(names(&registry), (vec![], vec![drained.clone(), given_up]));
+        registry.register(Duration::ZERO, ConnId(3), hello("w2", 8));
+        assert_eq!(names(&registry), (vec![], vec![drained]));
     }
 }

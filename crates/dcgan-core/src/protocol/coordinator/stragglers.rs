@@ -7,11 +7,13 @@
 //! the gain must be worth a move, and after each move shards rest for a time that doubles.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use crate::ids::WorkerId;
 use crate::metrics::StepDone;
 use crate::protocol::plan::Plan;
+use crate::words::worker;
 
 /// The first steps of a generation are not measured: their times contain the fence, and lack what
 /// was computed before it.
@@ -24,6 +26,8 @@ const GENERATION_MIN: Duration = Duration::from_secs(3);
 const WORTHWHILE_PART: f64 = 0.8;
 /// The weight of a new step in the moving average of a member's time.
 const NEW_STEP_WEIGHT: f64 = 0.2;
+/// A member that takes a smaller percentage of the others' time for a shard is as fast as they.
+const SLOWER_PERCENT_MIN: u32 = 110;
 /// A worker that takes more than this many times the others' median for a shard is too slow: with a
 /// single shard it would still keep all others waiting.
 const SLOWER_MAX: f64 = 10.0;
@@ -95,6 +99,23 @@ pub(super) struct Move {
     pub(super) name: String,
     /// The ratio of its time for a shard to the mean of the other members' times.
     pub(super) ratio: f64,
+}
+
+impl fmt::Display for Move {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if percent_is_slower(self.percent()) {
+            write!(f, "shards move from {}", worker(&self.name))
+        } else {
+            f.write_str("shards are shared out anew")
+        }
+    }
+}
+
+impl Move {
+    /// The ratio in percent.
+    pub(super) fn percent(&self) -> u32 {
+        (100.0 * self.ratio) as u32
+    }
 }
 
 impl Stragglers {
@@ -233,6 +254,12 @@ impl Stragglers {
     }
 }
 
+/// Returns whether a member that takes so many percent of the others' time for a shard is called
+/// slower. If none is, shards move because a member that was slow is so no more.
+pub(super) fn percent_is_slower(percent: u32) -> bool {
+    percent >= SLOWER_PERCENT_MIN
+}
+
 /// Returns whether a worker that takes this time for a shard is too slow beside others. A time that
 /// is no number is none that a worker measures.
 pub(super) fn is_too_slow(shard_ms: f64, median_ms: f64) -> bool {
@@ -280,6 +307,7 @@ fn finish_ms(loads: &[usize], shard_ms: &[f64], rank: usize) -> f64 {
 mod tests {
     use super::*;
     use crate::ids::Digest;
+    use crate::protocol::coordinator::Notice;
     use crate::protocol::plan::fixture;
 
     /// Steps of a plan in which worker `n` takes `times[n]` milliseconds a shard.
@@ -308,6 +336,16 @@ mod tests {
         assert_eq!(spread(8, &[1.0, 3.0]), [6, 2]);
         assert_eq!(spread(8, &[1.0, 100.0, 1.0]), [4, 1, 3]);
         assert_eq!(spread(3, &[1.0, 100.0, 1.0]), [1, 1, 1]);
+    }
+
+    #[test]
+    fn a_member_that_is_as_fast_as_the_others_is_not_called_slow() {
+        let cause = |ratio| Move { name: "worker-1".to_owned(), ratio }.to_string();
+        assert_eq!(cause(1.04), "shards are shared out anew");
+        assert_eq!(cause(3.0), "shards move from worker-1");
+        let notice = |percent| Notice::ShardsMoved { name: "a".to_owned(), percent }.to_string();
+        assert!(!notice(104).contains("worker a"), "{}", notice(104));
+        assert!(notice(300).starts_with("worker a takes 3.0 times as long as the others"));
     }
 
     #[test]

@@ -299,8 +299,8 @@ impl CoordinatorMachine {
         } else if self.rebalance
             && let Some(slow) = self.stragglers.decide(self.now, &plan)
         {
-            self.enter_fencing(&format!("shards move from {}", worker(&slow.name)));
-            let percent = (100.0 * slow.ratio) as u32;
+            self.enter_fencing(&slow.to_string());
+            let percent = slow.percent();
             self.notify(Notice::ShardsMoved { name: slow.name, percent });
         }
     }
@@ -327,9 +327,11 @@ impl CoordinatorMachine {
     pub(super) fn enter_fencing(&mut self, why: &str) {
         let generation = self.newest_generation().next();
         self.remember_shard_times();
-        // Before the first plan there is nothing to interrupt.
-        if self.plan.is_some() {
+        // Before members train there is nothing to interrupt: a start is no interruption.
+        if self.has_trained {
             self.recoveries.on_fence(self.now, generation, why);
+        } else {
+            self.recoveries.on_first_fence();
         }
         self.stage = Stage::Fencing { generation, since: self.now };
         for conn in self.registry.ready().filter_map(|worker| worker.conn) {

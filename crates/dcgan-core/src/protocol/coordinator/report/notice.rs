@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::LostSteps;
 use crate::ids::{Generation, Position, Step};
 use crate::protocol::coordinator::Alarm;
+use crate::protocol::coordinator::stragglers::percent_is_slower;
 use crate::protocol::false_claim::FalseClaim;
 use crate::words::{counted, worker};
 
@@ -271,6 +272,9 @@ impl fmt::Display for Notice {
             Self::Lost { name, why: why @ (Departure::Left | Departure::Drained) } => {
                 write!(f, "{} leaves: {why}", worker(name))
             }
+            Self::Lost { name, why: why @ Departure::GivenUp } => {
+                write!(f, "{} is gone for good: {why}", worker(name))
+            }
             Self::Lost { name, why } => write!(f, "lost {}: {why}", worker(name)),
             Self::FalseClaim { name, address, claim, pause } => write!(
                 f,
@@ -308,6 +312,10 @@ impl fmt::Display for Notice {
             Self::Stalled(seconds) => {
                 write!(f, "no step was finished for {seconds} s: the members are asked again")
             }
+            Self::ShardsMoved { percent, .. } if !percent_is_slower(*percent) => f.write_str(
+                "shards are shared out anew: the workers take about as long as each other for a \
+                 shard now (--fixed-shards prevents this)",
+            ),
             Self::ShardsMoved { name, percent } => write!(
                 f,
                 "{} takes {:.1} times as long as the others for a shard: shards move from it \
@@ -423,6 +431,8 @@ pub enum Departure {
     Silent,
     /// Its process has ended.
     Ended,
+    /// Its process has ended, and nobody starts it again.
+    GivenUp,
     /// The worker owed its peers a contribution for too long.
     Late,
     /// The worker said that it leaves.
@@ -445,12 +455,18 @@ impl Departure {
         matches!(self, Self::Closed | Self::Silent | Self::Late)
     }
 
+    /// Returns whether no process of this name is expected to come back.
+    pub(in crate::protocol::coordinator) fn is_final(&self) -> bool {
+        matches!(self, Self::Drained | Self::GivenUp)
+    }
+
     /// The cause's stable name: the field `cause` in the log.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Closed => "closed",
             Self::Silent => "silent",
             Self::Ended => "ended",
+            Self::GivenUp => "given_up",
             Self::Late => "late",
             Self::Left => "left",
             Self::Replaced => "replaced",
@@ -470,6 +486,7 @@ impl fmt::Display for Departure {
             Self::Closed => "its connection closed",
             Self::Silent => "nothing was heard from it for 3 s",
             Self::Ended => "its process has ended",
+            Self::GivenUp => "its process has ended, and is not started again",
             Self::Late => "the others waited too long for its contribution",
             Self::Left => "it was told to stop",
             Self::Replaced => "it was restarted, a newer process has its name",

@@ -41,6 +41,11 @@ impl Recoveries {
         self.cause.get_or_insert_with(|| complaint.to_owned());
     }
 
+    /// Notes a fence that interrupts nothing: nobody has trained since the coordinator was started.
+    pub(in crate::protocol::coordinator) fn on_first_fence(&mut self) {
+        self.cause = None;
+    }
+
     /// Notes a fence: it is an interruption, or one more attempt to end one.
     pub(in crate::protocol::coordinator) fn on_fence(
         &mut self,

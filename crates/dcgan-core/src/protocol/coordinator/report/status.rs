@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Reason, Recovery};
+use super::{Departure, LastSeen, Reason, Recovery};
 use crate::evaluation::BestEvaluation;
 use crate::ids::{Digest, Generation, ShardId, Step, WorkerId};
 use crate::protocol::coordinator::registry::WorkerEntry;
@@ -30,6 +30,8 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// The workers that are kept outside.
     pub outside: Vec<Outsider>,
+    /// The workers that have left for good, and why.
+    pub gone: Vec<(LastSeen, Departure)>,
     /// Interruptions since the coordinator was started, the latest last.
     pub recoveries: Vec<Recovery>,
     /// The names of the workers that a person has asked to leave and that are not released yet.
@@ -107,6 +109,7 @@ impl CoordinatorMachine {
             alarms: self.alarms(),
             workers,
             outside: self.claims.outside(now).collect(),
+            gone: self.registry.gone(now),
             recoveries: self.recoveries.recoveries().cloned().collect(),
             draining: self.draining.names(),
         }
