@@ -6,6 +6,7 @@ use std::path::Path;
 
 use tempfile::tempdir;
 
+use crate::events::Event;
 use crate::process::{COORD, Process, assert_names, run};
 use crate::run::{Coordinator, last_digest, local, logged_steps, saved_steps};
 
@@ -15,6 +16,14 @@ const TOY: &str = "--objective toy --log-every 50 --checkpoint-every 50";
 fn status(here: &Path, coordinator: &Coordinator) -> serde_json::Value {
     let arguments = format!("status --json --coordinator {}", coordinator.address);
     serde_json::from_str(&run(COORD, here, &arguments, 0).text).unwrap()
+}
+
+/// Waits until the coordinator says this of the disk. A disk of tests may also be slow by itself.
+fn wait_for_disk(coordinator: &Process, words: &[&str]) -> Event {
+    coordinator.wait_for_event_where(&words.join(" ... "), |event| {
+        let says_so = words.iter().all(|word| event.message.contains(word));
+        event.is("disk_waiting", &[]) && says_so
+    })
 }
 
 #[test]
@@ -27,9 +36,8 @@ fn the_coordinator_waits_for_a_disk_that_fails_and_the_workers_train_on() {
     fs::remove_dir(&checkpoints).unwrap();
     symlink(&elsewhere, &checkpoints).unwrap();
     let worker = coordinator.worker(here, "--name w");
-    let failure = coordinator.process.wait_for_event("disk_waiting", &[]);
     // A loaded machine may have replaced the first checkpoint by a later one before it fails.
-    assert_names(&failure.message, &["cannot write the checkpoint of step"]);
+    wait_for_disk(&coordinator.process, &["cannot write the checkpoint of step "]);
     fs::create_dir(elsewhere).unwrap();
     coordinator.process.wait_for_event("disk_recovered", &[]);
     coordinator.process.expect(0);
@@ -48,8 +56,8 @@ fn a_disk_that_hangs_holds_up_neither_training_nor_people() {
     let arguments = format!("--workers 1 {TOY} --steps 1000000 --fault save-checkpoint=hang@1");
     let coordinator = Coordinator::start(here, &arguments);
     let worker = coordinator.worker(here, "--name w");
-    let waiting = coordinator.process.wait_for_event("disk_waiting", &[]);
-    assert_names(&waiting.message, &["it has not written the checkpoint of step "]);
+    let words = ["it has not written the checkpoint of step "];
+    let waiting = wait_for_disk(&coordinator.process, &words);
     let logged = logged_steps(here);
 
     // The run goes on, and says so.
@@ -124,8 +132,7 @@ fn a_row_that_cannot_be_written_keeps_nobody_from_replacing_a_worker() {
     let coordinator = Coordinator { process, address };
     let worker = coordinator.worker(here, "--name a");
     let other = coordinator.worker(here, "--name b");
-    let waiting = coordinator.process.wait_for_event("disk_waiting", &[]);
-    assert_names(&waiting.message, &["row", "File too large"]);
+    let waiting = wait_for_disk(&coordinator.process, &["row", "File too large"]);
     drop(other);
     coordinator.process.wait_for_event("plan", &[("members", "a")]);
     let before = status(here, &coordinator)["step"].as_u64();

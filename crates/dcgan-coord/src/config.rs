@@ -451,6 +451,9 @@ pub fn resolve_text(text: &str, data: DatasetInfo) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use clap::CommandFactory;
     use dcgan_core::ids::Digest;
 
@@ -485,6 +488,20 @@ mod tests {
             assert!(lines.contains(&line), "{line} is not in {saved}");
         }
         assert!(!lines.iter().any(|line| line.starts_with("local") || line.starts_with("out")));
+    }
+
+    #[test]
+    fn the_learning_rate_of_a_recipe_falls_through_all_of_its_steps() {
+        let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+        let recipes: Vec<PathBuf> =
+            fs::read_dir(recipes).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(recipes.len() >= 2);
+        for recipe in recipes {
+            let text = format!("local = true\n{}", fs::read_to_string(&recipe).unwrap());
+            let (config, _) = given(&text).resolve(MNIST).unwrap();
+            let last_step = config.schedule.last_step;
+            assert_eq!(config.spec.schedule_horizon(), last_step, "{}", recipe.display());
+        }
     }
 
     #[test]
