@@ -122,6 +122,12 @@ pub(crate) fn check_out(out: &Path, endings: &[&str], formats: &str) -> anyhow::
     let what = match folder {
         Some(folder) if !folder.is_dir() => format!("there is no folder {}", folder.display()),
         _ if out.is_dir() => "it is a folder".to_owned(),
+        _ if out == Path::new("-") => {
+            "there is no output to standard output; give a file".to_owned()
+        }
+        // What is written takes the place of what stands there, which nobody means for a device.
+        _ if out.is_symlink() => "it is a link; give the file that it leads to".to_owned(),
+        _ if out.exists() && !out.is_file() => "it is no regular file".to_owned(),
         _ if ending(out).is_some_and(|ending| !endings.contains(&&*ending)) => formats.to_owned(),
         _ => return Ok(()),
     };
