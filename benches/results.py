@@ -26,8 +26,8 @@ def run(program, *args):
 def train(recipe, seed, folder):
     """Trains to the end, unless that is done, and keeps the checkpoint of each epoch."""
     config = [] if recipe == "tutorial" else ["--config", ROOT / "recipes" / f"{recipe}.toml"]
-    quiet = ["--listen", "127.0.0.1:0", "--grid-every", 10**6, "--keep-checkpoints", 25, "-q"]
-    run("dcgan-coord", "--local", "--workers", 4, "--out", folder, "--seed", seed, *config, *quiet)
+    outputs = ["--grid-every", 10**6, "--checkpoint-every", STEPS_PER_EPOCH, "--keep-checkpoints", 25, "-q"]
+    run("dcgan-coord", "--local", "--workers", 4, "--listen", "127.0.0.1:0", "--out", folder, "--seed", seed, *config, *outputs)
 
 
 def average(folder):
