@@ -2,6 +2,8 @@
 //!
 //! The sentence of an error may be reworded. What it names may not: the flag, the file, the value.
 
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use dcgan_process::settings::POSITIVE;
@@ -142,6 +144,9 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
     let here = folder.path();
     local(here, &format!("--workers 1 {TOY}"));
     std::fs::write(here.join("run/best.png"), "").unwrap();
+    // Not the devices of the machine, which a program that is wrong would replace.
+    let _socket = UnixListener::bind(here.join("socket")).unwrap();
+    symlink("socket", here.join("link")).unwrap();
     let mistakes: [(&str, &str, i32, &[&str]); 31] = [
         (WORKER, "--coordinator http://10.0.0.1:1", 2, &["--coordinator", "add --insecure"]),
         (WORKER, "--coordinator http://127.0.0.1:1 --device cuda", 2, &["built without CUDA"]),
@@ -167,15 +172,10 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
         (SAMPLER, "grid --run run --checkpoint 7 --out grid.png", 2, &["7", "there are: 15, 20"]),
         (SAMPLER, "grid --run run --out grid.png", 1, &["the checkpoint of step 20: "]),
         (SAMPLER, "grid --out no/grid.png", 2, &["--out: no/grid.png: there is no folder no"]),
-        (SAMPLER, "grid --out /dev/full", 2, &["--out: /dev/full: it is no regular file"]),
-        (SAMPLER, "export --count 9 --out /dev/null", 2, &["/dev/null: it is no regular file"]),
+        (SAMPLER, "grid --out socket", 2, &["--out: socket: it is no regular file"]),
+        (SAMPLER, "export --count 9 --out socket", 2, &["--out: socket: it is no regular file"]),
         (SAMPLER, "export --count 9 --out -", 2, &["--out: -: there is no output to standard"]),
-        (
-            SAMPLER,
-            "latents --count 9 --out /dev/stdin",
-            2,
-            &["/dev/stdin: it is a link; give the file"],
-        ),
+        (SAMPLER, "latents --count 9 --out link", 2, &["--out: link: it is a link; give the file"]),
         (SAMPLER, "export --count 1 --out run", 2, &["--out: run: it is a folder"]),
         (
             SAMPLER,
