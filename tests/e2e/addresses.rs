@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::tempdir;
 
 use crate::process::{COORD, Process, SAMPLER, WORKER, assert_names, run};
-use crate::run::{Coordinator, last_digest, local};
+use crate::run::{Coordinator, PACED, last_digest, local};
 
 const TOY: &str = "--objective toy --log-every 50 --checkpoint-every 50";
 
@@ -122,9 +122,10 @@ fn a_run_without_workers_ends_after_a_time() {
 fn a_worker_that_follows_the_address_file_finds_a_coordinator_on_another_port() {
     let folder = tempdir().unwrap();
     let here = folder.path();
-    let arguments = format!("--workers 1 {TOY} --steps 20000");
+    let arguments = format!("--workers 1 {TOY} --steps 500");
     let coordinator = Coordinator::start(here, &arguments);
-    let worker = Process::start(WORKER, here, "--coordinator file:run/address --name w");
+    let follow = format!("--coordinator file:run/address --name w {PACED}");
+    let worker = Process::start(WORKER, here, &follow);
     let serve = "serve --coordinator file:run/address --http 127.0.0.1:0 --grpc 127.0.0.1:0";
     let sampler = Process::start(SAMPLER, here, serve);
     coordinator.process.wait_for_step(50);
@@ -140,7 +141,7 @@ fn a_worker_that_follows_the_address_file_finds_a_coordinator_on_another_port() 
     worker.expect(0);
     drop(sampler);
     let alone = tempdir().unwrap();
-    let digest = local(alone.path(), &format!("--workers 1 {TOY} --steps 20000"));
+    let digest = local(alone.path(), &format!("--workers 1 {TOY} --steps 500"));
     assert_eq!(last_digest(here), digest);
 }
 

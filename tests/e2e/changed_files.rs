@@ -8,13 +8,14 @@ use std::process::Command;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tempfile::tempdir;
 
-use crate::events::Event;
 use crate::process::{COORD, Process, assert_names, run};
-use crate::run::{Coordinator, last_digest, local, logged_steps, newest_manifest, saved_steps};
+use crate::run::{
+    Coordinator, PACED, last_digest, local, logged_steps, newest_manifest, saved_steps,
+};
 
-/// A local run that goes on until it is stopped. No shard moves: a new plan would write `run.json`.
-const ENDLESS: &str = "--out run --local --workers 2 --fixed-shards --objective toy \
-                       --steps 1000000000 --log-every 1000 --checkpoint-every 1000000000";
+/// A run that goes on until it is stopped. No shard moves: a new plan would write `run.json`.
+const ENDLESS: &str = "--workers 2 --fixed-shards --objective toy --steps 1000000000 \
+                       --log-every 100 --checkpoint-every 1000000000";
 
 /// Does something to files, by a shell.
 fn shell(here: &Path, script: &str) {
@@ -22,18 +23,24 @@ fn shell(here: &Path, script: &str) {
     assert!(shell.args(["-ec", script]).current_dir(here).status().unwrap().success(), "{script}");
 }
 
-/// Starts a run that has a row and a checkpoint.
-fn start(here: &Path) -> Process {
-    let process = Process::start(COORD, here, ENDLESS);
-    process.wait_for_step(1000);
+/// Starts a run that has a row and a checkpoint. Returns its coordinator and its workers.
+fn start(here: &Path) -> (Process, [Process; 2]) {
+    let coordinator = Coordinator::start(here, ENDLESS);
+    let workers =
+        ["a", "b"].map(|name| coordinator.worker(here, &format!("--name {name} {PACED}")));
+    coordinator.process.wait_for_step(100);
     run(COORD, here, "checkpoint --run run", 0);
-    process
+    (coordinator.process, workers)
 }
 
-fn wait_until_restored(process: &Process, names: &[&str]) -> Event {
-    process.wait_for_event_where(&format!("files_restored {names:?}"), |event| {
-        event.is("files_restored", &[]) && event.field("names") == names.join(", ")
-    })
+/// Waits until all of these are written again. A look in the midst of a change finds a part of it.
+fn wait_until_restored(process: &Process, names: &[&str]) {
+    for name in names {
+        process.wait_for_event_where(&format!("files_restored with {name}"), |event| {
+            event.is("files_restored", &[])
+                && event.field("names").split(", ").any(|restored| restored == *name)
+        });
+    }
 }
 
 /// Takes another checkpoint, ends the run in order, and checks its files. Its log begins with the
@@ -66,7 +73,7 @@ fn what_is_removed_or_changed_is_written_again() {
                 ("rm run/run.lock", vec!["run.lock"]),
                 ("rm -r run/checkpoints", vec!["checkpoints"]),
             ],
-            Some(1000),
+            Some(100),
         ),
         (
             vec![
@@ -74,15 +81,15 @@ fn what_is_removed_or_changed_is_written_again() {
                 ("rm run/run.json run/config.toml", vec!["config.toml", "run.json"]),
                 ("echo http://127.0.0.1:1 > run/address", vec!["address"]),
             ],
-            Some(1000),
+            Some(100),
         ),
         (vec![(": > run/metrics.jsonl", vec!["metrics.jsonl"])], None),
-        (vec![("mv run away", all.clone())], Some(1000)),
-        (vec![("mv run away && rm -r away", all)], Some(1000)),
+        (vec![("mv run away", all.clone())], Some(100)),
+        (vec![("mv run away && rm -r away", all)], Some(100)),
     ] {
         let folder = tempdir().unwrap();
         let here = folder.path();
-        let process = start(here);
+        let (process, _workers) = start(here);
         for (change, names) in changes {
             shell(here, change);
             wait_until_restored(&process, &names);
@@ -96,12 +103,12 @@ fn nothing_is_written_through_a_link_that_takes_the_place_of_a_file() {
     let folder = tempdir().unwrap();
     let here = folder.path();
     fs::write(here.join("secret"), "important").unwrap();
-    let process = start(here);
+    let (process, _workers) = start(here);
     for name in ["metrics.jsonl", "address", "run.json"] {
         shell(here, &format!("mv run/{name} aside && ln -s ../secret run/{name}"));
         wait_until_restored(&process, &[name]);
     }
-    stop(here, process, Some(1000));
+    stop(here, process, Some(100));
     assert_eq!(fs::read_to_string(here.join("secret")).unwrap(), "important");
 }
 
@@ -109,7 +116,7 @@ fn nothing_is_written_through_a_link_that_takes_the_place_of_a_file() {
 fn a_newest_checkpoint_that_is_cut_off_is_replaced_by_the_next() {
     let folder = tempdir().unwrap();
     let here = folder.path();
-    let process = start(here);
+    let (process, _workers) = start(here);
     let step = *saved_steps(here).last().unwrap();
     shell(here, &format!("truncate -s 100 run/checkpoints/step-{step:08}/state.safetensors"));
     process.wait_for_event("checkpoint_damaged", &[("step", &step.to_string())]);
@@ -125,7 +132,7 @@ fn a_newest_checkpoint_that_is_cut_off_is_replaced_by_the_next() {
 fn a_directory_that_another_run_has_taken_is_left_alone() {
     let folder = tempdir().unwrap();
     let here = folder.path();
-    let process = start(here);
+    let (process, _workers) = start(here);
     // The other run has begun before its directory comes into this place.
     fs::create_dir(here.join("other")).unwrap();
     let other = local(&here.join("other"), "--workers 1 --objective toy --steps 100");
@@ -141,7 +148,7 @@ fn a_directory_that_another_run_has_taken_is_left_alone() {
     });
     assert_eq!(last_digest(here), other);
     exchange();
-    stop(here, process, Some(1000));
+    stop(here, process, Some(100));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tempfile::tempdir;
 
 use crate::events::Event;
 use crate::process::{COORD, Process, assert_names, run};
-use crate::run::{Coordinator, last_digest, local, logged_steps, saved_steps};
+use crate::run::{Coordinator, PACED, last_digest, local, logged_steps, saved_steps};
 
 /// Short runs of the toy.
 const TOY: &str = "--objective toy --log-every 50 --checkpoint-every 50";
@@ -30,21 +30,21 @@ fn wait_for_disk(coordinator: &Process, words: &[&str]) -> Event {
 fn the_coordinator_waits_for_a_disk_that_fails_and_the_workers_train_on() {
     let folder = tempdir().unwrap();
     let here = folder.path();
-    let coordinator = Coordinator::start(here, &format!("--workers 1 {TOY} --steps 3000"));
+    let coordinator = Coordinator::start(here, &format!("--workers 1 {TOY} --steps 1000"));
     // The checkpoints lie on another disk, which is away.
     let (checkpoints, elsewhere) = (here.join("run/checkpoints"), here.join("elsewhere"));
     fs::remove_dir(&checkpoints).unwrap();
     symlink(&elsewhere, &checkpoints).unwrap();
-    let worker = coordinator.worker(here, "--name w");
+    let worker = coordinator.worker(here, &format!("--name w {PACED}"));
     // A loaded machine may have replaced the first checkpoint by a later one before it fails.
     wait_for_disk(&coordinator.process, &["cannot write the checkpoint of step "]);
     fs::create_dir(elsewhere).unwrap();
     coordinator.process.wait_for_event("disk_recovered", &[]);
     coordinator.process.expect(0);
     worker.expect(0);
-    assert_eq!(logged_steps(here), (1..=60).map(|n| 50 * n).collect::<Vec<_>>());
+    assert_eq!(logged_steps(here), (1..=20).map(|n| 50 * n).collect::<Vec<_>>());
     let alone = tempdir().unwrap();
-    assert_eq!(last_digest(here), local(alone.path(), &format!("--workers 1 {TOY} --steps 3000")));
+    assert_eq!(last_digest(here), local(alone.path(), &format!("--workers 1 {TOY} --steps 1000")));
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn a_disk_that_hangs_holds_up_neither_training_nor_people() {
     // has replaced that of step 50.
     let arguments = format!("--workers 1 {TOY} --steps 1000000 --fault save-checkpoint=hang@1");
     let coordinator = Coordinator::start(here, &arguments);
-    let worker = coordinator.worker(here, "--name w");
+    let worker = coordinator.worker(here, &format!("--name w {PACED}"));
     let words = ["it has not written the checkpoint of step "];
     let waiting = wait_for_disk(&coordinator.process, &words);
     let logged = logged_steps(here);
@@ -130,8 +130,8 @@ fn a_row_that_cannot_be_written_keeps_nobody_from_replacing_a_worker() {
     let process = Process::start(program.to_str().unwrap(), here, arguments);
     let address = process.wait_for_event("listening", &[]).field("address").to_owned();
     let coordinator = Coordinator { process, address };
-    let worker = coordinator.worker(here, "--name a");
-    let other = coordinator.worker(here, "--name b");
+    let worker = coordinator.worker(here, &format!("--name a {PACED}"));
+    let other = coordinator.worker(here, &format!("--name b {PACED}"));
     let waiting = wait_for_disk(&coordinator.process, &["row", "File too large"]);
     drop(other);
     coordinator.process.wait_for_event("plan", &[("members", "a")]);

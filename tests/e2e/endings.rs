@@ -269,7 +269,7 @@ fn the_last_local_worker_is_not_drained_because_nobody_would_start_another() {
     let words = "worker-1 is the last worker: `dcgan-coord stop` ends the run with a checkpoint";
     assert_eq!(refused.error(), words);
     let told = run(COORD, here, "status run", 0).text;
-    assert_names(&told, &["\nworker-0 is gone for good, after step ", ": it was drained\n"]);
+    assert_names(&told, &["\nworker-0 is gone, after step ", ": it was drained\n"]);
     coordinator.signal("INT");
     let ended = coordinator.expect(130);
     assert_nothing_is_lost(here, &ended, 130);
@@ -282,7 +282,7 @@ fn the_last_local_worker_is_not_drained_because_nobody_would_start_another() {
     assert_names(refused.error(), &[words]);
     // A start is no interruption.
     let told = run(COORD, here, "status run", 0).text;
-    assert!(!told.contains("interruption") && !told.contains("gone for good"), "{told}");
+    assert!(!told.contains("interruption") && !told.contains("is gone"), "{told}");
     coordinator.signal("INT");
     coordinator.expect(130);
 }
@@ -341,10 +341,10 @@ fn draining_the_last_worker_saves_what_it_has() {
     let left = "worker last has left the run, which waits for another worker";
     assert_names(&run(COORD, here, &drain, 0).text, &[left]);
     let told = run(COORD, here, &format!("status --coordinator {}", coordinator.address), 0).text;
-    let gone = ["waiting for 1 of 1 worker\n", "worker last is gone for good, after step "];
+    let gone = ["waiting for 1 of 1 worker\n", "worker last is gone, after step "];
     assert_names(&told, &gone);
     let again = run(COORD, here, &drain, 2);
-    assert_names(again.error(), &["worker last is gone for good", ": it was drained"]);
+    assert_names(again.error(), &["worker last is gone", ": it was drained"]);
     worker.expect(0);
     let drained = [("worker", "last"), ("cause", "drained")];
     coordinator.process.wait_for_event("worker_lost", &drained);

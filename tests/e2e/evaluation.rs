@@ -146,9 +146,12 @@ fn the_checkpoint_with_the_best_evaluation_is_kept_and_found() {
     assert!(text.contains(&in_words), "{text}");
     let status = run(COORD, here, "status --run run", 0);
     assert!(status.text.contains(&in_words), "{}", status.text);
-    // A toy has no generator to draw with, and the message says which checkpoint was taken.
-    let drawn = run(SAMPLER, here, "grid --run run --checkpoint best", 1);
-    assert_names(drawn.error(), &[&format!("the checkpoint of step {best}")]);
+    // The message says which checkpoint was taken.
+    for verb in ["grid", "eval"] {
+        let drawn = run(SAMPLER, here, &format!("{verb} --run run --checkpoint best"), 2);
+        let toy = format!("the checkpoint of step {best} is of the toy, which draws no pictures");
+        assert_eq!(drawn.error(), toy);
+    }
 
     fs::remove_file(here.join("run/evaluations.jsonl")).unwrap();
     let status = run(COORD, here, "status --run run", 0);

@@ -18,14 +18,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
-use crate::process::{COORD, Process, SAMPLER, assert_names};
-use crate::run::{Coordinator, last_digest, local};
+use crate::process::{COORD, Ended, Process, SAMPLER, assert_names};
+use crate::run::{Coordinator, PACED, local, newest_manifest};
 use crate::sampling::get;
 use crate::services::connect;
 use crate::training::all_cores;
 
-/// A run of the toy that strangers disturb, long enough for another worker to join.
-const TOY: &str = "--objective toy --log-every 500 --checkpoint-every 5000 --steps 30000";
+/// A run of the toy that strangers disturb.
+const TOY: &str = "--workers 1 --objective toy --log-every 500 --checkpoint-every 500";
+/// The length of a run that goes on until it is stopped.
+const ENDLESS: &str = "--steps 1000000000";
 /// More than a usual limit of open files.
 const IDLE: usize = 1100;
 /// The system's words, if a program has no descriptor left.
@@ -50,15 +52,15 @@ fn wait_until_closed(connections: Vec<TcpStream>) {
 fn a_thousand_idle_connections_keep_nobody_out_and_are_closed() {
     let folder = tempdir().unwrap();
     let here = folder.path();
-    let coordinator = Coordinator::start(here, &format!("--workers 1 {TOY}"));
+    let coordinator = Coordinator::start(here, &format!("{TOY} {ENDLESS}"));
     let idle = idle_connections(&coordinator.address, IDLE);
 
     // A worker comes when all places are taken, and then its port is crowded, too.
-    let first = coordinator.worker(here, "--name first");
+    let first = coordinator.worker(here, &format!("--name first {PACED}"));
     let listening = first.wait_for_event("worker_started", &[]).field("listening").to_owned();
     let more_idle = idle_connections(&listening, IDLE);
     coordinator.process.wait_for_event("plan", &[("generation", "1")]);
-    let second = coordinator.worker(here, "--name second");
+    let second = coordinator.worker(here, &format!("--name second {PACED}"));
     coordinator.process.wait_for_event("worker_ready", &[("worker", "second")]);
 
     // The sampler shows its page to somebody who asks for it.
@@ -79,12 +81,20 @@ fn a_thousand_idle_connections_keep_nobody_out_and_are_closed() {
         process.wait_for_event("connection_closed", &[]);
         assert!(process.text().matches("connection_closed").count() < 20, "{}", process.text());
     }
-    let ended = coordinator.process.expect(0);
+    let ended = end_undisturbed(here, coordinator.process);
     assert!(!ended.text.contains(TOO_MANY_FILES), "{}", ended.text);
     first.expect(0);
     second.expect(0);
+}
+
+/// Ends a run, whose bits must be those of one that nobody has disturbed.
+fn end_undisturbed(here: &Path, coordinator: Process) -> Ended {
+    coordinator.signal("INT");
+    let ended = coordinator.expect(130);
+    let last = newest_manifest(here);
     let alone = tempdir().unwrap();
-    assert_eq!(last_digest(here), local(alone.path(), &format!("--workers 1 {TOY}")));
+    assert_eq!(last.state_digest, local(alone.path(), &format!("{TOY} --steps {}", last.step)));
+    ended
 }
 
 /// Makes a program that may open few files, and then becomes the coordinator.
@@ -100,24 +110,22 @@ fn a_coordinator_that_may_open_few_files_keeps_some_for_its_run() {
     let folder = tempdir().unwrap();
     let here = folder.path();
     let coordinator =
-        Coordinator::start_by(&with_few_files(here), here, &format!("--workers 1 {TOY}"));
+        Coordinator::start_by(&with_few_files(here), here, &format!("{TOY} {ENDLESS}"));
     let idle = idle_connections(&coordinator.address, 500);
-    let worker = coordinator.worker(here, "--name w");
-    let ended = coordinator.process.expect(0);
+    let worker = coordinator.worker(here, &format!("--name w {PACED}"));
+    coordinator.process.wait_for_event("checkpoint_saved", &[]);
+    let ended = end_undisturbed(here, coordinator.process);
     worker.expect(0);
     drop(idle);
     for words in [TOO_MANY_FILES, "accept_failed"] {
         assert!(!ended.text.contains(words), "{}", ended.text);
     }
-    let alone = tempdir().unwrap();
-    assert_eq!(last_digest(here), local(alone.path(), &format!("--workers 1 {TOY}")));
 }
 
 #[tokio::test]
 async fn samplers_beyond_the_limit_are_refused_in_words() {
     let folder = tempdir().unwrap();
-    let coordinator =
-        Coordinator::start(folder.path(), "--workers 1 --objective toy --steps 1000000000");
+    let coordinator = Coordinator::start(folder.path(), &format!("{TOY} {ENDLESS}"));
     let who = Who::Sampler("greedy".to_owned());
     let caller = Some(Caller { run: None, who }.into());
     let following = pb::Following { page: "http://127.0.0.1:1".to_owned(), caller };

@@ -100,7 +100,10 @@ fn settings_before_a_verb_are_refused_and_variables_are_not() {
         assert_names(&text, &["run"]);
     }
     let output = run_with(SAMPLER, here, &variables, "grid");
-    assert_names(&String::from_utf8_lossy(&output.stderr), &["the checkpoint of step 20: "]);
+    assert_names(
+        &String::from_utf8_lossy(&output.stderr),
+        &["the checkpoint of step 20 is of the toy, "],
+    );
 }
 
 #[test]
@@ -118,8 +121,8 @@ fn a_run_directory_needs_no_flag_and_may_have_one() {
     for arguments in ["stop run --run run", "status run --coordinator http://127.0.0.1:1"] {
         assert_names(run(COORD, here, arguments, 2).error(), &["give one"]);
     }
-    let sampler = run(SAMPLER, here, "grid run --out grid.png", 1);
-    assert_names(sampler.error(), &["the checkpoint of step 20: "]);
+    let sampler = run(SAMPLER, here, "grid run --out grid.png", 2);
+    assert_names(sampler.error(), &["the checkpoint of step 20 is of the toy, "]);
     let both = run(SAMPLER, here, "grid run --run run --out grid.png", 2);
     assert_names(both.error(), &["RUN_DIR and --run", "give one"]);
 
@@ -180,6 +183,7 @@ fn a_run_without_a_checkpoint_and_one_whose_file_is_damaged_say_how_they_go_on()
     coordinator.process.signal("INT");
     coordinator.process.expect(130);
     let refused = run(SAMPLER, here, grid, 1);
+    assert_names(&run(COORD, here, "verify run", 0).text, &["run: nothing to check: "]);
     let begins = "dcgan-coord --out run --listen 127.0.0.1:0 --steps 20 --workers 1` begins it";
     assert_names(refused.error(), &["has ended before its first", begins]);
 

@@ -57,7 +57,7 @@ fn a_local_worker_that_is_given_up_is_gone_for_good() {
     process.wait_for_event("child_given_up", &[("child", "worker-1")]);
     let told = run(COORD, here, "status --run run", 0).text;
     let why = " s ago: its process has ended, and is not started again\n";
-    assert_names(&told, &["\nworker-1 is gone for good, after step ", why]);
+    assert_names(&told, &["\nworker-1 is gone, after step ", why]);
     let gone = &status(here, "")["gone"][0];
     assert_eq!((&gone["name"], &gone["code"]), (&"worker-1".into(), &"given_up".into()));
     let refused = run(COORD, here, "drain worker-0 run", 1);

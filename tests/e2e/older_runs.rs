@@ -8,7 +8,7 @@ use dcgan_store::run_dir::{FORMAT, RunPaths, read_run_file};
 use serde_json::{Map, Value};
 use tempfile::tempdir;
 
-use crate::process::{COORD, assert_names, run};
+use crate::process::{COORD, SAMPLER, assert_names, run};
 use crate::run::{last_digest, local, logged_steps, newest_manifest, saved_steps};
 use crate::training::all_cores;
 
@@ -122,6 +122,8 @@ fn a_dcgan_that_was_begun_without_a_moving_average_goes_on_without_one() {
     resumed.event("run_resumed", &[("step", "2")]);
     // The digest that `training.rs` had before there was an average.
     assert_eq!(last_digest(here).to_string(), "9b77d1567cc4fe9f");
+    let refused = run(SAMPLER, here, "grid run --weights ema --out grid.png", 2);
+    assert_names(refused.error(), &["--weights ema", "no moving average"]);
 }
 
 #[test]

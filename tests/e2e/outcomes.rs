@@ -44,6 +44,16 @@ fn a_script_tells_a_run_that_was_stopped_from_one_that_has_finished() {
     process.expect(0);
     let by = told(here, "stopped");
     assert!(by["cause"].as_str().unwrap().contains('@'), "{by}");
+    assert_eq!(by["directory"], here.join("run").display().to_string());
+    assert_eq!((&by["workers"], &by["generation"]), (&Value::Array(vec![]), &Value::Null));
+
+    // A start that asks for fewer steps has nothing to do, and changes nothing.
+    let fewer = run(COORD, here, &format!("{LOCAL} {TOY} --steps 50"), 2);
+    let done = format!("has done {} steps, and this start asks for 50: give more", by["step"]);
+    assert_names(fewer.error(), &[&done]);
+    assert_eq!(told(here, "stopped"), by);
+    let go_on = "; go on with: ";
+    assert_names(run(COORD, here, "stop --run run", 1).error(), &["is stopped after", go_on]);
 
     // The end of an earlier start is not that of one that was killed.
     let process = start(1_000_000_000);

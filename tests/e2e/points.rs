@@ -14,12 +14,12 @@ use tempfile::tempdir;
 use crate::events::Event;
 use crate::network::Network;
 use crate::process::{self, Process};
-use crate::run::{Coordinator, last_digest, local, logged_steps};
+use crate::run::{Coordinator, PACED, last_digest, local, logged_steps};
 
 /// The length of a run that ends soon.
-const SHORT: Step = 200;
-/// The length of a run that still trains when a newcomer joins late.
-const LONG: Step = 4000;
+const SHORT: Step = 100;
+/// The length of a run that still trains when a newcomer joins late, because a worker paces it.
+const LONG: Step = 600;
 
 /// The fault that happens at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +77,8 @@ const WORKER_CASES: [WorkerCase; 13] = [
     case(("send-sum", 150), FAULTY, AtOnce, SHORT),
     case(("step-done", 40), FAULTY, AtOnce, SHORT),
     case(("upload", 1), FAULTY, AtOnce, SHORT),
-    case(("copy", 1), NEWCOMER, After(400), LONG),
-    case(("serve", 1), HONEST, After(400), LONG),
+    case(("copy", 1), NEWCOMER, After(60), LONG),
+    case(("serve", 1), HONEST, After(60), LONG),
 ];
 
 /// The points in the coordinator's code.
@@ -211,6 +211,8 @@ fn try_with_a_faulty_worker(fault: Fault, case: &WorkerCase) -> bool {
         let mut arguments = format!("--name {name}");
         if case.with_fault.contains(&name) {
             arguments += &format!(" {}", option(fault, case.point));
+        } else if case.steps == LONG {
+            arguments += &format!(" {PACED}");
         }
         workers.insert(name, start_worker(&network, here, control.address, &arguments));
     }

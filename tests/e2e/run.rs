@@ -13,6 +13,10 @@ use dcgan_store::run_dir::RunPaths;
 use crate::events;
 use crate::process::{COORD, Process, WORKER};
 
+/// An argument of workers that makes a run of the toy take its time: a test that waits for
+/// something else does not need a whole processor meanwhile.
+pub(crate) const PACED: &str = "--fault step-done=pace@1+";
+
 /// A running coordinator. Its run directory is `run` in the folder of the test.
 pub(crate) struct Coordinator {
     pub(crate) process: Process,

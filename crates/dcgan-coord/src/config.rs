@@ -17,7 +17,7 @@ use dcgan_core::spec::{
     RunSpecBuilder, steps,
 };
 use dcgan_process::logging::LogFormat;
-use dcgan_process::settings::{self, Time};
+use dcgan_process::settings::Time;
 use dcgan_rpc::net::ListenAddress;
 use dcgan_store::dataset::{Source, default_source};
 use serde::{Deserialize, Serialize};
@@ -25,12 +25,13 @@ use toml::Table;
 
 use crate::args::{Resume, Transpose};
 use crate::checkpoint_every::CheckpointEvery;
+use crate::headings::under_heading;
 
 /// Settings as a person gives them. A setting that is not given keeps its saved value, or else its
 /// default. Each is a flag, a variable and a key of a configuration file; the keys are the names of
 /// the flags.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Serialize, Deserialize)]
-#[command(mut_args = settings::in_plain_words)]
+#[command(mut_args = under_heading)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct PartialConfig {
     /// Number of workers that must be connected before the first step [default with --local: one

@@ -183,21 +183,24 @@ impl EndedRun {
         }
     }
 
-    /// The command that goes on with the run, as a line of its own, if it can go on.
-    fn how_to_go_on(&self) -> String {
+    /// The command that goes on with the run, after `separator`, if it can go on.
+    pub(crate) fn how_to_go_on(&self, separator: &str) -> String {
         if self.is_finished || matches!(self.state, State::Finished | State::Running) {
             return String::new();
         }
         let of_earlier_version = "--local (or --workers N, as before)";
         let arguments = self.resume.as_deref().unwrap_or(of_earlier_version);
-        format!("\ngo on with: {}", resume_command(&self.directory, arguments))
+        format!("{separator}go on with: {}", resume_command(&self.directory, arguments))
     }
 
-    /// The same keys as those of a run that goes on; those that are not known are null.
+    /// The same keys as those of a run that goes on. Lists are empty: nobody takes part; what else
+    /// is not known is null.
     pub(crate) fn as_json(&self) -> anyhow::Result<String> {
         let mut object = serde_json::to_value(pb::Status::default())?;
         if let Value::Object(keys) = &mut object {
-            keys.values_mut().for_each(|value| *value = Value::Null);
+            for value in keys.values_mut().filter(|value| !value.is_array()) {
+                *value = Value::Null;
+            }
         }
         let Self { run, state, cause, is_finished, step, last_step, directory, .. } = self;
         for (key, value) in [
@@ -212,7 +215,7 @@ impl EndedRun {
             ("digest", self.digest.map(|digest| digest.to_string()).into()),
             ("newest_row", serde_json::to_value(&self.newest_row)?),
             ("best", serde_json::to_value(self.best.map(dcgan_rpc::best))?),
-            ("directory", directory.to_string_lossy().into()),
+            ("directory", std::path::absolute(directory)?.to_string_lossy().into()),
         ] {
             object[key] = value;
         }
@@ -243,7 +246,7 @@ impl EndedRun {
         let text = if json {
             self.as_json()?
         } else {
-            self.describe() + &self.describe_best() + &self.how_to_go_on()
+            self.describe() + &self.describe_best() + &self.how_to_go_on("\n")
         };
         print_result(&format!("{text}\n"))?;
         Ok(exit::FINISHED)

@@ -58,7 +58,9 @@ pub(crate) fn coordinator(
             let elsewhere = admin::status_at(connector, &address).ok().flatten();
             Err(no_run(&address, elsewhere.as_ref()))
         }
-        Found::Ended(ended) => bail!("no coordinator is running: {}", ended.describe()),
+        Found::Ended(ended) => {
+            bail!("no coordinator is running: {}{}", ended.describe(), ended.how_to_go_on("; "))
+        }
     }
 }
 

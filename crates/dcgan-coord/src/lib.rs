@@ -8,24 +8,27 @@
 //! * Running a training: `start` builds everything, and `driver` runs it. Every `input` reaches
 //!   the driver on one channel. `service` answers workers, samplers and people, `local_processes`
 //!   runs the children of `--local`.
-//! * Settings: `args` and `config` define them, `merge` and `resolve` find their values.
+//! * Settings: `args` and `config` define them, `headings` orders them for help, `merge` and
+//!   `resolve` find their values, also in a `config_file`.
 //! * What a run leaves behind: `recorder` knows the run directory, and `writer` is the thread that
 //!   writes it; `newest_checkpoint` keeps what many ask for; `feed` sends generators to samplers,
 //!   which send grids back.
 //! * What a person sees: `sinks` (rows of metrics), `console`, `notices`, `reason_log`.
 //! * Other verbs: `admin` (status, checkpoint, drain, stop), which `find` the coordinator or what
-//!   has `ended`, `chaos`, `summary`, `verify`.
+//!   has `ended`, and say it as `status_text`; `chaos`, `summary`, `verify`.
 
 mod admin;
 mod args;
 mod chaos;
 mod checkpoint_every;
 mod config;
+mod config_file;
 mod console;
 mod driver;
 mod ended;
 mod feed;
 mod find;
+mod headings;
 mod initial_weights;
 mod input;
 mod local_processes;
@@ -38,6 +41,7 @@ mod resolve;
 mod service;
 mod sinks;
 mod start;
+mod status_text;
 mod summary;
 mod verify;
 mod writer;

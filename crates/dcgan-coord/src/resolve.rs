@@ -1,8 +1,7 @@
 //! Reads and checks everything that a run depends on, before anything is started. A mistake is
 //! refused while no port is bound and no file is created.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
@@ -12,20 +11,16 @@ use dcgan_core::spec::{DatasetInfo, Difference, InitialWeights, ObjectiveKind, R
 use dcgan_core::words::counted;
 use dcgan_process::exit::usage;
 use dcgan_process::names;
-use dcgan_process::settings::POSITIVE;
-use dcgan_process::similar::nearest;
 use dcgan_store::dataset::{Dataset, Source};
 use dcgan_store::evaluator_file::EvaluatorFile;
 use dcgan_store::file;
-use dcgan_store::format::Newer;
 use dcgan_store::run_dir::{
-    self, CONFIG_BYTES_MAX, DEFAULT_ROOT, FORMAT, RunDirError, RunFile, RunPaths, read_config_file,
-    read_run_file,
+    self, DEFAULT_ROOT, FORMAT, RunDirError, RunFile, RunPaths, read_run_file,
 };
-use toml::Table;
 
 use crate::args::{Args, Resume, Transpose};
 use crate::config::{PartialConfig, RunConfig};
+use crate::config_file::{read_config, read_saved_config};
 use crate::initial_weights::WeightsFile;
 
 /// Everything that a run depends on, checked.
@@ -41,9 +36,6 @@ pub(crate) struct ResolvedRun {
     /// The evaluator, if it is not built in.
     pub(crate) evaluator: Option<EvaluatorFile>,
 }
-
-/// The toml library's words for a number, by the type that holds it.
-const NUMBERS: [&str; 3] = ["a nonzero u16", "a nonzero u64", "a nonzero usize"];
 
 /// The settings of the run that a directory belongs to.
 struct SavedRun {
@@ -241,10 +233,10 @@ fn of_out(root: &Path, error: anyhow::Error) -> anyhow::Error {
         | ErrorKind::PermissionDenied
         | ErrorKind::ReadOnlyFilesystem
         | ErrorKind::InvalidFilename => {
-            let above = root.ancestors().skip(1).find(|above| above.exists() && !above.is_dir());
-            let what = above.map_or_else(
-                || cause.to_string(),
-                |above| format!("{} is not a folder", above.display()),
+            let file = root.ancestors().find(|path| path.exists() && !path.is_dir());
+            let what = file.map_or_else(
+                || format!("it cannot be made there: {cause}"),
+                |file| format!("{} is not a folder", file.display()),
             );
             usage(anyhow!("--out: {}: {what}", root.display()))
         }
@@ -419,65 +411,4 @@ fn refuse_other_run(
         root.display(),
         list.join("; ")
     )));
-}
-
-/// Reads the configuration that a run directory has saved.
-fn read_saved_config(paths: &RunPaths) -> anyhow::Result<PartialConfig> {
-    let (path, text) = (paths.config(), read_config_file(paths)?);
-    // A setting that this version does not know may change the result.
-    let (table, keys): (Option<Table>, _) = (toml::from_str(&text).ok(), PartialConfig::keys());
-    let unknown = table.as_ref().and_then(|table| table.keys().find(|&key| !keys.contains(key)));
-    if let Some(key) = unknown {
-        bail!(Newer::setting(&path, key));
-    }
-    parse_config(&path, &text)
-}
-
-/// Reads a configuration file that a person names.
-fn read_config(path: &Path) -> anyhow::Result<PartialConfig> {
-    if path.is_dir() {
-        let file = path.join("config.toml");
-        let tip = if file.exists() { format!("; give {}", file.display()) } else { String::new() };
-        bail!("{}: it is a folder{tip}", path.display());
-    }
-    let mut text = String::new();
-    // It may be a pipe.
-    let source = File::open(path).with_context(|| path.display().to_string())?;
-    let read = source.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut text);
-    read.with_context(|| path.display().to_string())?;
-    ensure!(
-        text.len() as u64 <= CONFIG_BYTES_MAX,
-        "{}: larger than {CONFIG_BYTES_MAX} bytes",
-        path.display()
-    );
-    parse_config(path, &text)
-}
-
-/// The same message of the toml library; if it is about an unknown name, with the name that may be
-/// meant in place of all that there are.
-fn without_list(message: &str) -> String {
-    let unknown = message.strip_prefix("unknown field `").and_then(|it| it.split_once('`'));
-    let Some((name, _)) = unknown else {
-        return message.to_owned();
-    };
-    let keys = PartialConfig::keys();
-    match nearest(name, keys.iter().map(String::as_str)) {
-        Some(meant) => format!("no setting is called {name}: did you mean {meant}?"),
-        None => format!("no setting is called {name}; `{} --help` lists all", names::called()),
-    }
-}
-
-fn parse_config(path: &Path, text: &str) -> anyhow::Result<PartialConfig> {
-    toml::from_str(text).map_err(|error| {
-        // The library's message takes several lines. Ours is one: the file, the line, the mistake.
-        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-        let mut mistake = without_list(error.message());
-        for number in NUMBERS {
-            mistake = mistake.replace(number, POSITIVE);
-        }
-        if text.parse::<Table>().is_err() {
-            mistake = format!("expected NAME = VALUE, a text in quotes: {mistake}");
-        }
-        anyhow!("{}: line {line}: {mistake}", path.display())
-    })
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::ArgMatches;
 use dcgan_core::ids::{RunId, Step};
 use dcgan_core::protocol::coordinator::{
@@ -69,6 +69,7 @@ pub(crate) fn run(args: &Args, matches: &ArgMatches) -> anyhow::Result<u8> {
     let _entered = network.enter();
     // Another coordinator of the run has its port, too: what matters is that there is one.
     check_out(&root)?;
+    refuse_fewer_steps(&root, &config)?;
     if let Some(http) = http.filter(|_| is_local) {
         // The sampler would only be started again and again.
         net::listen(http).map(drop).map_err(|error| anyhow!(error.at("--http")))?;
@@ -370,14 +371,10 @@ fn log_start(
         return;
     }
     if complete.is_some() {
-        let asked = match schedule.last_step {
-            fewer if fewer < resumed_at => format!(" (you ask for {fewer})"),
-            _ => String::new(),
-        };
         tracing::info!(
             event = "run_complete",
             step = resumed_at,
-            "this run has done {}{asked}: give more --steps or --epochs, or another --out",
+            "this run has done {}: give more --steps or --epochs, or another --out",
             counted(resumed_at, "step")
         );
         return;
@@ -477,6 +474,23 @@ fn describe(config: &RunConfig) -> String {
         counted(spec.shards(), "shard"),
         counted(*workers, "worker"),
     )
+}
+
+/// Refuses a start that asks for fewer steps than the run has done: a run that was stopped before
+/// its end would be taken for finished from then on.
+fn refuse_fewer_steps(root: &Path, config: &RunConfig) -> anyhow::Result<()> {
+    let Progress { step: done, ends_run, .. } = ended::progress(&RunPaths::new(root))?;
+    let asked = config.schedule.last_step;
+    ensure!(
+        ends_run || done <= asked,
+        usage(anyhow!(
+            "the run in {} has done {}, and this start asks for {asked}: give more --steps or \
+             --epochs, or another --out",
+            root.display(),
+            counted(done, "step")
+        ))
+    );
+    Ok(())
 }
 
 /// Describes in one line what a start with these settings would do.

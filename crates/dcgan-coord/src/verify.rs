@@ -170,6 +170,9 @@ impl Run {
 
     fn describe(&self) -> String {
         let (rows, checkpoints) = (self.rows.len(), self.checkpoints.len());
+        if rows + checkpoints == 0 && self.damages.is_empty() {
+            return format!("{}: nothing to check: the run has saved nothing yet", self.name);
+        }
         let (rows, checkpoints) = (counted(rows, "line"), counted(checkpoints, "checkpoint"));
         format!("{}: {rows} and {checkpoints} are intact", self.name)
     }
@@ -214,10 +217,14 @@ fn compare(first: &Run, second: &Run) -> anyhow::Result<Comparison> {
     let Some(differing) = common.iter().find(|step| !step.is_same()) else {
         let (steps, CommonStep { step, first: digest, .. }) =
             (counted(common.len(), "recorded step"), last);
-        return Ok(Comparison {
-            text: format!("the same at all {steps}, up to step {step} (digest {digest})"),
-            same: true,
-        });
+        let mut text = format!("the same at all {steps}, up to step {step} (digest {digest})");
+        for Run { name, rows, checkpoints, .. } in [first, second] {
+            let ends = rows.keys().chain(checkpoints.keys()).max();
+            if let Some(end) = ends.filter(|end| *end > step) {
+                text += &format!("; {name} goes on to step {end}");
+            }
+        }
+        return Ok(Comparison { text, same: true });
     };
     let text = format!(
         "they differ first at step {}: {} has {}, {} has {}; {}",

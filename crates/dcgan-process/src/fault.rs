@@ -15,6 +15,8 @@ use crate::output;
 
 /// A slow point takes this long.
 const SLOW_TIME: Duration = Duration::from_millis(500);
+/// A paced point takes this long.
+const PACE_TIME: Duration = Duration::from_millis(5);
 
 /// One fault, at one point.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ enum Action {
     Stop,
     /// The point takes [`SLOW_TIME`].
     Slow,
+    /// The point takes [`PACE_TIME`]: a training that is not to end soon takes no whole processor.
+    Pace,
     /// The point takes for ever.
     Hang,
     /// The program does twice what it does at the point.
@@ -56,9 +60,10 @@ impl FromStr for Fault {
             "kill" => Action::Kill,
             "stop" => Action::Stop,
             "slow" => Action::Slow,
+            "pace" => Action::Pace,
             "hang" => Action::Hang,
             "repeat" => Action::Repeat,
-            _ => return Err("expected kill, stop, slow, hang or repeat".to_owned()),
+            _ => return Err("expected kill, stop, slow, pace, hang or repeat".to_owned()),
         };
         let (nth, is_lasting) = nth.strip_suffix('+').map_or((nth, false), |nth| (nth, true));
         let nth = nth.parse().map_err(|_| "expected a number after @".to_owned())?;
@@ -96,6 +101,8 @@ pub fn pass(point: &str) -> bool {
         }
         #[expect(clippy::disallowed_methods, reason = "a slow point needs time to pass")]
         Action::Slow => std::thread::sleep(SLOW_TIME),
+        #[expect(clippy::disallowed_methods, reason = "a pace needs time to pass")]
+        Action::Pace => std::thread::sleep(PACE_TIME),
         Action::Hang => loop {
             std::thread::park();
         },
@@ -129,7 +136,7 @@ mod tests {
         for (text, expected) in [
             ("send-plan", "expected POINT=ACTION@N"),
             ("send-plan=kill", "expected POINT=ACTION@N"),
-            ("send-plan=burn@1", "expected kill, stop, slow, hang or repeat"),
+            ("send-plan=burn@1", "expected kill, stop, slow, pace, hang or repeat"),
             ("send-plan=kill@one", "expected a number after @"),
         ] {
             assert_eq!(text.parse::<Fault>().unwrap_err(), expected, "{text}");

@@ -77,10 +77,11 @@ const NO_VERBS: [&str; 4] = ["fit", "run", "start", "train"];
 
 /// Verbs of other programs, and what to do for the same thing. A program has one of those that a
 /// tip names, or the tip is not its own.
-const VERBS: [(&str, &[(&str, &str)]); 9] = [
+const VERBS: [(&str, &[(&str, &str)]); 10] = [
     ("draw", &[("grid", "use 'grid' for a picture, or 'export' for a file of images")]),
     ("generate", &[("grid", "use 'grid' for a picture, or 'export' for a file of images")]),
     ("kill", &[("stop", "use 'stop'; for one worker, 'drain NAME'")]),
+    ("list", &[("status", "use 'status'")]),
     ("ls", &[("status", "use 'status'")]),
     ("ps", &[("status", "use 'status'")]),
     ("resume", &[("stop", "leave 'resume' out: a run that is there already goes on by itself")]),

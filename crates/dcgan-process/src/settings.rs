@@ -13,7 +13,6 @@ use std::sync::OnceLock;
 use std::time::Duration;
 use std::{env, fmt, io};
 
-use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
@@ -188,10 +187,18 @@ pub fn in_plain_words(arg: Arg) -> Arg {
             .num_args(0..=1)
             .require_equals(true)
             .default_missing_value("yes")
-            .value_parser(BoolishValueParser::new())
-            .hide_possible_values(true)
+            .value_parser(yes_or_no)
     } else {
         arg
+    }
+}
+
+/// Parses a setting that is yes or no.
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match &*text.to_lowercase() {
+        "1" | "true" | "yes" | "on" | "y" | "t" => Ok(true),
+        "0" | "false" | "no" | "off" | "n" | "f" => Ok(false),
+        _ => Err("expected yes or no".to_owned()),
     }
 }
 
@@ -316,6 +323,13 @@ mod tests {
             assert_eq!(error, "expected a whole number of at least 1");
         }
         assert_eq!(positive::<NonZeroU16>("65536").unwrap_err(), "it is too large");
+    }
+
+    #[test]
+    fn yes_and_no_have_several_words() {
+        assert!(["1", "true", "Yes", "ON"].map(yes_or_no).iter().all(|it| *it == Ok(true)));
+        assert!(["0", "false", "No", "OFF"].map(yes_or_no).iter().all(|it| *it == Ok(false)));
+        assert_eq!(yes_or_no("maybe").unwrap_err(), "expected yes or no");
     }
 
     #[test]

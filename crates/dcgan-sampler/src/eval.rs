@@ -70,11 +70,11 @@ fn judge(args: &EvalArgs) -> anyhow::Result<String> {
         }
         None => {
             let checkpoint = run_dir::checkpoint(&args.which.run, args.which.checkpoint)?;
+            let weights = args.which.weights.map(Into::into);
+            let generator = run_dir::generator(&checkpoint, weights)?;
             training = as_trained(&source, training, checkpoint.manifest().config.data())?;
             let kept = if given.is_some() { None } else { run_dir::evaluator(&args.which.run)? };
             let evaluator = evaluator_for(given.or(kept), &training)?;
-            let weights = args.which.weights.map(Into::into);
-            let generator = run_dir::generator(&checkpoint, weights)?;
             let what = format!("step {}", generator.step);
             log_begin(count, &what);
             let seed = args.seed.unwrap_or(generator.seed);

@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use dcgan_core::evaluation::EvaluationRow;
 use dcgan_core::ids::Step;
+use dcgan_core::spec::ObjectiveKind;
 use dcgan_model::Weights;
 use dcgan_process::exit::usage;
 use dcgan_process::names;
-use dcgan_store::checkpoint::{Checkpoints, Damaged, Owner, VerifiedCheckpoint};
+use dcgan_store::checkpoint::{Checkpoints, Damaged, Manifest, Owner, VerifiedCheckpoint};
 use dcgan_store::evaluator_file::EvaluatorFile;
 use dcgan_store::metrics_log;
 use dcgan_store::run_dir::{RunDirError, RunFile, RunPaths, is_in_use, read_run_file};
@@ -166,7 +167,14 @@ pub(crate) fn generator(
     checkpoint: &VerifiedCheckpoint,
     weights: Option<Weights>,
 ) -> anyhow::Result<RunGenerator> {
-    let (step, seed) = (checkpoint.manifest().step, checkpoint.manifest().config.seed());
-    RunGenerator::read(checkpoint.state(), weights, step, seed)
+    let Manifest { step, config, .. } = checkpoint.manifest();
+    let (step, objective) = (*step, config.objective());
+    ensure!(
+        objective == ObjectiveKind::Dcgan,
+        usage(anyhow!(
+            "the checkpoint of step {step} is of the {objective}, which draws no pictures"
+        ))
+    );
+    RunGenerator::read(checkpoint.state(), weights, step, config.seed())
         .with_context(|| format!("the checkpoint of step {step}"))
 }

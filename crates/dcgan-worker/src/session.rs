@@ -11,7 +11,7 @@ use std::time::Duration;
 use dcgan_core::protocol::message::{FromWorker, Hello, ToWorker};
 use dcgan_core::spec::InitialWeights;
 use dcgan_core::state::State;
-use dcgan_rpc::net::in_words;
+use dcgan_rpc::net::{in_words, is_of_another_program};
 use dcgan_rpc::{CoordinatorMessage, Welcome, WorkerMessage, pb};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -48,6 +48,8 @@ pub(crate) struct CoordinatorSession {
 enum Ended {
     /// The connection broke, for this reason. Another one may be made.
     Broken(String),
+    /// Another program answers at the coordinator's address, in these words.
+    Elsewhere(String),
     /// The coordinator refused the worker, for this reason.
     Refused(String),
     /// No other one is wanted: the driver has ended.
@@ -66,7 +68,8 @@ impl Ended {
 
 impl From<Status> for Ended {
     fn from(status: Status) -> Self {
-        Self::Broken(in_words(&status))
+        let words = in_words(&status);
+        if is_of_another_program(&status) { Self::Elsewhere(words) } else { Self::Broken(words) }
     }
 }
 
@@ -118,10 +121,15 @@ impl CoordinatorSession {
             if welcomed {
                 refusals = Refusals::default();
             }
+            let mut is_elsewhere = false;
             let why = match ended {
                 // The driver is about to end: nothing is lost with the connection.
-                Ended::Broken(_) if finish => return,
+                Ended::Broken(_) | Ended::Elsewhere(_) if finish => return,
                 Ended::Broken(why) => why,
+                Ended::Elsewhere(why) => {
+                    is_elsewhere = true;
+                    why
+                }
                 Ended::Refused(why) if refusals.is_repeated(&why) => {
                     let _ = self.send_event(SessionEvent::Refused(why)).await;
                     return;
@@ -143,7 +151,12 @@ impl CoordinatorSession {
                 let _ = self.send_event(SessionEvent::GaveUp(report)).await;
                 return;
             }
-            waiting.report(|| format!("the coordinator: {why}"));
+            let what = || format!("the coordinator: {why}");
+            if is_elsewhere {
+                waiting.warn(what);
+            } else {
+                waiting.report(what);
+            }
             sleep(pause).await;
             pause = (2 * pause).min(PAUSE_MAX);
         }

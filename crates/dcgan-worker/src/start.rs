@@ -110,10 +110,7 @@ async fn listen(args: &Args) -> anyhow::Result<(TcpListener, Address)> {
             return Err(error.context(format!("cannot find {coordinator}")));
         }
         waiting.report(|| match coordinator {
-            CoordinatorAt::File(path) => {
-                let run = path.parent().unwrap_or(path);
-                format!("a coordinator in {}: {error}", run.display())
-            }
+            CoordinatorAt::File(_) => format!("the address of the coordinator: {error}"),
             CoordinatorAt::Address(_) => {
                 format!("the address of {coordinator}, which this machine does not know: {error}")
             }

@@ -46,17 +46,38 @@ impl Waiting {
 
     /// Logs what is waited for, if a report is due.
     pub(crate) fn report(&mut self, what: impl FnOnce() -> String) {
+        if let Some(Report { what, seconds, so_far }) = self.due(what) {
+            tracing::info!(event = "waiting", "for" = what, seconds, "waiting for {what}{so_far}");
+        }
+    }
+
+    /// Logs like [`report`](Self::report) what is waited for and hardly comes by itself.
+    pub(crate) fn warn(&mut self, what: impl FnOnce() -> String) {
+        if let Some(Report { what, seconds, so_far }) = self.due(what) {
+            tracing::warn!(event = "waiting", "for" = what, seconds, "waiting for {what}{so_far}");
+        }
+    }
+
+    fn due(&mut self, what: impl FnOnce() -> String) -> Option<Report> {
         let elapsed = self.elapsed();
         if elapsed < self.next_report {
-            return;
+            return None;
         }
         self.next_report = elapsed + REPORT_INTERVAL;
-        let (what, seconds) = (what(), elapsed.as_secs());
+        let seconds = elapsed.as_secs();
         let so_far = (seconds > 0).then(|| format!("for {seconds} s so far"));
         let max = self.max.map(|max| format!("gives up after {max}"));
         let times: Vec<String> = so_far.into_iter().chain(max).collect();
         let so_far =
             if times.is_empty() { String::new() } else { format!(" ({})", times.join("; ")) };
-        tracing::info!(event = "waiting", "for" = what, seconds, "waiting for {what}{so_far}");
+        Some(Report { what: what(), seconds, so_far })
     }
+}
+
+/// The parts of a log line about a wait.
+struct Report {
+    what: String,
+    seconds: u64,
+    /// The times, in parentheses.
+    so_far: String,
 }

@@ -23,13 +23,13 @@ use tempfile::tempdir;
 use tokio::task::JoinSet;
 
 use crate::process::{Process, SAMPLER};
-use crate::run::{Coordinator, local, newest_manifest};
+use crate::run::{Coordinator, PACED, local, newest_manifest};
 use crate::services::connect;
 use rng::Rng;
 use wire::{Run, Wire};
 
 /// A run that never ends by itself, with few rows.
-const TOY: &str = "--objective toy --log-every 5000 --checkpoint-every 5000 --grid-every 5000";
+const TOY: &str = "--objective toy --log-every 1000 --checkpoint-every 1000 --grid-every 1000";
 /// The most memory that any process takes while it is attacked, in bytes. An undisturbed one takes
 /// 30 MB.
 const PEAK_BYTES_MAX: u64 = 192 << 20;
@@ -53,7 +53,8 @@ async fn a_run_goes_on_under_hostile_clients() {
     let folder = tempdir().unwrap();
     let here = folder.path();
     let coordinator = Coordinator::start(here, &format!("--workers 2 {TOY} --steps 1000000000"));
-    let workers = ["a", "b"].map(|name| coordinator.worker(here, &format!("--name {name}")));
+    let workers =
+        ["a", "b"].map(|name| coordinator.worker(here, &format!("--name {name} {PACED}")));
     let serve = format!(
         "serve --coordinator {} --http 127.0.0.1:0 --grpc 127.0.0.1:0",
         coordinator.address

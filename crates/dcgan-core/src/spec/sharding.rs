@@ -7,6 +7,7 @@
 
 use crate::ids::{ShardId, Step};
 use crate::random::{Purpose, RandomStream};
+use crate::words::counted;
 
 /// The split of a data set into partitions, and each shard's walk through its partition.
 ///
@@ -43,15 +44,17 @@ pub enum ShardingError {
         /// The number of shards.
         shards: u16,
     },
-    /// The smallest partition does not fill one batch of its shard.
-    #[error("{images} images in --shards {shards} do not fill one --batch-size {batch_size}")]
+    /// The images do not fill one batch.
+    #[error(
+        "the data set has {}, and a step takes --batch-size {batch_size}: give more images in \
+         --data, or a smaller batch",
+        counted(*images, "image")
+    )]
     TooFewImages {
         /// The number of images in the data set.
         images: usize,
         /// The number of images in a step.
         batch_size: usize,
-        /// The number of shards.
-        shards: u16,
     },
 }
 
@@ -82,8 +85,8 @@ impl Sharding {
         if shard_batch < 2 {
             return Err(ShardingError::TooThin { batch_size, shards });
         }
-        if images / usize::from(shards) < shard_batch {
-            return Err(ShardingError::TooFewImages { images, batch_size, shards });
+        if images < batch_size {
+            return Err(ShardingError::TooFewImages { images, batch_size });
         }
         Ok(Self { seed, images, shards, shard_batch })
     }
@@ -204,7 +207,13 @@ mod tests {
                 256,
                 "--batch-size 256 leaves fewer than 2 images for each of --shards 256",
             ),
-            (255, 8, 256, "255 images in --shards 8 do not fill one --batch-size 256"),
+            (
+                255,
+                8,
+                256,
+                "the data set has 255 images, and a step takes --batch-size 256: give more images \
+                 in --data, or a smaller batch",
+            ),
         ] {
             let error = Sharding::new(22, images, shards, batch_size).unwrap_err();
             assert_eq!(error.to_string(), reason);

@@ -98,6 +98,11 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
 const NO_GRPC: &str =
     "what answers there speaks no gRPC: it may be a page for browsers, or another program";
 
+/// Tells whether another program than the one that is meant has answered a request.
+pub fn is_of_another_program(status: &Status) -> bool {
+    status.code() == Code::Unimplemented || in_words(status) == NO_GRPC
+}
+
 /// Describes a failed request for people: the server's own words. Its other text, such as its
 /// metadata, says nothing to them.
 pub fn in_words(status: &Status) -> String {

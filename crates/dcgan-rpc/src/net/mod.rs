@@ -20,7 +20,7 @@ mod serve;
 use std::time::Duration;
 
 pub use address::{Address, InvalidAddress, ListenAddress, NoAddress, NotLoopback, interface_to};
-pub use connect::{ConnectError, Connector, Peer, in_words};
+pub use connect::{ConnectError, Connector, Peer, in_words, is_of_another_program};
 pub use coordinator_at::CoordinatorAt;
 pub use health::Pulse;
 pub use places::{

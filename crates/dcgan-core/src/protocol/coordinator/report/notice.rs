@@ -340,8 +340,8 @@ impl fmt::Display for Notice {
             ),
             Self::CheckpointLeftOut(step) => write!(
                 f,
-                "the checkpoint of step {step} is left out: the disk is too slow, and newer ones \
-                 wait for it"
+                "the checkpoint of step {step} is left out: they are due faster than the disk \
+                 takes them"
             ),
             Self::MoreCheckpointsLeftOut { count, last } => {
                 let checkpoints = counted(*count, "more checkpoint");
@@ -352,8 +352,7 @@ impl fmt::Display for Notice {
             }
             Self::GridLeftOut(step) => write!(
                 f,
-                "the grid of step {step} is left out: the disk is too slow, and newer ones wait \
-                 for it"
+                "the grid of step {step} is left out: they are due faster than the disk takes them"
             ),
             Self::EvaluationGivenUp(step) => write!(
                 f,
