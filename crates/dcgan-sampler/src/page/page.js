@@ -3,7 +3,7 @@
 // as text.
 "use strict";
 
-// ---------------------------------------------------------------- colours
+// ---- colours
 
 const THEME = "dcgan-theme";
 
@@ -21,7 +21,7 @@ function setTheme(theme) {
 document.documentElement.classList.add("scripted");
 setTheme(keptTheme());
 
-// ---------------------------------------------------------------- small helpers
+// ---- small helpers
 
 const byId = id => document.getElementById(id);
 
@@ -139,7 +139,7 @@ async function ask(path) {
   return answer;
 }
 
-// ---------------------------------------------------------------- a run, and the link to its server
+// ---- a run, and the link to its server
 
 // Columns of a row that are no metrics: docs/run-directory.md.
 const FIXED = new Set(["step", "epoch", "learning_rate", "images_per_second", "step_ms", "allreduce_ms",
@@ -311,7 +311,7 @@ class Link {
   stopTimers() { this.timers.splice(0).forEach(clearTimeout); }
 }
 
-// ---------------------------------------------------------------- what a status means, in words
+// ---- what a status means, in words
 
 const WORDS = {
   unreachable: ["Coordinator unreachable", "bad", "bad"],
@@ -394,7 +394,7 @@ function troublesOf(run) {
   return [...lostText(run), ...endText(run), ...unreachableText(run), ...alarms, ...waitText(run), ...outsideText(run)];
 }
 
-// ---------------------------------------------------------------- the header
+// ---- the header
 
 function createRunHeader(run) {
   const node = byId("run-template").content.firstElementChild.cloneNode(true);
@@ -426,8 +426,10 @@ function drawState(run, parts) {
   setClass(parts.state, `big state is-${colour}`);
   setIcon(parts.state, sign);
   setText(parts.state.querySelector("span"), word);
-  setText(parts.sentence, sentenceOf(run));
-  parts.sentence.title = sentenceOf(run);
+  const sentence = sentenceOf(run);
+  setText(parts.sentence, sentence.toLowerCase() === word.toLowerCase() ? "" : sentence);
+  setAttribute(parts.sentence, "title", sentence);
+  parts.node.classList.toggle("ended", run.hasEnded);
   const command = run.hasEnded && run.status.go_on_with;
   parts.command.hidden = !command;
   setText(parts.command.querySelector("code"), command || "");
@@ -441,8 +443,11 @@ function drawFar(run, node) {
   setAttributes(bar, { "aria-valuemax": end, "aria-valuenow": step, "aria-valuetext": `step ${step} of ${end}` });
   bar.style.setProperty("--done", share);
   bar.style.setProperty("--epochs", epochs <= 60 && end ? end / run.stepsPerEpoch() : 1);
-  const left = !run.hasEnded && row && isNumber(row.seconds_left) && step < end ? ` · ${duration(row.seconds_left)} left` : "";
-  setText(node.querySelector(".note"), `Step ${whole(step)} of ${whole(end)} · ${Math.floor(100 * share)}%${left}`);
+  const isTimed = !run.hasEnded && isNumber(row?.seconds_left) && step < end;
+  const left = isTimed ? `${duration(row.seconds_left)} left, at this speed` : "";
+  const [steps, time] = node.querySelector(".note").children;
+  setText(steps, `Step ${whole(step)} of ${whole(end)} · ${Math.floor(100 * share)}%`);
+  setText(time, left);
 }
 
 // Where a distance is between 200 (0) and 0.5 (1), by its logarithm.
@@ -457,34 +462,36 @@ function drawGood(run, node) {
   ruler.classList.toggle("empty", !best);
   if (best) ruler.style.setProperty("--at", rulerPlace(best.value));
   setText(value, best ? distance(best.value) : "–");
-  setText(word, best ? (isKnown ? qualityWord(best.value) : "lower is better") : "not judged yet");
-  setText(node.querySelector(".note"), goodNote(run, isKnown));
+  setText(word, best ? (isKnown ? wordOf(run) : "") : "not judged yet");
+  setText(node.querySelector(".note"), goodNote(run));
 }
 
-function goodNote(run, isKnown) {
+function goodNote(run) {
   const { best } = run.status;
   if (!best) return run.hasEnded ? "The run has no evaluation." : "Samples are judged after each epoch. Lower is better.";
   const newest = last(run.evaluations);
-  const after = newest && newest.step > best.step ? `; the newest is ${distance(newest.frechet_distance)}` : ", which is the newest";
-  return `Best, of epoch ${run.epochOf(best.step)}${after}.${isKnown ? " 0.75 is real digits." : ""}`;
+  return `Best: epoch ${run.epochOf(best.step)}${newest && newest.step > best.step ? `. Newest: ${distance(newest.frechet_distance)}` : ", the newest"}. Lower is better.`;
+}
+
+// The best value says little about a run that has become worse since.
+function wordOf(run) {
+  const best = run.status.best.value, newest = last(run.evaluations);
+  return qualityWord(best) + (newest && newest.frechet_distance > 1.5 * best + 1 ? ", at its best" : "");
 }
 
 // Names of metrics for people. Others are shown as they are called.
-const NAMES = {
-  d_loss_real: "real", d_loss_fake: "fake", g_loss: "generator",
-  real_dacc: "real, told right", fake_dacc: "fake, told right", gacc: "fake, taken for real",
-};
-const LONG_NAMES = { d_loss_real: "discriminator, real", d_loss_fake: "discriminator, fake", g_loss: "generator" };
+const LOSSES = { d_loss_real: "D on real", d_loss_fake: "D on fakes", g_loss: "generator" };
+const NAMES = { ...LOSSES, real_dacc: "real, told right", fake_dacc: "fakes, told right", gacc: "fakes, taken for real" };
 
 const isLoss = name => name.includes("loss");
 const isAccuracy = name => name.includes("acc");
 
 function drawLosses(run, list) {
   const metrics = (run.status.newest_row?.metrics ?? []).filter(metric => isLoss(metric.name));
-  const shown = metrics.length ? metrics : Object.keys(LONG_NAMES).map(name => ({ name, value: null }));
+  const shown = metrics.length ? metrics : Object.keys(LOSSES).map(name => ({ name, value: null }));
   fill(list, shown.slice(0, 4), () => element("div", {}, element("dt"), element("dd")), (node, metric, i) => {
     setClass(node, "series-" + i);
-    setText(node.firstChild, LONG_NAMES[metric.name] ?? metric.name);
+    setText(node.firstChild, NAMES[metric.name] ?? metric.name);
     setText(node.lastChild, fixed(metric.value, 3));
   });
 }
@@ -493,7 +500,9 @@ function drawSpeed(run, node) {
   const { newest_row: row, workers } = run.status;
   const members = workers.filter(worker => worker.role === "member").length;
   const isTraining = stateOf(run)[0] === "Training";
-  setText(node.querySelector(".big"), isTraining && row ? `${whole(row.images_per_second)} images/s` : isTraining ? "–" : "at rest");
+  const [value, unit] = node.querySelector(".big").children;
+  setText(value, !isTraining ? "at rest" : row ? whole(row.images_per_second) : "–");
+  setText(unit, isTraining ? "images/s" : "");
   const before = !isTraining && row ? `; ${whole(row.images_per_second)} images/s before` : "";
   setText(node.querySelector(".note"), run.hasEnded ? `No workers${before}` : counted(members, "worker") + before);
 }
@@ -517,7 +526,7 @@ function wellText(run) {
   return members ? `No alarms. All ${counted(members, "worker")} answer.` : "No alarms.";
 }
 
-// ---------------------------------------------------------------- the grids
+// ---- the grids
 
 const player = { step: null, timer: null };  // the step is null while the newest is followed
 
@@ -643,14 +652,14 @@ function startGallery() {
   byId("play").onclick = () => player.timer ? setPlaying(false) : play();
 }
 
-// ---------------------------------------------------------------- charts: what they show
+// ---- charts: what they show
 
 let chartsAreOld = true;
 const view = { from: null, to: null };  // null: the whole run
 let readingStep = null;
 
 const rowSeries = (key, name) => ({ name, points: run => run.rows, value: row => row[key] });
-const oneSeries = (key, name) => () => [rowSeries(key, name)];
+const oneSeries = (key, name) => () => [{ ...rowSeries(key, name), colour: "one" }];
 const metricSeries = test => () => metricNames().filter(test).map(name => rowSeries(name, NAMES[name] ?? name));
 
 function metricNames() {
@@ -661,11 +670,11 @@ function metricNames() {
 const CHARTS = [
   { title: "Losses", series: metricSeries(isLoss), format: v => fixed(v, 3) },
   { title: "Fréchet distance", note: "lower is better", isLog: true, hasDots: true, format: distance, reference: [0.75, "real digits 0.75"],
-    series: () => [{ name: "at each evaluation", points: run => run.evaluations, value: row => row.frechet_distance }] },
+    series: () => [{ name: "at each evaluation", colour: "one", points: run => run.evaluations, value: row => row.frechet_distance }] },
   { title: "Accuracy of the discriminator", series: metricSeries(isAccuracy), format: percent, top: 1 },
   { title: "Images per second", series: oneSeries("images_per_second", "of all workers"), format: whole },
   { title: "Learning rate", series: oneSeries("learning_rate", "Adam's step size"), format: significant },
-  { title: "Workers", series: oneSeries("world_size", "world size"), format: whole, isStairs: true, hasMarks: true },
+  { title: "Workers", series: oneSeries("world_size", "world size"), format: whole, isStairs: true, hasMarks: true, note: "▲ came ▼ went ◆ interrupted" },
 ];
 const OTHER = { title: "Other metrics", series: metricSeries(name => !isLoss(name) && !isAccuracy(name)), format: significant };
 
@@ -715,7 +724,7 @@ function zoom(from, to, factor) {
   setView(middle - (middle - from) * factor, middle + (to - middle) * factor);
 }
 
-// ---------------------------------------------------------------- charts: scales
+// ---- charts: scales
 
 // Round numbers between `low` and `high`, about `count` of them.
 function ticks(low, high, count) {
@@ -753,7 +762,7 @@ function scaleOf(chart, series, from, to) {
   const seen = extent(series, from, to) ?? [0, 1];
   if (chart.isLog) return logScale(Math.max(1e-6, Math.min(seen[0], chart.reference[0]) * 0.85), Math.max(seen[1], 2) * 1.1);
   const top = chart.top ?? (seen[1] > 0 ? seen[1] * 1.05 : 1);
-  const marks = ticks(Math.min(0, seen[0]), top, chart.height < 110 ? 2 : 4).filter(tick => !chart.isStairs || Number.isInteger(tick));
+  const marks = ticks(Math.min(0, seen[0]), top, chart.height < 110 ? 3 : 4).filter(tick => !chart.isStairs || Number.isInteger(tick));
   const low = Math.min(0, seen[0]);
   return { marks, place: v => (v - low) / (top - low) };
 }
@@ -765,7 +774,7 @@ function logScale(low, high) {
   return { marks, place: v => Math.log(v / low) / span };
 }
 
-// ---------------------------------------------------------------- charts: drawing
+// ---- charts: drawing
 
 const MARGIN = { left: 44, right: 10, top: 8, bottom: 20 };
 
@@ -797,7 +806,7 @@ function drawChart(chart, marksOfRuns) {
   const { svg, width, height } = chart;
   setAttribute(svg, "viewBox", `0 0 ${width} ${height}`);
   const shown = runs.flatMap((run, r) => chart.series().map((series, s) =>
-    ({ run: r, index: s, name: series.name, points: series.points(run), value: series.value })));
+    ({ ...series, run: r, index: series.colour ?? s, points: series.points(run) })));
   const scale = scaleOf(chart, shown, from, to);
   const inner = { width: width - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
   const x = step => MARGIN.left + inner.width * (step - from) / (to - from);
@@ -816,7 +825,7 @@ function drawChart(chart, marksOfRuns) {
 function drawAxes(chart, yTicks) {
   const { grid, epochs, x, y, from, to, inner, width, height } = chart;
   const right = width - MARGIN.right, base = height - MARGIN.bottom;
-  const steps = ticks(from, to, Math.max(2, Math.floor(inner.width / 80))).filter(Number.isInteger);
+  const steps = ticks(from, to, Math.max(2, Math.floor(inner.width / 55))).filter(Number.isInteger);
   const lines = yTicks.map(tick => ["line", { x1: MARGIN.left, x2: right, y1: round(y(tick)), y2: round(y(tick)) }]);
   const yTexts = yTicks.map(tick => ["text", { x: MARGIN.left - 6, y: round(y(tick)) + 4, class: "y" }, chart.isLog ? significant(tick) : axisText(chart, tick)]);
   const xTexts = steps.map(step => ["text", { x: round(x(step)), y: height - 4, class: x(step) > right - 14 ? "x end" : x(step) < MARGIN.left + 10 ? "x start" : "x" }, whole(step)]);
@@ -845,7 +854,7 @@ function epochParts(chart, base) {
   const stride = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000].find(n => n * apart >= 16) ?? 10000;
   const parts = [];
   for (let epoch = Math.ceil(from / steps / stride) * stride; epoch * steps <= to; epoch += stride) {
-    if (epoch > 0) parts.push(["line", { x1: round(x(epoch * steps)), x2: round(x(epoch * steps)), y1: base - 5, y2: base }]);
+    if (epoch > 0) parts.push(["line", { x1: round(x(epoch * steps)), x2: round(x(epoch * steps)), y1: MARGIN.top, y2: base }]);
   }
   return parts;
 }
@@ -943,7 +952,7 @@ function describeChart(chart) {
   setAttribute(chart.svg, "aria-label", `${chart.title}: ${values.join(", ") || "no values yet"}.`);
 }
 
-// ---------------------------------------------------------------- charts: reading values
+// ---- charts: reading values
 
 function drawReading() {
   charts.forEach(chart => {
@@ -982,7 +991,7 @@ function drawLegend(chart, isReading) {
 function readoutText() {
   if (readingStep === null) {
     const { from, to } = range();
-    return view.from === null ? "Drag to zoom, double click for all" : `Steps ${whole(from)} to ${whole(to)}`;
+    return view.from === null ? "Fine lines: epochs. Drag to zoom." : `Steps ${whole(from)} to ${whole(to)}`;
   }
   const text = `Step ${whole(readingStep)} · epoch ${runs[0].epochOf(readingStep)}`;
   const near = nearestMark();
@@ -1097,7 +1106,7 @@ function addOtherChart() {
   byId("charts").append(chart.node);
 }
 
-// ---------------------------------------------------------------- the curves as a table
+// ---- the curves as a table
 
 const TABLE_ROWS = 40;
 
@@ -1116,7 +1125,7 @@ function drawNumbers() {
   fillTable(byId("numbers-table"), head.map(name => name.replaceAll("_", " ")), lines);
 }
 
-// ---------------------------------------------------------------- evaluations
+// ---- evaluations
 
 // The values, their names and how they are written: docs/evaluation.md.
 const VALUES = [
@@ -1153,15 +1162,15 @@ function drawComparison() {
   ]);
 }
 
-// ---------------------------------------------------------------- workers
+// ---- workers
 
 // What the roles are called, with their sign and colour; those that need attention come first.
 const ROLES = {
-  outside: ["waits outside", "▲", "warning"],
+  outside: ["waiting outside", "▲", "warning"],
   disconnected: ["away", "✕", "bad"],
   starting: ["starting", "◌", "idle"],
   trial: ["on trial", "◌", "idle"],
-  member: ["trains", "●", "good"],
+  member: ["training", "●", "good"],
   ready: ["ready", "○", "idle"],
   spare: ["spare", "○", "idle"],
 };
@@ -1209,7 +1218,7 @@ function drawGone(run, list) {
   fill(list, [...gone.slice(-8), ...recoveries.slice(-8)], () => element("li"), setText);
 }
 
-// ---------------------------------------------------------------- about the run
+// ---- about the run
 
 function createAbout() {
   return element("div", {}, element("h3"), element("dl"), element("details", {}, element("summary", {}, "Settings"), element("dl")));
@@ -1236,7 +1245,7 @@ function drawPairs(list, pairs) {
   });
 }
 
-// ---------------------------------------------------------------- the playground
+// ---- the playground
 
 const SIDE = 28;  // of a digit, in pixels
 const playground = { isSeen: false, panels: [], chosen: 0, drawing: null };
@@ -1289,11 +1298,12 @@ async function drawPlayground() {
 
 function showPanels(wish, panels) {
   Object.assign(playground, { panels, wish, chosen: Math.min(playground.chosen, wish.rows * wish.columns - 1) });
+  for (const [name, value] of [["--columns", wish.columns], ["--rows", wish.rows], ["--panels", Math.min(2, panels.length)]]) {
+    byId("panels").style.setProperty(name, value);
+  }
   fill(byId("panels"), panels, createPanel, (node, panel) => {
     const [canvas, buttons] = node.firstChild.children;
     paint(canvas, panel.bitmap);
-    node.style.setProperty("--columns", wish.columns);
-    node.style.setProperty("--rows", wish.rows);
     setText(node.lastChild, `${panelTitle(panel)}, after step ${whole(Number(panel.step))}`);
     fill(buttons, Array.from({ length: wish.rows * wish.columns }), createDigit, (button, _, i) => {
       setAttributes(button, { "aria-label": `digit ${wish.seed}:${i}`, tabindex: i === playground.chosen ? 0 : -1 });
@@ -1402,7 +1412,7 @@ function drawPlaygroundOnce() {
   drawBoth();
 }
 
-// ---------------------------------------------------------------- what is read aloud, and the title
+// ---- what is read aloud, and the title
 
 let spokenState = null, spokenEpoch = null;
 
@@ -1434,7 +1444,7 @@ function drawTitle() {
   if (document.title !== title) document.title = title;
 }
 
-// ---------------------------------------------------------------- drawing, at most once a second
+// ---- drawing, at most once a second
 
 let drawTimer = null, drawnAt = 0;
 let runs = [], headers = [], plates = [], charts = [];
