@@ -18,7 +18,7 @@ function setTheme(theme) {
 }
 
 // Before the first paint, so that nothing flashes.
-document.documentElement.classList.add("scripted");
+document.documentElement.classList.add("scripted", "starting");
 setTheme(keptTheme());
 
 // ---- small helpers
@@ -80,11 +80,11 @@ const last = list => list[list.length - 1];
 
 const whole = value => isNumber(value) ? Math.round(value).toLocaleString("en") : "–";
 const fixed = (value, digits) => isNumber(value) ? value.toFixed(digits) : "–";
-const percent = value => isNumber(value) ? (100 * value).toFixed(0) + "%" : "–";
+const percent = (value, digits = 0) => isNumber(value) ? fixed(100 * value, digits) + "%" : "–";
 const significant = value => isNumber(value) ? String(Number(value.toPrecision(3))) : "–";
 const distance = value => fixed(value, value < 100 ? 2 : 0);
 const counted = (n, word) => `${whole(n)} ${word}${n === 1 ? "" : "s"}`;
-const clock = date => date.toLocaleTimeString("en-GB");
+const clock = date => date?.toLocaleTimeString("en-GB");
 
 function duration(seconds) {
   if (!isNumber(seconds)) return "–";
@@ -258,7 +258,7 @@ const LONGEST_PAUSE_S = 30;
 
 class Link {
   constructor(run) {
-    Object.assign(this, { run, source: null, lostSince: null, attempts: 0, timers: [] });
+    Object.assign(this, { run, source: null, lostSince: null, attempts: 0, timer: null });
   }
 
   open() {
@@ -281,7 +281,6 @@ class Link {
   }
 
   async answered(isNew) {
-    this.stopTimers();
     this.later(SILENCE_MS, () => this.failed());
     if (!isNew) return;
     try {
@@ -302,13 +301,15 @@ class Link {
   }
 
   close() {
-    this.stopTimers();
+    clearTimeout(this.timer);
     this.source?.close();
     this.source = null;
   }
 
-  later(ms, what) { this.timers.push(setTimeout(what, ms)); }
-  stopTimers() { this.timers.splice(0).forEach(clearTimeout); }
+  later(ms, what) {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(what, ms);
+  }
 }
 
 // ---- what a status means, in words
@@ -320,13 +321,12 @@ const WORDS = {
   failed: ["Failed", "bad", "bad"],
   killed: ["Killed", "bad", "bad"],
 };
+const STOPPING = ["Stopping", "stopped", "idle"];
 const RUNNING = {
   training: ["Training", "training", "good"],
   evaluating: ["Evaluating", "training", "good"],
-  stopping: ["Stopping", "stopped", "idle"],
-  returning: ["Stopping", "stopped", "idle"],
-  releasing: ["Stopping", "stopped", "idle"],
   finishing: ["Finishing", "training", "good"],
+  stopping: STOPPING, returning: STOPPING, releasing: STOPPING,
 };
 
 // The word for a run's state, its sign and its colour.
@@ -358,40 +358,28 @@ function qualityWord(value) {
   return "not digits yet";
 }
 
-function outsideText(run) {
-  const away = run.status.workers.filter(worker => worker.role === "outside" || worker.role === "disconnected");
-  if (!away.length) return [];
+const withRole = (run, ...roles) => run.status.workers.filter(worker => roles.includes(worker.role));
+
+function outsideText(away) {
   const names = away.slice(0, 2).map(worker => worker.name).join(", ");
   const more = away.length > 2 ? ` and ${away.length - 2} more` : "";
-  return [["warning", `${counted(away.length, "worker")} outside or away: ${names}${more}`]];
-}
-
-function lostText(run) {
-  const { lostSince } = run.link;
-  return lostSince ? [["bad", `The sampler does not answer, since ${clock(lostSince)}. It is asked again by itself.`]] : [];
-}
-
-function unreachableText(run) {
-  if (run.status.state !== "unreachable") return [];
-  const since = run.stateSince ? `, since ${clock(run.stateSince)}` : "";
-  return [["bad", `The coordinator is unreachable${since}. What is shown was known before.`]];
-}
-
-function endText(run) {
-  const { state } = run.status;
-  if (state === "failed") return [["bad", "The training has failed."]];
-  return state === "killed" ? [["bad", "The training was killed: its last steps may be lost."]] : [];
-}
-
-function waitText(run) {
-  const isWaiting = run.status.state === "running" && stateOf(run)[0] === "Waiting";
-  return isWaiting ? [["warning", "The training waits, and goes on by itself."]] : [];
+  return `${counted(away.length, "worker")} outside or away: ${names}${more}`;
 }
 
 // All that is wrong, the gravest first: pairs of a level and a text.
 function troublesOf(run) {
-  const alarms = run.status.alarms.map(alarm => ["warning", `${alarm.text} (since step ${whole(alarm.since)})`]);
-  return [...lostText(run), ...endText(run), ...unreachableText(run), ...alarms, ...waitText(run), ...outsideText(run)];
+  const { status: { state, alarms }, link: { lostSince }, stateSince } = run;
+  const away = withRole(run, "outside", "disconnected");
+  const found = [];
+  const add = (isSo, level, text) => { if (isSo) found.push([level, text]); };
+  add(lostSince, "bad", `The sampler does not answer, since ${clock(lostSince)}. It is asked again by itself.`);
+  add(state === "failed", "bad", "The training has failed.");
+  add(state === "killed", "bad", "The training was killed: its last steps may be lost.");
+  add(state === "unreachable", "bad", `The coordinator is unreachable${stateSince ? `, since ${clock(stateSince)}` : ""}. What is shown was known before.`);
+  for (const alarm of alarms) add(true, "warning", `${alarm.text} (since step ${whole(alarm.since)})`);
+  add(stateOf(run)[0] === "Waiting", "warning", "The training waits, and goes on when it can.");
+  add(away.length, "warning", outsideText(away));
+  return found;
 }
 
 // ---- the header
@@ -412,7 +400,7 @@ function createRunHeader(run) {
 
 function drawRunHeader(run, parts) {
   setText(parts.name, run.name);
-  parts.node.classList.toggle("stale", Boolean(run.link.lostSince) || run.status.state === "unreachable");
+  parts.node.classList.toggle("stale", isStale(run));
   drawState(run, parts);
   drawFar(run, parts.far);
   drawGood(run, parts.good);
@@ -420,6 +408,8 @@ function drawRunHeader(run, parts) {
   drawSpeed(run, parts.speed);
   drawWrong(run, parts.wrong, parts.retry);
 }
+
+const isStale = run => Boolean(run.link.lostSince) || run.status.state === "unreachable";
 
 function drawState(run, parts) {
   const [word, sign, colour] = stateOf(run);
@@ -443,7 +433,7 @@ function drawFar(run, node) {
   setAttributes(bar, { "aria-valuemax": end, "aria-valuenow": step, "aria-valuetext": `step ${step} of ${end}` });
   bar.style.setProperty("--done", share);
   bar.style.setProperty("--epochs", epochs <= 60 && end ? end / run.stepsPerEpoch() : 1);
-  const isTimed = !run.hasEnded && isNumber(row?.seconds_left) && step < end;
+  const isTimed = !isStale(run) && run.status.state === "running" && isNumber(row?.seconds_left) && step < end;
   const left = isTimed ? `${duration(row.seconds_left)} left, at this speed` : "";
   const [steps, time] = node.querySelector(".note").children;
   setText(steps, `Step ${whole(step)} of ${whole(end)} · ${Math.floor(100 * share)}%`);
@@ -483,8 +473,8 @@ function wordOf(run) {
 const LOSSES = { d_loss_real: "D on real", d_loss_fake: "D on fakes", g_loss: "generator" };
 const NAMES = { ...LOSSES, real_dacc: "real, told right", fake_dacc: "fakes, told right", gacc: "fakes, taken for real" };
 
-const isLoss = name => name.includes("loss");
 const isAccuracy = name => name.includes("acc");
+const isLoss = name => !isAccuracy(name);  // another objective's metrics go there, too
 
 function drawLosses(run, list) {
   const metrics = (run.status.newest_row?.metrics ?? []).filter(metric => isLoss(metric.name));
@@ -497,14 +487,14 @@ function drawLosses(run, list) {
 }
 
 function drawSpeed(run, node) {
-  const { newest_row: row, workers } = run.status;
-  const members = workers.filter(worker => worker.role === "member").length;
-  const isTraining = stateOf(run)[0] === "Training";
+  const { newest_row: row } = run.status;
+  const members = withRole(run, "member").length;
+  const rests = run.hasEnded || run.status.reason_code !== "training" && run.status.state === "running";
+  const speed = row ? whole(row.images_per_second) : "–";
   const [value, unit] = node.querySelector(".big").children;
-  setText(value, !isTraining ? "at rest" : row ? whole(row.images_per_second) : "–");
-  setText(unit, isTraining ? "images/s" : "");
-  const before = !isTraining && row ? `; ${whole(row.images_per_second)} images/s before` : "";
-  setText(node.querySelector(".note"), run.hasEnded ? `No workers${before}` : counted(members, "worker") + before);
+  setText(value, rests ? "at rest" : speed);
+  setText(unit, rests ? "" : "images/s");
+  setText(node.querySelector(".note"), counted(members, "worker") + (rests && row ? `; ${speed} images/s before` : ""));
 }
 
 function drawWrong(run, node, retry) {
@@ -522,7 +512,7 @@ function drawWrong(run, node, retry) {
 
 function wellText(run) {
   if (run.hasEnded) return "No alarm at the end.";
-  const members = run.status.workers.filter(worker => worker.role === "member").length;
+  const members = withRole(run, "member").length;
   return members ? `No alarms. All ${counted(members, "worker")} answer.` : "No alarms.";
 }
 
@@ -576,17 +566,16 @@ function drawPlate(plate, shownStep) {
 async function loadGrid(plate) {
   if (plate.isLoading) return;
   plate.isLoading = true;
-  while (plate.wanted !== null && plate.wanted !== plate.shown) {
+  while (plate.wanted !== null && plate.run.gridPath(plate.wanted) !== plate.shown) {
     const step = plate.wanted, path = plate.run.gridPath(step);
     try {
-      const ready = element("img", { src: path });
-      await ready.decode();
+      await element("img", { src: path }).decode();
       setAttributes(plate.image, { src: path, alt: `100 digits that the generator drew after step ${step}` });
       plate.image.hidden = false;
     } catch {
       setText(plate.caption, `The grid of step ${whole(step)} cannot be loaded`);
     }
-    plate.shown = step;
+    plate.shown = path;
   }
   plate.isLoading = false;
 }
@@ -671,13 +660,11 @@ const CHARTS = [
   { title: "Losses", series: metricSeries(isLoss), format: v => fixed(v, 3) },
   { title: "Fréchet distance", note: "lower is better", isLog: true, hasDots: true, format: distance, reference: [0.75, "real digits 0.75"],
     series: () => [{ name: "at each evaluation", colour: "one", points: run => run.evaluations, value: row => row.frechet_distance }] },
-  { title: "Accuracy of the discriminator", series: metricSeries(isAccuracy), format: percent, top: 1 },
+  { title: "Accuracy of the discriminator", series: metricSeries(isAccuracy), format: v => percent(v), top: 1 },
   { title: "Images per second", series: oneSeries("images_per_second", "of all workers"), format: whole },
   { title: "Learning rate", series: oneSeries("learning_rate", "Adam's step size"), format: significant },
   { title: "Workers", series: oneSeries("world_size", "world size"), format: whole, isStairs: true, hasMarks: true, note: "▲ came ▼ went ◆ interrupted" },
 ];
-const OTHER = { title: "Other metrics", series: metricSeries(name => !isLoss(name) && !isAccuracy(name)), format: significant };
-
 // The first and the last step that the charts show.
 function range() {
   const steps = runs.flatMap(run => run.rows.length ? [run.rows[0].step, run.newestStep()] : []);
@@ -759,7 +746,7 @@ function extent(series, from, to) {
 }
 
 function scaleOf(chart, series, from, to) {
-  const seen = extent(series, from, to) ?? [0, 1];
+  const seen = extent(series, from, to) ?? (chart.isLog ? [1, 200] : [0, 1]);
   if (chart.isLog) return logScale(Math.max(1e-6, Math.min(seen[0], chart.reference[0]) * 0.85), Math.max(seen[1], 2) * 1.1);
   const top = chart.top ?? (seen[1] > 0 ? seen[1] * 1.05 : 1);
   const marks = ticks(Math.min(0, seen[0]), top, chart.height < 110 ? 3 : 4).filter(tick => !chart.isStairs || Number.isInteger(tick));
@@ -825,7 +812,7 @@ function drawChart(chart, marksOfRuns) {
 function drawAxes(chart, yTicks) {
   const { grid, epochs, x, y, from, to, inner, width, height } = chart;
   const right = width - MARGIN.right, base = height - MARGIN.bottom;
-  const steps = ticks(from, to, Math.max(2, Math.floor(inner.width / 55))).filter(Number.isInteger);
+  const steps = longestRows().length ? ticks(from, to, Math.max(2, Math.floor(inner.width / 55))).filter(Number.isInteger) : [];
   const lines = yTicks.map(tick => ["line", { x1: MARGIN.left, x2: right, y1: round(y(tick)), y2: round(y(tick)) }]);
   const yTexts = yTicks.map(tick => ["text", { x: MARGIN.left - 6, y: round(y(tick)) + 4, class: "y" }, chart.isLog ? significant(tick) : axisText(chart, tick)]);
   const xTexts = steps.map(step => ["text", { x: round(x(step)), y: height - 4, class: x(step) > right - 14 ? "x end" : x(step) < MARGIN.left + 10 ? "x start" : "x" }, whole(step)]);
@@ -835,7 +822,7 @@ function drawAxes(chart, yTicks) {
 }
 
 function axisText(chart, tick) {
-  if (chart.format === percent) return percent(tick);
+  if (chart.top === 1) return percent(tick);
   return Math.abs(tick) >= 10000 ? `${tick / 1000}k` : String(tick);
 }
 
@@ -879,11 +866,13 @@ function drawMarks(chart, marksOfRuns) {
   const { x, from, to, height } = chart;
   const visible = marksOfRuns.flat().filter(mark => mark.step >= from && mark.step <= to);
   const base = height - MARGIN.bottom;
+  const hasLines = visible.length < 30;  // more would hide the curves
   const kinds = ["came", "went", "interrupted"];
   fill(chart.marks, kinds, () => drawing("path"), (path, kind) => {
     const places = [...new Set(visible.filter(mark => mark.kind === kind).map(mark => Math.round(x(mark.step))))];
+    const line = place => hasLines ? `M${place} ${MARGIN.top}V${base}` : "";
     setClass(path, "mark " + kind);
-    setAttribute(path, "d", places.map(place => `M${place} ${MARGIN.top}V${base}` + (chart.hasMarks ? glyph(kind, place) : "")).join("") || "M0 0");
+    setAttribute(path, "d", places.map(place => line(place) + (chart.hasMarks ? glyph(kind, place) : "")).join("") || "M0 0");
   });
 }
 
@@ -989,6 +978,7 @@ function drawLegend(chart, isReading) {
 }
 
 function readoutText() {
+  if (!longestRows().length) return "There are no values yet.";
   if (readingStep === null) {
     const { from, to } = range();
     return view.from === null ? "Fine lines: epochs. Drag to zoom." : `Steps ${whole(from)} to ${whole(to)}`;
@@ -1098,14 +1088,6 @@ function startCharts() {
   byId("numbers").ontoggle = drawNumbers;
 }
 
-// A chart that nobody thought of: metrics of another objective.
-function addOtherChart() {
-  if (charts.some(chart => chart.title === OTHER.title) || !OTHER.series().length) return;
-  const chart = createChart(OTHER);
-  charts.push(chart);
-  byId("charts").append(chart.node);
-}
-
 // ---- the curves as a table
 
 const TABLE_ROWS = 40;
@@ -1132,8 +1114,8 @@ const VALUES = [
   ["frechet_distance", "Fréchet distance, lower is better", distance],
   ["kernel_distance", "kernel distance, lower is better", significant],
   ["classifier_score", "classifier score, to 10", v => fixed(v, 2)],
-  ["class_share_min", "rarest digit, best is 10%", v => isNumber(v) ? (100 * v).toFixed(1) + "%" : "–"],
-  ["class_share_max", "most frequent digit, best is 10%", v => isNumber(v) ? (100 * v).toFixed(1) + "%" : "–"],
+  ["class_share_min", "rarest digit, best is 10%", v => percent(v, 1)],
+  ["class_share_max", "most frequent digit, best is 10%", v => percent(v, 1)],
 ];
 
 function bestOf(run) {
@@ -1198,7 +1180,7 @@ function drawMembers() {
 
 function membersSummary(run) {
   if (!run.status.workers.length) return run.hasEnded ? "The run has ended, and its workers with it." : "There are no workers now.";
-  const counts = ROLE_ORDER.map(role => [role, run.status.workers.filter(worker => worker.role === role).length]);
+  const counts = ROLE_ORDER.map(role => [role, withRole(run, role).length]);
   return counts.filter(([, n]) => n).map(([role, n]) => `${n} ${ROLES[role][0]}`).join(", ");
 }
 
@@ -1270,30 +1252,35 @@ function panelTitle({ run, kind }) {
   return runs.length > 1 ? `${run.name}, ${KINDS[kind]}` : KINDS[kind];
 }
 
+const panelCaption = panel => `${panelTitle(panel)}, after step ${whole(Number(panel.step))}`;
+
 // A bitmap is drawn on a canvas: no address of a picture is needed that a strict policy would forbid.
 async function picture(path) {
   const answer = await ask(path);
-  return { bitmap: await createImageBitmap(await answer.blob()), step: answer.headers.get("x-step"), digest: answer.headers.get("x-digest") };
+  return { bitmap: await createImageBitmap(await answer.blob()), step: answer.headers.get("x-step") };
 }
 
-function query(values) {
-  return new URLSearchParams(values).toString();
+// The pictures of all wanted panels. An error is said at its place, and gives none.
+async function pictures(what, wish, values, errorId) {
+  const common = { truncation: wish.truncation, checkpoint: wish.checkpoint, ...values };
+  const wanted = wantedPanels(wish.weights);
+  try {
+    const got = await Promise.all(wanted.map(({ run, kind }) =>
+      picture(run.path(`${what}?${new URLSearchParams({ ...common, weights: kind })}`))));
+    setText(byId(errorId), "");
+    return wanted.map((panel, i) => ({ ...panel, ...got[i] }));
+  } catch (error) {
+    setText(byId(errorId), `This cannot be drawn: ${error.message}`);
+    return null;
+  }
 }
 
 async function drawPlayground() {
   if (!byId("wishes").reportValidity()) return;
   const wish = wishes();
   const ticket = playground.drawing = {};
-  const wanted = wantedPanels(wish.weights);
-  try {
-    const pictures = await Promise.all(wanted.map(({ run, kind }) => picture(run.path("sample.png?" + query({
-      seed: wish.seed, rows: wish.rows, columns: wish.columns, first: 0, truncation: wish.truncation, weights: kind, checkpoint: wish.checkpoint })))));
-    if (ticket !== playground.drawing) return;
-    setText(byId("playground-error"), "");
-    showPanels(wish, wanted.map((panel, i) => ({ ...panel, ...pictures[i] })));
-  } catch (error) {
-    if (ticket === playground.drawing) setText(byId("playground-error"), `This cannot be drawn: ${error.message}`);
-  }
+  const panels = await pictures("sample.png", wish, { seed: wish.seed, rows: wish.rows, columns: wish.columns, first: 0 }, "playground-error");
+  if (panels && ticket === playground.drawing) showPanels(wish, panels);
 }
 
 function showPanels(wish, panels) {
@@ -1304,7 +1291,7 @@ function showPanels(wish, panels) {
   fill(byId("panels"), panels, createPanel, (node, panel) => {
     const [canvas, buttons] = node.firstChild.children;
     paint(canvas, panel.bitmap);
-    setText(node.lastChild, `${panelTitle(panel)}, after step ${whole(Number(panel.step))}`);
+    setText(node.lastChild, panelCaption(panel));
     fill(buttons, Array.from({ length: wish.rows * wish.columns }), createDigit, (button, _, i) => {
       setAttributes(button, { "aria-label": `digit ${wish.seed}:${i}`, tabindex: i === playground.chosen ? 0 : -1 });
     });
@@ -1355,22 +1342,15 @@ function choose(index) {
 
 async function drawStrips() {
   if (!byId("strip-form").reportValidity()) return;
-  const wish = wishes();
-  const wanted = wantedPanels(wish.weights);
-  const frames = byId("frames").value;
-  try {
-    const pictures = await Promise.all(wanted.map(({ run, kind }) => picture(run.path("interpolation.png?" + query({
-      from: byId("from").value, to: byId("to").value, frames, truncation: wish.truncation, weights: kind, checkpoint: wish.checkpoint })))));
-    setText(byId("strip-error"), "");
-    fill(byId("strips"), wanted, () => element("figure", {}, element("canvas", { role: "img" }), element("figcaption")), (node, panel, i) => {
-      paint(node.firstChild, pictures[i].bitmap);
-      setAttribute(node.firstChild, "aria-label", `${frames} digits between ${byId("from").value} and ${byId("to").value}`);
-      node.style.setProperty("--columns", frames);
-      setText(node.lastChild, `${panelTitle(panel)}, after step ${whole(Number(pictures[i].step))}`);
-    });
-  } catch (error) {
-    setText(byId("strip-error"), `This cannot be drawn: ${error.message}`);
-  }
+  const [from, to, frames] = ["from", "to", "frames"].map(id => byId(id).value);
+  const panels = await pictures("interpolation.png", wishes(), { from, to, frames }, "strip-error");
+  if (!panels) return;
+  fill(byId("strips"), panels, () => element("figure", {}, element("canvas", { role: "img" }), element("figcaption")), (node, panel) => {
+    paint(node.firstChild, panel.bitmap);
+    setAttribute(node.firstChild, "aria-label", `${frames} digits between ${from} and ${to}`);
+    node.style.setProperty("--columns", frames);
+    setText(node.lastChild, panelCaption(panel));
+  });
 }
 
 function drawBoth() {
@@ -1460,7 +1440,6 @@ function draw() {
   runs.forEach((run, i) => drawRunHeader(run, headers[i]));
   drawTitle();
   drawGallery();
-  addOtherChart();
   if (chartsAreOld) drawCharts();
   drawEvaluations();
   drawMembers();
@@ -1506,4 +1485,7 @@ function start() {
   if (!document.hidden) runs.forEach(run => run.link.open());
 }
 
-document.addEventListener("DOMContentLoaded", start);
+// Until it is drawn the page is not shown, so that nothing moves.
+document.addEventListener("DOMContentLoaded", () => {
+  try { start(); } finally { document.documentElement.classList.remove("starting"); }
+});
