@@ -50,9 +50,7 @@ function setText(node, text) {
   if (node.textContent !== String(text)) node.textContent = text;
 }
 
-function setClass(node, name) {
-  if (node.getAttribute("class") !== name) node.setAttribute("class", name);
-}
+const setClass = (node, name) => setAttribute(node, "class", name);
 
 function setIcon(node, name) {
   setAttribute(node.querySelector("use"), "href", "#icon-" + name);
@@ -66,11 +64,10 @@ function fill(parent, items, create, update) {
 
 function fillTable(table, head, rows) {
   if (!table.tHead) table.append(element("thead", {}, element("tr")), element("tbody"));
-  const cells = kind => () => Object.assign(document.createElement(kind), kind === "th" ? { scope: "col" } : {});
-  fill(table.tHead.rows[0], head, cells("th"), setText);
+  fill(table.tHead.rows[0], head, () => element("th", { scope: "col" }), setText);
   fill(table.tBodies[0], rows, () => element("tr"), (line, row) => {
     setClass(line, row.class ?? "");
-    fill(line, row.cells, cells("td"), (cell, text) => setText(cell, text));
+    fill(line, row.cells, () => element("td"), setText);
   });
 }
 
@@ -434,10 +431,10 @@ function drawFar(run, node) {
   bar.style.setProperty("--done", share);
   bar.style.setProperty("--epochs", epochs <= 60 && end ? end / run.stepsPerEpoch() : 1);
   const isTimed = !isStale(run) && run.status.state === "running" && isNumber(row?.seconds_left) && step < end;
-  const left = isTimed ? `${duration(row.seconds_left)} left, at this speed` : "";
+  const left = isTimed ? ` · ${duration(row.seconds_left)} left` : "";
   const [steps, time] = node.querySelector(".note").children;
-  setText(steps, `Step ${whole(step)} of ${whole(end)} · ${Math.floor(100 * share)}%`);
-  setText(time, left);
+  setText(steps, `Step ${whole(step)} of ${whole(end)}`);
+  setText(time, Math.floor(100 * share) + "%" + left);
 }
 
 // Where a distance is between 200 (0) and 0.5 (1), by its logarithm.
@@ -458,15 +455,15 @@ function drawGood(run, node) {
 
 function goodNote(run) {
   const { best } = run.status;
-  if (!best) return run.hasEnded ? "The run has no evaluation." : "Samples are judged after each epoch. Lower is better.";
+  if (!best) return run.hasEnded ? "The run has no evaluation." : "Samples are judged after each epoch.";
   const newest = last(run.evaluations);
-  return `Best: epoch ${run.epochOf(best.step)}${newest && newest.step > best.step ? `. Newest: ${distance(newest.frechet_distance)}` : ", the newest"}. Lower is better.`;
+  return `Best: epoch ${run.epochOf(best.step)}${newest && newest.step > best.step ? `. Newest: ${distance(newest.frechet_distance)}` : ", the newest"}.`;
 }
 
 // The best value says little about a run that has become worse since.
 function wordOf(run) {
   const best = run.status.best.value, newest = last(run.evaluations);
-  return qualityWord(best) + (newest && newest.frechet_distance > 1.5 * best + 1 ? ", at its best" : "");
+  return (newest && newest.frechet_distance > 1.5 * best + 1 ? "was " : "") + qualityWord(best);
 }
 
 // Names of metrics for people. Others are shown as they are called.
@@ -746,11 +743,11 @@ function extent(series, from, to) {
 }
 
 function scaleOf(chart, series, from, to) {
-  const seen = extent(series, from, to) ?? (chart.isLog ? [1, 200] : [0, 1]);
+  const known = extent(series, from, to), seen = known ?? (chart.isLog ? [1, 200] : [0, 1]);
   if (chart.isLog) return logScale(Math.max(1e-6, Math.min(seen[0], chart.reference[0]) * 0.85), Math.max(seen[1], 2) * 1.1);
   const top = chart.top ?? (seen[1] > 0 ? seen[1] * 1.05 : 1);
-  const marks = ticks(Math.min(0, seen[0]), top, chart.height < 110 ? 3 : 4).filter(tick => !chart.isStairs || Number.isInteger(tick));
   const low = Math.min(0, seen[0]);
+  const marks = known ? ticks(low, top, chart.height < 110 ? 3 : 4).filter(tick => !chart.isStairs || Number.isInteger(tick)) : [];
   return { marks, place: v => (v - low) / (top - low) };
 }
 
@@ -954,10 +951,14 @@ function drawReading() {
   setText(byId("readout"), readoutText());
 }
 
+// The point under the reading line; none beyond the end of a run that is behind the other.
+function readPoint(series) {
+  return readingStep <= runs[series.run].newestStep() ? at(series.points, readingStep) : undefined;
+}
+
 function readingDot(chart, series) {
-  if (!series.points.length) return [];
-  const point = at(series.points, readingStep);
-  const value = series.value(point);
+  const point = readPoint(series);
+  const value = point && series.value(point);
   if (!isNumber(value) || point.step < chart.from) return [];
   const cx = chart.isStairs ? chart.x(readingStep) : chart.x(point.step);
   return [["circle", { class: `series-${series.index}`, cx: round(cx), cy: round(chart.y(value)), r: 3.5 }]];
@@ -970,8 +971,8 @@ function drawLegend(chart, isReading) {
     setClass(node, `series-${index}`);
     setText(node.children[1], name);
     const values = chart.shown.filter(series => series.index === index).map(series => {
-      if (!series.points.length) return "–";
-      return chart.format(series.value(isReading ? at(series.points, readingStep) : last(series.points)));
+      const point = isReading ? readPoint(series) : last(series.points);
+      return point ? chart.format(series.value(point)) : "–";
     });
     setText(node.children[2], values.join(" | "));
   });
@@ -981,6 +982,7 @@ function readoutText() {
   if (!longestRows().length) return "There are no values yet.";
   if (readingStep === null) {
     const { from, to } = range();
+    if (document.activeElement === byId("charts")) return "Arrows read values, + − zoom, 0 shows all.";
     return view.from === null ? "Fine lines: epochs. Drag to zoom." : `Steps ${whole(from)} to ${whole(to)}`;
   }
   const text = `Step ${whole(readingStep)} · epoch ${runs[0].epochOf(readingStep)}`;
@@ -996,16 +998,21 @@ function nearestMark() {
   return nearest && gap(nearest) < 7 ? nearest : null;
 }
 
+const stepOfPlace = (chart, place) => chart.from + (chart.to - chart.from) * (place - MARGIN.left) / chart.inner.width;
+
 // The step of the row that is nearest to a place in a chart.
 function stepAt(chart, place) {
-  const step = chart.from + (chart.to - chart.from) * (place - MARGIN.left) / chart.inner.width;
-  const rows = longestRows();
+  const step = stepOfPlace(chart, place), rows = longestRows();
   const i = clamp(firstFrom(rows, step), 0, rows.length - 1);
   if (i > 0 && step - rows[i - 1].step < rows[i].step - step) return rows[i - 1].step;
   return rows[i].step;
 }
 
-const longestRows = () => runs.reduce((longest, run) => run.rows.length > longest.length ? run.rows : longest, []);
+// The rows of the run that has come farthest.
+function longestRows() {
+  const end = run => last(run.rows)?.step ?? 0;
+  return runs.reduce((first, run) => end(run) > end(first) ? run : first).rows;
+}
 
 let isReadingDue = false;
 function readSoon(step) {
@@ -1022,30 +1029,30 @@ function listenToPointer(chart) {
     return clamp((event.clientX - box.left) * chart.width / box.width, MARGIN.left, chart.width - MARGIN.right);
   };
   let begin = null;
-  svg.addEventListener("pointerdown", event => {
+  const forget = () => { begin = null; setAttribute(selection, "visibility", "hidden"); };
+  svg.onpointerdown = event => {
     if (event.button !== 0 || !longestRows().length) return;
     begin = place(event);
     svg.setPointerCapture(event.pointerId);
-  });
-  svg.addEventListener("pointermove", event => {
+    readSoon(stepAt(chart, begin));
+  };
+  svg.onpointermove = event => {
     if (!longestRows().length) return;
     const now = place(event);
     readSoon(stepAt(chart, now));
     if (begin === null) return;
     setAttributes(selection, { x: Math.min(begin, now), width: Math.abs(now - begin), y: MARGIN.top, height: chart.inner.height, visibility: "visible" });
-  });
-  const finish = event => {
-    if (begin === null) return;
-    const [a, b] = [begin, place(event)].sort((p, q) => p - q).map(p => chart.from + (chart.to - chart.from) * (p - MARGIN.left) / chart.inner.width);
-    const isDrag = Math.abs(place(event) - begin) > 6;
-    begin = null;
-    setAttribute(selection, "visibility", "hidden");
-    if (isDrag) setView(a, b);
   };
-  svg.addEventListener("pointerup", finish);
-  svg.addEventListener("pointercancel", () => { begin = null; setAttribute(selection, "visibility", "hidden"); });
-  svg.addEventListener("pointerleave", () => readSoon(null));
-  svg.addEventListener("dblclick", () => changeView("whole"));
+  svg.onpointerup = event => {
+    if (begin === null) return;
+    const [low, high] = [begin, place(event)].sort((a, b) => a - b);
+    forget();
+    if (high - low > 6) setView(stepOfPlace(chart, low), stepOfPlace(chart, high));
+  };
+  svg.onpointercancel = forget;
+  // A finger leaves when it is lifted, and its reading is to stay.
+  svg.onpointerleave = event => { if (event.pointerType === "mouse") readSoon(null); };
+  svg.ondblclick = () => changeView("whole");
 }
 
 function moveReading(by) {
@@ -1076,6 +1083,7 @@ function startCharts() {
     event.preventDefault();
     act(event);
   });
+  box.onfocus = box.onblur = () => readSoon(null);
   document.querySelectorAll("[data-view]").forEach(button => { button.onclick = () => changeView(button.dataset.view); });
   const sizes = new ResizeObserver(entries => {
     for (const { target, contentRect } of entries) {
