@@ -24,6 +24,7 @@ setTheme(keptTheme());
 // ---- small helpers
 
 const byId = id => document.getElementById(id);
+const part = (node, selector) => node.querySelector(selector);
 
 function element(name, properties = {}, ...children) {
   const node = Object.assign(document.createElement(name), properties);
@@ -53,7 +54,7 @@ function setText(node, text) {
 const setClass = (node, name) => setAttribute(node, "class", name);
 
 function setIcon(node, name) {
-  setAttribute(node.querySelector("use"), "href", "#icon-" + name);
+  setAttribute(part(node, "use"), "href", "#icon-" + name);
 }
 
 // Makes the children of `parent` show `items`, and keeps the nodes that are there.
@@ -383,56 +384,55 @@ function troublesOf(run) {
 
 function createRunHeader(run) {
   const node = byId("run-template").content.firstElementChild.cloneNode(true);
-  const part = name => node.querySelector(name);
-  const parts = {
-    node, name: part(".run-name"), state: part(".state"), sentence: part(".sentence"), command: part(".command"),
-    far: part(".fact-far"), good: part(".fact-good"), losses: part("dl"), speed: part(".fact-speed"),
-    wrong: part(".fact-wrong"), retry: part(".retry"),
-  };
-  const button = parts.command.querySelector("button");
+  const button = part(node, ".command button");
   button.onclick = () => copy(run.status.go_on_with, button);
-  parts.retry.onclick = () => run.link.open();
-  return parts;
+  part(node, ".retry").onclick = () => run.link.open();
+  return node;
 }
 
-function drawRunHeader(run, parts) {
-  setText(parts.name, run.name);
-  parts.node.classList.toggle("stale", isStale(run));
-  drawState(run, parts);
-  drawFar(run, parts.far);
-  drawGood(run, parts.good);
-  drawLosses(run, parts.losses);
-  drawSpeed(run, parts.speed);
-  drawWrong(run, parts.wrong, parts.retry);
+function drawRunHeader(run, node) {
+  setText(part(node, ".run-name"), run.name);
+  node.classList.toggle("stale", isStale(run));
+  node.classList.toggle("ended", run.hasEnded);
+  drawState(run, node);
+  drawFar(run, part(node, ".fact-far"));
+  drawGood(run, part(node, ".fact-good"));
+  drawLosses(run, part(node, "dl"));
+  drawSpeed(run, part(node, ".fact-speed"));
+  drawWrong(run, part(node, ".fact-wrong"));
 }
 
 const isStale = run => Boolean(run.link.lostSince) || run.status.state === "unreachable";
 
-function drawState(run, parts) {
+// A big word with its sign and its colour.
+function drawVerdict(node, word, sign, colour) {
+  node.dataset.level = colour;
+  setIcon(node, sign);
+  setText(part(node, "span"), word);
+}
+
+function drawState(run, node) {
   const [word, sign, colour] = stateOf(run);
-  setClass(parts.state, `big state is-${colour}`);
-  setIcon(parts.state, sign);
-  setText(parts.state.querySelector("span"), word);
-  const sentence = sentenceOf(run);
-  setText(parts.sentence, sentence.toLowerCase() === word.toLowerCase() ? "" : sentence);
-  setAttribute(parts.sentence, "title", sentence);
-  parts.node.classList.toggle("ended", run.hasEnded);
+  drawVerdict(part(node, ".state"), word, sign, colour);
+  const sentence = sentenceOf(run), line = part(node, ".sentence");
+  setText(line, sentence.toLowerCase() === word.toLowerCase() ? "" : sentence);
+  setAttribute(line, "title", sentence);
   const command = run.hasEnded && run.status.go_on_with;
-  parts.command.hidden = !command;
-  setText(parts.command.querySelector("code"), command || "");
+  part(node, ".command").hidden = !command;
+  setText(part(node, ".command code"), command || "");
 }
 
 function drawFar(run, node) {
   const { step, last_step: end, epoch, epochs, newest_row: row } = run.status;
   const share = end ? clamp(step / end, 0, 1) : 0;
-  setText(node.querySelector(".big"), `Epoch ${whole(epoch)} of ${whole(epochs)}`);
-  const bar = node.querySelector(".bar");
+  setText(part(node, ".big"), `Epoch ${whole(epoch)} of ${whole(epochs)}`);
+  const bar = part(node, ".bar");
   setAttributes(bar, { "aria-valuemax": end, "aria-valuenow": step, "aria-valuetext": `step ${step} of ${end}` });
   bar.style.setProperty("--done", share);
   bar.style.setProperty("--epochs", epochs <= 60 && end ? end / run.stepsPerEpoch() : 1);
   const isTimed = !isStale(run) && run.status.state === "running" && isNumber(row?.seconds_left) && step < end;
   const left = isTimed ? ` · ${duration(row.seconds_left)} left` : "";
-  const [steps, time] = node.querySelector(".note").children;
+  const [steps, time] = part(node, ".note").children;
   setText(steps, `Step ${whole(step)} of ${whole(end)}`);
   setText(time, Math.floor(100 * share) + "%" + left);
 }
@@ -442,15 +442,15 @@ const rulerPlace = value => clamp(Math.log(200 / value) / Math.log(400), 0, 1);
 
 function drawGood(run, node) {
   const { best } = run.status;
-  const [value, word] = node.querySelector(".big").children;
+  const [value, word] = part(node, ".big").children;
   const isKnown = isKnownScale(run);
-  const ruler = node.querySelector(".ruler");
+  const ruler = part(node, ".ruler");
   ruler.classList.toggle("without-words", !isKnown);
   ruler.classList.toggle("empty", !best);
   if (best) ruler.style.setProperty("--at", rulerPlace(best.value));
   setText(value, best ? distance(best.value) : "–");
   setText(word, best ? (isKnown ? wordOf(run) : "") : "not judged yet");
-  setText(node.querySelector(".note"), goodNote(run));
+  setText(part(node, ".note"), goodNote(run));
 }
 
 function goodNote(run) {
@@ -488,23 +488,19 @@ function drawSpeed(run, node) {
   const members = withRole(run, "member").length;
   const rests = run.hasEnded || run.status.reason_code !== "training" && run.status.state === "running";
   const speed = row ? whole(row.images_per_second) : "–";
-  const [value, unit] = node.querySelector(".big").children;
+  const [value, unit] = part(node, ".big").children;
   setText(value, rests ? "at rest" : speed);
   setText(unit, rests ? "" : "images/s");
-  setText(node.querySelector(".note"), counted(members, "worker") + (rests && row ? `; ${speed} images/s before` : ""));
+  setText(part(node, ".note"), counted(members, "worker") + (rests && row ? `; ${speed} images/s before` : ""));
 }
 
-function drawWrong(run, node, retry) {
-  const troubles = troublesOf(run);
-  const isBad = troubles.some(([level]) => level === "bad");
-  const level = isBad ? "bad" : troubles.length ? "warning" : "good";
-  const health = node.querySelector(".health");
-  setClass(health, `big health is-${level}`);
-  setIcon(health, level);
-  setText(health.querySelector("span"), !troubles.length ? "No" : troubles.length === 1 ? "Yes" : `Yes, ${troubles.length} things`);
-  const texts = troubles.length ? troubles.map(trouble => trouble[1]) : [wellText(run)];
-  fill(node.querySelector("ul"), texts, () => element("li"), setText);
-  retry.hidden = !run.link.lostSince;
+function drawWrong(run, node) {
+  const troubles = troublesOf(run), n = troubles.length;
+  const level = troubles.some(([level]) => level === "bad") ? "bad" : n ? "warning" : "good";
+  drawVerdict(part(node, ".health"), !n ? "No" : n === 1 ? "Yes" : `Yes, ${n} things`, level, level);
+  const texts = n ? troubles.map(trouble => trouble[1]) : [wellText(run)];
+  fill(part(node, "ul"), texts, () => element("li"), setText);
+  part(node, ".retry").hidden = !run.link.lostSince;
 }
 
 function wellText(run) {
@@ -782,7 +778,6 @@ function drawCharts() {
   const marks = runs.map(run => run.marks());
   charts.forEach(chart => drawChart(chart, marks));
   drawReading();
-  drawNumbers();
 }
 
 function drawChart(chart, marksOfRuns) {
@@ -929,13 +924,18 @@ function drawDots(chart) {
   });
 }
 
+// The curves in words, for those who do not see them.
 function describeChart(chart) {
-  const values = chart.shown.filter(series => series.points.length).map(series => {
-    const newest = last(series.points);
-    const name = (runs.length > 1 ? runs[series.run].name + " " : "") + series.name;
-    return `${name} ${chart.format(series.value(newest))} at step ${newest.step}`;
+  const { format, from, to } = chart;
+  const values = chart.shown.map(series => {
+    const points = series.points.slice(firstFrom(series.points, from), firstFrom(series.points, to + 1));
+    const between = extent([{ ...series, points }], from, to);
+    if (!between) return "";
+    const name = (runs.length > 1 ? runs[series.run].name + ", " : "") + series.name;
+    const [first, newest] = [points[0], last(points)].map(point => `${format(series.value(point))} at step ${point.step}`);
+    return `${name}: from ${first} to ${newest}, all between ${between.map(format).join(" and ")}.`;
   });
-  setAttribute(chart.svg, "aria-label", `${chart.title}: ${values.join(", ") || "no values yet"}.`);
+  setAttribute(chart.svg, "aria-label", `${chart.title}. ${values.join(" ").trim() || "No values yet."}`);
 }
 
 // ---- charts: reading values
@@ -1093,26 +1093,6 @@ function startCharts() {
     requestAnimationFrame(drawCharts);
   });
   charts.forEach(chart => sizes.observe(chart.svg.parentNode));
-  byId("numbers").ontoggle = drawNumbers;
-}
-
-// ---- the curves as a table
-
-const TABLE_ROWS = 40;
-
-function drawNumbers() {
-  if (!byId("numbers").open) return;
-  const { from, to } = range();
-  const names = metricNames();
-  const head = [...(runs.length > 1 ? ["run"] : []), "step", "epoch", ...names, "learning_rate", "images_per_second", "world_size"];
-  const lines = runs.flatMap(run => {
-    const rows = run.rows.filter(row => row.step >= from && row.step <= to);
-    const stride = Math.max(1, Math.ceil(rows.length / TABLE_ROWS));
-    return rows.filter((_, i) => (rows.length - 1 - i) % stride === 0).reverse().map(row => ({ cells: [
-      ...(runs.length > 1 ? [run.name] : []), whole(row.step), row.epoch, ...names.map(name => fixed(row[name], 3)),
-      significant(row.learning_rate), whole(row.images_per_second), row.world_size] }));
-  });
-  fillTable(byId("numbers-table"), head.map(name => name.replaceAll("_", " ")), lines);
 }
 
 // ---- evaluations
@@ -1195,7 +1175,7 @@ function membersSummary(run) {
 function memberRow(worker) {
   const [word, sign, colour] = ROLES[worker.role] ?? [worker.role, "?", "idle"];
   const why = worker.outside ? `: ${worker.outside}` : "";
-  return { class: `is-${colour}`, cells: [
+  return { class: colour, cells: [
     worker.name, `${sign} ${word}${why}`, (worker.shards ?? []).join(" "), fixed(worker.shard_ms, 1),
     isNumber(worker.heartbeat_ms) ? `${fixed(worker.heartbeat_ms / 1000, 1)} s ago` : "–",
     worker.incarnation ? duration(Date.now() / 1000 - worker.incarnation / 1e6) : "–"] };
@@ -1480,7 +1460,7 @@ function start() {
   runs = state.runs.map((run, i) => new Run(i, run.name, state.status[i], state.grids[i]));
   document.documentElement.classList.toggle("two-runs", runs.length > 1);
   headers = runs.map(createRunHeader);
-  byId("runs").replaceChildren(...headers.map(header => header.node));
+  byId("runs").replaceChildren(...headers);
   plates = runs.map(createPlate);
   charts = CHARTS.map(createChart);
   startTheme();
