@@ -183,6 +183,11 @@ class Run {
     chartsAreOld = true;
   }
 
+  addEvaluations(rows) {
+    rows.forEach(row => insert(this.evaluations, row));
+    chartsAreOld = evaluationsAreOld = true;
+  }
+
   // Every second row goes, but not one after which the workers are others.
   thin() {
     this.isThinned = true;
@@ -199,7 +204,7 @@ class Run {
     if (this.setStatus(status) && after > 0) return this.catchUp();
     this.isThinned ||= rows.length >= ROWS_ANSWERED;
     this.addRows(rows);
-    evaluations.forEach(row => insert(this.evaluations, row));
+    this.addEvaluations(evaluations);
     grids.forEach(step => insert(this.grids, step, itself));
     changed();
   }
@@ -273,7 +278,7 @@ class Link {
       if (this.run.setStatus(status)) this.run.catchUp().catch(() => this.failed());
     });
     on("rows", rows => this.run.addRows(rows));
-    on("evaluation", row => { insert(this.run.evaluations, row); chartsAreOld = true; });
+    on("evaluation", row => this.run.addEvaluations([row]));
     on("grid", grid => insert(this.run.grids, grid.step, itself));
     this.later(SILENCE_MS, () => this.failed());
   }
@@ -636,7 +641,7 @@ function startGallery() {
 
 // ---- charts: what they show
 
-let chartsAreOld = true;
+let chartsAreOld = true, evaluationsAreOld = true;
 const view = { from: null, to: null };  // null: the whole run
 let readingStep = null;
 
@@ -794,7 +799,8 @@ function drawChart(chart, marksOfRuns) {
   drawAxes(chart, scale.marks);
   drawMarks(chart, marksOfRuns);
   fill(chart.lines, shown, () => drawing("path"), (path, series) => {
-    setClass(path, `line series-${series.index} run-${series.run}`);
+    const isDense = series.points.length > width;
+    setClass(path, `line series-${series.index} run-${series.run}${isDense ? " dense" : ""}`);
     setAttribute(path, "d", linePath(chart, series) || "M0 0");
   });
   drawDots(chart);
@@ -1111,6 +1117,7 @@ function bestOf(run) {
 }
 
 function drawEvaluations() {
+  evaluationsAreOld = false;
   if (runs.length > 1) return drawComparison();
   const [run] = runs;
   const best = bestOf(run);
@@ -1429,7 +1436,7 @@ function draw() {
   drawTitle();
   drawGallery();
   if (chartsAreOld) drawCharts();
-  drawEvaluations();
+  if (evaluationsAreOld) drawEvaluations();
   drawMembers();
   drawAbout();
   drawCheckpoints();
