@@ -25,6 +25,7 @@ mod network;
 mod newcomers;
 mod older_runs;
 mod outcomes;
+mod page;
 mod points;
 mod process;
 mod protocol;

@@ -12,8 +12,7 @@ use dcgan_process::output::print_result;
 use dcgan_rpc::pb;
 use dcgan_store::checkpoint::{Checkpoints, VerifiedCheckpoint};
 use dcgan_store::metrics_log;
-use dcgan_store::run_dir::{EndState, RunPaths, is_in_use};
-use serde::Serialize;
+use dcgan_store::run_dir::{EndState, RunPaths, RunState, is_in_use};
 use serde_json::Value;
 
 use crate::resolve::read_run;
@@ -21,7 +20,7 @@ use crate::resolve::read_run;
 /// A run whose coordinator is not reached.
 pub(crate) struct EndedRun {
     run: RunId,
-    state: State,
+    state: RunState,
     /// The signal or the person that stopped it, or the failure.
     cause: Option<String>,
     /// True if all its steps are done.
@@ -41,22 +40,6 @@ pub(crate) struct EndedRun {
     directory: PathBuf,
     /// The arguments with which it goes on; `None` if an earlier version has started it.
     resume: Option<String>,
-}
-
-/// The state of a run whose coordinator is not reached.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum State {
-    /// All steps were done when it ended.
-    Finished,
-    /// Somebody stopped it, and it can go on.
-    Stopped,
-    /// A failure ended it.
-    Failed,
-    /// The coordinator has ended without a word.
-    Killed,
-    /// A coordinator uses its directory, and does not answer here.
-    Running,
 }
 
 /// The command that goes on with a run, for people to copy.
@@ -106,16 +89,7 @@ impl EndedRun {
             file.ended.as_ref().is_some_and(|ended| ended.state == EndState::Finished);
         // One that has ended early has not done all the steps of its schedule.
         let is_finished = ends_run || step >= last_step || has_finished;
-        let state = match file.ended.as_ref().map(|ended| ended.state) {
-            _ if is_in_use(&paths) => State::Running,
-            Some(EndState::Finished) => State::Finished,
-            Some(EndState::Stopped) => State::Stopped,
-            Some(EndState::Failed) => State::Failed,
-            // Earlier versions recorded no address and no end.
-            None if file.address.is_some() => State::Killed,
-            None if is_finished => State::Finished,
-            None => State::Stopped,
-        };
+        let state = file.state(is_in_use(&paths), is_finished);
         let rows: Vec<MetricsRow> = metrics_log::read(&paths.metrics()).unwrap_or_default();
         let newest_row = rows
             .last()
@@ -144,7 +118,7 @@ impl EndedRun {
 
     /// Returns whether a coordinator uses its directory.
     pub(crate) fn is_running(&self) -> bool {
-        self.state == State::Running
+        self.state == RunState::Running
     }
 
     /// Describes it for people, in a line.
@@ -158,14 +132,16 @@ impl EndedRun {
         };
         let cause = cause.as_ref().map_or(String::new(), |cause| format!(" ({cause})"));
         match state {
-            State::Finished => format!("{run} has finished: {}{cause}", counted(*step, "step")),
-            State::Stopped if *step > 0 && !is_finished => {
+            RunState::Finished => format!("{run} has finished: {}{cause}", counted(*step, "step")),
+            RunState::Stopped if *step > 0 && !is_finished => {
                 format!("{run} is stopped after step {step} of {last_step}{cause}")
             }
-            State::Stopped => format!("{run} is stopped{cause}; it {saved}"),
-            State::Failed => format!("{run} has failed{cause}; it {saved}"),
-            State::Killed => format!("{run} was killed: it has not said how it ended; it {saved}"),
-            State::Running => {
+            RunState::Stopped => format!("{run} is stopped{cause}; it {saved}"),
+            RunState::Failed => format!("{run} has failed{cause}; it {saved}"),
+            RunState::Killed => {
+                format!("{run} was killed: it has not said how it ended; it {saved}")
+            }
+            RunState::Running => {
                 format!("{run} {saved}; a coordinator uses it, and does not answer here")
             }
         }
@@ -185,7 +161,7 @@ impl EndedRun {
 
     /// The command that goes on with the run, after `separator`, if it can go on.
     pub(crate) fn how_to_go_on(&self, separator: &str) -> String {
-        if self.is_finished || matches!(self.state, State::Finished | State::Running) {
+        if self.is_finished || matches!(self.state, RunState::Finished | RunState::Running) {
             return String::new();
         }
         let of_earlier_version = "--local (or --workers N, as before)";
@@ -226,7 +202,7 @@ impl EndedRun {
     pub(crate) fn example() -> Self {
         Self {
             run: RunId(7),
-            state: State::Stopped,
+            state: RunState::Stopped,
             cause: None,
             is_finished: false,
             step: 4,

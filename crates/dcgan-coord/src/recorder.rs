@@ -18,7 +18,7 @@ use dcgan_store::address_file::AddressFile;
 use dcgan_store::checkpoint::{Checkpoints, Damaged, Manifest, Owner, WatchedCheckpoint};
 use dcgan_store::evaluator_file::EvaluatorFile;
 use dcgan_store::metrics_log::{self, MetricsLog};
-use dcgan_store::run_dir::{Ended, FORMAT, RunDir, RunFile, RunPaths, read_pending_grid};
+use dcgan_store::run_dir::{Ended, FORMAT, Grids, RunDir, RunFile, RunPaths, read_pending_grid};
 use dcgan_store::state_file;
 
 use crate::config::RunConfig;
@@ -97,7 +97,7 @@ pub(crate) fn open(
     };
     let evaluated: BTreeMap<Step, NamedMetrics> =
         evaluated.into_iter().map(|EvaluationRow { step, values, .. }| (step, values)).collect();
-    let (drawn, pending) = dir.grids()?;
+    let Grids { drawn, pending } = dir.grids()?;
     let files = RunFiles { checkpoints, paths };
     let persisted = PersistedOutputs {
         rows: rows.into_iter().map(|row| (row.step, row.state_digest)).collect(),
@@ -123,8 +123,7 @@ pub(crate) fn open(
         keep_checkpoints: config.keep_checkpoints,
         cleanup_error: None,
     };
-    let pending_grids = pending.into_iter().collect();
-    Ok(OpenedRun { recorder, files, run, are_workers_over, persisted, pending_grids })
+    Ok(OpenedRun { recorder, files, run, are_workers_over, persisted, pending_grids: pending })
 }
 
 /// Saves the configuration, and before it the evaluator whose digest it has.
@@ -217,6 +216,7 @@ impl Recorder {
     ) -> anyhow::Result<AddressFile> {
         self.run.address = Some(address.to_owned());
         self.run.resume = Some(resume.to_owned());
+        self.run.last_step = Some(self.schedule.last_step);
         self.dir.save_run(&self.run)?;
         Ok(self.dir.publish_address(address)?)
     }

@@ -185,6 +185,12 @@ impl NamedMetrics {
     }
 }
 
+impl FromIterator<(String, f64)> for NamedMetrics {
+    fn from_iter<I: IntoIterator<Item = (String, f64)>>(metrics: I) -> Self {
+        Self(metrics.into_iter().map(|(name, value)| (Cow::Owned(name), value)).collect())
+    }
+}
+
 impl Serialize for NamedMetrics {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter())

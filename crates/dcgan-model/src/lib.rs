@@ -45,6 +45,6 @@ pub use device::{DeviceChoice, DeviceError};
 pub use fingerprint::fingerprint;
 #[doc(hidden)]
 pub use ops::cpu::bench_cases;
-pub use sample::{Generator, PIXELS, latents};
+pub use sample::{Generator, PIXELS, interpolate, latents};
 pub use step::Dcgan;
 pub use weights::{GeneratorError, Weights};

@@ -39,6 +39,11 @@ impl Generator {
         Ok(Self::new(&state, &tensors))
     }
 
+    /// Tells whether a state file has the moving average of a generator's weights.
+    pub fn has_average(bytes: &[u8]) -> bool {
+        Weights::of_file(bytes, Some(Weights::Ema)).is_ok()
+    }
+
     /// The generator in a state.
     pub(crate) fn new(state: &State, tensors: &NetworkTensors) -> Self {
         let values_of = |index: usize| state.tensor(index).to_vec();
@@ -103,6 +108,19 @@ impl Generator {
         })
     }
 
+    /// Draws the images of these latents, `[N, 100]`, as long as they are wanted, like
+    /// [`draw_while`](Self::draw_while).
+    pub fn draw_latents(&self, is_wanted: impl Fn() -> bool, latents: &[f32]) -> Option<Vec<u8>> {
+        let mut images = Vec::new();
+        for batch in latents.chunks(BATCH * LATENT_LEN) {
+            if !is_wanted() {
+                return None;
+            }
+            images.extend(to_bytes(&self.values(batch)));
+        }
+        Some(images)
+    }
+
     /// Draws the 100 images of one piece of an evaluation, as [`draw`](Self::draw) does.
     pub fn draw_piece(&self, seed: u64, piece: u32) -> Vec<u8> {
         let stream = RandomStream::new(seed, Purpose::Evaluation, piece, 0);
@@ -141,7 +159,52 @@ pub fn latents(count: usize, seed: Option<u64>, run_seed: u64) -> impl Iterator<
     stream.normals(count * LATENT_LEN)
 }
 
+/// The latents of `count` images `[count, 100]` on the great circle from one latent vector to
+/// another, both included: spherical linear interpolation (Shoemake, Animating Rotation with
+/// Quaternion Curves, 1985). Samples of a normal distribution lie near a sphere; a straight line
+/// between two would leave it.
+pub fn interpolate(from: &[f32], to: &[f32], count: usize) -> Vec<f32> {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    let cosine = dot(from, to) / (dot(from, from) * dot(to, to)).sqrt();
+    let angle = cosine.clamp(-1.0, 1.0).acos();
+    let mut latents = Vec::with_capacity(count * from.len());
+    for number in 0..count {
+        let part = number as f64 / (count.max(2) - 1) as f64;
+        let weight = |part: f64| match angle.sin() {
+            // The same direction, or the opposite one.
+            sine if sine < 1e-6 => part,
+            sine => (part * angle).sin() / sine,
+        };
+        let (first, second) = (weight(1.0 - part), weight(part));
+        let mix = |(a, b): (&f32, &f32)| (first * f64::from(*a) + second * f64::from(*b)) as f32;
+        latents.extend(from.iter().zip(to).map(mix));
+    }
+    latents
+}
+
 /// Pixels, one byte each, of values from -1 to 1.
 fn to_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().map(|value| ((value + 1.0) * 127.5).round_ties_even() as u8).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interpolation_stays_on_the_sphere_and_has_both_ends() {
+        let ends: Vec<f32> = latents(2, Some(5), 0).collect();
+        let (from, to) = ends.split_at(LATENT_LEN);
+        let found = interpolate(from, to, 5);
+        let length = |latent: &[f32]| latent.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let (shortest, longest) = (length(from).min(length(to)), length(from).max(length(to)));
+        for latent in found.chunks(LATENT_LEN) {
+            assert!((0.9 * shortest..=1.1 * longest).contains(&length(latent)));
+        }
+        let is_near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(is_near(&found[..LATENT_LEN], from) && is_near(&found[4 * LATENT_LEN..], to));
+        assert!(is_near(&interpolate(from, from, 3), &[from, from, from].concat()));
+    }
 }

@@ -69,15 +69,15 @@ impl Args {
             }
             Verb::TrainEvaluator(_) => return Ok(self),
         };
-        match (&serve.coordinator, &serve.run) {
-            (Some(_), Some(_)) => {
+        match (&serve.coordinator, serve.run.is_empty()) {
+            (Some(_), false) => {
                 match ["coordinator", "run"].map(|id| is_from_variable(matches, id)) {
                     [true, false] => serve.coordinator = None,
-                    [false, true] => serve.run = None,
+                    [false, true] => serve.run.clear(),
                     _ => {}
                 }
             }
-            (None, None) => serve.run = Some(default_run()),
+            (None, true) => serve.run.push(default_run()),
             _ => {}
         }
         Ok(self)
@@ -96,10 +96,10 @@ pub(crate) struct ServeArgs {
     /// at the moment, as file:RUN_DIR/address
     #[arg(long, value_name = "URL", env = "DCGAN_COORDINATOR")]
     pub(crate) coordinator: Option<CoordinatorAt>,
-    /// The run directory whose checkpoints to follow, instead of a coordinator [default: that of
-    /// DCGAN_OUT, or else runs/dcgan, if no coordinator is given]
+    /// The run directory to follow, instead of a coordinator; given twice, the page shows two runs
+    /// side by side [default: that of DCGAN_OUT, or else runs/dcgan, if no coordinator is given]
     #[arg(long, value_name = "RUN_DIR", env = "DCGAN_RUN")]
-    pub(crate) run: Option<PathBuf>,
+    pub(crate) run: Vec<PathBuf>,
     /// The generator's weights: their moving average or as they were trained [default: ema, if the
     /// run keeps an average]
     #[arg(long, value_enum, env = "DCGAN_WEIGHTS")]

@@ -71,7 +71,7 @@ pub(crate) fn images(args: &ExportArgs) -> anyhow::Result<u8> {
     if is_packed && ending(&args.out.with_extension("")).is_some_and(|it| !IDX.contains(&&*it)) {
         bail!(usage(anyhow!("--out: {}: what ends in .gz is an IDX file", args.out.display())));
     }
-    let RunGenerator { step, seed: run_seed, generator } = run_dir::load(&args.which)?;
+    let RunGenerator { step, seed: run_seed, generator, .. } = run_dir::load(&args.which)?;
     let count = args.count as usize;
     let what = format!("{} of step {step}", counted(count, "image"));
     if ending_of_out.as_deref() == Some(NUMPY) {

@@ -6,8 +6,9 @@
 //!
 //! # Layout
 //!
-//! * `serve`: the verb `serve`, with its gRPC `service`, its web `page`, and `follow`, which brings
-//!   new generators from a coordinator or a run directory (`followed_folder`).
+//! * `serve`: the verb `serve`, with its gRPC `service`, its web `page`, `watch`, which knows what
+//!   the page tells of a run, and `follow`, which brings new generators from a coordinator or a run
+//!   directory (`followed_folder`).
 //! * `export`: the verbs `grid`, `export` and `latents`, which write files. `npy` is the format of
 //!   those for Python.
 //! * `eval`: the verbs `eval` and `train-evaluator`.
@@ -26,6 +27,7 @@ mod picture;
 mod run_dir;
 mod serve;
 mod service;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -10,18 +10,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::anyhow;
 use bytes::Bytes;
-use dcgan_core::ids::Step;
+use dcgan_core::ids::{Digest, Step};
 use dcgan_model::{Generator, GeneratorError, Weights};
 use dcgan_process::exit::usage;
+use dcgan_store::state_file;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tonic::Status;
 
-use crate::picture::{GRID, GridSize, png};
+use crate::picture::{GRID, GridSize, png, tiles};
 
 /// Pictures that people may have asked for, with the one that is being drawn. Another request is
 /// refused.
 const PICTURES_MAX: usize = 8;
+
+/// The names of the generator's tensors, and those of their moving averages, begin with these.
+const GENERATOR_PREFIXES: [&str; 2] = ["generator.", "ema.generator."];
 
 /// A generator, with the step and the seed of the run that trained it.
 pub(crate) struct RunGenerator {
@@ -29,6 +33,10 @@ pub(crate) struct RunGenerator {
     pub(crate) step: Step,
     /// The seed of the run. It determines the latent vectors of the run's own grids.
     pub(crate) seed: u64,
+    /// The digest of the run's state after the step, if it is known.
+    pub(crate) digest: Option<Digest>,
+    /// All weights of the generator, as a safetensors file.
+    pub(crate) file: Bytes,
     pub(crate) generator: Generator,
 }
 
@@ -47,7 +55,23 @@ impl RunGenerator {
             GeneratorError::NoEma => usage(anyhow!("--weights ema: {error}")),
             GeneratorError::File(error) => error.into(),
         })?;
-        Ok(Self { step, seed, generator })
+        let file = state_file::subset(state, &GENERATOR_PREFIXES)?.into();
+        Ok(Self { step, seed, digest: None, file, generator })
+    }
+
+    /// The same generator with other weights, if the run has them.
+    ///
+    /// # Errors
+    /// If it has not.
+    pub(crate) fn with_weights(&self, weights: Weights) -> anyhow::Result<Self> {
+        let Self { step, seed, digest, file, .. } = self;
+        Ok(Self { digest: *digest, ..Self::read(file, Some(weights), *step, *seed)? })
+    }
+
+    /// The names of the weights that it can draw with, the best first.
+    pub(crate) fn weights(&self) -> Vec<&'static str> {
+        let average = Generator::has_average(&self.file);
+        average.then_some("ema").into_iter().chain(["raw"]).collect()
     }
 
     /// Draws a grid of samples as a PNG. Without a seed, it draws those of the run's own grids.
@@ -56,8 +80,18 @@ impl RunGenerator {
         png(&images, size)
     }
 
+    /// Draws a grid of these latents, `[N, 100]`, without a gap between its images.
+    pub(crate) fn tiles_while(
+        &self,
+        is_wanted: impl Fn() -> bool,
+        size: GridSize,
+        latents: &[f32],
+    ) -> Option<Vec<u8>> {
+        Some(tiles(&self.generator.draw_latents(is_wanted, latents)?, size))
+    }
+
     /// Draws a grid like [`picture`](Self::picture), unless it is not wanted any more.
-    fn picture_while(
+    pub(crate) fn picture_while(
         &self,
         is_wanted: impl Fn() -> bool,
         size: GridSize,
@@ -120,17 +154,16 @@ impl Newest {
         Ok(drawn)
     }
 
-    /// Draws a picture with a generator, when it is this picture's turn. Drawing stops when the
-    /// future is dropped.
+    /// Draws a picture, when it is this picture's turn. `draw` is given a function that tells
+    /// whether the picture is still wanted: it is not when the future is dropped.
     ///
     /// # Errors
-    /// `RESOURCE_EXHAUSTED` if too many pictures are asked for; `INTERNAL` if drawing panicked.
-    pub(crate) async fn picture(
+    /// `RESOURCE_EXHAUSTED` if too many pictures are asked for; `INTERNAL` if drawing panicked; or
+    /// what `draw` gives.
+    pub(crate) async fn in_turn<T: Send + 'static>(
         &self,
-        generator: Arc<RunGenerator>,
-        size: GridSize,
-        seed: Option<u64>,
-    ) -> Result<Vec<u8>, Status> {
+        draw: impl FnOnce(&dyn Fn() -> bool) -> Result<Option<T>, Status> + Send + 'static,
+    ) -> Result<T, Status> {
         let _asked = self.asked.try_acquire().map_err(|_| {
             Status::resource_exhausted(format!(
                 "{PICTURES_MAX} pictures are being drawn or waited for: ask again later"
@@ -143,9 +176,9 @@ impl Newest {
         let is_wanted = Arc::clone(&wanted.0);
         let drawing = spawn_blocking(move || {
             let _turn = turn;
-            generator.picture_while(|| is_wanted.load(Ordering::Relaxed), size, seed)
+            draw(&|| is_wanted.load(Ordering::Relaxed))
         });
-        let picture = drawing.await.map_err(|error| internal(error.to_string()))?;
+        let picture = drawing.await.map_err(|error| internal(error.to_string()))??;
         picture.ok_or_else(|| Status::cancelled("nobody waits for the picture"))
     }
 }

@@ -27,22 +27,35 @@ impl GridSize {
 }
 
 /// Encodes a grid of grey images, `[rows * columns, 28, 28]` with one byte for each pixel, as a
-/// PNG. The images fill the grid row by row.
+/// PNG. The images fill the grid row by row, with a gap around each.
 ///
 /// # Panics
 /// If the number of images does not fit the size.
 pub(crate) fn png(images: &[u8], size: GridSize) -> Vec<u8> {
+    encode(images, size, GAP)
+}
+
+/// Encodes a grid like [`png`], without gaps.
+///
+/// # Panics
+/// If the number of images does not fit the size.
+pub(crate) fn tiles(images: &[u8], size: GridSize) -> Vec<u8> {
+    encode(images, size, 0)
+}
+
+fn encode(images: &[u8], size: GridSize, gap: usize) -> Vec<u8> {
     assert_eq!(images.len(), size.images() * PIXELS, "the images fill the grid");
     let (rows, columns) = (size.rows as usize, size.columns as usize);
 
     // Copy the images to their places, line by line.
+    let pixels_of = |images: usize| gap + images * (TILE + gap);
     let (width, height) = (pixels_of(columns), pixels_of(rows));
     let mut canvas = vec![0; width * height];
     for (number, image) in images.chunks_exact(PIXELS).enumerate() {
         let (row, column) = (number / columns, number % columns);
         for (line, pixels) in image.chunks_exact(TILE).enumerate() {
-            let y = GAP + row * (TILE + GAP) + line;
-            let x = GAP + column * (TILE + GAP);
+            let y = gap + row * (TILE + gap) + line;
+            let x = gap + column * (TILE + gap);
             canvas[y * width + x..][..TILE].copy_from_slice(pixels);
         }
     }
@@ -54,11 +67,6 @@ pub(crate) fn png(images: &[u8], size: GridSize) -> Vec<u8> {
     let written = encoder.write_header().and_then(|mut writer| writer.write_image_data(&canvas));
     written.expect("writing to memory does not fail");
     file
-}
-
-/// Returns the width or height of a grid in pixels, with so many images side by side.
-fn pixels_of(images: usize) -> usize {
-    GAP + images * (TILE + GAP)
 }
 
 #[cfg(test)]

@@ -167,7 +167,7 @@ pub(crate) fn generator(
     checkpoint: &VerifiedCheckpoint,
     weights: Option<Weights>,
 ) -> anyhow::Result<RunGenerator> {
-    let Manifest { step, config, .. } = checkpoint.manifest();
+    let Manifest { step, config, state_digest, .. } = checkpoint.manifest();
     let (step, objective) = (*step, config.objective());
     ensure!(
         objective == ObjectiveKind::Dcgan,
@@ -175,6 +175,7 @@ pub(crate) fn generator(
             "the checkpoint of step {step} is of the {objective}, which draws no pictures"
         ))
     );
-    RunGenerator::read(checkpoint.state(), weights, step, config.seed())
-        .with_context(|| format!("the checkpoint of step {step}"))
+    let generator = RunGenerator::read(checkpoint.state(), weights, step, config.seed())
+        .with_context(|| format!("the checkpoint of step {step}"))?;
+    Ok(RunGenerator { digest: Some(*state_digest), ..generator })
 }

@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -16,8 +18,12 @@ use tonic::service::Routes;
 
 use crate::args::{DEFAULT_GRPC, DEFAULT_HTTP, ServeArgs};
 use crate::newest::Newest;
+use crate::page::{Cache, ShownRun};
+use crate::watch::{View, Watcher};
 use crate::{follow, page, run_dir, service};
 
+/// The most runs that the page shows side by side.
+const RUNS_MAX: usize = 2;
 /// The time between two beats for health checks.
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -43,8 +49,11 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<u8> {
 
 /// Refuses wrong settings, before anything is bound.
 fn check(args: &ServeArgs) -> anyhow::Result<()> {
-    if args.coordinator.is_some() && args.run.is_some() {
+    if args.coordinator.is_some() && !args.run.is_empty() {
         bail!(usage(anyhow!("--coordinator and --run both say what to follow: give one")));
+    }
+    if args.run.len() > RUNS_MAX {
+        bail!(usage(anyhow!("--run: the page shows {RUNS_MAX} runs at most")));
     }
     // An address that comes from a file is checked when it is connected to.
     if let Some(CoordinatorAt::Address(coordinator)) = &args.coordinator {
@@ -52,7 +61,7 @@ fn check(args: &ServeArgs) -> anyhow::Result<()> {
     }
     args.http.check(args.insecure).context("--http").map_err(usage)?;
     args.grpc.check(args.insecure).context("--grpc").map_err(usage)?;
-    if let Some(run) = &args.run {
+    for run in &args.run {
         run_dir::checkpoints(run).context("--run")?;
     }
     Ok(())
@@ -95,13 +104,14 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
         "the page is {page}; samples over gRPC at {grpc_address}"
     );
 
-    // Serve both, and follow the run. Each of the three goes on for ever, unless it fails.
-    let newest = Newest::new(args.weights.map(Into::into));
-    let routes = Routes::new(service::service(newest.clone()));
+    // Serve both, and follow the runs. Each of these goes on for ever, unless it fails.
+    let shown = follow(args, &page);
+    let newest = shown[0].newest.clone();
+    let routes = Routes::new(service::service(newest));
     let places = Places::new(open_files::raise_limit());
     let pulse = Pulse::default();
     let grpc_server = net::serve(grpc, routes, Program::Sampler, &places, pulse.clone(), pending());
-    let http_server = net::serve_pages(http, page::router(newest.clone()), &places);
+    let http_server = net::serve_pages(http, page::router(shown), &places);
     tokio::select! {
         ended = grpc_server => {
             ended?;
@@ -112,7 +122,6 @@ async fn serve(args: &ServeArgs) -> anyhow::Result<u8> {
             Err(anyhow!("the HTTP server ended"))
         }
         never = beat(&pulse) => match never {},
-        () = follow(args, page, newest) => Err(anyhow!("there is nothing to follow")),
         signal = signal.take() => Ok(signal.status()),
     }
 }
@@ -126,14 +135,36 @@ async fn beat(pulse: &Pulse) -> Infallible {
     }
 }
 
-/// Follows the coordinator or the run directory that the command line names; it names one of them.
-async fn follow(args: &ServeArgs, page: String, newest: Newest) {
-    match (&args.coordinator, &args.run) {
-        (Some(coordinator), _) => {
-            let connector = Connector::new(args.insecure);
-            follow::coordinator(connector, coordinator.clone(), page, newest).await;
-        }
-        (None, Some(run)) => follow::run_directory(run.clone(), newest).await,
-        (None, None) => {}
+/// Follows the coordinator or the run directories that the command line names, each in tasks of its
+/// own.
+fn follow(args: &ServeArgs, page: &str) -> Vec<ShownRun> {
+    let connector = Connector::new(args.insecure);
+    let shown = |view: View| ShownRun {
+        view: Arc::new(view),
+        newest: Newest::new(args.weights.map(Into::into)),
+        directory: None,
+        cache: Cache::default(),
+    };
+    if let Some(at) = &args.coordinator {
+        let run = shown(View::of_coordinator(at));
+        let (view, newest) = (Arc::clone(&run.view), run.newest.clone());
+        let watcher = Watcher::new(view, newest, connector.clone(), Some(at.clone()), None);
+        tokio::spawn(watcher.run());
+        let (at, page, newest) = (at.clone(), page.to_owned(), run.newest.clone());
+        tokio::spawn(follow::coordinator(connector, at, page, newest));
+        return vec![run];
     }
+    // Whoever may read the directory may ask its coordinator, wherever that is.
+    let connector = Connector::new(true);
+    let of_directory = |directory: &PathBuf| {
+        let run =
+            ShownRun { directory: Some(directory.clone()), ..shown(View::of_directory(directory)) };
+        let (view, newest) = (Arc::clone(&run.view), run.newest.clone());
+        let directory = directory.clone();
+        let watcher = Watcher::new(view, newest, connector.clone(), None, Some(directory.clone()));
+        tokio::spawn(watcher.run());
+        tokio::spawn(follow::run_directory(directory, run.newest.clone()));
+        run
+    };
+    args.run.iter().map(of_directory).collect()
 }

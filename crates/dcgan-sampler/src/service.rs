@@ -30,7 +30,10 @@ impl Sampler for Service {
             .get()
             .ok_or_else(|| Status::unavailable("there is no generator yet: ask again later"))?;
         let step = drawn.generator.step;
-        let png = self.0.picture(drawn.generator, size, seed).await?;
+        let generator = drawn.generator;
+        let png =
+            self.0.in_turn(move |is_wanted| Ok(generator.picture_while(is_wanted, size, seed)));
+        let png = png.await?;
         Ok(Response::new(pb::SampleResponse { step, png: png.into() }))
     }
 }

@@ -9,6 +9,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 #[cfg(doc)]
@@ -175,6 +176,63 @@ pub fn read<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>, MetricsError> {
     }
 }
 
+/// A log that grows, read a part at a time.
+#[derive(Debug)]
+pub struct LogTail<R> {
+    path: PathBuf,
+    /// The file that was read: its device and its number there.
+    file: Option<(u64, u64)>,
+    /// The bytes of it that were read.
+    end: u64,
+    rows: PhantomData<fn() -> R>,
+}
+
+/// Rows that [`LogTail::read`] has found.
+#[derive(Debug)]
+pub enum NewRows<R> {
+    /// These were added.
+    Added(Vec<R>),
+    /// The file is another one than before, or was cut: these are all that it has.
+    All(Vec<R>),
+}
+
+impl<R: DeserializeOwned> LogTail<R> {
+    /// The log at this path, of which nothing is read yet.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, file: None, end: 0, rows: PhantomData }
+    }
+
+    /// Reads the rows that were added since the last time.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or a complete line is not a row of metrics.
+    pub fn read(&mut self) -> Result<NewRows<R>, MetricsError> {
+        let mut file = match file::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let was_there = self.file.take().is_some();
+                self.end = 0;
+                return Ok(if was_there { NewRows::All(vec![]) } else { NewRows::Added(vec![]) });
+            }
+            Err(error) => return Err(io_error(&self.path, error)),
+        };
+        let found = file.metadata().map_err(|error| io_error(&self.path, error))?;
+        let id = (found.dev(), found.ino());
+        let is_other = self.file.is_some_and(|known| known != id) || found.len() < self.end;
+        if is_other {
+            self.end = 0;
+        }
+        self.file = Some(id);
+        if found.len() == self.end && !is_other {
+            return Ok(NewRows::Added(Vec::new()));
+        }
+        file.seek(SeekFrom::Start(self.end)).map_err(|error| io_error(&self.path, error))?;
+        let (rows, bytes) = read_rows(&self.path, &file)?;
+        self.end += bytes;
+        Ok(if is_other { NewRows::All(rows) } else { NewRows::Added(rows) })
+    }
+}
+
 /// Reads the rows of a log, and counts the bytes that they take. A last line without a line end is
 /// not a row.
 pub(crate) fn read_rows<R: DeserializeOwned>(
@@ -310,6 +368,33 @@ mod tests {
             let aside = names.filter(|it| it.path().extension().is_some_and(|it| it == "aside"));
             assert_eq!(aside.count(), asides, "{change}");
         }
+    }
+
+    #[test]
+    fn a_log_that_grows_is_read_a_part_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let mut tail = LogTail::<MetricsRow>::new(path.clone());
+        let added = |found: NewRows<MetricsRow>| match found {
+            NewRows::Added(rows) => rows.len(),
+            NewRows::All(_) => panic!("it is the same file"),
+        };
+        assert_eq!(added(tail.read().unwrap()), 0);
+        std::fs::write(&path, format!("{LINE}\n{}", &LINE[..50])).unwrap();
+        assert_eq!(added(tail.read().unwrap()), 1);
+        assert_eq!(added(tail.read().unwrap()), 0);
+        let mut file = File::options().append(true).open(&path).unwrap();
+        write!(file, "{}\n{LINE}\n", &LINE[50..]).unwrap();
+        assert_eq!(added(tail.read().unwrap()), 2);
+        // Cut, replaced, removed.
+        std::fs::write(&path, format!("{LINE}\n")).unwrap();
+        assert!(matches!(tail.read().unwrap(), NewRows::All(rows) if rows.len() == 1));
+        std::fs::write(folder.path().join("new"), format!("{LINE}\n{LINE}\n")).unwrap();
+        std::fs::rename(folder.path().join("new"), &path).unwrap();
+        assert!(matches!(tail.read().unwrap(), NewRows::All(rows) if rows.len() == 2));
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(tail.read().unwrap(), NewRows::All(rows) if rows.is_empty()));
+        assert_eq!(added(tail.read().unwrap()), 0);
     }
 
     #[test]

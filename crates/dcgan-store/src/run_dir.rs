@@ -16,6 +16,7 @@
 //! logs/                  the output of processes that the coordinator has started
 //! ```
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -32,7 +33,7 @@ use crate::restore::KeptFiles;
 use crate::state_file;
 
 pub use crate::format::FORMAT;
-pub use crate::run_file::{EndState, Ended, RunFile, read_run_file};
+pub use crate::run_file::{EndState, Ended, RunFile, RunState, read_run_file};
 
 /// The run directory of a person who names none.
 pub const DEFAULT_ROOT: &str = "runs/dcgan";
@@ -118,7 +119,8 @@ impl RunPaths {
         self.grids().join(format!("step-{step:08}.pending"))
     }
 
-    pub(crate) fn address(&self) -> PathBuf {
+    /// Returns the path of the file that has the coordinator's address, while it runs.
+    pub fn address(&self) -> PathBuf {
         self.root.join("address")
     }
 
@@ -271,31 +273,12 @@ impl RunDir {
         self.write(&self.paths.pending_grid(step), generator)
     }
 
-    /// Returns the steps that have a grid, in no order, and the steps whose grid is not drawn yet,
-    /// in ascending order.
+    /// Reads [`grids`] of this directory.
     ///
     /// # Errors
     /// If the folder cannot be read.
-    pub fn grids(&self) -> Result<(Vec<Step>, Vec<Step>), RunDirError> {
-        let folder = self.paths.grids();
-        let entries = fs::read_dir(&folder).map_err(|error| io_error(&folder, error))?;
-        let (mut drawn, mut pending) = (Vec::new(), Vec::new());
-        for entry in entries {
-            let name = entry.map_err(|error| io_error(&folder, error))?.file_name();
-            let Some(step) = step_of(&name) else {
-                continue;
-            };
-            // Other programs may spell a step in another way.
-            if self.paths.grid(step).file_name() == Some(&name) {
-                drawn.push(step);
-            } else if self.paths.pending_grid(step).file_name() == Some(&name) {
-                pending.push(step);
-            }
-        }
-        // A crash between drawing a grid and removing its generator leaves both.
-        pending.retain(|step| !drawn.contains(step));
-        pending.sort_unstable();
-        Ok((drawn, pending))
+    pub fn grids(&self) -> Result<Grids, RunDirError> {
+        grids(&self.paths)
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), RunDirError> {
@@ -352,6 +335,41 @@ pub(crate) fn lock(paths: &RunPaths) -> Result<File, RunDirError> {
 pub fn is_in_use(paths: &RunPaths) -> bool {
     let lock = file::open(&paths.lock_file()).map(|file| file.try_lock_shared());
     matches!(lock, Ok(Err(TryLockError::WouldBlock)))
+}
+
+/// The grids of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grids {
+    /// The steps that have a grid.
+    pub drawn: BTreeSet<Step>,
+    /// The steps whose grid is not drawn yet.
+    pub pending: BTreeSet<Step>,
+}
+
+/// Returns which grids a run directory has.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn grids(paths: &RunPaths) -> Result<Grids, RunDirError> {
+    let folder = paths.grids();
+    let entries = fs::read_dir(&folder).map_err(|error| io_error(&folder, error))?;
+    let mut grids = Grids::default();
+    for entry in entries {
+        let name = entry.map_err(|error| io_error(&folder, error))?.file_name();
+        let Some(step) = step_of(&name) else {
+            continue;
+        };
+        // Other programs may spell a step in another way.
+        if paths.grid(step).file_name() == Some(&name) {
+            grids.drawn.insert(step);
+        } else if paths.pending_grid(step).file_name() == Some(&name) {
+            grids.pending.insert(step);
+        }
+    }
+    // A crash between drawing a grid and removing its generator leaves both.
+    let Grids { drawn, pending } = &mut grids;
+    pending.retain(|step| !drawn.contains(step));
+    Ok(grids)
 }
 
 /// The step in the name of a file in the folder of grids.
@@ -459,6 +477,10 @@ mod tests {
 
     #[test]
     fn a_grid_is_pending_until_it_is_drawn() {
+        let steps = |dir: &RunDir| {
+            let Grids { drawn, pending } = dir.grids().unwrap();
+            (Vec::from_iter(drawn), Vec::from_iter(pending))
+        };
         let folder = tempfile::tempdir().unwrap();
         let (dir, _) = RunDir::open(&folder.path().join("run")).unwrap();
         let layout = dcgan_core::state::Layout::new([("weight".to_owned(), vec![5])]);
@@ -466,13 +488,13 @@ mod tests {
         for step in [40, 20] {
             dir.save_pending_grid(step, &generator).unwrap();
         }
-        assert_eq!(dir.grids().unwrap(), (vec![], vec![20, 40]));
+        assert_eq!(steps(&dir), (vec![], vec![20, 40]));
         dir.save_grid(20, b"png").unwrap();
-        assert_eq!(dir.grids().unwrap(), (vec![20], vec![40]));
+        assert_eq!(steps(&dir), (vec![20], vec![40]));
         assert_eq!(read_pending_grid(dir.paths(), 40).unwrap(), generator);
         // Other spellings of a step are files of somebody else's.
         fs::write(dir.paths().grids().join("step-60.pending"), generator).unwrap();
-        assert_eq!(dir.grids().unwrap(), (vec![20], vec![40]));
+        assert_eq!(steps(&dir), (vec![20], vec![40]));
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub struct RunFile {
     /// start would have: all but the run directory. `None` in files of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<String>,
+    /// The last step of the schedule of the last start. `None` in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_step: Option<Step>,
     /// The end of the last start; `None` while it lasts, and if it was killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
@@ -69,11 +72,50 @@ pub enum EndState {
     Failed,
 }
 
+/// The state of a run whose coordinator is not reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// All steps were done when it ended.
+    Finished,
+    /// Somebody stopped it, and it can go on.
+    Stopped,
+    /// A failure ended it.
+    Failed,
+    /// The coordinator has ended without a word.
+    Killed,
+    /// A coordinator uses its directory, and does not answer.
+    Running,
+}
+
 impl RunFile {
     /// Returns the content for a run that has not begun.
     pub fn new(run: RunId) -> Self {
-        let (fingerprint, plan, address, resume, ended) = (None, None, None, None, None);
-        Self { format: FORMAT, run, fingerprint, plan, address, resume, ended }
+        Self {
+            format: FORMAT,
+            run,
+            fingerprint: None,
+            plan: None,
+            address: None,
+            resume: None,
+            last_step: None,
+            ended: None,
+        }
+    }
+
+    /// The state of the run, whose coordinator is not reached. `is_in_use` tells whether one uses
+    /// its directory, and `is_complete` whether all its steps are done.
+    pub fn state(&self, is_in_use: bool, is_complete: bool) -> RunState {
+        match self.ended.as_ref().map(|ended| ended.state) {
+            _ if is_in_use => RunState::Running,
+            Some(EndState::Finished) => RunState::Finished,
+            Some(EndState::Stopped) => RunState::Stopped,
+            Some(EndState::Failed) => RunState::Failed,
+            // Earlier versions recorded no address and no end.
+            None if self.address.is_some() => RunState::Killed,
+            None if is_complete => RunState::Finished,
+            None => RunState::Stopped,
+        }
     }
 
     /// The text of the file.

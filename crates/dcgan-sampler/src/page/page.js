@@ -280,6 +280,8 @@ class Link {
     on("rows", rows => this.run.addRows(rows));
     on("evaluation", row => this.run.addEvaluations([row]));
     on("grid", grid => insert(this.run.grids, grid.step, itself));
+    // The server ends each stream after a while, in order.
+    source.addEventListener("again", () => this.open());
     this.later(SILENCE_MS, () => this.failed());
   }
 
