@@ -89,8 +89,10 @@ impl Folder {
     /// Looks into the directory; `None` if it cannot be read.
     pub(super) fn look(&mut self) -> Option<Look> {
         let file = read_run_file(&self.paths).ok()?;
+        let mut is_other = false;
         if let Some(file) = &file {
-            if self.run.is_some_and(|run| run != file.run) {
+            is_other = self.run.is_some_and(|run| run != file.run);
+            if is_other {
                 // Another run is in its place.
                 *self = Self::new(self.paths.root().to_owned());
             }
@@ -98,8 +100,8 @@ impl Folder {
         }
         self.look_at_checkpoints();
         Some(Look {
-            rows: readable(self.metrics.read()),
-            evaluations: readable(self.evaluations.read()),
+            rows: readable(self.metrics.read(), is_other),
+            evaluations: readable(self.evaluations.read(), is_other),
             grids: self.look_at_grids(),
             about: file.map(|file| self.about(file)),
         })
@@ -145,12 +147,49 @@ fn modified_at(folder: &Path) -> Option<SystemTime> {
     std::fs::metadata(folder).ok()?.modified().ok()
 }
 
-/// The rows, or none if the log cannot be read: `verify` says why.
-fn readable<R>(rows: Result<NewRows<R>, MetricsError>) -> NewRows<R> {
-    rows.unwrap_or_else(|_| added(None))
+/// The rows, or none if the log cannot be read: `verify` says why. Those of another run than before
+/// are all that there are.
+fn readable<R>(rows: Result<NewRows<R>, MetricsError>, is_other: bool) -> NewRows<R> {
+    match rows.unwrap_or_else(|_| added(None)) {
+        NewRows::Added(rows) if is_other => NewRows::All(rows),
+        rows => rows,
+    }
 }
 
 /// A row that was added.
 pub(super) fn added<R>(row: Option<R>) -> NewRows<R> {
     NewRows::Added(row.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use dcgan_store::run_dir::RunDir;
+
+    use super::*;
+
+    #[test]
+    fn rows_of_another_run_in_the_same_place_are_no_additions() {
+        let row = r#"{"step":20,"epoch":1,"g_loss":0.8,"learning_rate":0.1,"images_per_second":1.0,
+            "step_ms":1.0,"allreduce_ms":1.0,"world_size":1,"generation":1,
+            "state_digest":"9f1c0a5be27d4386"}"#;
+        let row = row.replace(['\n', ' '], "");
+        let folder = tempfile::tempdir().unwrap();
+        for (name, run, rows) in [("a", 1, 3), ("b", 2, 1)] {
+            let (mut dir, _) = RunDir::open(&folder.path().join(name)).unwrap();
+            dir.save_run(&RunFile::new(RunId(run))).unwrap();
+            fs::write(dir.paths().metrics(), format!("{row}\n").repeat(rows)).unwrap();
+        }
+        let root = folder.path().join("a");
+        let mut watched = Folder::new(root.clone());
+        let first = watched.look().unwrap();
+        assert!(matches!(first.rows, NewRows::Added(rows) if rows.len() == 3));
+        assert!(matches!(watched.look().unwrap().rows, NewRows::Added(rows) if rows.is_empty()));
+        fs::rename(&root, folder.path().join("away")).unwrap();
+        fs::rename(folder.path().join("b"), &root).unwrap();
+        let other = watched.look().unwrap();
+        assert!(matches!(other.rows, NewRows::All(rows) if rows.len() == 1));
+        assert_eq!(other.about.unwrap().file.run, RunId(2));
+    }
 }
