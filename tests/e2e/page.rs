@@ -14,11 +14,11 @@ use crate::training::all_cores;
 const TOY: &str = "--objective toy --log-every 10 --checkpoint-every 50 --grid-every 1000000";
 
 /// An answer over HTTP.
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// The headers, in lower case.
-    head: String,
-    body: Vec<u8>,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
@@ -35,7 +35,7 @@ impl Answer {
 }
 
 /// Asks for a path over HTTP.
-fn ask(page: &str, path: &str) -> Answer {
+pub(crate) fn ask(page: &str, path: &str) -> Answer {
     let authority = page.trim_start_matches("http://");
     let mut stream = TcpStream::connect(authority).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n")

@@ -1,7 +1,5 @@
 //! Pictures from the sampler: over gRPC, over HTTP, and as files.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
 
 use dcgan_core::random::{Purpose, RandomStream};
@@ -13,6 +11,7 @@ use tempfile::tempdir;
 use tonic::Code;
 use tonic::transport::Channel;
 
+use crate::page::ask;
 use crate::process::{Process, SAMPLER, assert_names, run, wait_for_files};
 use crate::run::local;
 use crate::services::{check_services, connect};
@@ -29,15 +28,9 @@ fn decode(bytes: &[u8]) -> (u32, u32) {
 
 /// Asks for a page over HTTP; gives the body of the answer.
 pub(crate) fn get(address: &str, path: &str) -> Vec<u8> {
-    let authority = address.trim_start_matches("http://");
-    let mut stream = TcpStream::connect(authority).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n")
-        .unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
-    let body = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
-    answer.split_off(body)
+    let answer = ask(address, path);
+    assert_eq!(answer.status, 200, "{path}: {}", answer.head);
+    answer.body
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -72,15 +72,8 @@ impl Generator {
         seed: Option<u64>,
         run_seed: u64,
     ) -> Option<Vec<u8>> {
-        let mut images = Vec::with_capacity(count * PIXELS);
-        let mut batches = self.batches(count, seed, run_seed);
-        while images.len() < count * PIXELS {
-            if !is_wanted() {
-                return None;
-            }
-            images.extend(batches.next()?);
-        }
-        Some(images)
+        let latents: Vec<f32> = latents(count, seed, run_seed).collect();
+        self.draw_latents(is_wanted, &latents)
     }
 
     /// Draws images like [`draw`](Self::draw), a few at a time.

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use dcgan_core::ids::{Digest, Step};
 use dcgan_store::checkpoint::{Damaged, VerifiedCheckpoint};
+use dcgan_store::run_dir::RunPaths;
 use tokio::task::spawn_blocking;
 
 use crate::newest::Newest;
@@ -109,7 +110,7 @@ impl FollowedFolder {
 /// Looks into a run directory; `None` if nothing has changed since `seen`.
 fn look(root: &Path, seen: &Seen) -> anyhow::Result<Option<Found>> {
     let checkpoints = run_dir::checkpoints(root)?;
-    let modified = run_dir::modified(root);
+    let modified = run_dir::modified(&RunPaths::new(root).checkpoints());
     let now = Seen { steps: checkpoints.steps()?, modified };
     // A folder whose time cannot be told is read at each look.
     if now == *seen && modified.is_some() {

@@ -31,9 +31,9 @@ pub(crate) fn checkpoints(root: &Path) -> anyhow::Result<Checkpoints> {
     Ok(Checkpoints::new(&paths).of_run(owner))
 }
 
-/// The time at which the folder of checkpoints was last changed, if it can be told.
-pub(crate) fn modified(root: &Path) -> Option<SystemTime> {
-    std::fs::metadata(RunPaths::new(root).checkpoints()).ok()?.modified().ok()
+/// The time at which a folder was last changed, if it can be told.
+pub(crate) fn modified(folder: &Path) -> Option<SystemTime> {
+    std::fs::metadata(folder).ok()?.modified().ok()
 }
 
 /// Loads the generator that the command line selects.

@@ -1,7 +1,7 @@
 //! The directory of a run that is watched.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use dcgan_core::evaluation::EvaluationRow;
@@ -118,7 +118,7 @@ impl Folder {
     }
 
     fn look_at_grids(&mut self) -> Option<BTreeSet<Step>> {
-        let modified = modified_at(&self.paths.grids());
+        let modified = modified(&self.paths.grids());
         // A folder whose time cannot be told is read at each look.
         if modified.is_some() && modified == self.grids_modified {
             return None;
@@ -129,7 +129,7 @@ impl Folder {
     }
 
     fn look_at_checkpoints(&mut self) {
-        let modified = modified(self.paths.root());
+        let modified = modified(&self.paths.checkpoints());
         if modified.is_some() && modified == self.checkpoints_modified {
             return;
         }
@@ -141,10 +141,6 @@ impl Folder {
         });
         self.checkpoints_modified = modified;
     }
-}
-
-fn modified_at(folder: &Path) -> Option<SystemTime> {
-    std::fs::metadata(folder).ok()?.modified().ok()
 }
 
 /// The rows, or none if the log cannot be read: `verify` says why. Those of another run than before

@@ -143,21 +143,14 @@ impl View {
 
 /// Adds rows that were found to those that are known, and returns those that are new.
 fn taken<R: Clone>(known: &mut Vec<R>, found: &NewRows<R>, step: impl Fn(&R) -> Step) -> Vec<R> {
+    let (NewRows::Added(rows) | NewRows::All(rows)) = found;
+    // The same rows in another file are no news.
+    let last = known.last().map(&step);
+    let new = rows.iter().filter(|row| last.is_none_or(|last| step(row) > last));
+    let new: Vec<R> = new.cloned().collect();
     match found {
-        NewRows::Added(rows) => {
-            let last = known.last().map(&step);
-            let new = rows.iter().filter(|row| last.is_none_or(|last| step(row) > last));
-            let new: Vec<R> = new.cloned().collect();
-            known.extend_from_slice(&new);
-            new
-        }
-        // The same rows in another file are no news.
-        NewRows::All(rows) => {
-            let last = known.last().map(&step);
-            let new = rows.iter().filter(|row| last.is_none_or(|last| step(row) > last));
-            let new = new.cloned().collect();
-            known.clone_from(rows);
-            new
-        }
+        NewRows::Added(_) => known.extend_from_slice(&new),
+        NewRows::All(rows) => known.clone_from(rows),
     }
+    new
 }
